@@ -1,0 +1,57 @@
+# Two commands do everything on a fresh machine: `make repro` and `make test`. Each sets the environment up by itself.
+PYTHON ?= python3
+PROFILE ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# DVC starts each stage with the `python` of PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help install repro test test-slow lint ui lock clean
+
+help:            ## this list
+	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## the environment, exactly as constraints.txt pins it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned environment into $(VENV) (the first time takes some minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+repro: install   ## the whole pipeline, then the MLflow row (PROFILE=profiles/... for another profile)
+	@$(BIN)/regrpo check $(if $(PROFILE),--profile $(PROFILE))
+ifeq ($(PROFILE),)
+	@$(BIN)/dvc repro || { $(BIN)/regrpo sync --quiet; exit 1; }
+else
+	@$(BIN)/dvc exp run -S profile=$(PROFILE) || { $(BIN)/regrpo sync --quiet; exit 1; }
+endif
+	@$(BIN)/regrpo sync
+
+test: install    ## the quick tests (10 minutes at most)
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: install  ## the long tests: kills, servers, browsers
+	@$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: install    ## ruff (format, lint) and mypy --strict
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+ui: install      ## MLflow's UI on http://127.0.0.1:5000
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false MLFLOW_DISABLE_TELEMETRY=true \
+	  $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
+	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+lock: install    ## refresh constraints.txt and show what changed
+	@cp constraints.txt constraints.old
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --fork-strategy fewest --python-version 3.11 \
+	  --upgrade --no-annotate --no-header --no-emit-index-url --quiet | sed -E 's/ *;.*//' | sort -u > constraints.new
+	@mv constraints.new constraints.txt
+	@diff constraints.old constraints.txt && echo "constraints.txt: nothing changed" || true
+	@rm -f constraints.old
+
+clean:           ## remove the environment, checkpoints and DVC's temporary files; data, models, cache and MLflow stay
+	@rm -rf $(VENV) .checkpoints .regrpo .dvc/tmp build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,2 @@
+def main(): pass
+if __name__ == "__main__": main()

@@ -1,0 +1,65 @@
+"""Device, threads, seeds: said once, for every stage that computes."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Literal
+
+from regrpo.errors import Refused
+
+
+def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """"cuda" where it is asked for or there, else "cpu". Raises Refused where CUDA is asked for and there is none."""
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise Refused(
+            "device",
+            expected="a CUDA device, as the profile asks for (device: cuda)",
+            found=f"none (torch {torch.__version__})",
+            remedy="Set `device: auto` or `cpu`, or run on a machine with CUDA (README: CUDA).",
+        )
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def set_up(seed: int, threads: int) -> None:
+    """Fix everything that draws or counts: Python, NumPy and torch generators, and torch's thread count.
+
+    Must run before a model or trainer is built: LoRA's initial weights are drawn then.
+    """
+    import torch
+    from transformers import set_seed
+
+    torch.set_num_threads(threads)
+    set_seed(seed)
+
+
+def cpu_model() -> str:
+    """The processor's own name, or its architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices' names, where torch is loaded in this process and sees any (nothing is loaded to find out)."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def peak_memory_mb() -> int:
+    """Peak resident memory of this process so far, in MB (10^6 bytes)."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)

@@ -1,0 +1,206 @@
+"""Profiles: one YAML file with a section per stage, parsed whole, every key known by name.
+
+A key of a section is valid if it is a field of the stage's `Params`, or a field of the library configuration class that
+the section passes through to (TRL's GRPOConfig, say) and not one that regrpo sets itself. The library's fields and types
+are read from its source text, so that a whole profile is checked in a second, without importing torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import typing
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+
+from regrpo.errors import CannotCheck, Refused
+
+S = typing.TypeVar("S", bound="Section")
+DEFAULT_PROFILE = Path("params.yaml")
+STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model_card")
+"""The stages in running order; also the sections of a profile and the folders of reports/."""
+
+
+class Section(BaseModel):
+    """A frozen, strict section of a profile: no unknown key, no coercion of text into numbers."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class PassThrough(Section):
+    """A section whose remaining keys belong to a library's configuration dataclass and keep their own names.
+
+    Subclasses set `library` ("package.module:Class") and `owned` (the fields that regrpo sets itself, each with why).
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+    library: ClassVar[str]
+    owned: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="after")
+    def _extras_belong_to_the_library(self) -> Self:
+        fields = library_fields(self.library)
+        class_name = self.library.rpartition(":")[2]
+        for key, value in self.passed_through.items():
+            if key in self.owned:
+                raise ValueError(f"`{key}` is set by regrpo: {self.owned[key]}")
+            if key not in fields:
+                known = [*type(self).model_fields, *(name for name in fields if name not in self.owned)]
+                raise ValueError(f"`{key}` is neither ours nor a field of {class_name}{_nearest(key, known)}")
+            _check_type(key, value, fields[key])
+        return self
+
+    @property
+    def passed_through(self) -> dict[str, Any]:
+        """The keys for the library's configuration class, as the profile writes them."""
+        return dict(self.model_extra or {})
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _check_type(key: str, value: object, annotation: Any) -> None:
+    """ValueError where `value` cannot be what the library's own annotation says."""
+    if annotation is Any:
+        return
+    model = create_model("Field", __config__=ConfigDict(strict=True), **{key: (annotation, ...)})
+    try:
+        model.model_validate({key: value})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ValueError(f"`{key}`: {problem['msg'].lower()}; found {value!r}") from None
+
+
+@cache
+def library_fields(library: str) -> dict[str, Any]:
+    """Field names and types of a dataclass ("package.module:Class") and of its bases, read without importing it.
+
+    An annotation that is not made of builtins and typing's names counts as Any.
+    """
+    module, _, class_name = library.partition(":")
+    package, *rest = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise CannotCheck(
+            package, expected="the package installed", found="nothing", remedy="Run `make install`."
+        )
+    path = Path(spec.submodule_search_locations[0]).joinpath(*rest).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    definition = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    fields: dict[str, Any] = {}
+    for base in definition.bases:
+        if isinstance(base, ast.Name) and (source := _imported_from(tree, base.id, package, rest)):
+            fields |= library_fields(f"{source}:{base.id}")
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            fields[node.target.id] = _annotation(node.annotation)
+    return fields
+
+
+def _imported_from(tree: ast.Module, name: str, package: str, rest: list[str]) -> str | None:
+    """The module that `name` comes from in `tree`, where it is a configuration class of TRL or transformers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            if node.level:
+                parent = [package, *rest][: -node.level]
+                return ".".join([*parent, *(node.module or "").split(".")]).rstrip(".")
+            return "transformers.training_args" if name == "TrainingArguments" else node.module
+    return None
+
+
+def _annotation(node: ast.expr) -> Any:
+    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+    names = {name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union", "Callable")}
+    try:
+        # The text is the installed library's own source; names beyond typing's and builtin types raise NameError.
+        return eval(text, {"__builtins__": {}}, names | {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)})
+    except (NameError, TypeError, AttributeError):
+        return Any
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML 1.2 file, read as DVC reads it (`1e-4` is a number), safe types only."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    if not path.exists():
+        raise CannotCheck(str(path), expected="a YAML file", found="no such file", remedy="Check the name.")
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise Refused(
+            str(path), expected="YAML", found=" ".join(str(error).split())[:300], remedy="Mend the file."
+        ) from error
+
+
+def active_profile() -> Path:
+    """The profile that params.yaml names (`profile:`); what `-S profile=…` changes."""
+    profile = (read_yaml(DEFAULT_PROFILE) or {}).get("profile")
+    if not isinstance(profile, str) or Path(profile).is_absolute() or ".." in Path(profile).parts:
+        raise Refused(
+            f"{DEFAULT_PROFILE}: profile",
+            expected="the path of a profile inside the repository",
+            found=repr(profile),
+            remedy=f"Write `profile: {DEFAULT_PROFILE}` or one of profiles/.",
+        )
+    return Path(profile)
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """A whole profile: a mapping with exactly one section per stage (besides `profile:`). Raises Refused otherwise."""
+    profile = read_yaml(path)
+    found = set(profile) - {"profile"} if isinstance(profile, dict) else set()
+    if found != set(STAGES):
+        missing, unknown = sorted(set(STAGES) - found), sorted(map(str, found - set(STAGES)))
+        raise Refused(
+            str(path),
+            expected=f"one section per stage ({', '.join(STAGES)})",
+            found="; ".join(
+                part
+                for part in (f"missing: {', '.join(missing)}" * bool(missing), f"unknown: {', '.join(unknown)}" * bool(unknown))
+                if part
+            ),
+            remedy="Start from a copy of params.yaml.",
+        )
+    return typing.cast("dict[str, Any]", profile)
+
+
+def parse_section(model: type[S], values: object, where: str) -> S:
+    """A section as its `Params` model. Raises Refused that names every wrong key, what it should be and what it is."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(one, list(model.model_fields)) for one in error.errors()]
+        raise Refused(
+            where,
+            expected="known keys with values of the right type and range",
+            found="; ".join(problems),
+            remedy="Correct it in the profile (or in the -S argument).",
+        ) from None
+
+
+def _problem(error: Any, known: list[str]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key `{key}`{_nearest(key, known)}"
+    if error["type"] == "missing":
+        return f"`{key}` is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = error.get("input")
+    shown = "" if error["type"] == "value_error" or isinstance(given, (dict, list, BaseModel)) else f", found {given!r}"
+    return f"`{key}`: {message}{shown}" if key else message
+
+
+class Hardware(Section):
+    """Where a stage computes. One thread count gives one set of bits: it is fixed here, never taken from the machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 2

@@ -1,0 +1,270 @@
+"""Observer: the record of each executed stage (reports/<stage>/run.json), and the journal that MLflow is fed from.
+
+Nothing here changes what a stage computes; a test runs the pipeline without it and compares every other output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from regrpo import files, hardware, lineage, params
+from regrpo.errors import CannotCheck, RegrpoError
+
+SCHEMA_VERSION = 1
+P = TypeVar("P", bound=params.Section)
+
+
+def environment() -> dict[str, Any]:
+    """Every installed distribution, Python, system and device, with a SHA-256 over them (`sha256`)."""
+    facts = {
+        "packages": {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions() if d.name},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": hardware.cpu_model(),
+        "cuda": hardware.cuda_devices(),
+    }
+    return facts | {"sha256": files.sha256_json(facts)}
+
+
+def code_state() -> tuple[dict[str, Any], str]:
+    """({revision, dirty, diff_sha256}, diff) of the code against the commit the experiment started from.
+
+    Untracked files count as changes. Without a git repository the revision and the flag are None.
+    """
+    revision = lineage.git("rev-parse", "--verify", os.environ.get("DVC_EXP_BASELINE_REV", "HEAD") + "^{commit}")
+    if revision is None:
+        return {"revision": None, "dirty": None, "diff_sha256": None}, ""
+    parts = [lineage.git("--no-optional-locks", "diff", revision, "--", *lineage.CODE) or ""]
+    untracked = lineage.git("ls-files", "--others", "--exclude-standard", "--", *lineage.CODE) or ""
+    for name in untracked.splitlines():
+        # `git diff --no-index` answers 1 for "differs".
+        shown = subprocess.run(["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False)
+        parts.append(shown.stdout.decode(errors="replace").strip())
+    diff = "\n".join(part for part in parts if part)
+    import hashlib
+
+    digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
+    return {"revision": revision, "dirty": bool(diff), "diff_sha256": digest}, diff
+
+
+def fingerprint(path: str) -> dict[str, Any]:
+    """{path, sha256, size, nfiles}: of a file, or of a folder as the SHA-256 over its sorted (path, SHA-256) list."""
+    root = Path(path)
+    listing = [(file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size) for file in lineage.files_in(root)]
+    size = sum(item[2] for item in listing)
+    if root.is_file():
+        return {"path": path, "sha256": listing[0][1], "size": size}
+    content = {name: digest for name, digest, _ in listing}
+    return {"path": path, "sha256": files.sha256_json(content), "size": size, "files": content}
+
+
+def ancestor_dvc() -> tuple[int, float] | None:
+    """(process id, start time) of the nearest ancestor `dvc` process: one pipeline execution."""
+    import psutil
+
+    for process in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()[:4]
+            if any(Path(part).name == "dvc" for part in command[:3]) or command[1:3] == ["-m", "dvc"]:
+                return process.pid, process.create_time()
+    return None
+
+
+def journal_folder() -> Path:
+    """Where stages leave what MLflow is to be told, in the root of the user's repository (not in git, not in DVC)."""
+    return lineage.dvc_root() / ".regrpo" / "journal"
+
+
+class Journal:
+    """One executed stage as told to MLflow: `open.json`, `metrics.jsonl` as it goes, `files/`, at the end `closed.json`."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.folder = journal_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{facts['stage']}"
+        self.folder.mkdir(parents=True)
+        files.write_json(self.folder / "open.json", facts)
+        self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        row = {"step": step, "time": time.time(), "values": {k: v for k, v in values.items() if isinstance(v, int | float)}}
+        self._metrics.write(json.dumps(row) + "\n")
+
+    def keep(self, source: Path, name: str) -> None:
+        import shutil
+
+        target = self.folder / "files" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, target)
+
+    def close(self, status: str, record: Mapping[str, Any] | None) -> None:
+        self._metrics.close()
+        files.write_json(self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record})
+
+    def mlflow_run_id(self, patience: float = 30.0) -> str | None:
+        """The id under which the tracker filed this run; None where it could not, or did not within `patience` seconds."""
+        from regrpo import tracking
+
+        answer = self.folder / "mlflow.json"
+        deadline = time.monotonic() + patience
+        while not answer.exists():
+            if time.monotonic() > deadline or not tracking.is_following():
+                return None
+            time.sleep(0.05)
+        run_id = files.read_json(answer).get("run_id")
+        return str(run_id) if run_id else None
+
+
+class Run(Generic[P]):
+    """What a stage's `main` holds: its parameters, and two ways to be watched."""
+
+    def __init__(self, stage: str, values: P, journal: Journal) -> None:
+        self.stage, self.params, self._journal = stage, values, journal
+        self.reports = Path("reports") / stage
+        self.reports.mkdir(parents=True, exist_ok=True)
+
+    def log(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Show metrics while the stage runs (and keep them for MLflow)."""
+        self._journal.metrics(values, step)
+
+    def attach(self, path: Path, name: str | None = None) -> None:
+        """Give MLflow a file or folder that is no DVC output."""
+        self._journal.keep(path, name or path.name)
+
+
+def require_checked_profile() -> None:
+    """Run `regrpo check` once per state of profile and code, before anything of a pipeline runs."""
+    import hashlib
+
+    digest = hashlib.sha256(sys.executable.encode())
+    for path in sorted([Path("params.yaml"), Path("dvc.yaml"), params.active_profile(), *Path("stages").glob("*.py"), *Path("regrpo").rglob("*.py")]):
+        digest.update(path.read_bytes())
+    stamp = lineage.dvc_root() / ".regrpo" / "checked"
+    if stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    done = subprocess.run([sys.executable, "-m", "regrpo.cli", "check", "--quiet"], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    files.write_text(stamp, digest.hexdigest())
+
+
+@contextlib.contextmanager
+def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
+    """A stage's frame: profile checked, parameters parsed, run journalled, run.json written, errors told in one line.
+
+    Exits with the error's own code for a RegrpoError; any other exception is a fault of ours and keeps its traceback.
+    """
+    journal: Journal | None = None
+    # DVC passes SIGTERM on by leaving the stage alive; one that reaches us ends the run as KILLED, not as an orphan.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    status = "FAILED"
+    try:
+        if not Path("dvc.yaml").exists():
+            raise CannotCheck(
+                f"stages.{name}", expected="to be started in the repository's root", found=f"no dvc.yaml in {Path.cwd().name}/",
+                remedy=f"Change to the root and run `python -m stages.{name}`, or `dvc repro`.",
+            )
+        require_checked_profile()
+        profile = params.active_profile()
+        values = params.parse_section(model, params.read_profile(profile)[name], f"{profile}: {name}")
+        facts = _opening_facts(name)
+        journal = Journal(facts)
+        from regrpo import tracking
+
+        tracking.start_following()
+        run = Run(name, values, journal)
+        yield run
+        record = _record(facts, journal)
+        files.write_json(run.reports / "run.json", record)
+        _keep_reports(journal, name)
+        journal.close("FINISHED", record)
+        status = "FINISHED"
+    except RegrpoError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    except Exception:
+        traceback.print_exc()
+        sys.exit(2)
+    finally:
+        if journal is not None and status != "FINISHED":
+            with contextlib.suppress(OSError):
+                _keep_reports(journal, name)
+            journal.close(status, None)
+
+
+def _opening_facts(name: str) -> dict[str, Any]:
+    import psutil
+
+    entry = lineage.entry_now(name)
+    code, diff = code_state()
+    dvc = ancestor_dvc()
+    me = psutil.Process()
+    return {
+        "stage": name,
+        "run": uuid.uuid4().hex,
+        "key": lineage.stage_key(entry),
+        "entry": entry,
+        "code": code,
+        "diff": diff,
+        "process": [me.pid, me.create_time()],
+        "execution": list(dvc) if dvc else None,
+        "experiment": os.environ.get("DVC_EXP_NAME"),
+        "baseline": os.environ.get("DVC_EXP_BASELINE_REV"),
+        "workspace": str(Path.cwd()),
+        "started": time.time(),
+    }
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+    """run.json: everything about this execution that may differ from the next one, and what it read and wrote."""
+    entry, name = facts["entry"], facts["stage"]
+    own = f"reports/{name}/run.json"
+    declared = params.read_yaml(Path("dvc.yaml"))["stages"][name]
+    outputs = [next(iter(out)) if isinstance(out, dict) else out for kind in ("outs", "metrics", "plots") for out in declared.get(kind, [])]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "stage": name,
+        "run": facts["run"],
+        "key": facts["key"],
+        "command": entry["cmd"],
+        "parameters": entry["params"],
+        "inputs": [fingerprint(dep["path"]) for dep in entry["deps"]],
+        "outputs": [fingerprint(out) for out in outputs if out != own],
+        "code": facts["code"],
+        "environment": environment(),
+        "started": _utc(facts["started"]),
+        "ended": _utc(time.time()),
+        "seconds": round(time.time() - facts["started"], 3),
+        "peak_memory_mb": hardware.peak_memory_mb(),
+        "mlflow_run_id": journal.mlflow_run_id(),
+    }
+
+
+def _keep_reports(journal: Journal, name: str) -> None:
+    """Copy the stage's report files to the journal: a temporary experiment workspace is gone when MLflow is told."""
+    folder = Path("reports") / name
+    for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        if file.is_file() and file.name not in (".gitignore", "run.json"):
+            journal.keep(file, file.relative_to(folder).as_posix())

@@ -1,0 +1,193 @@
+"""Rows from where a dataset lies: a reasoning-gym generator, a file under data/raw/, or a hub repository at a pinned revision."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from regrpo.errors import CannotCheck, Refused
+
+RAW_DATA = Path("data/raw")
+Row = dict[str, Any]
+
+
+def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) -> Iterator[Row]:
+    """Rows of a procedural task. Row i draws from seed + i, so two seeds nearer than `size` share rows."""
+    import reasoning_gym
+
+    try:
+        dataset = reasoning_gym.create_dataset(task, seed=seed, size=size, **config)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise Refused(
+            "prepare.source",
+            expected=f"a reasoning-gym task and its configuration (task {task!r})",
+            found=str(error) or type(error).__name__,
+            remedy="See reasoning_gym.factory.DATASETS for the tasks and their configuration classes.",
+        ) from error
+    yield from dataset
+
+
+def file_under(folder: Path, name: str, key: str) -> Path:
+    """The path of `name` under `folder`. Raises Refused for a path that leaves it or is not there."""
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise Refused(
+            key,
+            expected=f"a path under {folder}/",
+            found=name,
+            remedy=f"Bring it in first: `cp -r {name} {folder}/`, then name it relative to {folder}/.",
+        )
+    if not path.exists():
+        raise CannotCheck(
+            key,
+            expected=f"a file or folder at {path}",
+            found="nothing there",
+            remedy=f"Copy it to {path}, or `dvc pull` if it is tracked.",
+        )
+    return path
+
+
+def local_rows(path: Path) -> Iterator[Row]:
+    """Rows of a JSONL, JSON, CSV or Parquet file. Raises Refused with file and line for what cannot be read as it is."""
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise Refused(
+            str(path),
+            expected=f"a file ending in {', '.join(readers)}",
+            found=f"{path.suffix or 'no ending'}",
+            remedy="Convert it to one of these.",
+        )
+    if path.stat().st_size == 0:
+        raise Refused(str(path), expected="at least one row", found="an empty file", remedy="Bring the data in again.")
+    return readers[path.suffix](path)
+
+
+def _bad_text(where: str, found: str, remedy: str) -> Refused:
+    return Refused(where, expected="UTF-8 text without byte-order mark or NUL", found=found, remedy=remedy)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of a UTF-8 file; Refused for a BOM, a NUL or bytes that are not UTF-8."""
+    with path.open("rb") as f:
+        for number, raw in enumerate(f, start=1):
+            where = f"{path}, line {number}"
+            if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
+                raise _bad_text(where, "a byte-order mark", f"Remove it: `sed -i '1s/^\\xEF\\xBB\\xBF//' {path}`.")
+            if b"\0" in raw:
+                raise _bad_text(where, "a NUL byte", "Write the row again without it.")
+            try:
+                yield number, raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _bad_text(
+                    where, f"byte 0x{raw[error.start]:02x} at column {error.start + 1}", "Save the file as UTF-8."
+                ) from error
+
+
+def _object(value: object, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise Refused(where, expected="a JSON object", found=type(value).__name__, remedy="Write one object a row.")
+    return value
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            yield _object(json.loads(line), where)
+        except json.JSONDecodeError as error:
+            raise Refused(
+                where,
+                expected="one JSON object",
+                found=f"{error.msg} at column {error.colno}: {line.strip()[:60]!r}",
+                remedy="Mend or remove the line.",
+            ) from error
+
+
+def _json(path: Path) -> Iterator[Row]:
+    text = "".join(line for _, line in _lines(path))
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Refused(
+            f"{path}, line {error.lineno}", expected="a JSON list of objects", found=error.msg, remedy="Mend the file."
+        ) from error
+    if not isinstance(rows, list):
+        raise Refused(str(path), expected="a JSON list of objects", found=type(rows).__name__, remedy="Write a list.")
+    for index, row in enumerate(rows):
+        yield _object(row, f"{path}, row {index}")
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    import csv
+
+    reader = csv.DictReader((line for _, line in _lines(path)), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise Refused(
+                    f"{path}, line {reader.line_num}",
+                    expected=f"{len(reader.fieldnames or [])} fields",
+                    found="another number",
+                    remedy="Quote fields that hold commas.",
+                )
+            yield dict(row)
+    except csv.Error as error:
+        raise Refused(
+            f"{path}, line {reader.line_num}", expected="CSV with a header line", found=str(error), remedy="Mend the line."
+        ) from error
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
+            yield from batch.to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise Refused(
+            str(path),
+            expected="a whole Parquet file",
+            found=str(error).splitlines()[0],
+            remedy="Copy it again: it is truncated or no Parquet.",
+        ) from error
+
+
+def require_commit(repo: str, revision: str, kind: str, key: str) -> None:
+    """Refuse a branch or tag name; the message shows the commit that it points to where the hub can be asked."""
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return
+    from huggingface_hub import HfApi
+
+    try:
+        found = f"{revision!r}, which now points to {HfApi().repo_info(repo, repo_type=kind, revision=revision).sha}"
+    except Exception as error:  # any failure to ask the hub leaves the same refusal, without the commit
+        found = f"{revision!r} (the hub could not be asked for its commit: {type(error).__name__})"
+    raise Refused(
+        key,
+        expected="a commit of 40 hex digits, so that the same bytes come back",
+        found=found,
+        remedy="Write the commit itself into the profile.",
+    )
+
+
+def hub_rows(repo: str, config: str | None, revision: str, split: str) -> Iterator[Row]:
+    """Rows of a hub dataset's split at a commit. Raises CannotCheck where it cannot be loaded."""
+    from datasets import load_dataset
+
+    require_commit(repo, revision, "dataset", "prepare.source.revision")
+    try:
+        dataset = load_dataset(repo, config, revision=revision, split=split)
+    except Exception as error:  # the hub's client raises a different class for each kind of failure
+        raise CannotCheck(
+            f"prepare.source: {repo} at {revision[:12]}",
+            expected=f"split {split!r} from the hub",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
+            remedy="Check network and access (HF_TOKEN), or copy the files to data/raw/ and use source kind `local`.",
+        ) from error
+    yield from dataset

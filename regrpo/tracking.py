@@ -1,0 +1,2 @@
+def is_following(): return False
+def start_following(): pass

@@ -1,0 +1,1 @@
+"""One file = one DVC stage = one params section = reports/<stage>/, by one name throughout."""
