@@ -1,2 +1,43 @@
-def main(): pass
-if __name__ == "__main__": main()
+"""The `regrpo` command: one subcommand a module of regrpo.commands, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from regrpo.errors import RegrpoError
+
+COMMANDS = {
+    "check": "the whole profile, the environment and free disk, before anything runs",
+    "sync": "bring MLflow up to date with the files (idempotent)",
+}
+
+
+def parser_for(command: str | None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of `command` only: the others' modules stay unloaded."""
+    parser = argparse.ArgumentParser(prog="regrpo", description="Reproducible GRPO fine-tuning: check and sync.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help_text in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=help_text, description=help_text)
+        if name == command:
+            module = importlib.import_module(f"regrpo.commands.{name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is the command's own, or the error's."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parsed = parser_for(next((word for word in arguments if not word.startswith("-")), None)).parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except RegrpoError as error:
+        print(f"regrpo {parsed.command}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Named data formats: how a source's row becomes prompt, question, answer and solution, and what makes two questions one."""
+"""Named data formats: how a source's row becomes question, answer and solution, and what makes two questions one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from regrpo.errors import Refused
+from regrpo.verifiers import parse_int
 
 PromptStyle = Literal["text", "chat"]
 """Plain text that the model goes on from, or chat messages that the tokenizer's template renders."""
@@ -37,73 +38,110 @@ class Format:
 
 
 def normalise(text: str) -> str:
-    """NFKC, case folded, all white space removed: what near-duplicates share."""
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text).casefold())
+    """NFKC, case folded, runs of white space as one space: what near-duplicates share."""
+    raised = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]", r"^\g<0>", text)  # NFKC alone would make 5² and 52 one
+    return " ".join(unicodedata.normalize("NFKC", raised).casefold().split())
+
+
+_WORD = re.compile(
+    r"\d+(?:[.,]\d+)*"  # 3.5 is one number, and another than 35
+    r"|[^\W\d_]+"
+    r"|(?<![^\W\d_])[-−]"  # a minus, not a hyphen
+    r"|[+*/^%=<>×÷√]"
+)
 
 
 def words_only(text: str) -> str:
-    """NFKC, case folded, letters and digits only, words in order: the canonical form of running text."""
-    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
+    """The normalised text's words, numbers and operators in order, without punctuation: the class of running text."""
+    normalised = normalise(text)
+    return " ".join(_WORD.findall(normalised)) or normalised
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    """A column that must hold text; ValueError for null, numbers and the rest."""
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise ValueError(f"column {column} holds {'null' if value is None else type(value).__name__} instead of text")
+    return value
+
+
+def _optional(row: Mapping[str, Any], column: str) -> str | None:
+    """A column that may be absent or null; numbers become text, as JSON and Parquet files hold answers as numbers."""
+    value = row.get(column)
+    return str(value) if isinstance(value, int | float) else None if value is None else _text(row, column)
 
 
 def _terms(expression: str) -> list[tuple[int, int]]:
     """(sign, number) for each term of `4+5-7`, in order; ValueError for anything else."""
     compact = re.sub(r"\s+", "", expression).removesuffix("=")
-    if not re.fullmatch(r"-?\d+(?:[-+]\d+)+", compact):
-        raise ValueError(f"not a chain of sums: {expression!r}")
-    signed = re.findall(r"([-+]?)(\d+)", compact)
+    if not re.fullmatch(r"-?[0-9]{1,1000}(?:[-+][0-9]{1,1000})+", compact):
+        raise ValueError(f"not a chain of sums: {expression[:60]!r}")
+    signed = re.findall(r"([-+]?)([0-9]+)", compact)
     return [(-1 if sign == "-" else 1, int(number)) for sign, number in signed]
 
 
 def _read_chain_sum(row: Mapping[str, Any]) -> Example:
-    """reasoning-gym's row, or a plain one whose `question` is the expression.
+    """reasoning-gym's row, or a plain one whose `question` is the expression; ValueError for an answer that is not its sum.
 
     The worked solution thinks in running subtotals, all but the last, then states the answer:
     `4+5-7=` → `<think>9</think><answer>2</answer>`.
     """
     metadata = row.get("metadata")
-    expression = metadata["expression"] if isinstance(metadata, Mapping) else row["question"]
-    terms = _terms(str(expression))
+    expression = (
+        metadata["expression"] if isinstance(metadata, Mapping) and "expression" in metadata else _text(row, "question")
+    )
     subtotals, total = [], 0
-    for sign, number in terms:
+    for sign, number in _terms(expression):
         total += sign * number
         subtotals.append(str(total))
-    answer = str(row["answer"]).strip()
-    question = re.sub(r"\s+", "", str(expression)).removesuffix("=") + "="
+    answer = (_optional(row, "answer") or "").strip()
+    if parse_int(answer) not in (total, None):
+        raise ValueError(f"answer {answer}, but {expression} is {total}")
+    question = re.sub(r"\s+", "", expression).removesuffix("=") + "="
     return Example(question, answer, f"<think>{' '.join(subtotals[1:-1])}</think><answer>{answer}</answer>")
 
 
 def _canonical_chain_sum(question: str) -> str:
     """The sorted signed terms: questions that differ by the order of their terms are one class."""
     try:
-        return " ".join(f"{sign * number:+d}" if number else f"{'+-'[sign < 0]}0" for sign, number in sorted(_terms(question)))
+        return " ".join(f"{'+-'[sign < 0]}{number}" for sign, number in sorted(_terms(question)))
     except ValueError:
         return words_only(question)
 
 
 def _read_gsm8k(row: Mapping[str, Any]) -> Example:
-    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168, section 2): the final number stands after ####, calculator notes in <<…>>."""
-    solution = re.sub(r"<<.*?>>", "", str(row["answer"])).strip()
+    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168, section 2): the final number after ####, calculator notes in <<…>>."""
+    solution = re.sub(r"<<.*?>>", "", _text(row, "answer")).strip()
     _, marker, final = solution.rpartition("####")
-    return Example(str(row["question"]).strip(), final.strip().replace(",", "") if marker else None, solution)
+    return Example(_text(row, "question").strip(), final.strip().replace(",", "") if marker else None, solution)
 
 
 def _read_question_answer(row: Mapping[str, Any]) -> Example:
     """Columns of the plain names; `answer` and `solution` may be absent or null."""
-    answer, solution = row.get("answer"), row.get("solution")
-    return Example(
-        str(row["question"]),
-        None if answer is None else str(answer).strip(),
-        None if solution is None else str(solution),
-    )
+    answer = _optional(row, "answer")
+    return Example(_text(row, "question"), None if answer is None else answer.strip(), _optional(row, "solution"))
 
 
 FORMATS = {
     one.name: one
     for one in (
-        Format("chain_sum", "exact_int", "text", "{question}", ("question", "answer"), _read_chain_sum, _canonical_chain_sum),
         Format(
-            "gsm8k", "final_number", "text", "Question: {question}\nAnswer: ", ("question", "answer"), _read_gsm8k, words_only
+            "chain_sum",
+            "exact_int",
+            "text",
+            "{question}",
+            ("question", "answer"),
+            _read_chain_sum,
+            _canonical_chain_sum,
+        ),
+        Format(
+            "gsm8k",
+            "final_number",
+            "text",
+            "Question: {question}\nAnswer:\n",
+            ("question", "answer"),
+            _read_gsm8k,
+            words_only,
         ),
         Format("question_answer", "exact_int", "text", "{question}", ("question",), _read_question_answer, words_only),
     )

@@ -31,7 +31,9 @@ def set_up(seed: int, threads: int) -> None:
     """
     import torch
     from transformers import set_seed
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # stages print their own, one line at a time
     torch.set_num_threads(threads)
     set_seed(seed)
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from regrpo.errors import CannotCheck, Refused
 
@@ -199,8 +199,16 @@ def _problem(error: Any, known: list[str]) -> str:
     return f"`{key}`: {message}{shown}" if key else message
 
 
-class Hardware(Section):
-    """Where a stage computes. One thread count gives one set of bits: it is fixed here, never taken from the machine."""
+class Lora(Section):
+    """LoRA (Hu et al. 2021, arXiv:2106.09685), by PEFT's own names."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 2
+    r: int = Field(gt=0)
+    lora_alpha: int = Field(gt=0)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+    def config(self) -> Any:
+        """PEFT's own LoraConfig."""
+        from peft import LoraConfig
+
+        return LoraConfig(task_type="CAUSAL_LM", bias="none", **self.model_dump())

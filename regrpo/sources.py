@@ -1,4 +1,7 @@
-"""Rows from where a dataset lies: a reasoning-gym generator, a file under data/raw/, or a hub repository at a pinned revision."""
+"""Rows from where a dataset lies: a reasoning-gym generator, a file under data/raw/, a hub repository at a commit.
+
+Every source yields (place, row); the place, as "data/raw/train.jsonl, line 7", is what an error about the row names.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from regrpo.errors import CannotCheck, Refused
 
 RAW_DATA = Path("data/raw")
 Row = dict[str, Any]
+Rows = Iterator[tuple[str, Row]]
 
 
-def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) -> Iterator[Row]:
+def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) -> Rows:
     """Rows of a procedural task. Row i draws from seed + i, so two seeds nearer than `size` share rows."""
     import reasoning_gym
 
@@ -27,13 +31,16 @@ def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) 
             found=str(error) or type(error).__name__,
             remedy="See reasoning_gym.factory.DATASETS for the tasks and their configuration classes.",
         ) from error
-    yield from dataset
+    for index, row in enumerate(dataset):
+        yield f"reasoning-gym {task}, row {index}", row
 
 
 def file_under(folder: Path, name: str, key: str) -> Path:
     """The path of `name` under `folder`. Raises Refused for a path that leaves it or is not there."""
     path = folder / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    # A linked file is hashed by its content, wherever that lies; the files of a linked folder are not.
+    leaves = Path(name).is_absolute() or ".." in Path(name).parts
+    if leaves or (path.is_dir() and not path.resolve().is_relative_to(folder.resolve())):
         raise Refused(
             key,
             expected=f"a path under {folder}/",
@@ -50,14 +57,17 @@ def file_under(folder: Path, name: str, key: str) -> Path:
     return path
 
 
-def local_rows(path: Path) -> Iterator[Row]:
-    """Rows of a JSONL, JSON, CSV or Parquet file. Raises Refused with file and line for what cannot be read as it is."""
+def local_rows(path: Path) -> Rows:
+    """Rows of a JSONL, JSON, CSV or Parquet file. Raises Refused with file and line for what cannot be read as it is.
+
+    Lines count from 1, rows of JSON and Parquet from 0.
+    """
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers:
+    if path.suffix not in readers or path.is_dir():
         raise Refused(
             str(path),
             expected=f"a file ending in {', '.join(readers)}",
-            found=f"{path.suffix or 'no ending'}",
+            found="a folder" if path.is_dir() else path.suffix or "no ending",
             remedy="Convert it to one of these.",
         )
     if path.stat().st_size == 0:
@@ -76,6 +86,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             where = f"{path}, line {number}"
             if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
                 raise _bad_text(where, "a byte-order mark", f"Remove it: `sed -i '1s/^\\xEF\\xBB\\xBF//' {path}`.")
+            if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise _bad_text(where, "UTF-16", f"Convert it: `iconv -f UTF-16 -t UTF-8 {path}`.")
             if b"\0" in raw:
                 raise _bad_text(where, "a NUL byte", "Write the row again without it.")
             try:
@@ -92,69 +104,88 @@ def _object(value: object, where: str) -> Row:
     return value
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            yield _object(json.loads(line), where)
-        except json.JSONDecodeError as error:
-            raise Refused(
-                where,
-                expected="one JSON object",
-                found=f"{error.msg} at column {error.colno}: {line.strip()[:60]!r}",
-                remedy="Mend or remove the line.",
-            ) from error
-
-
-def _json(path: Path) -> Iterator[Row]:
-    text = "".join(line for _, line in _lines(path))
+def _parse(text: str, where: str, expected: str) -> Any:
+    """JSON; Refused for what is none, is nested without end, or holds a number too long to read."""
     try:
-        rows = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
+        if error.lineno > 1 or "\n" in text.strip():
+            where = f"{where}, line {error.lineno}"
+        near = text[max(error.pos - 20, 0) : error.pos + 20]
         raise Refused(
-            f"{path}, line {error.lineno}", expected="a JSON list of objects", found=error.msg, remedy="Mend the file."
+            where,
+            expected=expected,
+            found=f"{error.msg} at column {error.colno}, near {near!r}",
+            remedy="Mend or remove it.",
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise Refused(where, expected=expected, found=str(error), remedy="Mend or remove it.") from error
+
+
+def _jsonl(path: Path) -> Rows:
+    for number, line in _lines(path):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, _object(_parse(line.strip(), where, "one JSON object"), where)
+
+
+def _json(path: Path) -> Rows:
+    rows = _parse("".join(line for _, line in _lines(path)), str(path), "a JSON list of objects")
     if not isinstance(rows, list):
-        raise Refused(str(path), expected="a JSON list of objects", found=type(rows).__name__, remedy="Write a list.")
+        raise Refused(
+            str(path), expected="a JSON list of objects", found=type(rows).__name__, remedy="Write a list of objects."
+        )
     for index, row in enumerate(rows):
-        yield _object(row, f"{path}, row {index}")
+        yield f"{path}, row {index}", _object(row, f"{path}, row {index}")
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path) -> Rows:
     import csv
 
     reader = csv.DictReader((line for _, line in _lines(path)), strict=True)
     try:
+        header = list(reader.fieldnames or [])
+        if len(set(header)) < len(header):
+            raise Refused(
+                f"{path}, line 1", expected="a header that names each column once", found=", ".join(header),
+                remedy="Rename or remove the repeated column.",
+            )  # fmt: skip
         for row in reader:
+            where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
+                found = sum(value is not None for key, value in row.items() if key is not None) + len(row.get(None, []))  # type: ignore[call-overload]
                 raise Refused(
-                    f"{path}, line {reader.line_num}",
-                    expected=f"{len(reader.fieldnames or [])} fields",
-                    found="another number",
+                    where, expected=f"{len(header)} fields, as in the header", found=str(found),
                     remedy="Quote fields that hold commas.",
-                )
-            yield dict(row)
+                )  # fmt: skip
+            yield where, dict(row)
     except csv.Error as error:
         raise Refused(
-            f"{path}, line {reader.line_num}", expected="CSV with a header line", found=str(error), remedy="Mend the line."
+            f"{path}, line {reader.line_num}",
+            expected="CSV with a header line",
+            found=str(error),
+            remedy="Mend the line.",
         ) from error
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    start = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
-            yield from batch.to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=4096):
+                batch.validate(full=True)  # text in a Parquet file need not be UTF-8
+                for index, row in enumerate(batch.to_pylist(), start):
+                    yield f"{path}, row {index}", row
+                start += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
         raise Refused(
-            str(path),
-            expected="a whole Parquet file",
+            f"{path}, from row {start}",
+            expected="a whole Parquet file with UTF-8 text",
             found=str(error).splitlines()[0],
-            remedy="Copy it again: it is truncated or no Parquet.",
+            remedy="Write it again: it is truncated, damaged or no Parquet.",
         ) from error
 
 
@@ -176,7 +207,7 @@ def require_commit(repo: str, revision: str, kind: str, key: str) -> None:
     )
 
 
-def hub_rows(repo: str, config: str | None, revision: str, split: str) -> Iterator[Row]:
+def hub_rows(repo: str, config: str | None, revision: str, split: str) -> Rows:
     """Rows of a hub dataset's split at a commit. Raises CannotCheck where it cannot be loaded."""
     from datasets import load_dataset
 
@@ -190,4 +221,5 @@ def hub_rows(repo: str, config: str | None, revision: str, split: str) -> Iterat
             found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
             remedy="Check network and access (HF_TOKEN), or copy the files to data/raw/ and use source kind `local`.",
         ) from error
-    yield from dataset
+    for index, row in enumerate(dataset):
+        yield f"{repo} ({split}), row {index}", row

@@ -1,7 +1,7 @@
 """What a correct answer is: said once, for the reward, the gate's self-test and our lm-eval tasks alike.
 
-A verifier knows the asked format (how an answer is written), reads the answer out of a completion strictly, and compares
-it with the gold answer. "Strictly" because lenient matchers reward an echo of the question ("3 + 5" for gold 8).
+A verifier knows the asked format (how an answer is written), reads the answer out of a completion strictly, and
+compares it with the gold answer. "Strictly" because lenient matchers reward an echo of the question ("3 + 5" for gold 8).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from regrpo.errors import Refused
 
-_INTEGER = r"[-+]?\d{1,3}(?:,\d{3})+|[-+]?\d+"
+_INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
+_LONGEST = 1000  # characters; Python refuses to read integers beyond 4,300 digits, and a completion may hold them
 
 
 def parse_int(text: str) -> int | None:
     """The integer written in `text` (thousands separators allowed), or None."""
     stripped = text.strip()
-    return int(stripped.replace(",", "")) if re.fullmatch(_INTEGER, stripped) else None
+    return int(stripped.replace(",", "")) if len(stripped) <= _LONGEST and re.fullmatch(_INTEGER, stripped) else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""regrpo check: the whole profile, the environment and free disk, in a second, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from regrpo import params
+from regrpo.errors import CannotCheck, Refused, RegrpoError
+
+FREE_BYTES = 2 * 10**9
+"""What a run of the default needs at most, with its caches and records."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", type=Path, help="the profile to check (default: the one that params.yaml names)")
+    parser.add_argument("--quiet", action="store_true", help="say nothing where all is well")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    findings = check(arguments.profile)
+    problems = [finding for finding in findings if finding["problem"]]
+    if arguments.json:
+        print(json.dumps(findings, indent=2))
+    elif problems or not arguments.quiet:
+        for finding in problems or findings:
+            stream = sys.stderr if finding["problem"] else sys.stdout
+            print(f"{'FAIL' if finding['problem'] else 'ok  '}  {finding['problem'] or finding['what']}", file=stream)
+    return max((finding["exit_code"] for finding in problems), default=0)
+
+
+def check(profile: Path | None) -> list[dict[str, Any]]:
+    """Findings {what, problem (None where all is well), exit_code}, one per section and fact; nothing is changed."""
+    findings = [_finding("environment: the pinned packages, on the python that DVC will start", require_environment)]
+    findings.append(_finding(f"disk: at least {FREE_BYTES / 1e9:.0f} GB free", require_disk))
+    try:
+        path = profile or params.active_profile()
+        sections = params.read_profile(path)
+    except RegrpoError as error:
+        return [*findings, {"what": "profile", "problem": str(error), "exit_code": error.exit_code}]
+    for stage in params.STAGES:
+        findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))  # type: ignore[misc]
+    return findings
+
+
+def _finding(what: str, holds: Any) -> dict[str, Any]:
+    try:
+        holds()
+    except RegrpoError as error:
+        return {"what": what, "problem": str(error), "exit_code": error.exit_code}
+    return {"what": what, "problem": None, "exit_code": 0}
+
+
+def _parse(stage: str, values: object, profile: Path) -> None:
+    params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
+
+
+def require_environment() -> None:
+    """Every direct dependency at its version in constraints.txt, and the `python` of PATH this very environment."""
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", Path("constraints.txt").read_text(), re.MULTILINE))
+    try:
+        direct = [re.split(r"[^\w.-]", line)[0] for line in metadata.requires("regrpo") or [] if "extra ==" not in line]
+    except metadata.PackageNotFoundError:
+        direct = ["regrpo"]
+    wrong = []
+    for name in direct:
+        expected = pinned.get(_canonical(name))
+        try:
+            found = metadata.version(name).partition("+")[0]  # a CPU build of torch says 2.13.0+cpu
+        except metadata.PackageNotFoundError:
+            found = "nothing"
+        if expected not in (None, found) or found == "nothing":
+            wrong.append(f"{name} {found} instead of {expected or 'an installed one'}")
+    if wrong:
+        raise CannotCheck(
+            f"environment ({sys.executable})",
+            expected="the packages that constraints.txt pins",
+            found="; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
+            remedy="Run `make install`, then `source .venv/bin/activate`.",
+        )
+    python = shutil.which("python")
+    if python is None or Path(python).parent.resolve() != Path(sys.executable).parent.resolve():
+        raise CannotCheck(
+            "environment (PATH)",
+            expected=f"`python` to be {sys.executable}, since DVC starts each stage with the python of PATH",
+            found=str(python),
+            remedy="Run `source .venv/bin/activate` first, or use `make repro`.",
+        )
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def require_disk() -> None:
+    """Room for what the run writes: the models three times over, in the workspace and in DVC's cache."""
+    base = Path("models/base")
+    models = sum(file.stat().st_size for file in base.glob("*")) if base.is_dir() else 0
+    needed, free = FREE_BYTES + 6 * models, shutil.disk_usage(Path.cwd()).free
+    if free < needed:
+        raise Refused(
+            "disk",
+            expected=f"{needed / 1e9:.1f} GB free where the repository lies",
+            found=f"{free / 1e9:.1f} GB",
+            remedy="Free some (`dvc gc --workspace` drops cached results that no experiment of yours needs).",
+        )

@@ -1,0 +1,210 @@
+"""What sft and grpo share around TRL's trainers: the history, progress, dev accuracy, and saving without pickles."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from regrpo import files
+from regrpo.errors import Refused
+from regrpo.verifiers import Verifier
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch_time")
+"""What TRL logs of the clock: it varies from run to run, so it goes to no deterministic output."""
+
+
+class History(TrainerCallback):
+    """Collects every logged metric but timings, shows progress, and passes each row on while the run goes.
+
+    `pending` holds values to join to the next logged row; `check` is called with the rows so far and may raise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shown: tuple[str, ...],
+        log: Callable[[Mapping[str, float], int], None],
+        check: Callable[[list[dict[str, float]]], None] = lambda rows: None,
+    ) -> None:
+        self.name, self.shown, self.send, self.check = name, shown, log, check
+        self.rows: list[dict[str, float]] = []
+        self.pending: dict[str, float] = {}
+        self._last_shown = 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        values = {k: float(v) for k, v in (logs or {}).items() if k not in TIMINGS and isinstance(v, int | float | str)}
+        if "loss" not in values:  # the closing summary, not a step
+            return
+        row = {"step": float(state.global_step), **values, **self.pending}
+        self.pending = {}
+        self.rows.append(row)
+        self.send({key: value for key, value in row.items() if key != "step"}, state.global_step)
+        self._show(row, state)
+        self.check(self.rows)
+
+    def _show(self, row: dict[str, float], state: Any) -> None:
+        last = state.global_step >= state.max_steps
+        if not last and time.monotonic() - self._last_shown < 2:
+            return
+        self._last_shown = time.monotonic()
+        values = "  ".join(f"{key} {row[key]:.3g}" for key in self.shown if key in row)
+        print(f"{self.name}: step {state.global_step}/{state.max_steps}  {values}", flush=True)
+
+    def write_csv(self, path: Path) -> None:
+        """`step`, then the metrics by name; repr of floats, so that no digit is lost."""
+        names = ["step", *sorted({key for row in self.rows for key in row} - {"step"})]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "step": int(row["step"])} for row in self.rows)
+        files.write_text(path, text.getvalue())
+
+    def mean(self, metric: str, rows: slice = slice(None)) -> float | None:
+        """Mean of a metric over the logged rows that hold it, rounded to 6 digits; None where none does."""
+        values = [row[metric] for row in self.rows if metric in row][rows]
+        return round(sum(values) / len(values), 6) if values else None
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Put every generator back where it was: what runs inside leaves the training as it would be without."""
+    import numpy as np
+    import torch
+
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+class DevAccuracy(TrainerCallback):
+    """Greedy accuracy on the dev questions every so many optimizer steps, into the history's next row as `dev_accuracy`."""
+
+    def __init__(self, rows: list[dict[str, Any]], verifier: Verifier, every: int, max_new_tokens: int, history: History) -> None:
+        self.rows, self.verifier, self.every, self.max_new_tokens, self.history = rows, verifier, every, max_new_tokens, history
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            accuracy = self._measure(kwargs["model"], kwargs["processing_class"])
+            self.history.rows.append({"step": 0.0, "dev_accuracy": accuracy})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self.history.pending["dev_accuracy"] = self._measure(kwargs["model"], kwargs["processing_class"])
+
+    def _measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+        texts = greedy(model, tokenizer, [row["prompt"] for row in self.rows], self.max_new_tokens)
+        scores = [self.verifier.score(text, row["answer"]) for text, row in zip(texts, self.rows, strict=True)]
+        return sum(scores) / len(scores)
+
+
+def greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Any], max_new_tokens: int) -> list[str]:
+    """Greedy completions of plain or chat prompts, the model's mode and all random states left as they were."""
+    import torch
+
+    texts = [prompt if isinstance(prompt, str) else _render(tokenizer, prompt) for prompt in prompts]
+    was_training, completions = model.training, []
+    model.eval()
+    with random_states_kept(), torch.no_grad():
+        for start in range(0, len(texts), 128):
+            batch = tokenizer(
+                texts[start : start + 128],
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
+                add_special_tokens=isinstance(prompts[0], str),
+                return_token_type_ids=False,
+            ).to(model.device)
+            ids = model.generate(
+                **batch, max_new_tokens=max_new_tokens, do_sample=False, top_k=None, top_p=None, temperature=None,
+                pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, disable_compile=True,
+            )  # fmt: skip
+            completions += tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    model.train(was_training)
+    return completions
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """A whole model folder: safetensors, config, tokenizer; LoRA merged, its adapter kept in `adapter/`. No pickle."""
+    from peft import PeftModel
+
+    with files.replacing(folder) as temporary:
+        temporary.mkdir()
+        if isinstance(model, PeftModel):
+            model.save_pretrained(temporary / "adapter")
+            (temporary / "adapter" / "README.md").unlink(missing_ok=True)
+            _sort_adapter_config(temporary / "adapter" / "adapter_config.json")
+            model = model.merge_and_unload()
+        model.config.use_cache = True  # trainers turn it off; whoever loads the model generates
+        model.save_pretrained(temporary)  # type: ignore[operator]
+        tokenizer.save_pretrained(temporary)
+
+
+def _sort_adapter_config(path: Path) -> None:
+    """PEFT saves target_modules from a set, in an order that differs between processes."""
+    config = json.loads(path.read_text())
+    for key, value in config.items():
+        if isinstance(value, list) and key in ("target_modules", "modules_to_save", "exclude_modules"):
+            config[key] = sorted(value)
+    files.write_json(path, config)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a Parquet file as plain Python values (chat prompts as lists of messages)."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def quiet(trainer: Any) -> None:
+    """Drop the trainer's own printing of each log line; History shows progress."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for what trainers insist on writing; gone afterwards."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="regrpo-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def told_as_refusal(section: str) -> Iterator[None]:
+    """A ValueError of TRL, PEFT or transformers about a setting, told as a refusal of the section."""
+    try:
+        yield
+    except ValueError as error:
+        raise Refused(
+            section,
+            expected="settings that the trainer accepts",
+            found=" ".join(str(error).split())[:400],
+            remedy="Correct them in the profile.",
+        ) from error

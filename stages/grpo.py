@@ -1,0 +1,155 @@
+"""grpo: group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, section 4) with TRL's GRPOTrainer.
+
+Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and the gate's verdict; writes models/grpo/ and
+reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.png}.  Run it by hand: python -m stages.grpo
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from regrpo import doctor, files, hardware, records
+from regrpo.errors import Refused
+from regrpo.params import Lora, PassThrough
+from regrpo.verifiers import get_verifier
+
+SFT, OUT = Path("models/sft"), Path("models/grpo")
+DATA = Path("data/prepared")
+
+
+class Params(PassThrough):
+    library = "trl.trainer.grpo_config:GRPOConfig"
+    owned: ClassVar[dict[str, str]] = {
+        "output_dir": "models/grpo, which DVC tracks",
+        "report_to": "MLflow gets the same files by `regrpo sync`",
+        "use_cpu": "it follows from grpo.device",
+        "data_seed": "it is grpo.seed",
+        "reward_weights": "the weights stand in grpo.reward_funcs",
+        "trust_remote_code": "code from a model repository is never run",
+        "push_to_hub": "regrpo writes to the workspace only",
+        "resume_from_checkpoint": "regrpo chooses the checkpoint",
+        "disable_tqdm": "progress is printed by regrpo",
+        "remove_unused_columns": "rewards need the data's columns",
+        "eval_strategy": "evaluation inside training changes the weights; grpo.dev_every leaves them alone",
+        "do_eval": "grpo.dev_every measures on dev, the evaluate stage on eval",
+    }
+    seed: int
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(gt=0)
+    reward_funcs: dict[str, float] = Field(min_length=1)
+    doctor: Literal["warn", "stop"] = "warn"
+    dev_every: int = Field(ge=0)
+    sample_every: int = Field(gt=0)
+    lora: Lora | None = None
+    max_steps: int = Field(gt=0)
+    per_device_train_batch_size: int = Field(gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    num_generations: int = Field(ge=2)
+    max_completion_length: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    beta: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        steps = self.passed_through.get("steps_per_generation") or self.gradient_accumulation_steps
+        completions = self.passed_through.get("generation_batch_size") or self.per_device_train_batch_size * steps
+        if completions % self.num_generations:
+            raise ValueError(
+                f"`num_generations` ({self.num_generations}) must divide the completions generated at once, {completions} "
+                f"(per_device_train_batch_size {self.per_device_train_batch_size} × {steps})"
+            )
+        return self
+
+    def trainer_settings(self, device: str) -> dict[str, Any]:
+        own = ("seed", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations")
+        named = {name: getattr(self, name) for name in (*own, "max_completion_length", "learning_rate", "beta", "temperature")}
+        fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu"}
+        weights = {"reward_weights": list(self.reward_funcs.values())}
+        return {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"} | self.passed_through | named | fixed | weights
+
+
+def summary(history: Any, prompts: int) -> dict[str, Any]:
+    """metrics.json: the first and last ten logged steps' reward, dev accuracy before and after."""
+    return {
+        "steps": int(history.rows[-1]["step"]),
+        "reward_first": history.mean("reward", slice(None, 10)),
+        "reward_last": history.mean("reward", slice(-10, None)),
+        "dev_accuracy_first": history.mean("dev_accuracy", slice(None, 1)),
+        "dev_accuracy_last": history.mean("dev_accuracy", slice(-1, None)),
+        "completion_length_last": history.mean("completions/mean_length", slice(-10, None)),
+        "prompts_seen": prompts,
+    }
+
+
+def check_health(params: Params) -> Any:
+    """A look at the history after each logged step: NaN and infinity stop the run, other rules where asked for."""
+
+    def check(rows: list[dict[str, float]]) -> None:
+        health = doctor.examine(rows)
+        if health["verdict"] == "fatal" or (params.doctor == "stop" and health["fired"]):
+            rule = next(rule for rule in health["rules"] if rule["verdict"] == "fired")
+            raise Refused(
+                f"grpo, step {rule['steps'][-1]}",
+                expected="a healthy run (the doctor's rules, reports/grpo/health.json)",
+                found=rule["what"],
+                remedy=f"Change {rule['change']}.",
+            )
+
+    return check
+
+
+def train(run: records.Run[Params]) -> None:
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    from regrpo import curves, rewards, training
+
+    params = run.params
+    device = hardware.find_device(params.device)
+    hardware.set_up(params.seed, params.threads)
+    verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
+    functions = [rewards.get_reward(name, verifier, params.max_completion_length) for name in params.reward_funcs]
+    samples = rewards.Samples(list(params.reward_funcs.values()), params.sample_every, params.num_generations)
+    history = training.History("grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params))
+    callbacks = [history]
+    if params.dev_every and verifier:
+        dev = training.read_rows(DATA / "dev.parquet")
+        callbacks.insert(0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history))
+    try:
+        with training.scratch_folder() as folder, training.told_as_refusal("grpo"):
+            trainer = GRPOTrainer(
+                model=str(SFT),
+                reward_funcs=samples.watching(functions),
+                args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
+                train_dataset=Dataset.from_list(training.read_rows(DATA / "train.parquet")),
+                processing_class=AutoTokenizer.from_pretrained(SFT),
+                peft_config=params.lora.config() if params.lora else None,
+                callbacks=callbacks,
+            )
+            training.quiet(trainer)
+            trainer.train()
+        training.save(trainer.model, trainer.processing_class, OUT)
+    finally:  # a run that was stopped leaves its evidence
+        history.write_csv(run.reports / "history.csv")
+        files.write_json(run.reports / "health.json", doctor.examine(history.rows))
+        files.write_parquet(run.reports / "samples.parquet", samples.frame())
+    files.write_json(run.reports / "metrics.json", summary(history, samples.prompts_seen))
+    curves.draw(history.rows, run.reports / "curves.png")
+
+
+def main() -> None:
+    with records.stage("grpo", Params) as run:
+        train(run)
+        health = files.read_json(run.reports / "health.json")
+        for rule in health["rules"]:
+            if rule["verdict"] == "fired":
+                print(f"grpo: the doctor warns: {rule['what']} (steps {rule['steps'][0]} to {rule['steps'][-1]}); change {rule['change']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""sft: supervised warm start, so that grpo has something to reinforce (TRL's SFTTrainer, completion-only loss).
+
+Reads models/base/, data/prepared/{sft.parquet,dataset.json} and the gate's verdict; writes models/sft/ and
+reports/sft/{history.csv,metrics.json}.  `max_steps: 0` passes the base through.  Run it by hand: python -m stages.sft
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from regrpo import files, hardware, records
+from regrpo.errors import Refused
+from regrpo.params import Lora, PassThrough, Section
+from regrpo.verifiers import Verifier, get_verifier
+
+BASE, OUT = Path("models/base"), Path("models/sft")
+DATA = Path("data/prepared")
+
+
+class Phase(Section):
+    """A share of the steps, and the share of its rows that show the reasoning before the answer."""
+
+    share: float = Field(gt=0, le=1)
+    worked: float = Field(ge=0, le=1)
+
+
+class Params(PassThrough):
+    library = "trl.trainer.sft_config:SFTConfig"
+    owned: ClassVar[dict[str, str]] = {
+        "output_dir": "models/sft, which DVC tracks",
+        "report_to": "MLflow gets the same files by `regrpo sync`",
+        "use_cpu": "it follows from sft.device",
+        "data_seed": "it is sft.seed",
+        "completion_only_loss": "the loss is on completions only",
+        "train_sampling_strategy": "a curriculum keeps its order, anything else is shuffled by sft.seed",
+        "trust_remote_code": "code from a model repository is never run",
+        "push_to_hub": "regrpo writes to the workspace only",
+        "resume_from_checkpoint": "regrpo chooses the checkpoint",
+        "disable_tqdm": "progress is printed by regrpo",
+        "eval_strategy": "evaluation inside training changes the weights; the evaluate stage measures",
+        "do_eval": "the evaluate stage measures",
+    }
+    seed: int
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(gt=0)
+    curriculum: list[Phase] | None = None
+    lora: Lora | None = None
+    max_steps: int = Field(ge=-1)
+    per_device_train_batch_size: int = Field(gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    learning_rate: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _phases_add_up(self) -> Self:
+        if self.curriculum is not None:
+            if abs(sum(phase.share for phase in self.curriculum) - 1) > 1e-9:
+                raise ValueError("`curriculum`: the shares must add up to 1")
+            if self.max_steps < 0:
+                raise ValueError("`max_steps`: a curriculum needs a number of steps")
+        return self
+
+    def trainer_settings(self, device: str) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("seed", "max_steps", "learning_rate")}
+        batch = {name: getattr(self, name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+        fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu", "completion_only_loss": True}
+        order = {"train_sampling_strategy": "sequential"} if self.curriculum else {}
+        return {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"} | self.passed_through | own | batch | fixed | order
+
+
+def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict[str, Any]]:
+    """Each row twice, as TRL's prompt and completion: with its worked solution, then with the bare answer.
+
+    A row without a solution shows its answer both times; one without a verifier shows its solution both times.
+    """
+
+    def completion(row: dict[str, Any], worked: bool) -> Any:
+        bare = verifier.render(row["answer"]) if verifier and row["answer"] is not None else None
+        text = row["solution"] if (worked and row["solution"] is not None) or bare is None else bare
+        return text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+
+    return [{"prompt": row["prompt"], "completion": completion(row, worked)} for worked in (True, False) for row in rows]
+
+
+def draw_order(count: int, params: Params) -> list[int]:
+    """Indices into `examples` of `count` rows, phase by phase, drawn with replacement by sft.seed."""
+    draw = random.Random(params.seed)
+    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
+    order: list[int] = []
+    for phase in params.curriculum or []:
+        for _ in range(round(phase.share * params.max_steps) * batch):
+            order.append(draw.randrange(count) + (0 if draw.random() < phase.worked else count))
+    missing = params.max_steps * batch - len(order)  # of rounding
+    return order[:missing] if missing < 0 else order + order[len(order) - missing :]
+
+
+def train(run: records.Run[Params]) -> dict[str, Any]:
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from regrpo import training
+
+    params = run.params
+    device = hardware.find_device(params.device)
+    hardware.set_up(params.seed, params.threads)
+    rows = training.read_rows(DATA / "sft.parquet")
+    verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
+    pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
+    history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
+    with training.scratch_folder() as folder, training.told_as_refusal("sft"):
+        trainer = SFTTrainer(
+            model=str(BASE),
+            args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
+            train_dataset=Dataset.from_list(pool),
+            processing_class=AutoTokenizer.from_pretrained(BASE),
+            peft_config=params.lora.config() if params.lora else None,
+            callbacks=[history],
+        )
+        if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
+            trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
+        training.quiet(trainer)
+        trainer.train()
+    training.save(trainer.model, trainer.processing_class, OUT)
+    history.write_csv(run.reports / "history.csv")
+    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
+    steps = trainer.state.global_step
+    last = slice(-1, None)
+    return {
+        "steps": steps,
+        "rows": steps * batch,
+        "loss": history.mean("loss", last),
+        "mean_token_accuracy": history.mean("mean_token_accuracy", last),
+    }
+
+
+def pass_through(run: records.Run[Params]) -> dict[str, Any]:
+    """No warm start: the base goes on as it is."""
+    with files.replacing(OUT) as folder:
+        shutil.copytree(BASE, folder)
+    files.write_text(run.reports / "history.csv", "step,loss\n")
+    return {"steps": 0, "rows": 0, "loss": None, "mean_token_accuracy": None}
+
+
+def require_solutions(rows: int) -> None:
+    if not rows:
+        raise Refused(
+            "sft", expected="rows to learn from", found="none (prepare.sft: 0)", remedy="Raise prepare.sft, or set sft.max_steps: 0."
+        )
+
+
+def main() -> None:
+    with records.stage("sft", Params) as run:
+        if run.params.max_steps:
+            require_solutions(files.read_json(DATA / "dataset.json")["splits"]["sft"]["rows"])
+        metrics = train(run) if run.params.max_steps else pass_through(run)
+        files.write_json(run.reports / "metrics.json", metrics)
+
+
+if __name__ == "__main__":
+    main()
