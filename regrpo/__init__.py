@@ -1,3 +1,3 @@
-"""What the stages share, and the `regrpo` commands. Nothing here imports a stage; heavy libraries are imported where used."""
+"""What the stages share, and the `regrpo` commands. Heavy libraries are imported where they are used."""
 
 __version__ = "0.1.0"

@@ -29,7 +29,9 @@ def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
             points = [(row["step"], row[metric]) for row in rows if metric in row]
             if points:
                 marker = "o" if len(points) < 20 else None
-                axis.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=4, linewidth=1.6)
+                axis.plot(
+                    *zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=4, linewidth=1.6
+                )
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)

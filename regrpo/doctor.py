@@ -88,7 +88,8 @@ RULES = (
     Rule("entropy_collapse", "entropy under 5 % of its start for 10 logged steps", "entropy",
          "learning_rate (lower), temperature (higher), epsilon_high (higher), beta (above 0)",
          _relative("entropy", 0.05, above=False, length=10)),
-    Rule("kl", "KL divergence from the reference above 2", "kl", "beta (higher), learning_rate (lower)", _above("kl", 2)),
+    Rule("kl", "KL divergence from the reference above 2", "kl", "beta (higher), learning_rate (lower)",
+         _above("kl", 2)),
     Rule("clip_ratio", "more than 0.3 of the tokens clipped", "clip_ratio/region_mean",
          "learning_rate (lower), num_iterations (lower), steps_per_generation (lower)",
          _above("clip_ratio/region_mean", 0.3)),
@@ -99,7 +100,8 @@ RULES = (
     Rule("length_explosion", "mean length over 3 times its start for 5 logged steps", "completions/mean_length",
          "length_penalty among reward_funcs, max_completion_length (lower)",
          _relative("completions/mean_length", 3, above=True, length=5)),
-    Rule("reward_without_accuracy", "reward above, dev accuracy 0.1 or more below the best measurement's", "dev_accuracy",
+    Rule("reward_without_accuracy", "reward above, dev accuracy 0.1 or more below the best measurement's",
+         "dev_accuracy",
          "reward_funcs (is the reward being gamed?), beta (above 0), max_steps (fewer)", _gaming),
 )  # fmt: skip
 

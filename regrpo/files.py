@@ -88,7 +88,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
     try:
         with path.open("rb") as f:
-            return pq.read_table(f).to_pandas(types_mapper=None)
+            frame: pd.DataFrame = pq.read_table(f).to_pandas()
+            return frame
     except (pa.ArrowInvalid, OSError) as error:
         raise Refused(
             str(path),

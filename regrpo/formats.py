@@ -81,7 +81,7 @@ def _terms(expression: str) -> list[tuple[int, int]]:
 
 
 def _read_chain_sum(row: Mapping[str, Any]) -> Example:
-    """reasoning-gym's row, or a plain one whose `question` is the expression; ValueError for an answer that is not its sum.
+    """reasoning-gym's row, or one with the expression as `question`; ValueError for an answer that is not its sum.
 
     The worked solution thinks in running subtotals, all but the last, then states the answer:
     `4+5-7=` → `<think>9</think><answer>2</answer>`.
@@ -110,7 +110,7 @@ def _canonical_chain_sum(question: str) -> str:
 
 
 def _read_gsm8k(row: Mapping[str, Any]) -> Example:
-    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168, section 2): the final number after ####, calculator notes in <<…>>."""
+    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168, section 2): the final number after ####, calculations in <<…>>."""
     solution = re.sub(r"<<.*?>>", "", _text(row, "answer")).strip()
     _, marker, final = solution.rpartition("####")
     return Example(_text(row, "question").strip(), final.strip().replace(",", "") if marker else None, solution)

@@ -10,7 +10,7 @@ from regrpo.errors import Refused
 
 
 def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
-    """"cuda" where it is asked for or there, else "cpu". Raises Refused where CUDA is asked for and there is none."""
+    """ "cuda" where it is asked for or there, else "cpu". Raises Refused where CUDA is asked for and there is none."""
     import torch
 
     available = torch.cuda.is_available()
@@ -29,11 +29,15 @@ def set_up(seed: int, threads: int) -> None:
 
     Must run before a model or trainer is built: LoRA's initial weights are drawn then.
     """
+    import warnings
+
     import torch
     from transformers import set_seed
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # stages print their own, one line at a time
+    # TRL 1.16 reads transformers 5's old name at every generation.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     torch.set_num_threads(threads)
     set_seed(seed)
 

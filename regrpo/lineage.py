@@ -1,9 +1,10 @@
-"""What dvc.lock, dvc.yaml and the committed records say: stage keys, inputs and outputs, in a workspace or at a git revision."""
+"""What dvc.lock, dvc.yaml and the records say: stage keys, inputs and outputs, in a workspace or at a git revision."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ LOCK = Path("dvc.lock")
 CODE = ("stages", "regrpo", "custom", "dvc.yaml", "pyproject.toml", "constraints.txt")
 """What counts as code: what a "dirty" flag looks at (DVC itself rewrites params.yaml and the reports)."""
 
+EXPERIMENT = re.compile("refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
+"""A DVC experiment's reference: its baseline commit in two parts, and its name."""
+
 
 def git(*arguments: str, env: dict[str, str] | None = None) -> str | None:
-    """git's output in the current folder, stripped; None where git says no (no repository, no commit, no such object)."""
+    """git's output in the current folder, stripped; None where git says no (no repository, no such object)."""
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, env=env)
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -66,7 +70,7 @@ def dvc_md5(path: Path) -> str:
             return hashlib.file_digest(f, "md5").hexdigest()
     listing = [{"md5": dvc_md5(file), "relpath": file.relative_to(path).as_posix()} for file in files_in(path)]
     listing.sort(key=lambda item: item["relpath"].split("/"))
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
 
 def files_in(path: Path) -> Iterator[Path]:
@@ -92,7 +96,7 @@ def dvc_root() -> Path:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The committed side of a pipeline: dvc.lock, params and `cache: false` files of a folder, or of a git revision in it."""
+    """A pipeline's committed side: dvc.lock, params and uncached files of a folder, or of a git revision in it."""
 
     root: Path
     revision: str | None = None
@@ -102,9 +106,8 @@ class Snapshot:
         if self.revision is None:
             file = self.root / path
             return file.read_bytes() if file.is_file() else None
-        done = subprocess.run(
-            ["git", "-C", str(self.root), "show", f"{self.revision}:{path}"], capture_output=True, check=False
-        )
+        command = ["git", "-C", str(self.root), "show", f"{self.revision}:./{path}"]
+        done = subprocess.run(command, capture_output=True, check=False)
         return done.stdout if done.returncode == 0 else None
 
     def json(self, path: str | Path) -> Any:
@@ -127,7 +130,51 @@ class Snapshot:
                 sections |= values
         return sections
 
+    def profile(self) -> str:
+        """The path of the profile that dvc.lock's parameters came from (of the last stage's, should they differ)."""
+        profiles = [path for entry in self.lock()["stages"].values() for path in entry.get("params", {})]
+        return profiles[-1] if profiles else ""
+
     def record(self, stage: str) -> dict[str, Any] | None:
         """A stage's run.json; None where there is none."""
         record = self.json(f"reports/{stage}/run.json")
         return record if isinstance(record, dict) else None
+
+    def holds(self, stage: str, run: str) -> bool:
+        """Whether dvc.lock and run.json are here as that run of the stage left them."""
+        record, entry = self.record(stage), self.lock()["stages"].get(stage)
+        return bool(record and entry and record["run"] == run and record["key"] == stage_key(entry))
+
+    def pipeline_key(self) -> str | None:
+        """The pipeline's key where this is one whole pipeline; None where a stage is missing, altered or of another.
+
+        dvc.lock must hold every stage, each run.json be the one that dvc.lock knows (MD5) and have its entry's key, and
+        every input that a stage records be what the stage that makes it recorded as its output (SHA-256).
+        """
+        lock = self.lock()
+        if (key := pipeline_key(lock)) is None:
+            return None
+        made: dict[str, str] = {}
+        read: list[tuple[str, str]] = []
+        for stage in STAGES:
+            entry, path = lock["stages"][stage], f"reports/{stage}/run.json"
+            data, record = self.read(path), self.record(stage)
+            known = {out["path"]: out["md5"] for out in entry.get("outs", [])}
+            if data is None or record is None or known.get(path) != _md5(data) or record["key"] != stage_key(entry):
+                return None
+            for out in record["outputs"]:
+                made[out["path"]] = out["sha256"]
+                made |= {f"{out['path']}/{name}": digest for name, digest in out.get("files", {}).items()}
+            read += [(item["path"], item["sha256"]) for item in record["inputs"]]
+        return key if all(made.get(path, digest) == digest for path, digest in read) else None
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def experiments(root: Path) -> dict[str, str]:
+    """The DVC experiments of a repository: git reference (refs/exps/<baseline>/<name>) → commit."""
+    listing = git("-C", str(root), "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps") or ""
+    pairs = (line.rsplit(" ", 1) for line in listing.splitlines())
+    return {ref: commit for ref, commit in pairs if EXPERIMENT.fullmatch(ref)}

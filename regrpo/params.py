@@ -1,8 +1,8 @@
 """Profiles: one YAML file with a section per stage, parsed whole, every key known by name.
 
-A key of a section is valid if it is a field of the stage's `Params`, or a field of the library configuration class that
-the section passes through to (TRL's GRPOConfig, say) and not one that regrpo sets itself. The library's fields and types
-are read from its source text, so that a whole profile is checked in a second, without importing torch.
+A key of a section is valid if it is a field of the stage's `Params`, or a field of the library configuration class
+that the section passes through to (TRL's GRPOConfig, say) and not one that regrpo sets itself. The library's fields and
+types are read from its source text, so that a whole profile is checked in a second, without importing torch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import importlib.util
 import typing
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from regrpo.errors import CannotCheck, Refused
 
@@ -70,9 +70,8 @@ def _check_type(key: str, value: object, annotation: Any) -> None:
     """ValueError where `value` cannot be what the library's own annotation says."""
     if annotation is Any:
         return
-    model = create_model("Field", __config__=ConfigDict(strict=True), **{key: (annotation, ...)})
     try:
-        model.model_validate({key: value})
+        TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ValueError(f"`{key}`: {problem['msg'].lower()}; found {value!r}") from None
@@ -88,9 +87,7 @@ def library_fields(library: str) -> dict[str, Any]:
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise CannotCheck(
-            package, expected="the package installed", found="nothing", remedy="Run `make install`."
-        )
+        raise CannotCheck(package, expected="the package installed", found="nothing", remedy="Run `make install`.")
     path = Path(spec.submodule_search_locations[0]).joinpath(*rest).with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     definition = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
@@ -120,7 +117,9 @@ def _annotation(node: ast.expr) -> Any:
     names = {name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union", "Callable")}
     try:
         # The text is the installed library's own source; names beyond typing's and builtin types raise NameError.
-        return eval(text, {"__builtins__": {}}, names | {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)})
+        return eval(
+            text, {"__builtins__": {}}, names | {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)}
+        )
     except (NameError, TypeError, AttributeError):
         return Any
 
@@ -164,7 +163,10 @@ def read_profile(path: Path) -> dict[str, Any]:
             expected=f"one section per stage ({', '.join(STAGES)})",
             found="; ".join(
                 part
-                for part in (f"missing: {', '.join(missing)}" * bool(missing), f"unknown: {', '.join(unknown)}" * bool(unknown))
+                for part in (
+                    f"missing: {', '.join(missing)}" * bool(missing),
+                    f"unknown: {', '.join(unknown)}" * bool(unknown),
+                )
                 if part
             ),
             remedy="Start from a copy of params.yaml.",

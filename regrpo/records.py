@@ -1,4 +1,4 @@
-"""Observer: the record of each executed stage (reports/<stage>/run.json), and the journal that MLflow is fed from.
+"""Observer: the frame around each executed stage, and its record (reports/<stage>/run.json).
 
 Nothing here changes what a stage computes; a test runs the pipeline without it and compares every other output.
 """
@@ -6,7 +6,7 @@ Nothing here changes what a stage computes; a test runs the pipeline without it 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
 import platform
 import signal
@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar
 
 from regrpo import files, hardware, lineage, params
 from regrpo.errors import CannotCheck, RegrpoError
+from regrpo.journals import Journal, is_dvc
 
 SCHEMA_VERSION = 1
 P = TypeVar("P", bound=params.Section)
@@ -55,8 +56,6 @@ def code_state() -> tuple[dict[str, Any], str]:
         shown = subprocess.run(["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False)
         parts.append(shown.stdout.decode(errors="replace").strip())
     diff = "\n".join(part for part in parts if part)
-    import hashlib
-
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
     return {"revision": revision, "dirty": bool(diff), "diff_sha256": digest}, diff
 
@@ -64,7 +63,9 @@ def code_state() -> tuple[dict[str, Any], str]:
 def fingerprint(path: str) -> dict[str, Any]:
     """{path, sha256, size, nfiles}: of a file, or of a folder as the SHA-256 over its sorted (path, SHA-256) list."""
     root = Path(path)
-    listing = [(file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size) for file in lineage.files_in(root)]
+    listing = [
+        (file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size) for file in lineage.files_in(root)
+    ]
     size = sum(item[2] for item in listing)
     if root.is_file():
         return {"path": path, "sha256": listing[0][1], "size": size}
@@ -78,56 +79,9 @@ def ancestor_dvc() -> tuple[int, float] | None:
 
     for process in psutil.Process().parents():
         with contextlib.suppress(psutil.Error):
-            command = process.cmdline()[:4]
-            if any(Path(part).name == "dvc" for part in command[:3]) or command[1:3] == ["-m", "dvc"]:
+            if is_dvc(process.cmdline()):
                 return process.pid, process.create_time()
     return None
-
-
-def journal_folder() -> Path:
-    """Where stages leave what MLflow is to be told, in the root of the user's repository (not in git, not in DVC)."""
-    return lineage.dvc_root() / ".regrpo" / "journal"
-
-
-class Journal:
-    """One executed stage as told to MLflow: `open.json`, `metrics.jsonl` as it goes, `files/`, at the end `closed.json`."""
-
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        self.folder = journal_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{facts['stage']}"
-        self.folder.mkdir(parents=True)
-        files.write_json(self.folder / "open.json", facts)
-        self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        row = {"step": step, "time": time.time(), "values": {k: v for k, v in values.items() if isinstance(v, int | float)}}
-        self._metrics.write(json.dumps(row) + "\n")
-
-    def keep(self, source: Path, name: str) -> None:
-        import shutil
-
-        target = self.folder / "files" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, target)
-
-    def close(self, status: str, record: Mapping[str, Any] | None) -> None:
-        self._metrics.close()
-        files.write_json(self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record})
-
-    def mlflow_run_id(self, patience: float = 30.0) -> str | None:
-        """The id under which the tracker filed this run; None where it could not, or did not within `patience` seconds."""
-        from regrpo import tracking
-
-        answer = self.folder / "mlflow.json"
-        deadline = time.monotonic() + patience
-        while not answer.exists():
-            if time.monotonic() > deadline or not tracking.is_following():
-                return None
-            time.sleep(0.05)
-        run_id = files.read_json(answer).get("run_id")
-        return str(run_id) if run_id else None
 
 
 class Run(Generic[P]):
@@ -149,10 +103,16 @@ class Run(Generic[P]):
 
 def require_checked_profile() -> None:
     """Run `regrpo check` once per state of profile and code, before anything of a pipeline runs."""
-    import hashlib
-
     digest = hashlib.sha256(sys.executable.encode())
-    for path in sorted([Path("params.yaml"), Path("dvc.yaml"), params.active_profile(), *Path("stages").glob("*.py"), *Path("regrpo").rglob("*.py")]):
+    for path in sorted(
+        [
+            Path("params.yaml"),
+            Path("dvc.yaml"),
+            params.active_profile(),
+            *Path("stages").glob("*.py"),
+            *Path("regrpo").rglob("*.py"),
+        ]
+    ):
         digest.update(path.read_bytes())
     stamp = lineage.dvc_root() / ".regrpo" / "checked"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
@@ -176,13 +136,16 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     try:
         if not Path("dvc.yaml").exists():
             raise CannotCheck(
-                f"stages.{name}", expected="to be started in the repository's root", found=f"no dvc.yaml in {Path.cwd().name}/",
+                f"stages.{name}",
+                expected="to be started in the repository's root",
+                found=f"no dvc.yaml in {Path.cwd().name}/",
                 remedy=f"Change to the root and run `python -m stages.{name}`, or `dvc repro`.",
             )
         require_checked_profile()
         profile = params.active_profile()
-        values = params.parse_section(model, params.read_profile(profile)[name], f"{profile}: {name}")
-        facts = _opening_facts(name)
+        sections = params.read_profile(profile)
+        values = params.parse_section(model, sections[name], f"{profile}: {name}")
+        facts = _opening_facts(name, str(profile), sections)
         journal = Journal(facts)
         from regrpo import tracking
 
@@ -210,7 +173,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
             journal.close(status, None)
 
 
-def _opening_facts(name: str) -> dict[str, Any]:
+def _opening_facts(name: str, profile: str, sections: Mapping[str, Any]) -> dict[str, Any]:
     import psutil
 
     entry = lineage.entry_now(name)
@@ -228,6 +191,8 @@ def _opening_facts(name: str) -> dict[str, Any]:
         "execution": list(dvc) if dvc else None,
         "experiment": os.environ.get("DVC_EXP_NAME"),
         "baseline": os.environ.get("DVC_EXP_BASELINE_REV"),
+        "profile": profile,
+        "sections": {stage: sections[stage] for stage in params.STAGES},
         "workspace": str(Path.cwd()),
         "started": time.time(),
     }
@@ -242,7 +207,11 @@ def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
     entry, name = facts["entry"], facts["stage"]
     own = f"reports/{name}/run.json"
     declared = params.read_yaml(Path("dvc.yaml"))["stages"][name]
-    outputs = [next(iter(out)) if isinstance(out, dict) else out for kind in ("outs", "metrics", "plots") for out in declared.get(kind, [])]
+    outputs = [
+        next(iter(out)) if isinstance(out, dict) else out
+        for kind in ("outs", "metrics", "plots")
+        for out in declared.get(kind, [])
+    ]
     return {
         "schema_version": SCHEMA_VERSION,
         "stage": name,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RewardFunc = Callable[..., Sequence[float | None]]
-"""TRL's own signature: (prompts, completions, completion_ids, **columns) → one value a completion; None = not applicable."""
+"""TRL's signature: (prompts, completions, completion_ids, **columns) → one value a completion; None: not applicable."""
 
 
 def text_of(completion: str | list[dict[str, str]]) -> str:
@@ -99,11 +99,12 @@ def _from_trl(name: str) -> RewardFunc:
         usable = [n for n in dir(rewards) if n.endswith("_reward")]
         raise Refused(
             f"grpo.reward_funcs: {name}",
-            expected=f"exact_answer, answer_format, length_penalty, custom.<module>:<function> or one of TRL's ({', '.join(usable)})",
+            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function> or one of TRL's "
+            f"({', '.join(usable)})",
             found=name,
             remedy="Correct the name.",
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def guarded(name: str, function: RewardFunc) -> RewardFunc:
@@ -175,13 +176,15 @@ class Samples:
         return {"step": step, "prompt": text_of(prompt), "completion": text_of(completion), **columns}
 
     def frame(self) -> pd.DataFrame:
-        """Columns step, id, prompt, completion, answer, reward (the weighted sum), one per reward function; in order."""
+        """Columns step, id, prompt, completion, answer, reward (the weighted sum), one per reward function."""
         import pandas as pd
 
         rows = []
         for _, row in sorted(self._rows.items()):
             values = [row.get(name) for name in self._names]
-            reward = sum(weight * value for weight, value in zip(self.weights, values, strict=True) if value is not None)
+            reward = sum(
+                weight * value for weight, value in zip(self.weights, values, strict=True) if value is not None
+            )
             rows.append({**row, "reward": float(reward)})
         columns = ["step", "id", "prompt", "completion", "answer", "reward", *self._names]
         return pd.DataFrame(rows, columns=columns)

@@ -9,9 +9,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
+
+from regrpo import files
 from regrpo.errors import CannotCheck, Refused
+from regrpo.params import Section
 
 RAW_DATA = Path("data/raw")
 Row = dict[str, Any]
@@ -104,33 +108,27 @@ def _object(value: object, where: str) -> Row:
     return value
 
 
-def _parse(text: str, where: str, expected: str) -> Any:
-    """JSON; Refused for what is none, is nested without end, or holds a number too long to read."""
+def _parse(text: str, path: Path, line: int, expected: str) -> Any:
+    """JSON that starts on that line; Refused for what is none, is nested without end, or holds an endless number."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.lineno > 1 or "\n" in text.strip():
-            where = f"{where}, line {error.lineno}"
-        near = text[max(error.pos - 20, 0) : error.pos + 20]
-        raise Refused(
-            where,
-            expected=expected,
-            found=f"{error.msg} at column {error.colno}, near {near!r}",
-            remedy="Mend or remove it.",
-        ) from error
     except (ValueError, RecursionError) as error:
-        raise Refused(where, expected=expected, found=str(error), remedy="Mend or remove it.") from error
+        found = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line += error.lineno - 1
+            found = f"{error.msg} at column {error.colno}, near {text[max(error.pos - 20, 0) : error.pos + 20]!r}"
+        raise Refused(f"{path}, line {line}", expected=expected, found=found, remedy="Mend or remove it.") from error
 
 
 def _jsonl(path: Path) -> Rows:
     for number, line in _lines(path):
         if line.strip():
             where = f"{path}, line {number}"
-            yield where, _object(_parse(line.strip(), where, "one JSON object"), where)
+            yield where, _object(_parse(line.strip(), path, number, "one JSON object"), where)
 
 
 def _json(path: Path) -> Rows:
-    rows = _parse("".join(line for _, line in _lines(path)), str(path), "a JSON list of objects")
+    rows = _parse("".join(line for _, line in _lines(path)), path, 1, "a JSON list of objects")
     if not isinstance(rows, list):
         raise Refused(
             str(path), expected="a JSON list of objects", found=type(rows).__name__, remedy="Write a list of objects."
@@ -142,29 +140,29 @@ def _json(path: Path) -> Rows:
 def _csv(path: Path) -> Rows:
     import csv
 
-    reader = csv.DictReader((line for _, line in _lines(path)), strict=True)
+    reader = csv.reader((line for _, line in _lines(path)), strict=True)
     try:
-        header = list(reader.fieldnames or [])
+        header = next(reader, [])
         if len(set(header)) < len(header):
             raise Refused(
-                f"{path}, line 1", expected="a header that names each column once", found=", ".join(header),
+                f"{path}, line 1",
+                expected="a header that names each column once",
+                found=", ".join(header),
                 remedy="Rename or remove the repeated column.",
-            )  # fmt: skip
-        for row in reader:
+            )
+        for fields in filter(None, reader):
             where = f"{path}, line {reader.line_num}"
-            if None in row or None in row.values():
-                found = sum(value is not None for key, value in row.items() if key is not None) + len(row.get(None, []))  # type: ignore[call-overload]
+            if len(fields) != len(header):
                 raise Refused(
-                    where, expected=f"{len(header)} fields, as in the header", found=str(found),
+                    where,
+                    expected=f"{len(header)} fields, as in the header",
+                    found=str(len(fields)),
                     remedy="Quote fields that hold commas.",
-                )  # fmt: skip
-            yield where, dict(row)
+                )
+            yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise Refused(
-            f"{path}, line {reader.line_num}",
-            expected="CSV with a header line",
-            found=str(error),
-            remedy="Mend the line.",
+            f"{path}, line {reader.line_num}", expected="CSV with a header", found=str(error), remedy="Mend the line."
         ) from error
 
 
@@ -182,7 +180,7 @@ def _parquet(path: Path) -> Rows:
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise Refused(
-            f"{path}, from row {start}",
+            f"{path}, from row {start}" if start else str(path),
             expected="a whole Parquet file with UTF-8 text",
             found=str(error).splitlines()[0],
             remedy="Write it again: it is truncated, damaged or no Parquet.",
@@ -223,3 +221,56 @@ def hub_rows(repo: str, config: str | None, revision: str, split: str) -> Rows:
         ) from error
     for index, row in enumerate(dataset):
         yield f"{repo} ({split}), row {index}", row
+
+
+class ReasoningGym(Section):
+    kind: Literal["reasoning_gym"]
+    task: str
+    size: int = Field(gt=0)
+    config: dict[str, Any] = Field(default={})
+    license: str
+
+    def parts(self, seed: int) -> dict[str, Rows]:
+        return {"train": reasoning_gym_rows(self.task, seed, self.size, self.config)}
+
+    def describe(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        return {"source": f"reasoning-gym task {self.task}", "revision": f"reasoning-gym {version('reasoning-gym')}"}
+
+
+class Local(Section):
+    kind: Literal["local"]
+    train: str
+    eval: str | None = None
+    license: str
+
+    def parts(self, seed: int) -> dict[str, Rows]:
+        names = {"train": self.train} | ({"eval": self.eval} if self.eval else {})
+        return {part: local_rows(file_under(RAW_DATA, name, f"prepare.source.{part}")) for part, name in names.items()}
+
+    def describe(self) -> dict[str, Any]:
+        digests = {name: files.sha256(RAW_DATA / name) for name in (self.train, self.eval) if name}
+        return {"source": f"files under {RAW_DATA}/", "revision": files.sha256_json(digests), "files": digests}
+
+
+class Hub(Section):
+    kind: Literal["hub"]
+    repo: str
+    config: str | None = None
+    revision: str
+    train_split: str = "train"
+    eval_split: str | None = None
+    license: str
+
+    def parts(self, seed: int) -> dict[str, Rows]:
+        names = {"train": self.train_split} | ({"eval": self.eval_split} if self.eval_split else {})
+        return {part: hub_rows(self.repo, self.config, self.revision, name) for part, name in names.items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "source": f"hub dataset {self.repo}",
+            "repo": self.repo,
+            "config": self.config,
+            "revision": self.revision,
+        }

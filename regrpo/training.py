@@ -19,14 +19,13 @@ from regrpo.errors import Refused
 from regrpo.verifiers import Verifier
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch_time")
 """What TRL logs of the clock: it varies from run to run, so it goes to no deterministic output."""
 
 
-class History(TrainerCallback):
+class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
     """Collects every logged metric but timings, shows progress, and passes each row on while the run goes.
 
     `pending` holds values to join to the next logged row; `check` is called with the rows so far and may raise.
@@ -96,11 +95,19 @@ def random_states_kept() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-class DevAccuracy(TrainerCallback):
-    """Greedy accuracy on the dev questions every so many optimizer steps, into the history's next row as `dev_accuracy`."""
+class DevAccuracy(TrainerCallback):  # type: ignore[misc]
+    """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` of the history's next row."""
 
-    def __init__(self, rows: list[dict[str, Any]], verifier: Verifier, every: int, max_new_tokens: int, history: History) -> None:
-        self.rows, self.verifier, self.every, self.max_new_tokens, self.history = rows, verifier, every, max_new_tokens, history
+    def __init__(
+        self, rows: list[dict[str, Any]], verifier: Verifier, every: int, max_new_tokens: int, history: History
+    ) -> None:
+        self.rows, self.verifier, self.every, self.max_new_tokens, self.history = (
+            rows,
+            verifier,
+            every,
+            max_new_tokens,
+            history,
+        )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
@@ -117,7 +124,9 @@ class DevAccuracy(TrainerCallback):
         return sum(scores) / len(scores)
 
 
-def greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Any], max_new_tokens: int) -> list[str]:
+def greedy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Any], max_new_tokens: int
+) -> list[str]:
     """Greedy completions of plain or chat prompts, the model's mode and all random states left as they were."""
     import torch
 
@@ -147,7 +156,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) 
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """A whole model folder: safetensors, config, tokenizer; LoRA merged, its adapter kept in `adapter/`. No pickle."""
     from peft import PeftModel
 
@@ -159,7 +168,7 @@ def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pat
             _sort_adapter_config(temporary / "adapter" / "adapter_config.json")
             model = model.merge_and_unload()
         model.config.use_cache = True  # trainers turn it off; whoever loads the model generates
-        model.save_pretrained(temporary)  # type: ignore[operator]
+        model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
 

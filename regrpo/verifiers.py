@@ -1,7 +1,8 @@
 """What a correct answer is: said once, for the reward, the gate's self-test and our lm-eval tasks alike.
 
 A verifier knows the asked format (how an answer is written), reads the answer out of a completion strictly, and
-compares it with the gold answer. "Strictly" because lenient matchers reward an echo of the question ("3 + 5" for gold 8).
+compares it with the gold answer. "Strictly" because lenient matchers reward an echo of the question ("3 + 5" for
+gold 8).
 """
 
 from __future__ import annotations

@@ -19,13 +19,16 @@ from regrpo.sources import file_under, require_commit
 
 OUT = Path("models/base")
 RAW_MODELS = Path("models/raw")
-KEPT = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.*") + (
-    "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")  # fmt: skip
+KEPT = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "chat_template.jinja"),
+    *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+)
+"""The files that a model is made of; nothing else of a folder is taken."""
 
 
 class Tokenizer(Section):
     kind: Literal["characters"]
-    extra_tokens: list[str] = []
+    extra_tokens: list[str] = Field(default_factory=list)
 
 
 class Scratch(Section):
@@ -135,12 +138,15 @@ def copy_model(source: Path, folder: Path) -> None:
             f"{source}",
             expected="weights as *.safetensors",
             found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
-            remedy="Save the model again with `save_pretrained` (safetensors); pickles can run code and are never read.",
+            remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
         )
     for name, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
         if not list(folder.glob(name)):
             raise Refused(
-                f"{source}", expected=f"{what} ({name})", found="none", remedy="Save it into the folder with `save_pretrained`."
+                f"{source}",
+                expected=f"{what} ({name})",
+                found="none",
+                remedy="Save it into the folder with `save_pretrained`.",
             )
 
 

@@ -1,7 +1,7 @@
 """grpo: group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, section 4) with TRL's GRPOTrainer.
 
-Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and the gate's verdict; writes models/grpo/ and
-reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.png}.  Run it by hand: python -m stages.grpo
+Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and the gate's verdict; writes models/grpo/
+and reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.png}.  By hand: python -m stages.grpo
 """
 
 from __future__ import annotations
@@ -59,17 +59,26 @@ class Params(PassThrough):
         completions = self.passed_through.get("generation_batch_size") or self.per_device_train_batch_size * steps
         if completions % self.num_generations:
             raise ValueError(
-                f"`num_generations` ({self.num_generations}) must divide the completions generated at once, {completions} "
-                f"(per_device_train_batch_size {self.per_device_train_batch_size} × {steps})"
+                f"`num_generations` ({self.num_generations}) must divide the completions generated "
+                f"at once, {completions} (per_device_train_batch_size {self.per_device_train_batch_size} × {steps})"
             )
         return self
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
         own = ("seed", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations")
-        named = {name: getattr(self, name) for name in (*own, "max_completion_length", "learning_rate", "beta", "temperature")}
+        named = {
+            name: getattr(self, name)
+            for name in (*own, "max_completion_length", "learning_rate", "beta", "temperature")
+        }
         fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu"}
         weights = {"reward_weights": list(self.reward_funcs.values())}
-        return {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"} | self.passed_through | named | fixed | weights
+        return (
+            {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"}
+            | self.passed_through
+            | named
+            | fixed
+            | weights
+        )
 
 
 def summary(history: Any, prompts: int) -> dict[str, Any]:
@@ -115,11 +124,15 @@ def train(run: records.Run[Params]) -> None:
     verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
     functions = [rewards.get_reward(name, verifier, params.max_completion_length) for name in params.reward_funcs]
     samples = rewards.Samples(list(params.reward_funcs.values()), params.sample_every, params.num_generations)
-    history = training.History("grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params))
+    history = training.History(
+        "grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params)
+    )
     callbacks = [history]
     if params.dev_every and verifier:
         dev = training.read_rows(DATA / "dev.parquet")
-        callbacks.insert(0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history))
+        callbacks.insert(
+            0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
+        )
     try:
         with training.scratch_folder() as folder, training.told_as_refusal("grpo"):
             trainer = GRPOTrainer(
@@ -148,7 +161,8 @@ def main() -> None:
         health = files.read_json(run.reports / "health.json")
         for rule in health["rules"]:
             if rule["verdict"] == "fired":
-                print(f"grpo: the doctor warns: {rule['what']} (steps {rule['steps'][0]} to {rule['steps'][-1]}); change {rule['change']}")
+                first, last = rule["steps"][0], rule["steps"][-1]
+                print(f"grpo: the doctor warns: {rule['what']} (steps {first} to {last}); change {rule['change']}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """prepare: questions, prompts and answers from a source at a pinned revision, split by canonical class.
 
-Reads data/raw/ (source kind `local`), a hub dataset or a reasoning-gym task; writes data/prepared/ (one Parquet file per
-split, dataset.json) and reports/prepare/metrics.json.  Run it by hand: python -m stages.prepare
+Reads data/raw/ (source kind `local`), a hub dataset or a reasoning-gym task; writes data/prepared/ (one Parquet file
+per split, dataset.json) and reports/prepare/metrics.json.  Run it by hand: python -m stages.prepare
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,69 +15,23 @@ from pydantic import Field
 
 from regrpo import files, records
 from regrpo.errors import Refused
-from regrpo.formats import Format, PromptStyle, get_format
+from regrpo.formats import Format, PromptStyle, get_format, normalise
 from regrpo.params import Section
-from regrpo.sources import RAW_DATA, Row, file_under, hub_rows, local_rows, reasoning_gym_rows
+from regrpo.sources import Hub, Local, ReasoningGym, Row, Rows
+from regrpo.verifiers import get_verifier
 
 OUT = Path("data/prepared")
 SPLITS = ("sft", "train", "dev", "eval")
-
-
-class ReasoningGym(Section):
-    kind: Literal["reasoning_gym"]
-    task: str
-    size: int = Field(gt=0)
-    config: dict[str, Any] = {}
-    license: str
-
-    def parts(self, seed: int) -> dict[str, Iterator[Row]]:
-        return {"train": reasoning_gym_rows(self.task, seed, self.size, self.config)}
-
-    def describe(self) -> dict[str, Any]:
-        from importlib.metadata import version
-
-        return {"source": f"reasoning-gym task {self.task}", "revision": f"reasoning-gym {version('reasoning-gym')}"}
-
-
-class Local(Section):
-    kind: Literal["local"]
-    train: str
-    eval: str | None = None
-    license: str
-
-    def parts(self, seed: int) -> dict[str, Iterator[Row]]:
-        names = {"train": self.train} | ({"eval": self.eval} if self.eval else {})
-        return {part: local_rows(file_under(RAW_DATA, name, f"prepare.source.{part}")) for part, name in names.items()}
-
-    def describe(self) -> dict[str, Any]:
-        digests = {name: files.sha256(RAW_DATA / name) for name in (self.train, self.eval) if name}
-        return {"source": f"files under {RAW_DATA}/", "revision": files.sha256_json(digests), "files": digests}
-
-
-class Hub(Section):
-    kind: Literal["hub"]
-    repo: str
-    config: str | None = None
-    revision: str
-    train_split: str = "train"
-    eval_split: str | None = None
-    license: str
-
-    def parts(self, seed: int) -> dict[str, Iterator[Row]]:
-        names = {"train": self.train_split} | ({"eval": self.eval_split} if self.eval_split else {})
-        return {part: hub_rows(self.repo, self.config, self.revision, name) for part, name in names.items()}
-
-    def describe(self) -> dict[str, Any]:
-        return {"source": f"hub dataset {self.repo}", "repo": self.repo, "config": self.config, "revision": self.revision}
 
 
 class Params(Section):
     seed: int
     format: str
     source: Annotated[ReasoningGym | Local | Hub, Field(discriminator="kind")]
-    columns: dict[str, str] = {}
-    prompt_style: PromptStyle | None = None
-    prompt_template: str | None = None
+    columns: dict[Literal["id", "question", "answer", "solution"], str] = Field(default={})
+    verifier: str | None = None  # null = the format's own
+    prompt_style: PromptStyle | None = None  # null = the format's own, as for prompt_template
+    prompt_template: str | None = Field(default=None, pattern=r"\{question\}")
     system_prompt: str | None = None
     drop_duplicates: bool = False
     eval: int | None = Field(default=None, gt=0)
@@ -85,38 +39,43 @@ class Params(Section):
     sft: float = Field(ge=0, lt=1)
 
 
-def read_part(rows: Iterator[Row], params: Params, form: Format, part: str) -> list[Row]:
-    """Rows of one part as the format reads them. Raises Refused with the row for a missing column or an unreadable row."""
-    style = params.prompt_style or form.prompt_style
+def read_part(rows: Rows, params: Params, form: Format, part: str) -> list[Row]:
+    """Rows of one part as the format reads them. Raises Refused with the row's place for one that it cannot read."""
     template = params.prompt_template or form.prompt_template
-    prepared, seen = [], set()
-    for index, raw in enumerate(rows):
-        row = raw | {ours: raw[theirs] for ours, theirs in params.columns.items() if theirs in raw}
-        if missing := [column for column in form.columns if column not in row]:
+    chat = style(params, form) == "chat"
+    system = [{"role": "system", "content": params.system_prompt}] if params.system_prompt else []
+    needed = set(params.columns.values()) | (set(form.columns) - set(params.columns))
+    prepared: list[Row] = []
+    seen = set()
+    for index, (place, raw) in enumerate(rows):
+        if missing := sorted(needed - set(raw)):
             raise Refused(
-                f"prepare.source ({part}), row {index}",
+                place,
                 expected=f"columns {', '.join(form.columns)} (format {form.name})",
                 found=f"no {', '.join(missing)} among {', '.join(map(str, raw))}",
                 remedy="Name your columns in prepare.columns, as {question: your_name}.",
             )
+        row = raw | {ours: raw[theirs] for ours, theirs in params.columns.items()}
         try:
             example = form.read(row)
+            " ".join(text for text in (example.question, example.answer, example.solution) if text).encode()
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(
-                f"prepare.source ({part}), row {index}",
+                place,
                 expected=f"a row in format {form.name}",
                 found=str(error),
                 remedy="Mend the row, or choose another prepare.format.",
             ) from error
-        if params.drop_duplicates and example.question in seen:
+        key = normalise(example.question)
+        if params.drop_duplicates and key in seen:
             continue
-        seen.add(example.question)
+        seen.add(key)
         text = template.replace("{question}", example.question)
-        system = [{"role": "system", "content": params.system_prompt}] if params.system_prompt else []
+        name = row.get("id", f"{part}-{index}")
         prepared.append(
             {
-                "id": str(row.get("id", f"{part}-{index}")),
-                "prompt": [*system, {"role": "user", "content": text}] if style == "chat" else text,
+                "id": None if name is None else str(name),
+                "prompt": [*system, {"role": "user", "content": text}] if chat else text,
                 "question": example.question,
                 "answer": example.answer,
                 "solution": example.solution,
@@ -125,9 +84,22 @@ def read_part(rows: Iterator[Row], params: Params, form: Format, part: str) -> l
         )
     if not prepared:
         raise Refused(
-            f"prepare.source ({part})", expected="at least one row", found="none", remedy="Bring the data in again."
+            f"prepare.source.{part}", expected="at least one row", found="none", remedy="Bring the data again."
         )
     return prepared
+
+
+def style(params: Params, form: Format) -> PromptStyle:
+    """Text or chat. Raises Refused for a system prompt that plain text has no place for."""
+    chosen = params.prompt_style or form.prompt_style
+    if params.system_prompt and chosen == "text":
+        raise Refused(
+            "prepare.system_prompt",
+            expected="no system prompt beside prompt_style: text",
+            found=repr(params.system_prompt),
+            remedy="Set prepare.prompt_style: chat, or write it into prepare.prompt_template.",
+        )
+    return chosen
 
 
 def by_class(rows: list[Row], form: Format) -> dict[str, list[Row]]:
@@ -139,33 +111,45 @@ def by_class(rows: list[Row], form: Format) -> dict[str, list[Row]]:
 
 
 def split(parts: dict[str, list[Row]], params: Params, form: Format) -> dict[str, list[Row]]:
-    """eval and dev hold one question per class; sft and train share out the remaining classes whole."""
+    """eval and dev hold one question per class; sft and train share out the remaining classes whole.
+
+    Variants of a question that eval or dev holds are left out. Repeats and leaks of data that was brought are not
+    (drop_duplicates: false): the gate names them.
+    """
     draw = random.Random(params.seed)
     classes = by_class(parts["train"], form)
+    evaluation: list[Row] = []
+    everything = [row for rows in parts.values() for row in rows]
+    ids = Counter(row["id"] for row in everything)
+    questions = Counter(normalise(row["question"]) for row in everything)
+
+    def one_each(rows: list[Row]) -> list[Row]:
+        repeats = [row for row in rows[1:] if ids[row["id"]] > 1 or questions[normalise(row["question"])] > 1]
+        return rows[:1] if params.drop_duplicates else rows[:1] + repeats
+
     if "eval" in parts:
-        held_out = list(by_class(parts["eval"], form).values())
-        evaluation = [rows[0] for rows in held_out] if params.drop_duplicates else parts["eval"]
-        evaluation = evaluation[: params.eval]
+        held_out = by_class(parts["eval"], form)
+        evaluation = [rows[0] for rows in held_out.values()] if params.drop_duplicates else parts["eval"]
         if params.drop_duplicates:
-            for name in by_class(parts["eval"], form):
-                classes.pop(name, None)
+            classes = {name: rows for name, rows in classes.items() if name not in held_out}
+        require(len(evaluation), params.eval or 1, "prepare.eval", "questions in the source's evaluation part")
+        evaluation = evaluation[: params.eval]
+    elif params.eval is None:
+        raise Refused(
+            "prepare.eval",
+            expected="a number of questions (the source has no evaluation part)",
+            found="null",
+            remedy="Set prepare.eval.",
+        )
     names = sorted(classes)
     draw.shuffle(names)
-    wanted = params.dev + (0 if "eval" in parts else params.eval or 0)
-    if "eval" not in parts and params.eval is None:
-        raise Refused("prepare.eval", expected="a number of questions (the source has no evaluation part)", found="null", remedy="Set prepare.eval.")
-    if len(names) < wanted + 2:
-        raise Refused(
-            "prepare",
-            expected=f"more than {wanted + 1} classes of questions (eval + dev + training)",
-            found=f"{len(names)} in {len(parts['train'])} rows",
-            remedy="Lower prepare.eval or prepare.dev, or bring more data.",
-        )
-    if "eval" not in parts:
-        evaluation = [classes[name][0] for name in names[: params.eval]]
-        names = names[params.eval :]
-    dev, names = [classes[name][0] for name in names[: params.dev]], names[params.dev :]
-    cut = round(params.sft * len(names))
+    from_train = 0 if "eval" in parts else params.eval or 0
+    require(len(names), from_train + params.dev + 2, "prepare", "classes of questions (eval, dev and training)")
+
+    evaluation = evaluation or [row for name in names[:from_train] for row in one_each(classes[name])]
+    dev = [row for name in names[from_train : from_train + params.dev] for row in one_each(classes[name])]
+    names = names[from_train + params.dev :]
+    cut = min(max(round(params.sft * len(names)), params.sft > 0), len(names) - 1)
     sft = [row for name in names[:cut] for row in classes[name]]
     train = [row for name in names[cut:] for row in classes[name]]
     for rows in (sft, train):
@@ -173,18 +157,26 @@ def split(parts: dict[str, list[Row]], params: Params, form: Format) -> dict[str
     return {"sft": sft, "train": train, "dev": dev, "eval": evaluation}
 
 
+def require(found: int, wanted: int, key: str, what: str) -> None:
+    """Refuse a profile that asks for more than the source has."""
+    if found < wanted:
+        raise Refused(
+            key,
+            expected=f"at least {wanted} {what}",
+            found=str(found),
+            remedy="Lower prepare.eval or prepare.dev, or bring more data.",
+        )
+
+
 def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[str, Any]:
     """Write the Parquet files and dataset.json; returns the counts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    style = params.prompt_style or form.prompt_style
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    prompt = pa.list_(message) if style == "chat" else pa.string()
-    schema = pa.schema(
-        [("id", pa.string()), ("prompt", prompt), ("question", pa.string()), ("answer", pa.string())]
-        + [("solution", pa.string()), ("source_row", pa.int64())]
-    )
+    prompt = pa.list_(message) if style(params, form) == "chat" else pa.string()
+    text = dict.fromkeys(("id", "prompt", "question", "answer", "solution"), pa.string())
+    schema = pa.schema(text | {"prompt": prompt, "source_row": pa.int64()})
     counts: dict[str, Any] = {}
     with files.replacing(OUT) as folder:
         folder.mkdir()
@@ -194,8 +186,8 @@ def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[st
         description = params.source.describe() | {
             "license": params.source.license,
             "format": form.name,
-            "verifier": form.verifier,
-            "prompt_style": style,
+            "verifier": params.verifier or form.verifier,
+            "prompt_style": style(params, form),
             "splits": {name: {**counts[name], "sha256": files.sha256(folder / f"{name}.parquet")} for name in SPLITS},
         }
         files.write_json(folder / "dataset.json", description)
@@ -205,11 +197,14 @@ def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[st
 def main() -> None:
     with records.stage("prepare", Params) as run:
         form = get_format(run.params.format)
+        get_verifier(run.params.verifier or form.verifier)
         sources = run.params.source.parts(run.params.seed)
         parts = {part: read_part(rows, run.params, form, part) for part, rows in sources.items()}
         counts = write(split(parts, run.params, form), run.params, form)
         files.write_json(run.reports / "metrics.json", counts)
-        print("prepare: " + ", ".join(f"{name} {count['rows']}" for name, count in counts.items()) + " rows")
+        given = sum(map(len, parts.values()))
+        used = ", ".join(f"{name} {count['rows']}" for name, count in counts.items())
+        print(f"prepare: {given} rows -> {used} (left out: {given - sum(c['rows'] for c in counts.values())})")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,14 @@ class Params(PassThrough):
         batch = {name: getattr(self, name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
         fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu", "completion_only_loss": True}
         order = {"train_sampling_strategy": "sequential"} if self.curriculum else {}
-        return {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"} | self.passed_through | own | batch | fixed | order
+        return (
+            {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"}
+            | self.passed_through
+            | own
+            | batch
+            | fixed
+            | order
+        )
 
 
 def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict[str, Any]]:
@@ -83,7 +90,9 @@ def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict
         text = row["solution"] if (worked and row["solution"] is not None) or bare is None else bare
         return text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
 
-    return [{"prompt": row["prompt"], "completion": completion(row, worked)} for worked in (True, False) for row in rows]
+    return [
+        {"prompt": row["prompt"], "completion": completion(row, worked)} for worked in (True, False) for row in rows
+    ]
 
 
 def draw_order(count: int, params: Params) -> list[int]:
@@ -99,7 +108,7 @@ def draw_order(count: int, params: Params) -> list[int]:
 
 
 def train(run: records.Run[Params]) -> dict[str, Any]:
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
@@ -108,6 +117,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     params = run.params
     device = hardware.find_device(params.device)
     hardware.set_up(params.seed, params.threads)
+    disable_progress_bars()
     rows = training.read_rows(DATA / "sft.parquet")
     verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
@@ -149,7 +159,10 @@ def pass_through(run: records.Run[Params]) -> dict[str, Any]:
 def require_solutions(rows: int) -> None:
     if not rows:
         raise Refused(
-            "sft", expected="rows to learn from", found="none (prepare.sft: 0)", remedy="Raise prepare.sft, or set sft.max_steps: 0."
+            "sft",
+            expected="rows to learn from",
+            found="none (prepare.sft: 0)",
+            remedy="Raise prepare.sft, or set sft.max_steps: 0.",
         )
 
 

@@ -47,7 +47,7 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
     except RegrpoError as error:
         return [*findings, {"what": "profile", "problem": str(error), "exit_code": error.exit_code}]
     for stage in params.STAGES:
-        findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))  # type: ignore[misc]
+        findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
     return findings
 
 
@@ -60,6 +60,8 @@ def _finding(what: str, holds: Any) -> dict[str, Any]:
 
 
 def _parse(stage: str, values: object, profile: Path) -> None:
+    if not Path(f"stages/{stage}.py").exists():  # TODO remove once every stage is there
+        return
     params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
 
 

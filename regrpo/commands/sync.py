@@ -1,0 +1,33 @@
+"""regrpo sync: tell MLflow everything that journals, experiments and workspace hold and it does not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from regrpo import tracking
+from regrpo.journals import enabled
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Safe to repeat. Exit code 2: MLflow could not be told; nothing is lost, run it again."
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print each row made or ended (or the latest pipeline's, where there was nothing to do) and where they are."""
+    changed = tracking.sync()
+    latest = tracking.latest_pipeline()
+    if args.json:
+        place = {"uri": tracking.shown_uri(), "experiment": tracking.experiment_name()}
+        print(json.dumps(place | {"changed": changed, "latest": latest}, indent=2))
+    elif not args.quiet:
+        for row in changed or ([latest] if latest else []):
+            print(f"{row['kind']:<9} {row['name']:<24} {row['status']:<9} {row['run_id']}")
+        if enabled():
+            where = f"{tracking.shown_uri()} (experiment {tracking.experiment_name()})"
+            print(f"MLflow is up to date: {where}; look at it with `make ui`")
+        else:
+            print("Tracking is off (REGRPO_TRACKING).")
+    return 0

@@ -1,0 +1,435 @@
+"""The validation gate: what must hold before anything trains, as a Great Expectations suite run on every split.
+
+`derive` computes columns (normalised question, prompt tokens, the verifier's scores, …), `suite` declares expectations
+on them, and Great Expectations does the checking. In the derived columns null means "nothing wrong" or "already told by
+another check": its column expectations skip nulls, so that one fault is reported once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regrpo.errors import CannotCheck
+from regrpo.formats import normalise
+from regrpo.verifiers import Verifier
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SHOWN = 20
+"""Offending rows of a check that messages and the report show."""
+LONGEST_VALUE = 300
+"""Characters of an offending value that are kept."""
+Row = dict[str, Any]
+Prompt = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check makes sure of, and what to do where it fails."""
+
+    name: str
+    holds: str
+    remedy: str
+
+
+_REPEATS = "Remove the repeats from the source, or set prepare.drop_duplicates: true to keep the first of each."
+_LEAKS = "Remove them from one split's source, or set prepare.drop_duplicates: true to drop them from training."
+_SELF_TEST = "Change the question or prompt template, or choose another prepare.verifier."
+
+CHECKS = {
+    check.name: check
+    for check in (
+        Check(
+            "schema", "columns and types are the ones that the stages read", "Make data/prepared again: `dvc repro`."
+        ),
+        Check("row_count", "the split has enough rows", "Bring more data, or lower validate.min_rows."),
+        Check("id_present", "every row has an id", "Give every row an id, or none: prepare then numbers them."),
+        Check("id_unique", "no id occurs twice in a split", "Give every row its own id, or remove the id column."),
+        Check("id_disjoint", "no id occurs in two splits", "Give every row its own id, or remove the id column."),
+        Check("not_empty", "no question or prompt is empty", "Fill in or remove the rows."),
+        Check(
+            "prompt_length",
+            "every prompt fits: at least one token, at most the limit, as the base model's tokenizer counts",
+            "Remove or shorten the rows, raise validate.max_prompt_tokens, or take a base model with a longer window.",
+        ),
+        Check("question_unique", "no question occurs twice in a split", _REPEATS),
+        Check("question_unique_normalised", "nor with other case, white space or Unicode forms", _REPEATS),
+        Check("class_unique", "dev and eval hold one question per canonical class: they are independent", _REPEATS),
+        Check("disjoint", "no question occurs in two splits", _LEAKS),
+        Check("disjoint_normalised", "nor with other case, white space or Unicode forms", _LEAKS),
+        Check("disjoint_canonical", "nor as a variant: the same canonical form", _LEAKS),
+        Check(
+            "valid_unicode",
+            "text is Unicode scalars without U+FFFD, which stands where a decoder failed",
+            "Read the source again in its own encoding and save it as UTF-8.",
+        ),
+        Check("nfc", "text is in Unicode's form NFC", "Save the source with unicodedata.normalize('NFC', text)."),
+        Check(
+            "no_control_characters",
+            "text holds no control characters but newline and tab",
+            "Remove them (\\r\\n becomes \\n).",
+        ),
+        Check(
+            "answer_parses", "the verifier can read every gold answer", "Correct the answers, or the prepare.verifier."
+        ),
+        Check("gold_scores_1", "self-test: the gold answer scores 1", _SELF_TEST),
+        Check(
+            "solution_scores_1",
+            "self-test: the worked solution scores 1",
+            "Correct the solution: it must end in the gold answer in the verifier's form, and state no other.",
+        ),
+        Check("wrong_scores_0", "self-test: a wrong answer scores 0", _SELF_TEST),
+        Check("empty_scores_0", "self-test: an empty completion scores 0", _SELF_TEST),
+        Check("echo_scores_0", "self-test: an echo of the question or the prompt scores 0", _SELF_TEST),
+        Check("contradiction_scores_0", "self-test: two answers that contradict each other score 0", _SELF_TEST),
+    )
+}
+VERIFIED = ("answer_parses", *(name for name in CHECKS if "_scores_" in name))
+"""The checks that need a verifier."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`prompt_tokens`: the most of a prompt. `rows`: the fewest of a split (sft may be empty: prepare.sft: 0)."""
+
+    prompt_tokens: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check on one split. `failures` holds each offending row: id, source_row, value, question, answer."""
+
+    check: str
+    split: str
+    expectation: str
+    rows: int
+    failed: int
+    failures: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    rows: dict[str, int]
+    outcomes: tuple[Outcome, ...]
+    not_applicable: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if not outcome.passed]
+
+    def as_json(self) -> dict[str, Any]:
+        """verdict.json: pass or fail and the counts of every check."""
+        return {
+            "passed": not self.failed,
+            "failed_checks": len(self.failed),
+            "rows": self.rows,
+            "checks": [
+                {name: getattr(one, name) for name in ("check", "split", "expectation", "rows", "failed", "passed")}
+                for one in self.outcomes
+            ],
+            "not_applicable": list(self.not_applicable),
+        }
+
+    def failure_table(self) -> pd.DataFrame:
+        """failures.parquet: check, split, id, value (all text), in the order of checks, splits and rows."""
+        import pandas as pd
+
+        columns = ("check", "split", "id", "value")
+        rows = [{"check": o.check, "split": o.split, **failure} for o in self.outcomes for failure in o.failures]
+        return pd.DataFrame([{c: row[c] for c in columns} for row in rows], columns=columns, dtype="str")
+
+    def message(self) -> str:
+        """Each failed check with split, count, the first offending rows and the remedy."""
+        lines = []
+        for one in self.failed:
+            told = "; ".join(f"{shown(f['id'], 60)} ({place(f)}{shown(f['value'], 60)})" for f in one.failures[:SHOWN])
+            more = f"; and {one.failed - SHOWN} more" if one.failed > SHOWN else ""
+            lines.append(f"  {one.check} in {one.split}, {one.failed} failed: {told}{more}")
+            lines.append(f"    {CHECKS[one.check].remedy}")
+        return "\n".join(lines).removesuffix(".")
+
+
+def place(failure: Row) -> str:
+    return "" if failure["source_row"] is None else f"source row {failure['source_row']}: "
+
+
+def shown(text: str, longest: int = LONGEST_VALUE) -> str:
+    """Text of a dataset made safe for a terminal and short: what cannot be printed is escaped."""
+    cut = text if len(text) <= longest else text[: longest - 1] + "…"
+    return cut if cut.isprintable() else repr(cut)[1:-1]
+
+
+def check(
+    tables: Mapping[str, pa.Table],
+    canonical: Callable[[str], str],
+    verifier: Verifier | None,
+    count_tokens: Callable[[Sequence[Prompt]], Sequence[int]],
+    limits: Limits,
+    docs: Path | None = None,
+) -> Verdict:
+    """Run every check on every split; `docs` is a folder for Great Expectations' own pages.
+
+    Where the schema does not hold, the other checks could not read the rows and are not run. Raises CannotCheck where
+    an expectation could not be evaluated.
+    """
+    context = _context(docs)
+    outcomes = [
+        one for split, table in tables.items() for one in _run(context, f"{split} schema", split, *_schema(table))
+    ]
+    if all(one.passed for one in outcomes):
+        frames = derive(tables, canonical, verifier, count_tokens)
+        for split, frame in frames.items():
+            fewest = 0 if split == "sft" and frame.empty else limits.rows
+            outcomes += _run(context, split, split, frame, suite(split, fewest, limits.prompt_tokens, verifier))
+    if docs is not None:
+        context.build_data_docs()
+        shutil.rmtree(docs / "static" / "images", ignore_errors=True)  # 3 MB of stock pictures for every run
+    order = {name: index for index, name in enumerate(CHECKS)}
+    outcomes.sort(key=lambda one: order[one.check])  # stable: splits keep their order
+    rows = {split: table.num_rows for split, table in tables.items()}
+    return Verdict(rows, tuple(outcomes), () if verifier else VERIFIED)
+
+
+def suite(split: str, fewest: int, longest_prompt: int, verifier: Verifier | None) -> dict[str, Any]:
+    """The expectations on a derived frame, by the name of the check."""
+    import great_expectations.expectations as gxe
+
+    def nothing_in(column: str) -> Any:
+        return gxe.ExpectColumnValuesToBeNull(column=column)
+
+    def unique(column: str) -> Any:
+        return gxe.ExpectColumnValuesToBeUnique(column=column)
+
+    def score(column: str) -> Any:
+        return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[float(column[-1])])
+
+    expectations = {
+        "row_count": gxe.ExpectTableRowCountToBeBetween(min_value=fewest),
+        "id_present": gxe.ExpectColumnValuesToNotBeNull(column="given_id"),
+        "id_unique": unique("given_id"),
+        "id_disjoint": nothing_in("given_id_elsewhere"),
+        "not_empty": nothing_in("empty"),
+        "prompt_length": gxe.ExpectColumnValuesToBeBetween(
+            column="prompt_tokens", min_value=1, max_value=longest_prompt
+        ),
+        "question_unique": unique("exact"),
+        "question_unique_normalised": unique("normalised"),
+        "disjoint": nothing_in("exact_elsewhere"),
+        "disjoint_normalised": nothing_in("normalised_elsewhere"),
+        "disjoint_canonical": nothing_in("canonical_elsewhere"),
+        "valid_unicode": nothing_in("invalid"),
+        "nfc": nothing_in("not_nfc"),
+        "no_control_characters": nothing_in("control"),
+    }
+    if split in ("dev", "eval"):
+        expectations["class_unique"] = unique("canonical")
+    if verifier:
+        expectations["answer_parses"] = nothing_in("unparsed")
+        expectations |= {name: score(name) for name in VERIFIED if name != "answer_parses"}
+    return expectations
+
+
+def derive(
+    tables: Mapping[str, pa.Table],
+    canonical: Callable[[str], str],
+    verifier: Verifier | None,
+    count_tokens: Callable[[Sequence[Prompt]], Sequence[int]],
+) -> dict[str, pd.DataFrame]:
+    """One frame per split: the columns that `suite` looks at, those that identify a row, and `row`, its position."""
+    import pandas as pd
+
+    splits = {split: table.to_pylist() for split, table in tables.items()}
+    for rows in splits.values():
+        given = [row["prompt"] for row in rows if row["prompt"]]  # an absent one is told by not_empty
+        tokens = iter(count_tokens(given))
+        for index, row in enumerate(rows):
+            row |= {"row": index, "prompt_tokens": next(tokens) if row["prompt"] else None}
+            row |= _text_faults(row) | (_self_test(row, verifier) if verifier else {})
+    _compare(splits, "id", {"given_id": str})
+    _compare(splits, "question", {"exact": str, "normalised": normalise, "canonical": canonical})
+    columns = dict.fromkeys(column for rows in splits.values() for row in rows for column in row)
+    kept = [column for column in columns if column not in ("prompt", "solution")]
+    return {split: pd.DataFrame(rows, columns=kept) for split, rows in splits.items()}
+
+
+def prompt_text(prompt: Prompt | None) -> str:
+    """A prompt's text; of chat messages the contents, a line each."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] or "" for message in prompt or [])
+
+
+_NONCHARACTERS = "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_INVALID = re.compile(f"[\ufdd0-\ufdef\ufffd{_NONCHARACTERS}]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _text_faults(row: Row) -> Row:
+    texts = {name: row[name] or "" for name in ("id", "question", "answer", "solution")}
+    texts["prompt"] = prompt_text(row["prompt"])
+    faults = {
+        "empty": [name for name in ("question", "prompt") if not texts[name].strip()],
+        "invalid": _characters(_INVALID, texts),
+        "control": _characters(_CONTROL, texts),
+        "not_nfc": [name for name, text in texts.items() if not unicodedata.is_normalized("NFC", text)],
+    }
+    return {fault: "; ".join(told) or None for fault, told in faults.items()}
+
+
+def _characters(pattern: re.Pattern[str], texts: Mapping[str, str]) -> list[str]:
+    found = {name: sorted(set(pattern.findall(text))) for name, text in texts.items()}
+    return [f"{name} holds {', '.join(f'U+{ord(c):04X}' for c in chars)}" for name, chars in found.items() if chars]
+
+
+def _self_test(row: Row, verifier: Verifier) -> Row:
+    """The verifier's scores of completions whose score is known; none where it cannot read the gold answer."""
+    gold, solution = row["answer"], row["solution"]
+    if not verifier.can_parse(gold):
+        return {"unparsed": "null" if gold is None else repr(gold)}
+    right, wrong = verifier.render(gold), verifier.render(verifier.wrong(gold))
+    echoes = (row["question"] or "", prompt_text(row["prompt"]))
+    return {
+        "unparsed": None,
+        "gold_scores_1": verifier.score(right, gold),
+        "solution_scores_1": None if solution is None else verifier.score(solution, gold),
+        "wrong_scores_0": verifier.score(wrong, gold),
+        "empty_scores_0": verifier.score("", gold),
+        "echo_scores_0": max(verifier.score(echo, gold) for echo in echoes),
+        "contradiction_scores_0": max(verifier.score(f"{a}\n{b}", gold) for a, b in ((right, wrong), (wrong, right))),
+    }
+
+
+def _compare(splits: Mapping[str, list[Row]], column: str, spellings: Mapping[str, Callable[[str], str]]) -> None:
+    """Add each spelling of a column, finest first, and `<spelling>_elsewhere`: where another split has it too.
+
+    A coarser spelling is null where a finer one repeats already; all are where the text is empty.
+    """
+    places: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    spelled = {}
+    for split, rows in splits.items():
+        for row in rows:
+            text = row[column] or ""
+            keys = {name: spell(text) if text.strip() else None for name, spell in spellings.items()}
+            spelled[split, row["row"]] = keys
+            for name, key in keys.items():
+                if key is not None:
+                    places[name, key].setdefault(split, str(row["id"]))
+    for split, rows in splits.items():
+        seen: set[tuple[str, str]] = set()
+        for row in rows:
+            repeats = leaks = False
+            for name, key in spelled[split, row["row"]].items():
+                others = [] if key is None else [f"{s} {i}" for s, i in places[name, key].items() if s != split]
+                row[name] = None if repeats else key
+                row[f"{name}_elsewhere"] = None if leaks or not others else "also " + ", ".join(others)
+                leaks = leaks or bool(others)
+                if key is not None:
+                    repeats = repeats or (name, key) in seen
+                    seen.add((name, key))
+
+
+def _schema(table: pa.Table) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The columns and types that are expected and found, a row per column, and the expectation that they are equal."""
+    import great_expectations.expectations as gxe
+    import pandas as pd
+    import pyarrow as pa
+
+    text = dict.fromkeys(("id", "prompt", "question", "answer", "solution"), pa.string())
+    expected = text | {"source_row": pa.int64()}
+    found = dict(zip(table.schema.names, table.schema.types, strict=True))
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    if found.get("prompt") == messages:
+        expected["prompt"] = found["prompt"]
+    names = [*expected, *(name for name in found if name not in expected)]
+    frame = pd.DataFrame(
+        {
+            "row": range(len(names)),
+            "id": names,
+            "expected": [str(expected.get(name, "no such column")) for name in names],
+            "found": [str(found.get(name, "no such column")) for name in names],
+        }
+    )
+    return frame, {"schema": gxe.ExpectColumnPairValuesToBeEqual(column_A="expected", column_B="found")}
+
+
+def _context(docs: Path | None) -> Any:
+    """An in-memory Great Expectations context that is silent and sends nothing; its pages go to `docs`."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    logging.getLogger("great_expectations").setLevel(logging.CRITICAL)  # failures are told by us
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    for site in context.get_site_names():
+        context.delete_data_docs_site(site)
+    if docs is not None:
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
+        index = {"class_name": "DefaultSiteIndexBuilder"}
+        site = {"class_name": "SiteBuilder", "store_backend": store, "site_index_builder": index}
+        context.add_data_docs_site("gate", site)
+    context.data_sources.add_pandas("prepared")
+    return context
+
+
+def _run(
+    context: Any, name: str, split: str, frame: pd.DataFrame, expectations: Mapping[str, Any]
+) -> Iterator[Outcome]:
+    """Evaluate named expectations on a frame, as one Great Expectations suite."""
+    import great_expectations as gx
+
+    for check_name, expectation in expectations.items():
+        expectation.meta = {"check": check_name}
+        expectation.description = CHECKS[check_name].holds
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations.values())))
+    asset = context.data_sources.get("prepared").add_dataframe_asset(name)
+    batch = asset.add_batch_definition_whole_dataframe("all")
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    complete = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"], "include_unexpected_rows": False}
+    for result in definition.run(batch_parameters={"dataframe": frame}, result_format=complete).results:
+        config, found = result.expectation_config, result.result
+        if "unexpected_index_list" not in found and "observed_value" not in found:
+            raise CannotCheck(
+                f"{config.meta['check']} in {split}",
+                expected=f"Great Expectations to evaluate {config.type}",
+                found=str(result.exception_info)[:500],
+                remedy="Please report this: the gate refuses what it cannot check.",
+            )
+        if "observed_value" in found:
+            failures = [] if result.success else [_failure(split, {}, {"rows": found["observed_value"]})]
+        else:
+            unexpected = found["unexpected_index_list"] or []
+            failures = [_failure("", frame.iloc[one["row"]].to_dict(), one) for one in unexpected]
+        yield Outcome(config.meta["check"], split, config.type, len(frame), len(failures), tuple(failures))
+
+
+def _failure(name: str, row: Row, found: Row) -> Row:
+    """What is kept of an offending row: its id, where it comes from, the value found, the question and the answer."""
+    import pandas as pd
+
+    values: dict[str, str] = {
+        column: "null" if pd.isna(value) else str(value) for column, value in found.items() if column != "row"
+    }
+    told = ", ".join(f"{column} {text}" for column, text in values.items())
+    known = {column: row[column] for column in ("id", "source_row", "question", "answer") if pd.notna(row.get(column))}
+    return {
+        "id": str(known.get("id", name or "null")),
+        "source_row": int(known["source_row"]) if "source_row" in known else None,
+        "value": (told if len(values) > 1 else next(iter(values.values())))[:LONGEST_VALUE],
+        "question": str(known.get("question", "")),
+        "answer": str(known.get("answer", "")),
+    }

@@ -1,0 +1,82 @@
+"""model_card: the Hugging Face model card, from the pipeline's files only.
+
+Reads every earlier stage's reports and run.json, data/prepared/ and models/grpo/ (whose bytes it checks against the
+record); writes reports/model_card/README.md, in which all that varies from run to run is in one marked block.
+Run it by hand: python -m stages.model_card
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from regrpo import card, files, records
+from regrpo.params import Section
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCardData
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
+
+
+class Params(Section):
+    model_name: str
+    author: str
+    language: str
+    license: str
+    tags: list[str] = Field(default_factory=list)
+    purpose: str | None = None
+
+
+def metadata(params: Params, facts: card.Facts) -> ModelCardData:
+    """The card's YAML head. base_model and datasets name hub repositories only: a link to nothing helps nobody."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    dataset = facts.dataset
+    trained_by = ["sft", "grpo"] if facts.sft["steps"] else ["grpo"]
+    ours = {"dataset_type": dataset.get("repo") or dataset["format"], "dataset_name": card.visible(dataset["source"])}
+    ours |= {"dataset_split": "eval", "dataset_revision": dataset["revision"]}
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            metric_type=task["metric"],
+            metric_name=name,
+            metric_value=task["models"]["grpo"]["value"],
+            **({"dataset_type": name, "dataset_name": name} if task["role"] == "stock" else ours),
+        )
+        for name, task in facts.tasks.items()
+        if "grpo" in task["models"]
+    ]
+    return ModelCardData(
+        model_name=params.model_name,
+        base_model=facts.base["repo"] if facts.base["kind"] == "hub" else None,
+        datasets=[dataset["repo"]] if dataset.get("repo") else None,
+        language=params.language,
+        license=params.license.lower(),  # the hub's licence ids are lower case
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=list(dict.fromkeys(["generated_from_trainer", "trl", *trained_by, *params.tags])),
+        eval_results=results,
+    )
+
+
+def render(params: Params, facts: card.Facts) -> str:
+    """The whole card, ending in a newline."""
+    from huggingface_hub import ModelCard
+
+    content = ModelCard.from_template(
+        metadata(params, facts), template_path=str(TEMPLATE), params=params, facts=facts, card=card
+    )
+    return str(content).rstrip("\n") + "\n"
+
+
+def main() -> None:
+    with records.stage("model_card", Params) as run:
+        files.write_text(run.reports / "README.md", render(run.params, card.read_facts()))
+        print(f"model_card: {run.reports / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""validate: the gate - nothing trains on data that it refuses.
+
+Runs a Great Expectations suite, the verifier's self-test included, on every split. Reads data/prepared/ and
+models/base/ (its tokenizer and window); writes verdict.json, failures.parquet and report.html under reports/validate/.
+Run it by hand: python -m stages.validate
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from regrpo import files, gate, records
+from regrpo.errors import Refused
+from regrpo.formats import get_format
+from regrpo.params import Section
+from regrpo.verifiers import get_verifier
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PREPARED = Path("data/prepared")
+BASE = Path("models/base")
+SPLITS = ("sft", "train", "dev", "eval")
+TEMPLATE = Path(__file__).parent / "templates" / "gate_report.html.j2"
+
+
+class Params(Section):
+    max_prompt_tokens: int = Field(gt=0)
+    min_rows: int = Field(gt=0)
+
+
+def read(path: Path) -> pa.Table:
+    """A split's table, its text checked to be UTF-8."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            table = pq.read_table(file)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise Refused(
+            str(path),
+            expected="a whole Parquet file with UTF-8 text",
+            found=str(error).splitlines()[0],
+            remedy="Restore it with `dvc checkout`, or make it again with `dvc repro`.",
+        ) from error
+    return table
+
+
+def window(model: Path) -> int | None:
+    """The most tokens that the model can look at, as its configuration says; None where it does not."""
+    config = files.read_json(model / "config.json")
+    found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    return int(found) if found else None
+
+
+def token_counter(model: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
+    """Counts a prompt's tokens as the trainers do: special tokens and, for messages, the chat template included."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def count(prompts: Sequence[gate.Prompt]) -> list[int]:
+        if not prompts:
+            return []
+        if isinstance(prompts[0], str):  # prepare gives a dataset one style
+            return list(map(len, tokenizer(list(prompts))["input_ids"]))
+        try:
+            ids = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)[
+                "input_ids"
+            ]
+        except Exception as error:  # a template may raise anything
+            raise Refused(
+                f"{model}: chat template",
+                expected="to render the prompts",
+                found=f"{type(error).__name__}: {error}",
+                remedy="Set prepare.prompt_style: text, or mend the base model's chat template.",
+            ) from error
+        return list(map(len, ids))
+
+    return count
+
+
+def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits) -> str:
+    """The report: one HTML file that needs nothing else; every value from the data is escaped."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = gate.shown
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        verdict=verdict,
+        outcomes={(one.check, one.split): one for one in verdict.outcomes},
+        dataset=dataset,
+        limits=limits,
+        checks=gate.CHECKS,
+        first=gate.SHOWN,
+    )
+
+
+def main() -> None:
+    with records.stage("validate", Params) as run:
+        dataset = files.read_json(PREPARED / "dataset.json")
+        tables = {split: read(PREPARED / f"{split}.parquet") for split in SPLITS}
+        longest = min(run.params.max_prompt_tokens, window(BASE) or run.params.max_prompt_tokens)
+        limits = gate.Limits(prompt_tokens=longest, rows=run.params.min_rows)
+        print(f"validate: {sum(table.num_rows for table in tables.values())} rows ...", flush=True)
+        with tempfile.TemporaryDirectory() as docs:
+            verdict = gate.check(
+                tables,
+                get_format(dataset["format"]).canonical,
+                get_verifier(dataset["verifier"]),
+                token_counter(BASE),
+                limits,
+                Path(docs),
+            )
+            run.attach(Path(docs), "data_docs")
+        files.write_json(run.reports / "verdict.json", verdict.as_json())
+        files.write_parquet(run.reports / "failures.parquet", verdict.failure_table())
+        files.write_text(run.reports / "report.html", page(verdict, dataset, limits))
+        if verdict.failed:
+            raise Refused(
+                str(PREPARED),
+                expected="every check to pass",
+                found=f"{len(verdict.failed)} of {len(verdict.outcomes)} failed:\n{verdict.message()}",
+                remedy=f"\nCorrect the source (its rows count from 0) and run again. More: {run.reports}/report.html.",
+            )
+        print(f"validate: all {len(verdict.outcomes)} checks hold -> {run.reports}/report.html")
+
+
+if __name__ == "__main__":
+    main()

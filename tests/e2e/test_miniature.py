@@ -1,0 +1,260 @@
+"""The real pipeline at miniature scale: each stage a real process under DVC, MLflow included."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from regrpo.params import STAGES, read_yaml
+from tests.conftest import commit, edit_yaml, make_project, run
+
+MODEL_FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature project after `dvc repro` and `regrpo sync`, results committed."""
+    folder = make_project(tmp_path_factory.mktemp("e2e") / "first")
+    run(folder, "dvc", "repro")
+    run(folder, "python", "-m", "regrpo.cli", "sync")
+    commit(folder, "results")
+    return folder
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """SHA-256 of every output file but the run.json records; the card without its marked block."""
+    from regrpo.card import without_varying_block
+
+    found = {}
+    for root in ("data/prepared", "models/base", "models/sft", "models/grpo", "reports"):
+        for file in sorted((folder / root).rglob("*")):
+            if file.is_file() and file.name not in ("run.json", ".gitignore"):
+                name = file.relative_to(folder).as_posix()
+                data = file.read_bytes()
+                if name == "reports/model_card/README.md":
+                    data = without_varying_block(data.decode()).encode()
+                found[name] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def changed_stages(folder: Path) -> set[str]:
+    """The stages that `dvc repro` would run, those downstream of a changed stage not counted."""
+    return set(json.loads(run(folder, "dvc", "status", "--json").stdout))
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, str]]:
+    """MLflow runs of a kind, straight from the store: name, status and tags."""
+    with sqlite3.connect(folder / "mlflow.db") as db:
+        runs = {
+            uuid: {"id": uuid, "name": name, "status": status}
+            for uuid, name, status in db.execute("select run_uuid, name, status from runs")
+        }
+        for uuid, key, value in db.execute("select run_uuid, key, value from tags"):
+            runs[uuid][key] = value
+    return [one for one in runs.values() if one.get("regrpo.kind") == kind]
+
+
+def test_every_stage_ran_and_left_its_record(finished: Path) -> None:
+    lock = read_yaml(finished / "dvc.lock")["stages"]
+    assert set(lock) == set(STAGES)
+    for stage in STAGES:
+        record = json.loads((finished / f"reports/{stage}/run.json").read_text())
+        assert record["schema_version"] == 1
+        assert record["stage"] == stage
+        declared = {out["path"] for out in lock[stage]["outs"]} - {f"reports/{stage}/run.json"}
+        assert {out["path"] for out in record["outputs"]} == declared
+        text = json.dumps(record)
+        assert str(finished) not in text
+        assert os.uname().nodename not in text
+
+
+def test_models_hold_model_files_only_and_no_pickle(finished: Path) -> None:
+    for model in ("base", "sft", "grpo"):
+        assert {file.name for file in (finished / "models" / model).iterdir()} == MODEL_FILES
+
+
+def test_mlflow_has_one_finished_parent_and_a_finished_run_per_stage(finished: Path) -> None:
+    parents, stages = rows(finished, "pipeline"), rows(finished, "stage")
+    assert [(one["name"], one["status"]) for one in parents] == [("repro", "FINISHED")]
+    assert sorted(one["regrpo.stage"] for one in stages) == sorted(STAGES)
+    assert {one["status"] for one in stages} == {"FINISHED"}
+    assert {one["mlflow.parentRunId"] for one in stages} == {parents[0]["id"]}
+    for one in stages:
+        record = json.loads((finished / f"reports/{one['regrpo.stage']}/run.json").read_text())
+        assert record["mlflow_run_id"] == one["id"]
+        assert record["key"] == one["regrpo.key"]
+
+
+def test_the_reward_curve_is_in_mlflow_step_by_step(finished: Path) -> None:
+    run_id = next(one["id"] for one in rows(finished, "stage") if one["regrpo.stage"] == "grpo")
+    with sqlite3.connect(finished / "mlflow.db") as db:
+        steps = [
+            step
+            for (step,) in db.execute(
+                "select step from metrics where run_uuid = ? and key = 'reward' order by step", (run_id,)
+            )
+        ]
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_second_repro_runs_nothing(finished: Path) -> None:
+    said = run(finished, "dvc", "repro").stdout
+    assert "Running stage" not in said
+    assert "up to date" in said
+
+
+def test_the_stage_key_is_what_dvc_lock_says(finished: Path) -> None:
+    from regrpo.lineage import stage_key
+
+    lock = read_yaml(finished / "dvc.lock")["stages"]
+    for stage in STAGES:
+        assert json.loads((finished / f"reports/{stage}/run.json").read_text())["key"] == stage_key(lock[stage])
+
+
+def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_path: Path) -> None:
+    """Determinism, and the observers' law: records and tracking change no other output."""
+    other = make_project(tmp_path / "some other path", with_git=False)
+    (other / "bare.py").write_text(
+        "import contextlib, importlib, sys, types\n"
+        "from pathlib import Path\n"
+        "observers = types.ModuleType('regrpo.records')\n"
+        "class Run:\n"
+        "    def __class_getitem__(cls, item): return cls\n"
+        "    def __init__(self, stage, values):\n"
+        "        self.stage, self.params, self.reports = stage, values, Path('reports') / stage\n"
+        "        self.reports.mkdir(parents=True, exist_ok=True)\n"
+        "    def log(self, values, step=0): pass\n"
+        "    def attach(self, path, name=None): pass\n"
+        "@contextlib.contextmanager\n"
+        "def stage(name, model):\n"
+        "    from regrpo import params\n"
+        "    yield Run(name, params.parse_section(model, params.read_profile(params.active_profile())[name], name))\n"
+        "observers.stage, observers.Run = stage, Run\n"
+        "import regrpo\n"
+        "sys.modules['regrpo.records'] = regrpo.records = observers\n"
+        "importlib.import_module('stages.' + sys.argv[1]).main()\n"
+    )
+    for stage in STAGES[:-1]:
+        run(other, "python", "bare.py", stage)
+    expected = outputs(finished)
+    found = outputs(other)
+    expected.pop("reports/model_card/README.md")  # it reads the records, which were left out here
+    assert found == expected
+
+
+def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
+    """Each change of the list touches exactly what uses it."""
+    folder = tmp_path / "clone"
+    shutil.copytree(finished, folder, symlinks=True)
+    run(folder, "dvc", "checkout", "--force")
+    assert changed_stages(folder) == set()
+
+    def touched(change: str, edit: object) -> set[str]:
+        path = folder / change
+        before = path.read_bytes() if path.exists() else None
+        edit(path)  # type: ignore[operator]
+        found = changed_stages(folder)
+        path.write_bytes(before) if before is not None else path.unlink()
+        return found
+
+    def comment(path: Path) -> None:
+        path.write_text(path.read_text() + "\n# a comment\n")
+
+    assert touched("regrpo/tracking.py", comment) == set()
+    assert touched("regrpo/records.py", comment) == set()
+    assert touched("regrpo/rewards.py", comment) == {"grpo"}
+    assert touched("custom/rewards.py", comment) == {"grpo", "evaluate"}
+    assert touched("data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')) == {"prepare"}
+    assert touched("stages/eval_tasks/heldout.yaml", comment) == {"evaluate"}
+    assert touched("params.yaml", lambda path: edit_yaml(path, {"grpo": {"learning_rate": 1e-4}})) == {"grpo"}
+    assert touched("params.yaml", lambda path: edit_yaml(path, {"evaluate": {"tasks": ["heldout"]}})) == {"evaluate"}
+    assert touched("params.yaml", comment) == set()
+
+
+def test_experiments_have_their_rows_in_the_same_store(finished: Path) -> None:
+    """In the workspace, in a temporary folder, and restored wholly from cache."""
+    done = run(finished, "dvc", "exp", "run", "-n", "short", "-S", "grpo.max_steps=3")
+    ran = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    assert ran == ["grpo", "evaluate", "model_card"]
+    run(finished, "git", "checkout", "-q", "--", ".")
+    run(finished, "dvc", "checkout", "--force")
+    run(finished, "dvc", "exp", "run", "--temp", "-n", "apart", "-S", "grpo.max_steps=2")
+    run(finished, "dvc", "exp", "run", "-n", "again", "-S", "grpo.max_steps=3")
+    run(finished, "python", "-m", "regrpo.cli", "sync")
+    parents = {one["name"]: one for one in rows(finished, "pipeline")}
+    assert set(parents) == {"repro", "short", "apart", "again"}
+    assert {one["status"] for one in parents.values()} == {"FINISHED"}
+    assert (
+        parents["again"]["regrpo.pipeline_key"]
+        == parents["short"]["regrpo.pipeline_key"]
+        != parents["apart"]["regrpo.pipeline_key"]
+    )
+    with sqlite3.connect(finished / "mlflow.db") as db:
+        steps = dict(
+            db.execute(
+                "select name, value from params join runs using (run_uuid) "
+                "where key = 'grpo.max_steps' and name in ('short', 'apart', 'again')"
+            )
+        )
+    assert steps == {"short": "3", "apart": "2", "again": "3"}
+    assert not {one["status"] for one in rows(finished, "stage")} & {"RUNNING"}
+    run(finished, "git", "checkout", "-q", "--", ".")
+    run(finished, "dvc", "checkout", "--force")
+
+
+def test_dvc_reads_metrics_plots_and_the_graph(finished: Path) -> None:
+    metrics = json.loads(run(finished, "dvc", "metrics", "show", "--json").stdout)
+    shown = metrics[""]["data"]
+    assert "reports/evaluate/metrics.json" in shown
+    assert "reports/grpo/metrics.json" in shown
+    page = run(finished, "dvc", "plots", "show", "-o", "plots").stdout
+    assert (finished / "plots/index.html").exists(), page
+    shutil.rmtree(finished / "plots")
+    assert "grpo" in run(finished, "dvc", "dag").stdout
+
+
+def test_a_failing_gate_stops_training_and_leaves_the_lock_of_what_follows(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    shutil.copytree(finished, folder, symlinks=True)
+    before = read_yaml(folder / "dvc.lock")["stages"]
+    (folder / "data/raw/mine.jsonl").write_text(
+        "".join(
+            json.dumps({"id": "same", "question": f"{a}+{b}+{c}=", "answer": str(a + b + c)}) + "\n"
+            for a in range(5)
+            for b in range(5)
+            for c in range(5)
+        )
+    )
+    edit_yaml(
+        folder / "params.yaml",
+        {
+            "prepare": {
+                "source": {"kind": "local", "train": "mine.jsonl", "license": "CC0-1.0"},
+                "drop_duplicates": False,
+                "eval": 5,
+                "dev": 5,
+            }
+        },
+    )
+    done = run(folder, "dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert "same" in done.stderr
+    assert "validate" in done.stderr
+    after = read_yaml(folder / "dvc.lock")["stages"]
+    assert {stage: after[stage] for stage in STAGES[2:]} == {stage: before[stage] for stage in STAGES[2:]}
+    run(folder, "git", "checkout", "-q", "--", ".")
+    run(folder, "dvc", "checkout", "--force")
+    assert outputs(folder) == outputs(finished)

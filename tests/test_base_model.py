@@ -1,0 +1,217 @@
+"""base_model: what it takes, what it refuses, and that the same seed gives the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from regrpo import files, params
+from regrpo.errors import CannotCheck, Refused
+from stages import base_model
+from tests.conftest import ROOT
+
+SCRATCH = params.parse_section(
+    base_model.Params, params.read_profile(ROOT / "params.yaml")["base_model"], "base_model"
+).source
+
+
+def make(folder: Path, seed: int = 0) -> dict[str, str]:
+    SCRATCH.bring(folder, seed)
+    return {file.name: files.sha256(file) for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "made"
+    make(folder)
+    return folder
+
+
+@pytest.fixture
+def raw(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """models/raw/mine, a copy that a test may spoil, in a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, tmp_path / "models/raw/mine")
+    return tmp_path / "models/raw/mine"
+
+
+def bring_local(path: str = "mine") -> dict[str, object]:
+    with files.replacing(base_model.OUT) as folder:
+        origin = base_model.Local(kind="local", path=path, license="Apache-2.0").bring(folder, 0)
+        return origin | base_model.inspect(folder)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(tmp_path: Path, model: Path) -> None:
+    first = {file.name: files.sha256(file) for file in model.iterdir()}
+    assert make(tmp_path / "again") == first
+    other = make(tmp_path / "other", seed=1)
+    assert {name for name in first if first[name] != other[name]} == {"model.safetensors"}
+
+
+def test_the_default_is_the_seeds_architecture_with_its_parameters_counted(model: Path) -> None:
+    facts = base_model.inspect(model)
+    assert (facts["architecture"], facts["parameters"], facts["window"]) == ("Gemma3ForCausalLM", 294_144, 256)
+
+
+def test_the_tags_are_one_token_each_and_survive_decoding_without_special_tokens(model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = "<think>-12</think><answer>7</answer>"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) == 4 + 3 + 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_local_folder_is_copied_byte_for_byte_and_nothing_else_of_it(raw: Path) -> None:
+    (raw / "training_args.bin").write_bytes(b"pickle")
+    (raw / "README.md").write_text("a card")
+    bring_local()
+    names = {file.name for file in Path("models/base").iterdir()}
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
+    assert files.sha256(Path("models/base/model.safetensors")) == files.sha256(raw / "model.safetensors")
+
+
+def no_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def truncated(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (no_tokenizer, "expected a tokenizer.*found none"),
+        (pickled, r"expected weights as \*\.safetensors; found pickled weights \(pytorch_model\.bin\)"),
+        (no_config, "expected a model configuration"),
+        (truncated, "expected a model and tokenizer that transformers can load"),
+    ],
+)
+def test_a_spoiled_model_folder_is_refused_and_nothing_is_left(
+    raw: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    spoil(raw)
+    with pytest.raises(Refused, match=words):
+        bring_local()
+    assert not list(Path("models").glob("*base*"))
+
+
+def test_a_path_outside_models_raw_is_refused_with_the_command_that_brings_it_in(raw: Path) -> None:
+    with pytest.raises(Refused, match=r"cp -r /etc models/raw/"):
+        bring_local("/etc")
+    with pytest.raises(Refused, match="expected a path under models/raw/"):
+        bring_local("../../elsewhere")
+
+
+def test_a_folder_that_is_not_there_is_told(raw: Path) -> None:
+    with pytest.raises(CannotCheck, match="expected a file or folder at models/raw/other"):
+        bring_local("other")
+
+
+def test_a_branch_name_is_refused_and_its_commit_shown_where_the_hub_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    class Answer:
+        sha = "fcf18a2a879aab110ca39f8bffbccd5d49d8eb29"
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, *args, **kwargs: Answer)
+    hub = base_model.Hub(kind="hub", repo="google/gemma-3-1b-pt", revision="main", license="gemma")
+    with pytest.raises(Refused, match=f"'main', which now points to {Answer.sha}"):
+        hub.bring(tmp_path / "out", 0)
+
+
+def test_the_hub_without_network_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    def unreachable(*args: object, **kwargs: object) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    hub = base_model.Hub(kind="hub", repo="google/gemma-3-1b-pt", revision="f" * 40, license="gemma")
+    with pytest.raises(CannotCheck, match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*hf auth login"):
+        hub.bring(tmp_path / "out", 0)
+
+
+def test_a_gguf_file_is_dequantised_to_the_same_bytes_twice(raw: Path) -> None:
+    """A tiny Llama written as GGUF by the gguf package, read back through transformers."""
+    write_tiny_gguf(raw.parent / "tiny.gguf")
+    digests = []
+    for name in ("one", "two"):
+        base_model.Gguf(kind="gguf", file="tiny.gguf", license="Apache-2.0").bring(Path(name), 0)
+        digests.append({file.name: files.sha256(file) for file in Path(name).iterdir()})
+    assert digests[0] == digests[1]
+    facts = base_model.inspect(Path("one"))
+    assert facts["architecture"] == "LlamaForCausalLM"
+
+
+def test_a_file_that_is_no_gguf_is_refused(raw: Path) -> None:
+    (raw.parent / "bad.gguf").write_bytes(b"not a gguf file")
+    with pytest.raises(Refused, match="expected a GGUF file"):
+        base_model.Gguf(kind="gguf", file="bad.gguf", license="Apache-2.0").bring(Path("out"), 0)
+
+
+def write_tiny_gguf(path: Path) -> None:
+    import gguf
+    import numpy as np
+
+    hidden, heads, inner, tokens = 32, 2, 64, [*"t0", *(f"t{index}" for index in range(20))]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(len(tokens) + 3)
+    writer.add_tokenizer_model("gpt2")
+    vocabulary = ["<unk>", "<s>", "</s>", *tokens]
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([3, 3, 3] + [1] * len(tokens))
+    writer.add_token_merges(["t 0"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    draw = np.random.default_rng(0)
+
+    def tensor(name: str, *shape: int) -> None:
+        writer.add_tensor(name, draw.standard_normal(shape).astype(np.float32))
+
+    tensor("token_embd.weight", len(vocabulary), hidden)
+    tensor("output_norm.weight", hidden)
+    tensor("output.weight", len(vocabulary), hidden)
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        tensor(f"blk.0.{name}.weight", hidden, hidden)
+    for name, shape in (("ffn_gate", (inner, hidden)), ("ffn_up", (inner, hidden)), ("ffn_down", (hidden, inner))):
+        tensor(f"blk.0.{name}.weight", *shape)
+    for name in ("attn_norm", "ffn_norm"):
+        tensor(f"blk.0.{name}.weight", hidden)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

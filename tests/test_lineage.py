@@ -1,0 +1,223 @@
+"""Keys agree with dvc.lock; a pipeline counts as one only where everything in it fits together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrpo import files, lineage
+from regrpo.params import STAGES
+
+DVC_YAML = """\
+stages:
+  sft:
+    cmd: python -c "open('out.txt', 'w').write('x')"
+    deps:
+      - code
+      - data.csv
+      - empty
+    params: [{"${profile}": [sft]}]
+    outs: [out.txt]
+"""
+PARAMS = "profile: params.yaml\nsft: {learning_rate: 1e-4, curriculum: [{share: 0.5, worked: 1.0}], lora: null, name: naïve}\n"
+
+
+@pytest.fixture(scope="module")
+def dvc_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("dvc_repository")
+    (root / "code" / "inner" / "__pycache__").mkdir(parents=True)
+    (root / "empty").mkdir()
+    (root / "code" / "b.py").write_text("b = 1\n")
+    (root / "code" / "inner.py").write_text("c = 1\n")  # sorts between "inner/" and its files, as text would
+    (root / "code" / "inner" / "a.py").write_text("a = 1\n")
+    (root / "code" / "inner" / "__pycache__" / "a.pyc").write_text("compiled")
+    (root / "empty" / ".gitkeep").touch()
+    (root / "data.csv").write_text("1,2\n")
+    (root / "dvc.yaml").write_text(DVC_YAML)
+    (root / "params.yaml").write_text(PARAMS)
+    for arguments in (["init", "--no-scm", "-q"], ["config", "core.analytics", "false"]):
+        subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, check=True)
+    (root / ".dvcignore").write_text("__pycache__/\n*.pyc\n.gitkeep\n")
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=root, check=True)
+    return root
+
+
+def test_the_key_computed_before_a_stage_runs_is_that_of_the_entry_dvc_writes(
+    dvc_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(dvc_repository)
+    recorded = lineage.Snapshot(dvc_repository).lock()["stages"]["sft"]
+    assert {dep["path"]: dep["md5"] for dep in recorded["deps"]} == {
+        dep["path"]: dep["md5"] for dep in lineage.entry_now("sft")["deps"]
+    }
+    assert lineage.stage_key(lineage.entry_now("sft")) == lineage.stage_key(recorded)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "changes"),
+    [
+        ("code/inner/__pycache__/a.pyc", "compiled again", False),
+        ("code/inner/a.py", "a = 2\n", True),
+        ("code/new.py", "", True),
+        ("params.yaml", PARAMS.replace("1e-4", "2e-4"), True),
+        ("params.yaml", PARAMS + "grpo: {seed: 1}\n", False),
+        ("dvc.yaml", DVC_YAML.replace("'x'", "'y'"), True),
+    ],
+)
+def test_what_changes_a_key(
+    dvc_repository: Path, monkeypatch: pytest.MonkeyPatch, path: str, text: str, changes: bool
+) -> None:
+    monkeypatch.chdir(dvc_repository)
+    before, file = lineage.stage_key(lineage.entry_now("sft")), Path(path)
+    kept = file.read_text() if file.exists() else None
+    file.write_text(text)
+    try:
+        assert (lineage.stage_key(lineage.entry_now("sft")) != before) is changes
+    finally:
+        file.unlink() if kept is None else file.write_text(kept)
+
+
+# --- whole pipelines, written by hand ---------------------------------------------------------------------------------
+
+MAKES = {
+    "prepare": ["data/prepared"],
+    "base_model": ["models/base"],
+    "sft": ["models/sft"],
+    "grpo": ["models/grpo"],
+}
+READS = {
+    "validate": ["data/prepared", "models/base"],
+    "sft": ["data/prepared/train.parquet", "models/base"],
+    "grpo": ["data/prepared/train.parquet", "models/sft"],
+    "evaluate": ["models/base", "models/sft", "models/grpo"],
+}
+REPORTS = {
+    "grpo": {"metrics.json": {"steps": 80, "reward_last": 0.9}, "health.json": {"verdict": "healthy", "fired": 0}},
+    "evaluate": {"metrics.json": {"tasks": {"heldout": {"n": 300, "models": {"grpo": {"value": 0.9}}}}}},
+}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record(stage: str, version: int = 0, **changes: Any) -> dict[str, Any]:
+    """A run.json as regrpo.records writes it, for content that depends on `version`."""
+    entry = lock_entry(stage, version)
+    outputs = [
+        {
+            "path": path,
+            "sha256": digest(f"{path} {version}"),
+            "size": 9,
+            "files": {"train.parquet": digest(f"t {version}")},
+        }
+        for path in MAKES.get(stage, [])
+    ]
+    made = {out["path"]: out["sha256"] for name in MAKES for out in ([] if name == stage else _outputs(name, version))}
+    made |= {"data/prepared/train.parquet": digest(f"t {version}")}
+    return {
+        "schema_version": 1,
+        "stage": stage,
+        "run": f"{stage}-{version}",
+        "key": lineage.stage_key(entry),
+        "command": entry["cmd"],
+        "parameters": entry["params"],
+        "inputs": [{"path": path, "sha256": made[path], "size": 9} for path in READS.get(stage, [])],
+        "outputs": outputs,
+        "code": {"revision": "c" * 40, "dirty": True, "diff_sha256": digest("diff")},
+        "environment": {"sha256": digest("environment")},
+        "mlflow_run_id": None,
+    } | changes
+
+
+def _outputs(stage: str, version: int) -> list[dict[str, Any]]:
+    return [{"path": path, "sha256": digest(f"{path} {version}")} for path in MAKES[stage]]
+
+
+def lock_entry(stage: str, version: int = 0) -> dict[str, Any]:
+    return {
+        "cmd": f"python -m stages.{stage}",
+        "deps": [{"path": path, "md5": digest(f"{path} {version}")[:32]} for path in READS.get(stage, [])],
+        "params": {"params.yaml": {stage: {"seed": version, "source": {"kind": "local", "names": ["a"]}}}},
+    }
+
+
+def write_stage(root: Path, stage: str, version: int = 0, **changes: Any) -> None:
+    """What DVC and the stage leave: dvc.lock's entry, run.json and the reports."""
+    folder = root / "reports" / stage
+    files.write_json(folder / "run.json", record(stage, version, **changes))
+    for name, report in REPORTS.get(stage, {}).items():
+        files.write_json(folder / name, report)
+    lock = json.loads((root / "dvc.lock").read_text()) if (root / "dvc.lock").exists() else {"stages": {}}
+    outs = [{"path": path, "md5": digest(f"{path} {version}")[:32]} for path in MAKES.get(stage, [])]
+    own = hashlib.md5((folder / "run.json").read_bytes()).hexdigest()
+    lock["stages"][stage] = lock_entry(stage, version) | {
+        "outs": [*outs, {"path": f"reports/{stage}/run.json", "md5": own}]
+    }
+    files.write_json(root / "dvc.lock", lock)  # JSON is YAML
+
+
+def write_pipeline(root: Path, version: int = 0, **changes: Any) -> None:
+    for stage in STAGES:
+        write_stage(root, stage, version, **changes)
+
+
+def commit(root: Path, *refs: str) -> str:
+    """Commit everything in `root` (made a repository if it is none) and point `refs` at it; returns the commit."""
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.hooksPath=/dev/null"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    if not (root / ".git").exists():
+        git("init", "-q")
+    git("add", "-A", "dvc.lock", "reports")
+    git("commit", "-q", "--allow-empty", "-m", "state")
+    revision = git("rev-parse", "HEAD")
+    for ref in refs:
+        git("update-ref", ref, revision)
+    return revision
+
+
+def test_a_whole_pipeline_has_a_key_in_the_workspace_and_at_a_revision(tmp_path: Path) -> None:
+    write_pipeline(tmp_path)
+    key = lineage.Snapshot(tmp_path).pipeline_key()
+    revision = commit(tmp_path)
+    write_pipeline(tmp_path, 1)
+    assert key is not None
+    assert lineage.Snapshot(tmp_path, revision).pipeline_key() == key
+    assert lineage.Snapshot(tmp_path).pipeline_key() not in (key, None)
+
+
+def test_a_pipeline_with_a_missing_stage_has_no_key(tmp_path: Path) -> None:
+    for stage in STAGES[:-1]:
+        write_stage(tmp_path, stage)
+    assert lineage.Snapshot(tmp_path).pipeline_key() is None
+
+
+def test_a_pipeline_whose_later_stages_are_of_another_run_has_no_key(tmp_path: Path) -> None:
+    write_pipeline(tmp_path)
+    write_stage(tmp_path, "prepare", 1)
+    assert lineage.Snapshot(tmp_path).pipeline_key() is None
+
+
+def test_an_altered_record_makes_no_pipeline(tmp_path: Path) -> None:
+    write_pipeline(tmp_path)
+    path = tmp_path / "reports" / "sft" / "run.json"
+    path.write_text(path.read_text().replace('"size": 9', '"size": 8'))
+    assert lineage.Snapshot(tmp_path).pipeline_key() is None
+
+
+def test_only_experiments_are_listed_as_such(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "dvc.lock").write_text("{}")
+    name = f"refs/exps/{'a' * 2}/{'b' * 38}/lively-one"
+    revision = commit(tmp_path, name, "refs/exps/exec/EXEC_HEAD", "refs/exps/stash")
+    assert lineage.experiments(tmp_path) == {name: revision}

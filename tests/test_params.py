@@ -1,0 +1,100 @@
+"""Profiles: what is accepted, and how what is not is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrpo.errors import CannotCheck, Refused
+from regrpo.params import library_fields, parse_section, read_profile, read_yaml
+from stages import grpo, prepare, sft
+
+ROOT = Path(__file__).parents[1]
+PROFILE = read_profile(ROOT / "params.yaml")
+
+
+def refusal(model: Any, values: dict[str, Any]) -> str:
+    with pytest.raises(Refused) as caught:
+        parse_section(model, values, "params.yaml: grpo")
+    return str(caught.value)
+
+
+def test_the_library_fields_read_from_source_are_those_of_the_class() -> None:
+    import dataclasses
+
+    from trl import GRPOConfig, SFTConfig
+
+    for library, config in (
+        ("trl.trainer.grpo_config:GRPOConfig", GRPOConfig),
+        ("trl.trainer.sft_config:SFTConfig", SFTConfig),
+    ):
+        real = {field.name for field in dataclasses.fields(config)}
+        assert real <= set(library_fields(library))
+
+
+def test_every_key_passed_through_by_the_profiles_is_taken_by_trl() -> None:
+    from trl import GRPOConfig, SFTConfig
+
+    params = parse_section(grpo.Params, PROFILE["grpo"], "grpo")
+    assert GRPOConfig(output_dir="unused", **params.trainer_settings("cpu")).max_completion_length == 14
+    params = parse_section(sft.Params, PROFILE["sft"], "sft")
+    assert SFTConfig(output_dir="unused", **params.trainer_settings("cpu")).max_steps == params.max_steps
+
+
+def test_a_misspelled_key_is_refused_with_the_nearest_known_one() -> None:
+    assert "`lerning_rate`" in refusal(grpo.Params, {**PROFILE["grpo"], "lerning_rate": 1e-4})
+    assert "did you mean `epsilon_high`?" in refusal(grpo.Params, {**PROFILE["grpo"], "epsilon_hihg": 0.3})
+    assert "unknown key `developement`" in refusal(prepare.Params, {**PROFILE["prepare"], "developement": 3})
+
+
+def test_a_key_that_regrpo_sets_itself_is_refused_with_the_reason() -> None:
+    assert "`output_dir` is set by regrpo: models/grpo" in refusal(
+        grpo.Params, {**PROFILE["grpo"], "output_dir": "/tmp"}
+    )
+    assert "never run" in refusal(sft.Params, {**PROFILE["sft"], "trust_remote_code": True})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("learning_rate", "fast", "`learning_rate`: input should be a valid number, found 'fast'"),
+        ("learning_rate", -1.0, "`learning_rate`: input should be greater than 0, found -1.0"),
+        ("max_steps", 2.5, "`max_steps`: input should be a valid integer"),
+        ("num_generations", 1, "greater than or equal to 2"),
+        ("epsilon", "small", "`epsilon`: input should be a valid number; found 'small'"),
+        ("device", "tpu", "`device`: input should be 'auto', 'cpu' or 'cuda', found 'tpu'"),
+        ("num_generations", 15, "`num_generations` (15) must divide the completions generated at once, 256"),
+    ],
+)
+def test_a_wrong_type_range_or_division_is_told_by_key(key: str, value: object, words: str) -> None:
+    assert words in refusal(grpo.Params, {**PROFILE["grpo"], key: value})
+
+
+def test_curriculum_shares_must_add_up() -> None:
+    assert "must add up to 1" in refusal(sft.Params, {**PROFILE["sft"], "curriculum": [{"share": 0.5, "worked": 1.0}]})
+
+
+def test_scientific_notation_is_a_number_as_dvc_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("rate: 1e-4\n")
+    assert read_yaml(tmp_path / "p.yaml") == {"rate": 1e-4}
+
+
+def test_a_missing_or_unknown_section_is_named(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("\ngrpo:", "\ngrop:")
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(Refused, match=r"missing: grpo; unknown: grop"):
+        read_profile(tmp_path / "p.yaml")
+
+
+def test_a_profile_that_is_not_there_or_no_yaml_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CannotCheck, match="no such file"):
+        read_profile(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1\n")
+    with pytest.raises(Refused, match="expected YAML"):
+        read_profile(tmp_path / "bad.yaml")
+
+
+def test_yaml_makes_no_python_objects(tmp_path: Path) -> None:
+    (tmp_path / "evil.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(Refused):
+        read_yaml(tmp_path / "evil.yaml")

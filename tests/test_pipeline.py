@@ -1,0 +1,129 @@
+"""The pipeline's declaration against the code: dependencies, parameters, imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from regrpo.params import STAGES, read_profile, read_yaml
+from tests.conftest import run
+
+ROOT = Path(__file__).parents[1]
+OBSERVERS = {
+    "regrpo/records.py": "writes run.json and the journal; a test shows every other output identical without it",
+    "regrpo/tracking.py": "feeds MLflow from the journal, in a process of its own",
+    "regrpo/__init__.py": "a docstring and the version",
+    "stages/__init__.py": "refuses a foreign interpreter, computes nothing",
+}
+"""The files of ours that a stage reaches by import and that are no dependency, each with the reason."""
+
+
+def imported(file: Path) -> set[Path]:
+    """The project's own files that a file imports anywhere in it, the packages' __init__ included."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{file}: relative import"
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            base = ROOT.joinpath(*name.split("."))
+            parts = name.split(".")
+            for depth in range(1, len(parts)):
+                package = ROOT.joinpath(*parts[:depth], "__init__.py")
+                found |= {package} if package.exists() else set()
+            for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+                found |= {candidate} if candidate.exists() else set()
+    return found
+
+
+def closure(start: list[Path]) -> set[str]:
+    """All of the project's own files reached by import, as paths from the root; observers are not followed."""
+    todo, seen = list(start), set()
+    while todo:
+        file = todo.pop()
+        name = file.relative_to(ROOT).as_posix()
+        if name in seen or name in OBSERVERS:
+            continue
+        seen.add(name)
+        todo += imported(file)
+    return seen
+
+
+def covered(name: str, deps: list[str]) -> bool:
+    return any(name == dep or name.startswith(f"{dep}/") for dep in deps)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_files_it_imports(stage: str) -> None:
+    deps = read_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
+    tasks = sorted((ROOT / "stages/eval_tasks").glob("*.py")) if stage == "evaluate" else []
+    reached = closure([ROOT / f"stages/{stage}.py", *tasks])
+    missing = sorted(name for name in reached if not covered(name, deps))
+    code = [dep for dep in deps if dep.endswith(".py")]
+    needless = sorted(dep for dep in code if dep not in reached)
+    assert (missing, needless) == ([], [])
+    assert deps == sorted(deps), "deps are kept in order"
+
+
+def test_the_closure_sees_imports_inside_functions() -> None:
+    reached = closure([ROOT / "stages/grpo.py"])
+    assert {"regrpo/rewards.py", "regrpo/training.py", "regrpo/verifiers.py"} <= reached
+
+
+def test_imports_point_one_way() -> None:
+    for file in [*(ROOT / "regrpo").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
+        reached = {path.relative_to(ROOT).as_posix() for path in imported(file)}
+        name = file.relative_to(ROOT).as_posix()
+        if name.startswith("stages/"):
+            others = {path for path in reached if path.startswith("stages/")} - {"stages/__init__.py", name}
+            assert not others, f"{name} imports another stage"
+            assert not any(path.startswith("regrpo/commands/") for path in reached), f"{name} imports a command"
+        elif not name.startswith("regrpo/commands/"):
+            assert not any(path.startswith(("stages/", "regrpo/commands/")) for path in reached), (
+                f"{name} imports upward"
+            )
+
+
+def test_stage_section_script_and_reports_share_one_name() -> None:
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    assert tuple(stages) == STAGES
+    for name, stage in stages.items():
+        assert stage["cmd"] == f"python -m stages.{name}"
+        assert stage["params"] == [{"${profile}": [name]}]
+        assert stage["desc"]
+        outputs = [
+            next(iter(out)) if isinstance(out, dict) else out
+            for kind in ("outs", "metrics")
+            for out in stage.get(kind, [])
+        ]
+        assert f"reports/{name}/run.json" in outputs
+        assert all(out.startswith((f"reports/{name}/", "data/prepared", "models/")) for out in outputs)
+
+
+def test_training_waits_for_the_gate() -> None:
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    assert all("reports/validate/verdict.json" in stages[name]["deps"] for name in ("sft", "grpo"))
+
+
+def test_only_model_card_reads_a_run_json() -> None:
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"]
+    readers = {name for name, stage in stages.items() if any(dep.endswith("run.json") for dep in stage["deps"])}
+    assert readers == {"model_card"}
+
+
+@pytest.mark.parametrize(
+    "profile", ["params.yaml", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "profiles").glob("*.yaml"))]
+)
+def test_every_shipped_profile_is_whole_and_accepted(profile: str) -> None:
+    assert set(read_profile(ROOT / profile)) >= set(STAGES)
+    run(ROOT, "python", "-m", "regrpo.cli", "check", "--profile", profile)
+
+
+def test_stages_and_the_command_start_without_heavy_libraries() -> None:
+    heavy = ("torch", "transformers", "trl", "mlflow", "datasets", "pandas", "lm_eval", "great_expectations")
+    imports = "".join(f"import stages.{name}\n" for name in STAGES)
+    code = f"import sys\n{imports}import regrpo.cli\nprint([name for name in {heavy} if name in sys.modules])"
+    assert run(ROOT, "python", "-c", code).stdout.strip() == "[]"

@@ -1,0 +1,205 @@
+"""sft and grpo in miniature, in this process: order, seeds, dev accuracy, LoRA, what is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from regrpo import files, hardware, params
+from regrpo.errors import Refused
+from regrpo.formats import get_format
+from stages import base_model, grpo, prepare, sft
+from tests.conftest import MINIATURE, ROOT
+
+PROFILE = params.read_profile(ROOT / "params.yaml")
+
+
+def section(model: Any, name: str, **changes: Any) -> Any:
+    return params.parse_section(model, {**PROFILE[name], **MINIATURE.get(name, {}), **changes}, name)
+
+
+def run_for(values: Any, stage: str) -> Any:
+    reports = Path("reports") / stage
+    reports.mkdir(parents=True, exist_ok=True)
+    return SimpleNamespace(params=values, reports=reports, log=lambda values, step: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder with prepared data, a base model and a short warm start."""
+    path = tmp_path_factory.mktemp("training")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        values = section(prepare.Params, "prepare")
+        write_data(values)
+        source = section(base_model.Params, "base_model").source
+        with files.replacing(base_model.OUT) as temporary:
+            source.bring(temporary, 0)
+        sft.train(run_for(section(sft.Params, "sft"), "sft"))
+        yield path
+
+
+def write_data(values: Any) -> None:
+    form = get_format(values.format)
+    parts = {
+        part: prepare.read_part(rows, values, form, part) for part, rows in values.source.parts(values.seed).items()
+    }
+    prepare.write(prepare.split(parts, values, form), values, form)
+
+
+def weights(name: str) -> str:
+    return hashlib.sha256(Path(f"models/{name}/model.safetensors").read_bytes()).hexdigest()
+
+
+def train_grpo(**changes: Any) -> str:
+    grpo.train(run_for(section(grpo.Params, "grpo", **changes), "grpo"))
+    return weights("grpo")
+
+
+def test_measuring_dev_accuracy_leaves_the_weights_as_they_would_be_without(folder: Path) -> None:
+    with_dev = train_grpo(dev_every=1)
+    rows = Path("reports/grpo/history.csv").read_text().splitlines()
+    assert "dev_accuracy" in rows[0]
+    assert train_grpo(dev_every=0) == with_dev
+    assert "dev_accuracy" not in Path("reports/grpo/history.csv").read_text()
+
+
+def test_grpo_moves_the_weights_and_another_seed_moves_them_elsewhere(folder: Path) -> None:
+    first = train_grpo()
+    assert first != weights("sft")
+    assert train_grpo(seed=1) != first
+
+
+def test_sft_is_the_same_bytes_twice_and_keeps_the_order_of_the_curriculum(folder: Path) -> None:
+    before = weights("sft")
+    history = Path("reports/sft/history.csv").read_bytes()
+    sft.train(run_for(section(sft.Params, "sft"), "sft"))
+    assert (weights("sft"), Path("reports/sft/history.csv").read_bytes()) == (before, history)
+    values = section(sft.Params, "sft")
+    order = sft.draw_order(100, values)
+    batch = values.per_device_train_batch_size
+    cut = round(0.84 * values.max_steps) * batch
+    assert len(order) == values.max_steps * batch
+    assert all(index < 100 for index in order[:cut]), "the first phase is all worked solutions"
+    worked = sum(index < 100 for index in order[cut:]) / len(order[cut:])
+    assert 0.1 < worked < 0.4, "the second phase shows a quarter worked"
+
+
+def test_the_second_half_of_the_examples_states_the_bare_answer() -> None:
+    from regrpo.verifiers import VERIFIERS
+
+    rows = [{"prompt": "1+1+1=", "answer": "3", "solution": "<think>2</think><answer>3</answer>"}]
+    assert [one["completion"] for one in sft.examples(rows, VERIFIERS["exact_int"])] == [
+        rows[0]["solution"],
+        "<answer>3</answer>",
+    ]
+    chat = [{**rows[0], "prompt": [{"role": "user", "content": "1+1+1="}]}]
+    assert sft.examples(chat, VERIFIERS["exact_int"])[1]["completion"] == [
+        {"role": "assistant", "content": "<answer>3</answer>"}
+    ]
+
+
+def test_no_steps_pass_the_base_through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    shutil.copytree("models/base", tmp_path / "models/base")
+    monkeypatch.chdir(tmp_path)
+    metrics = sft.pass_through(run_for(section(sft.Params, "sft", max_steps=0), "sft"))
+    assert metrics["steps"] == 0
+    assert {f.name: files.sha256(f) for f in Path("models/sft").iterdir()} == {
+        f.name: files.sha256(f) for f in Path("models/base").iterdir()
+    }
+
+
+def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(folder: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    lora = {"r": 4, "lora_alpha": 8}
+    first = train_grpo(lora=lora, learning_rate=1e-2)
+    config = json.loads(Path("models/grpo/adapter/adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained("models/sft"), "models/grpo/adapter"
+    ).merge_and_unload()
+    merged = AutoModelForCausalLM.from_pretrained("models/grpo")
+    start = AutoModelForCausalLM.from_pretrained("models/sft").state_dict()
+    moved = 0
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, adapted.state_dict()[name])
+        moved += int(not torch.equal(tensor, start[name]))
+    assert moved > 0
+    assert train_grpo(lora=lora, learning_rate=1e-2) == first, "the adapter's initial weights are seeded"
+
+
+def test_only_model_files_are_saved(folder: Path) -> None:
+    train_grpo()
+    names = {file.name for file in Path("models/grpo").rglob("*")}
+    assert names == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
+
+
+def test_nan_stops_the_run_and_leaves_its_evidence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regrpo import rewards
+
+    real = rewards.Samples.watching
+
+    def poisoned(self: Any, functions: Any) -> Any:
+        watched = real(self, functions)
+        calls = iter(range(100))
+
+        def reward(**kwargs: Any) -> Any:
+            values = watched[0](**kwargs)
+            return [float("inf")] * len(values) if next(calls) == 1 else values
+
+        reward.__name__ = "exact_answer"
+        return [reward]
+
+    monkeypatch.setattr(rewards.Samples, "watching", poisoned)
+    with pytest.raises(Refused, match=r"grpo, step \d: .*NaN or infinity.*Change learning_rate"):
+        train_grpo()
+    health = files.read_json(Path("reports/grpo/health.json"))
+    assert health["verdict"] == "fatal"
+    assert Path("reports/grpo/history.csv").exists()
+
+
+def test_doctor_stop_ends_the_run_at_a_warning(folder: Path) -> None:
+    with pytest.raises(Refused, match=r"gradient norm above 10|completions cut"):
+        train_grpo(doctor="stop", max_completion_length=2)
+
+
+def test_cuda_asked_for_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Refused, match="expected a CUDA device"):
+        hardware.find_device("cuda")
+
+
+def test_random_states_are_put_back() -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    from regrpo.training import random_states_kept
+
+    hardware.set_up(3, 1)
+    expected = (random.random(), np.random.rand(), torch.rand(1).item())
+    hardware.set_up(3, 1)
+    with random_states_kept():
+        random.random(), np.random.rand(), torch.rand(5)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
