@@ -39,6 +39,7 @@ FRAMEWORKS = {
 }  # fmt: skip
 UNKNOWN = "not available"
 ROLES = ("headline", "sampled", "control", "format", "custom", "stock")
+MODELS = ("base", "sft", "grpo")
 PAIRS = ("base_sft", "sft_grpo", "base_grpo")
 Json = dict[str, Any]
 
@@ -120,7 +121,7 @@ def read_facts() -> Facts:
             remedy = "Run `dvc repro` (or `dvc checkout`)."
             raise CannotCheck(str(path), expected="what an earlier stage wrote", found="nothing there", remedy=remedy)
     contents = {name: files.read_json(path) for name, path in paths.items()}
-    runs = {stage: files.read_json(path) for stage, path in records.items()}
+    runs = {stage: files.read_json(path)[0] for stage, path in records.items()}
     require_one_chain(runs)
     row = files.read_parquet(tables[0]).iloc[0]
     prompt = row["prompt"] if isinstance(row["prompt"], str) else [dict(message) for message in row["prompt"]]
@@ -312,6 +313,12 @@ def quick_start(facts: Facts) -> str:
     return fence("\n".join(lines), "python")
 
 
+def completions(samples: Mapping[str, str]) -> str:
+    """The models' completions of the example, each under its model's name."""
+    shown = (f"{model}: {visible(samples[model])}" for model in MODELS if model in samples)
+    return fence("\n".join(shown), "text")
+
+
 def gain_words(facts: Facts) -> str | None:
     """GRPO's gain on the headline task, split by the control that opens the reasoning; None where not measured."""
     gain, headline = facts.evaluation.get("gain"), facts.headline
@@ -415,6 +422,13 @@ def few_shot_overlap(facts: Facts) -> list[str]:
 
 
 # What varies from run to run ----------------------------------------------------------------------------------------
+
+
+def without_varying_block(text: str) -> str:
+    """The card without the lines from the marked block's first to its last: what is the same bytes in every run."""
+    begin, end = (f"<!-- varies from run to run: {edge} -->\n" for edge in ("begin", "end"))
+    before, _, rest = text.partition(begin)
+    return before + rest.partition(end)[2]
 
 
 def this_run(facts: Facts) -> Json:

@@ -21,6 +21,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text's UTF-8 bytes, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def canonical_json(value: object) -> str:
     """One spelling per value: sorted keys, no spaces, no NaN (ValueError)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -28,7 +33,7 @@ def canonical_json(value: object) -> str:
 
 def sha256_json(value: object) -> str:
     """SHA-256 of `canonical_json(value)`, in hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return sha256_text(canonical_json(value))
 
 
 @contextlib.contextmanager

@@ -64,11 +64,11 @@ CHECKS = {
             "Remove or shorten the rows, raise validate.max_prompt_tokens, or take a base model with a longer window.",
         ),
         Check("question_unique", "no question occurs twice in a split", _REPEATS),
-        Check("question_unique_normalised", "nor with other case, white space or Unicode forms", _REPEATS),
+        Check("question_unique_normalised", "nor twice with other case, white space or Unicode forms", _REPEATS),
         Check("class_unique", "dev and eval hold one question per canonical class: they are independent", _REPEATS),
         Check("disjoint", "no question occurs in two splits", _LEAKS),
-        Check("disjoint_normalised", "nor with other case, white space or Unicode forms", _LEAKS),
-        Check("disjoint_canonical", "nor as a variant: the same canonical form", _LEAKS),
+        Check("disjoint_normalised", "nor in two with other case, white space or Unicode forms", _LEAKS),
+        Check("disjoint_canonical", "nor in two as variants: questions of one canonical form", _LEAKS),
         Check(
             "valid_unicode",
             "text is Unicode scalars without U+FFFD, which stands where a decoder failed",
@@ -97,6 +97,13 @@ CHECKS = {
 }
 VERIFIED = ("answer_parses", *(name for name in CHECKS if "_scores_" in name))
 """The checks that need a verifier."""
+DERIVED = (
+    *("row", "id", "source_row", "question", "answer"),
+    *("prompt_tokens", "empty", "invalid", "control", "not_nfc", "unparsed", *VERIFIED[1:]),
+    *("given_id", "exact", "normalised", "canonical"),
+    *("given_id_elsewhere", "exact_elsewhere", "normalised_elsewhere", "canonical_elsewhere"),
+)
+"""The columns of a derived frame; the first line's identify a row."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +248,7 @@ def suite(split: str, fewest: int, longest_prompt: int, verifier: Verifier | Non
         expectations["class_unique"] = unique("canonical")
     if verifier:
         expectations["answer_parses"] = nothing_in("unparsed")
-        expectations |= {name: score(name) for name in VERIFIED if name != "answer_parses"}
+        expectations |= {name: score(name) for name in VERIFIED[1:]}
     return expectations
 
 
@@ -263,9 +270,7 @@ def derive(
             row |= _text_faults(row) | (_self_test(row, verifier) if verifier else {})
     _compare(splits, "id", {"given_id": str})
     _compare(splits, "question", {"exact": str, "normalised": normalise, "canonical": canonical})
-    columns = dict.fromkeys(column for rows in splits.values() for row in rows for column in row)
-    kept = [column for column in columns if column not in ("prompt", "solution")]
-    return {split: pd.DataFrame(rows, columns=kept) for split, rows in splits.items()}
+    return {split: pd.DataFrame(rows, columns=DERIVED) for split, rows in splits.items()}
 
 
 def prompt_text(prompt: Prompt | None) -> str:
@@ -410,7 +415,8 @@ def _run(
                 remedy="Please report this: the gate refuses what it cannot check.",
             )
         if "observed_value" in found:
-            failures = [] if result.success else [_failure(split, {}, {"rows": found["observed_value"]})]
+            told = f"{found['observed_value']} rows, fewer than {config.kwargs.get('min_value')}"
+            failures = [] if result.success else [_failure(split, {}, {"rows": told})]
         else:
             unexpected = found["unexpected_index_list"] or []
             failures = [_failure("", frame.iloc[one["row"]].to_dict(), one) for one in unexpected]

@@ -43,13 +43,20 @@ def set_up(seed: int, threads: int) -> None:
 
 
 def cpu_model() -> str:
-    """The processor's own name, or its architecture where the system does not tell."""
+    """The processor's name with family, model and stepping, or its architecture where the system does not tell.
+
+    Virtual machines give one name to several generations, whose vector units add up in another order.
+    """
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    first = info.read_text(errors="replace").partition("\n\n")[0].splitlines()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)}
+    numbers = [f"{key} {facts[name]}" for key, name in _CPU_NUMBERS.items() if name in facts]
+    return " ".join([facts.get("model name", platform.machine()), *([f"({', '.join(numbers)})"] if numbers else [])])
+
+
+_CPU_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
 
 def cuda_devices() -> list[str]:

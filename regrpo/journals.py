@@ -57,7 +57,6 @@ class Journal:
         if not enabled():
             (self.folder / "sent").touch()
         files.write_json(self.folder / "open.json", facts)
-        self._metrics = (self.folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Append numbers (anything else is left out) under an optimizer or other step."""
@@ -66,7 +65,8 @@ class Journal:
             "time": time.time(),
             "values": {k: v for k, v in values.items() if isinstance(v, int | float)},
         }
-        self._metrics.write(json.dumps(row) + "\n")
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
 
     def keep(self, source: Path, name: str) -> None:
         """Copy a file or folder to be logged as artifact `name`."""
@@ -79,7 +79,6 @@ class Journal:
 
     def close(self, status: str, record: Mapping[str, Any] | None) -> None:
         """Say how the stage ended (MLflow's FINISHED, FAILED or KILLED), with its run.json where it finished."""
-        self._metrics.close()
         files.write_json(self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record})
 
     def mlflow_run_id(self, patience: float = 30.0) -> str | None:

@@ -69,7 +69,7 @@ def dvc_md5(path: Path) -> str:
         with path.open("rb") as f:
             return hashlib.file_digest(f, "md5").hexdigest()
     listing = [{"md5": dvc_md5(file), "relpath": file.relative_to(path).as_posix()} for file in files_in(path)]
-    listing.sort(key=lambda item: item["relpath"].split("/"))
+    listing.sort(key=lambda item: item["relpath"])
     return _md5(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
 
@@ -110,6 +110,15 @@ class Snapshot:
         done = subprocess.run(command, capture_output=True, check=False)
         return done.stdout if done.returncode == 0 else None
 
+    def output(self, path: str) -> bytes | None:
+        """A single-file output's bytes, from the repository's DVC cache where it is not here; None where neither is."""
+        if (data := self.read(path)) is not None:
+            return data
+        entries = (out for entry in self.lock()["stages"].values() for out in entry.get("outs", []))
+        md5 = next((out["md5"] for out in entries if out["path"] == path), "")
+        cached = dvc_root() / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        return cached.read_bytes() if md5 and cached.is_file() else None
+
     def json(self, path: str | Path) -> Any:
         """A JSON file's content; None where it is not there."""
         data = self.read(path)
@@ -136,9 +145,9 @@ class Snapshot:
         return profiles[-1] if profiles else ""
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """A stage's run.json; None where there is none."""
-        record = self.json(f"reports/{stage}/run.json")
-        return record if isinstance(record, dict) else None
+        """The one element of a stage's run.json; None where there is none."""
+        content = self.json(f"reports/{stage}/run.json")
+        return content[0] if isinstance(content, list) and content else None
 
     def holds(self, stage: str, run: str) -> bool:
         """Whether dvc.lock and run.json are here as that run of the stage left them."""

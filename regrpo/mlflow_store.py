@@ -172,7 +172,8 @@ class Store:
         ]
         if lines:
             self._log(answer["run_id"], metrics)
-            journal.note(offset=offset)
+            last = max(answer.get("last_step", 0), *(line["step"] for line in lines))
+            journal.note(offset=offset, last_step=last)
 
     def _close(self, journal: Told, closed: Mapping[str, Any]) -> None:
         run_id, record = journal.answer["run_id"], closed["record"]
@@ -184,7 +185,9 @@ class Store:
             model_id = self._log_model(journal, record)
         if (journal.folder / "files").is_dir():
             self.client.log_artifacts(run_id, str(journal.folder / "files"))
-        self._log_final_metrics(run_id, rows.final_metrics(journal.reports()), closed["ended"], model_id)
+        # At the last step, so that MLflow takes them for the latest where the stage logged one of that name.
+        step = journal.answer.get("last_step", 0)
+        self._log_final_metrics(run_id, rows.final_metrics(journal.reports()), closed["ended"], step, model_id)
         self._end(run_id, closed["status"], closed["ended"], "stage", journal.stage)
         self._level_params("stage", journal.stage)
         journal.note(ended=True)
@@ -192,11 +195,11 @@ class Store:
             journal.mark_sent()
 
     def _log_final_metrics(
-        self, run_id: str, values: Mapping[str, float], ended: float, model_id: str | None = None
+        self, run_id: str, values: Mapping[str, float], ended: float, step: int = 0, model_id: str | None = None
     ) -> None:
         from mlflow.entities import Metric
 
-        self._log(run_id, [Metric(name, value, int(ended * 1000), 0, model_id) for name, value in values.items()])
+        self._log(run_id, [Metric(name, value, int(ended * 1000), step, model_id) for name, value in values.items()])
 
     def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]]) -> None:
         """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag."""
@@ -225,6 +228,9 @@ class Store:
             "mlflow.user": "regrpo",
             "mlflow.source.name": record["command"],
             "mlflow.source.type": "LOCAL",
+            # MLflow would fill these in from the repository around the tracker: a remote's address may tell too much.
+            "mlflow.source.git.branch": "",
+            "mlflow.source.git.repoURL": "",
             "regrpo.path": output["path"],
             "regrpo.sha256": output["sha256"],
             "regrpo.key": record["key"],

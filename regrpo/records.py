@@ -153,7 +153,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
         run = Run(name, values, journal)
         yield run
         record = _record(facts, journal)
-        files.write_json(run.reports / "run.json", record)
+        files.write_json(run.reports / "run.json", [record])
         _keep_reports(journal, name)
         journal.close("FINISHED", record)
         status = "FINISHED"
@@ -203,7 +203,7 @@ def _utc(seconds: float) -> str:
 
 
 def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
-    """run.json: everything about this execution that may differ from the next one, and what it read and wrote."""
+    """run.json's one element: what may differ from the next execution, and what this one read and wrote."""
     entry, name = facts["entry"], facts["stage"]
     own = f"reports/{name}/run.json"
     declared = params.read_yaml(Path("dvc.yaml"))["stages"][name]

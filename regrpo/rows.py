@@ -101,7 +101,7 @@ def from_snapshot(snapshot: Snapshot) -> Row:
         reports = {name: snapshot.read(f"reports/{stage}/{name}") for name in METRIC_REPORTS}
         _add_stage(row, stage, {name: data for name, data in reports.items() if data is not None}, record)
         row.tags[f"regrpo.stage.{stage}"] = record.get("mlflow_run_id") or record["run"]
-    row.artifacts = {path: data for path in SHOWN if (data := snapshot.read(path)) is not None}
+    row.artifacts = {path: data for path in SHOWN if (data := snapshot.output(path)) is not None}
     return row
 
 

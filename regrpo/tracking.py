@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 """Seconds between two passes of the follower."""
-RETRY = 5.0
+RETRY = 10.0
 """Seconds until it tries again after MLflow could not be reached."""
 GRACE = 20.0
 """Seconds after the end of a DVC experiment's process in which DVC may still write its reference."""
@@ -42,10 +42,13 @@ def tracking_uri() -> str:
 
 
 def shown_uri() -> str:
-    """The tracking URI without a password."""
-    uri = tracking_uri()
-    user = urlsplit(uri).netloc.rpartition("@")[0]
-    return uri.replace(f"{user}@", "", 1) if user else uri
+    """The tracking URI without user and password."""
+    return _without_password(tracking_uri())
+
+
+def _without_password(text: str) -> str:
+    user = urlsplit(tracking_uri()).netloc.rpartition("@")[0]
+    return text.replace(f"{user}@", "") if user else text
 
 
 def experiment_name() -> str:
@@ -178,14 +181,16 @@ def _noting(done: Pass, what: str, journal: Told | None = None) -> Iterator[None
     try:
         yield
     except Exception as error:  # MLflow, its database layer and its HTTP client raise classes of their own
-        traceback.print_exc()
-        done.failures.append(f"{what}: {_first_line(error)}")
+        problem = _log_and_name(error)
+        done.failures.append(f"{what}: {problem}")
         if journal is not None and not journal.answer.get("run_id"):
-            journal.note(error=_first_line(error))
+            journal.note(error=problem)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:500]
+def _log_and_name(error: Exception) -> str:
+    """Write an error's traceback to the log; returns its class and first line."""
+    print(_without_password("".join(traceback.format_exception(error))), file=sys.stderr)
+    return _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")[:300]
 
 
 def _outcome(journals: list[Told]) -> tuple[str | None, lineage.Snapshot | None]:
@@ -216,10 +221,12 @@ def _places(experiment: str | None, workspace: Path) -> Iterator[lineage.Snapsho
 
 
 def _dvc_at_work() -> bool:
-    """Whether any dvc process runs: it may be about to write an experiment's reference."""
+    """Whether a dvc process runs in this repository: it may be about to write an experiment's reference."""
     import psutil
 
-    return any(is_dvc(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    here = (process for process in psutil.process_iter(["cmdline", "cwd"]) if process.info["cwd"])
+    root = lineage.dvc_root()
+    return any(is_dvc(one.info["cmdline"] or []) and Path(one.info["cwd"]).is_relative_to(root) for one in here)
 
 
 def _ensure_rows(store: Store, done: Pass) -> None:
@@ -294,10 +301,8 @@ def _sync_locked() -> list[dict[str, str]]:
         try:
             done = sync_once(_open_store())
         except Exception as error:  # as in _noting
-            traceback.print_exc()
-            raise CannotCheck(
-                shown_uri(), expected="an MLflow store", found=_first_line(error), remedy=remedy
-            ) from error
+            problem = _log_and_name(error)
+            raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
     if done.failures:
         raise CannotCheck(
             shown_uri(), expected="MLflow to take everything", found="; ".join(done.failures), remedy=remedy
@@ -310,19 +315,20 @@ def _sync_locked() -> list[dict[str, str]]:
 
 def start_following() -> None:
     """Start the follower, unless one is there or tracking is off. Takes milliseconds and never fails a stage."""
-    if not enabled() or is_following():
-        return
-    root = lineage.dvc_root()
     not_its_own = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_RUN_ID")
     environment = {name: value for name, value in os.environ.items() if name not in not_its_own}
-    with contextlib.suppress(OSError), _state("tracking.log").open("wb") as log:
-        _followers.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "regrpo.tracking", "--follow"],
-                cwd=root, env=environment | {"DVC_ROOT": str(root)},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )
-        )  # fmt: skip
+    with contextlib.suppress(OSError):
+        if not enabled() or is_following():
+            return
+        root = lineage.dvc_root()
+        with _state("tracking.log").open("wb") as log:
+            _followers.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "regrpo.tracking", "--follow"],
+                    cwd=root, env=environment | {"DVC_ROOT": str(root)},
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                )
+            )  # fmt: skip
 
 
 def follow() -> None:
@@ -344,20 +350,31 @@ def _follow_until_idle() -> None:
     over_since: dict[str, float] = {}
     while True:
         alive, pause = any(journal.live for journal in pending()), EVERY
-        waiting = False
+        waiting, problem = False, None
         try:
             store = store or _open_store()
             done = sync_once(store, over_since)
             waiting, pause = done.waiting, RETRY if done.failures else EVERY
         except Exception as error:  # as in _noting; a follower that dies helps nobody
-            traceback.print_exc()
-            for journal in pending():
-                if not journal.answer.get("run_id"):
-                    journal.note(error=_first_line(error))
-            store, pause = None, RETRY
+            problem, store = _log_and_name(error), None
+        if problem:
+            _refuse_for(RETRY if alive else 0, problem)
+        elif alive or waiting:
+            time.sleep(pause)
         if not alive and not waiting:
             return
-        time.sleep(pause)
+
+
+def _refuse_for(seconds: float, problem: str) -> None:
+    """Answer every stage at once that MLflow cannot be reached, until it is time to try again."""
+    until = time.monotonic() + seconds
+    while True:
+        for journal in pending():
+            if not journal.answer:
+                journal.note(error=problem)
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.2)
 
 
 def main() -> None:

@@ -188,7 +188,7 @@ def main() -> None:
         with files.replacing(OUT) as folder:
             origin = run.params.source.bring(folder, run.params.seed)
             facts = origin | inspect(folder)
-        listing = {file.name: files.sha256(file) for file in sorted(OUT.iterdir())}
+        listing = [{"file": file.name, "sha256": files.sha256(file)} for file in sorted(OUT.iterdir())]
         facts |= {"kind": run.params.source.kind, "license": run.params.source.license, "files": listing}
         files.write_json(run.reports / "source.json", facts)
         print(f"base_model: {facts['architecture']}, {facts['parameters']:,} parameters, {facts['source']}")

@@ -1,7 +1,8 @@
 """model_card: the Hugging Face model card, from the pipeline's files only.
 
 Reads every earlier stage's reports and run.json, data/prepared/ and models/grpo/ (whose bytes it checks against the
-record); writes reports/model_card/README.md, in which all that varies from run to run is in one marked block.
+record); writes reports/model_card/README.md, in which all that varies from run to run is in one marked block, and
+metrics.json, the SHA-256 of the rest of the card.
 Run it by hand: python -m stages.model_card
 """
 
@@ -74,7 +75,10 @@ def render(params: Params, facts: card.Facts) -> str:
 
 def main() -> None:
     with records.stage("model_card", Params) as run:
-        files.write_text(run.reports / "README.md", render(run.params, card.read_facts()))
+        text = render(run.params, card.read_facts())
+        constant = card.without_varying_block(text)
+        files.write_text(run.reports / "README.md", text)
+        files.write_json(run.reports / "metrics.json", {"sha256_without_marked_block": files.sha256_text(constant)})
         print(f"model_card: {run.reports / 'README.md'}")
 
 

@@ -25,7 +25,10 @@ stages:
     params: [{"${profile}": [sft]}]
     outs: [out.txt]
 """
-PARAMS = "profile: params.yaml\nsft: {learning_rate: 1e-4, curriculum: [{share: 0.5, worked: 1.0}], lora: null, name: naïve}\n"
+PARAMS = """\
+profile: params.yaml
+sft: {learning_rate: 1e-4, curriculum: [{share: 0.5, worked: 1.0}], lora: null, name: naïve}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def dvc_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "code" / "inner" / "__pycache__").mkdir(parents=True)
     (root / "empty").mkdir()
     (root / "code" / "b.py").write_text("b = 1\n")
-    (root / "code" / "inner.py").write_text("c = 1\n")  # sorts between "inner/" and its files, as text would
+    (root / "code" / "inner.py").write_text("c = 1\n")  # as text it sorts before "inner/a.py", by path parts after it
     (root / "code" / "inner" / "a.py").write_text("a = 1\n")
     (root / "code" / "inner" / "__pycache__" / "a.pyc").write_text("compiled")
     (root / "empty" / ".gitkeep").touch()
@@ -151,7 +154,7 @@ def lock_entry(stage: str, version: int = 0) -> dict[str, Any]:
 def write_stage(root: Path, stage: str, version: int = 0, **changes: Any) -> None:
     """What DVC and the stage leave: dvc.lock's entry, run.json and the reports."""
     folder = root / "reports" / stage
-    files.write_json(folder / "run.json", record(stage, version, **changes))
+    files.write_json(folder / "run.json", [record(stage, version, **changes)])
     for name, report in REPORTS.get(stage, {}).items():
         files.write_json(folder / name, report)
     lock = json.loads((root / "dvc.lock").read_text()) if (root / "dvc.lock").exists() else {"stages": {}}

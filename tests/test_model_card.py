@@ -156,7 +156,7 @@ def records(*, number: int = 0, **changes: dict[str, Any]) -> None:
             "peak_memory_mb": 1873 + order + 11 * number,
             "mlflow_run_id": None if number else "0a1b2c",
         }
-        write(f"reports/{stage}/run.json", record)
+        write(f"reports/{stage}/run.json", [record])
 
 
 @pytest.fixture
@@ -501,7 +501,7 @@ def test_settings_at_the_default_are_set_apart(reports: Path) -> None:
     different, same = card.settings(card.read_facts(), "grpo")
     rows = {key: (value, default) for key, value, default in different}
     assert rows["`learning_rate`"] == ("`0.0003`", "`1e-06`")
-    assert rows["`threads`"] == ("`2`", "—")
+    assert rows["`threads`"] == (f"`{PROFILE['grpo']['threads']}`", "—")
     assert "`beta` `0.0`" in same
     assert not any(key == "`beta`" for key in rows)
 
@@ -522,9 +522,9 @@ def test_the_defaults_read_from_source_are_those_of_the_classes() -> None:
 
 
 def test_an_evaluation_of_another_model_is_refused(reports: Path) -> None:
-    record = files.read_json(Path("reports/evaluate/run.json"))
+    [record] = files.read_json(Path("reports/evaluate/run.json"))
     record["inputs"][-1]["files"]["model.safetensors"] = "0" * 64
-    write("reports/evaluate/run.json", record)
+    write("reports/evaluate/run.json", [record])
     with pytest.raises(Refused, match=r"models/grpo/model.safetensors, as evaluate read it: .* as grpo wrote it"):
         card.read_facts()
 
@@ -572,9 +572,9 @@ def test_an_unchanged_profile_is_made_again_by_make_repro(committed: str) -> Non
 
 def test_another_profile_is_named_in_the_command(committed: str) -> None:
     for stage in card.RECORDED:
-        record = files.read_json(Path(f"reports/{stage}/run.json"))
+        [record] = files.read_json(Path(f"reports/{stage}/run.json"))
         record["parameters"] = {"profiles/big one.yaml": record["parameters"]["params.yaml"]}
-        write(f"reports/{stage}/run.json", record)
+        write(f"reports/{stage}/run.json", [record])
     assert card.commands(card.read_facts(), committed).endswith("make repro PROFILE='profiles/big one.yaml'")
 
 
@@ -591,9 +591,9 @@ def test_the_overrides_give_dvc_the_parameters_of_the_run(committed: str) -> Non
     }
     phases = [{"share": 1.0, "worked": 0.5}]
     records(grpo=changes, sft={"curriculum": phases})
-    record = files.read_json(Path("reports/grpo/run.json"))
+    [record] = files.read_json(Path("reports/grpo/run.json"))
     del record["parameters"]["params.yaml"]["grpo"]["warmup_steps"]
-    write("reports/grpo/run.json", record)
+    write("reports/grpo/run.json", [record])
     facts = card.read_facts()
     assert card.commands(facts, committed).splitlines()[1] == "make install"
     apply_overrides("params.yaml", card.overrides(facts, committed))

@@ -71,7 +71,7 @@ def test_every_stage_ran_and_left_its_record(finished: Path) -> None:
     lock = read_yaml(finished / "dvc.lock")["stages"]
     assert set(lock) == set(STAGES)
     for stage in STAGES:
-        record = json.loads((finished / f"reports/{stage}/run.json").read_text())
+        [record] = json.loads((finished / f"reports/{stage}/run.json").read_text())
         assert record["schema_version"] == 1
         assert record["stage"] == stage
         declared = {out["path"] for out in lock[stage]["outs"]} - {f"reports/{stage}/run.json"}
@@ -93,7 +93,7 @@ def test_mlflow_has_one_finished_parent_and_a_finished_run_per_stage(finished: P
     assert {one["status"] for one in stages} == {"FINISHED"}
     assert {one["mlflow.parentRunId"] for one in stages} == {parents[0]["id"]}
     for one in stages:
-        record = json.loads((finished / f"reports/{one['regrpo.stage']}/run.json").read_text())
+        [record] = json.loads((finished / f"reports/{one['regrpo.stage']}/run.json").read_text())
         assert record["mlflow_run_id"] == one["id"]
         assert record["key"] == one["regrpo.key"]
 
@@ -121,7 +121,7 @@ def test_the_stage_key_is_what_dvc_lock_says(finished: Path) -> None:
 
     lock = read_yaml(finished / "dvc.lock")["stages"]
     for stage in STAGES:
-        assert json.loads((finished / f"reports/{stage}/run.json").read_text())["key"] == stage_key(lock[stage])
+        assert json.loads((finished / f"reports/{stage}/run.json").read_text())[0]["key"] == stage_key(lock[stage])
 
 
 def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_path: Path) -> None:

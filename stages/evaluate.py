@@ -1,0 +1,145 @@
+"""evaluate: lm-eval on base, sft and grpo; every difference with a paired interval, a test, and the controls beside it.
+
+Reads models/{base,sft,grpo}/, data/prepared/{eval.parquet,dataset.json}, stages/eval_tasks/ and custom/; writes
+reports/evaluate/{metrics.json,samples.parquet,comparison.png}.  Run it by hand: python -m stages.evaluate
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from regrpo import files, hardware, harness, plots, records, stats
+from regrpo.params import Section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATASET = Path("data/prepared/dataset.json")
+MODELS = {name: Path("models") / name for name in ("base", "sft", "grpo")}
+PAIRS = {"base_sft": ("base", "sft"), "sft_grpo": ("sft", "grpo"), "base_grpo": ("base", "grpo")}
+HEADLINE, OPENED = "heldout", "heldout_reasoning_prefilled"
+OWNED = ("pretrained", "device", "dtype", "batch_size", "seed", "trust_remote_code")
+
+
+class Params(Section):
+    seed: int = Field(ge=0, lt=2**32)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(gt=0)
+    tasks: list[str] = Field(min_length=1)
+    max_gen_toks: int = Field(gt=0)
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"]
+    limit: int | None = Field(default=None, gt=0)
+    bootstrap: int = Field(ge=100)
+    backend: Literal["hf", "vllm"] = "hf"
+    model_args: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("model_args")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := [key for key in OWNED if key in value]:
+            raise ValueError(f"{', '.join(taken)}: set by regrpo")
+        return value
+
+
+def answers(params: Params, tasks: list[harness.Task], style: str, device: str) -> pd.DataFrame:
+    """Every model asked every task: one row per (task, model, question), sorted."""
+    import pandas as pd
+
+    rows = []
+    for model, folder in MODELS.items():
+        hardware.set_up(params.seed, params.threads)
+        lm = harness.load_model(
+            folder, backend=params.backend, device=device, batch_size=params.batch_size, seed=params.seed,
+            model_args=params.model_args,
+        )  # fmt: skip
+        for task in tasks:
+            hardware.set_up(params.seed, params.threads)  # sampled answers are drawn alike for every model
+            asked = harness.ask(
+                task, lm, chat=style == "chat", max_gen_toks=params.max_gen_toks, limit=params.limit, seed=params.seed
+            )
+            rows += [{"model": model, **row} for row in asked]
+            shown = [row["value"] for row in asked if row["task"] == task.metrics[0].key]
+            print(f"evaluate: {model:4} {task.name} {sum(shown) / len(shown):.3f} ({len(shown)} questions)", flush=True)
+        del lm
+        gc.collect()
+    columns = ["task", "model", "id", "prompt", "completion", "answer", "value"]
+    return pd.DataFrame(rows, columns=columns).sort_values(columns[:3], ignore_index=True)
+
+
+def summarise(samples: pd.DataFrame, tasks: list[harness.Task], params: Params) -> dict[str, Any]:
+    """metrics.json's `tasks`: per metric each model's estimate and each pair's comparison."""
+    drawn = {"resamples": params.bootstrap, "seed": params.seed}
+    summary: dict[str, Any] = {}
+    for metric, version in [(metric, task.version) for task in tasks for metric in task.metrics]:
+        values = samples[samples["task"] == metric.key].pivot(index="id", columns="model", values="value")
+        kind = stats.kind_of(values.to_numpy().ravel())
+        summary[metric.key] = {
+            "metric": metric.label,
+            "kind": kind,
+            "n": len(values),
+            "role": metric.role,
+            "description": metric.description,
+            "version": version,
+            "models": {model: dataclasses.asdict(stats.estimate(values[model], kind, **drawn)) for model in MODELS},
+            "pairs": {
+                pair: dataclasses.asdict(stats.compare(values[before], values[after], kind, **drawn))
+                for pair, (before, after) in PAIRS.items()
+            },
+        }
+    return summary
+
+
+def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
+    """sft → grpo on the headline, in two: what opening the reasoning gives sft (`elicited`), and the rest (`learned`).
+
+    None where the headline or that control was not run.
+    """
+    if not {HEADLINE, OPENED} <= set(samples["task"]):
+        return None
+    values = samples.set_index(["task", "model", "id"])["value"].sort_index()
+    sft, opened, grpo = values[HEADLINE, "sft"], values[OPENED, "sft"], values[HEADLINE, "grpo"]
+    gain: dict[str, Any] = {}
+    for part, (before, after) in {"total": (sft, grpo), "elicited": (sft, opened), "learned": (opened, grpo)}.items():
+        found = stats.compare(before, after, "continuous", resamples=params.bootstrap, seed=params.seed)
+        gain |= {part: found.difference, f"{part}_ci95": found.ci95}
+    return gain
+
+
+def rounded(value: Any) -> Any:
+    """Six significant digits: more than any interval here is worth, fewer than where machines begin to differ."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.6g}") + 0.0 if isinstance(value, float) else value
+
+
+def main() -> None:
+    with records.stage("evaluate", Params) as run, harness.surroundings():
+        params, dataset = run.params, files.read_json(DATASET)
+        device = hardware.find_device(params.device)
+        harness.require_backend(params.backend, device)
+        tasks = harness.find_tasks(params.tasks, dataset["verifier"])
+        samples = answers(params, tasks, dataset["prompt_style"], device)
+        summary = summarise(samples, tasks, params)
+        metrics = {
+            "headline": HEADLINE if HEADLINE in summary else None,
+            "verifier": dataset["verifier"],
+            "tasks": rounded(summary),
+            "gain": rounded(split_gain(samples, params)),
+        }
+        binary = [name for name, task in summary.items() if task["kind"] == "binary"]
+        samples["correct"] = samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")
+        files.write_parquet(run.reports / "samples.parquet", samples)
+        plots.comparison(metrics, run.reports / "comparison.png")
+        files.write_json(run.reports / "metrics.json", metrics)
+        run.log({f"{name}/{model}": summary[name]["models"][model]["value"] for name in summary for model in MODELS})
+
+
+if __name__ == "__main__":
+    main()
