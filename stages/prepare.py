@@ -56,9 +56,11 @@ def read_part(rows: Rows, params: Params, form: Format, part: str) -> list[Row]:
                 remedy="Name your columns in prepare.columns, as {question: your_name}.",
             )
         row = raw | {ours: raw[theirs] for ours, theirs in params.columns.items()}
+        name = row.get("id", f"{part}-{index}")
         try:
             example = form.read(row)
-            " ".join(text for text in (example.question, example.answer, example.solution) if text).encode()
+            # JSON can spell lone surrogates, Parquet cannot hold them.
+            " ".join(map(str, (name, example.question, example.answer, example.solution))).encode()
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(
                 place,
@@ -71,7 +73,6 @@ def read_part(rows: Rows, params: Params, form: Format, part: str) -> list[Row]:
             continue
         seen.add(key)
         text = template.replace("{question}", example.question)
-        name = row.get("id", f"{part}-{index}")
         prepared.append(
             {
                 "id": None if name is None else str(name),

@@ -85,6 +85,7 @@ def test_a_wrong_parameter_is_refused_by_key(changes: dict[str, Any], message: s
         ({"question": 7}, "question_answer", ["column question holds int instead of text"]),
         ({"question": "a", "answer": [1]}, "question_answer", ["column answer holds list instead of text"]),
         ({"question": "a\ud800"}, "question_answer", ["surrogates not allowed", "Mend the row"]),
+        ({"question": "a", "id": "\udfff"}, "question_answer", ["surrogates not allowed", "Mend the row"]),
         ({"question": "four + 5", "answer": "9"}, "chain_sum", ["not a chain of sums: 'four + 5'"]),
         ({"question": "4+5-7=", "answer": "3"}, "chain_sum", ["answer 3, but 4+5-7= is 2"]),
     ],

@@ -149,10 +149,9 @@ def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_
     )
     for stage in STAGES[:-1]:
         run(other, "python", "bare.py", stage)
-    expected = outputs(finished)
-    found = outputs(other)
-    expected.pop("reports/model_card/README.md")  # it reads the records, which were left out here
-    assert found == expected
+        shutil.copyfile(finished / f"reports/{stage}/run.json", other / f"reports/{stage}/run.json")  # the card reads it
+    run(other, "python", "bare.py", "model_card")
+    assert outputs(other) == outputs(finished)
 
 
 def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
