@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 import typing
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -214,3 +215,47 @@ class Lora(Section):
         from peft import LoraConfig
 
         return LoraConfig(task_type="CAUSAL_LM", bias="none", **self.model_dump())
+
+
+class Training(PassThrough):
+    """What sft and grpo share around one of TRL's trainers."""
+
+    owned: ClassVar[dict[str, str]] = {
+        "output_dir": "models/<stage>, which DVC tracks",
+        "report_to": "MLflow gets the same files by `regrpo sync`",
+        "use_cpu": "it follows from `device`",
+        "data_seed": "it is `seed`",
+        "trust_remote_code": "code from a model repository is never run",
+        "push_to_hub": "regrpo writes to the workspace only",
+        "save_strategy": "checkpoints are for resuming a killed run only; `save_steps` says how often",
+        "save_total_limit": "at most two checkpoints are kept, none after success",
+        "resume_from_checkpoint": "regrpo chooses the newest complete checkpoint",
+        "disable_tqdm": "progress is printed by regrpo",
+        "eval_strategy": "evaluation inside training changes the weights; the evaluate stage measures",
+        "do_eval": "the evaluate stage measures",
+    }
+    seed: int
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(gt=0)
+    lora: Lora | None = None
+    max_steps: int = Field(ge=-1)
+    save_steps: int = Field(default=100, gt=0)
+    per_device_train_batch_size: int = Field(gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    learning_rate: float = Field(gt=0)
+    logging_steps: int = Field(default=10, gt=0)
+
+    @property
+    def cycle(self) -> int:
+        """Optimizer steps after which nothing is in flight, so that a run can be resumed to the same bits."""
+        return 1
+
+    def trainer_settings(self, device: str) -> dict[str, Any]:
+        """Arguments for the library's configuration class: what the profile says, and what follows from the device."""
+        fields = library_fields(self.library)
+        named = {name: getattr(self, name) for name in type(self).model_fields if name in fields}
+        fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu", "save_strategy": "steps"}
+        # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile asks.
+        boundary = math.lcm(self.cycle, self.logging_steps)
+        fixed["save_steps"] = -(-self.save_steps // boundary) * boundary
+        return {"dataloader_pin_memory": device != "cpu"} | self.passed_through | named | fixed

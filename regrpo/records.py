@@ -87,14 +87,19 @@ def ancestor_dvc() -> tuple[int, float] | None:
 class Run(Generic[P]):
     """What a stage's `main` holds: its parameters, and two ways to be watched."""
 
-    def __init__(self, stage: str, values: P, journal: Journal) -> None:
-        self.stage, self.params, self._journal = stage, values, journal
+    def __init__(self, stage: str, values: P, journal: Journal, key: str) -> None:
+        self.stage, self.params, self._journal, self._key = stage, values, journal, key
         self.reports = Path("reports") / stage
         self.reports.mkdir(parents=True, exist_ok=True)
 
     def log(self, values: Mapping[str, float], step: int = 0) -> None:
         """Show metrics while the stage runs (and keep them for MLflow)."""
         self._journal.metrics(values, step)
+
+    def checkpoint_folder(self, device: str) -> Path:
+        """Where this very stage key leaves checkpoints to resume from: in this environment, on this device."""
+        identity = files.sha256_json([self._key, environment()["sha256"], device])
+        return lineage.dvc_root() / ".checkpoints" / f"{self.stage}-{identity[:24]}"
 
     def attach(self, path: Path, name: str | None = None) -> None:
         """Give MLflow a file or folder that is no DVC output."""
@@ -150,7 +155,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
         from regrpo import tracking
 
         tracking.start_following()
-        run = Run(name, values, journal)
+        run = Run(name, values, journal, facts["key"])
         yield run
         record = _record(facts, journal)
         files.write_json(run.reports / "run.json", [record])

@@ -175,6 +175,15 @@ class Samples:
         prompt, completion = kwargs["prompts"][index], kwargs["completions"][index]
         return {"step": step, "prompt": text_of(prompt), "completion": text_of(completion), **columns}
 
+    def state(self) -> dict[str, Any]:
+        """What was kept so far, for a checkpoint."""
+        return {"rows": [[*key, row] for key, row in self._rows.items()], "prompts_seen": self.prompts_seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on after what a checkpoint kept."""
+        self._rows = {(step, index): row for step, index, row in state["rows"]}
+        self.prompts_seen = state["prompts_seen"]
+
     def frame(self) -> pd.DataFrame:
         """Columns step, id, prompt, completion, answer, reward (the weighted sum), one per reward function."""
         import pandas as pd

@@ -50,7 +50,7 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         row = {"step": float(state.global_step), **values, **self.pending}
         self.pending = {}
         self.rows.append(row)
-        self.send({key: value for key, value in row.items() if key != "step"}, state.global_step)
+        self._send(row)
         self._show(row, state)
         self.check(self.rows)
 
@@ -61,6 +61,19 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self._last_shown = time.monotonic()
         values = "  ".join(f"{key} {row[key]:.3g}" for key in self.shown if key in row)
         print(f"{self.name}: step {state.global_step}/{state.max_steps}  {values}", flush=True)
+
+    def state(self) -> list[dict[str, float]]:
+        """The rows so far, for a checkpoint."""
+        return self.rows
+
+    def restore(self, state: list[dict[str, float]]) -> None:
+        """Go on after these rows; they are shown again to whoever watches, so that the curve has no gap."""
+        self.rows = state
+        for row in state:
+            self._send(row)
+
+    def _send(self, row: dict[str, float]) -> None:
+        self.send({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
     def write_csv(self, path: Path) -> None:
         """`step`, then the metrics by name; repr of floats, so that no digit is lost."""
@@ -194,15 +207,6 @@ def quiet(trainer: Any) -> None:
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder for what trainers insist on writing; gone afterwards."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="regrpo-") as folder:
-        yield Path(folder)
 
 
 @contextlib.contextmanager

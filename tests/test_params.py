@@ -48,7 +48,7 @@ def test_a_misspelled_key_is_refused_with_the_nearest_known_one() -> None:
 
 
 def test_a_key_that_regrpo_sets_itself_is_refused_with_the_reason() -> None:
-    assert "`output_dir` is set by regrpo: models/grpo" in refusal(
+    assert "`output_dir` is set by regrpo: models/<stage>" in refusal(
         grpo.Params, {**PROFILE["grpo"], "output_dir": "/tmp"}
     )
     assert "never run" in refusal(sft.Params, {**PROFILE["sft"], "trust_remote_code": True})

@@ -27,7 +27,10 @@ def section(model: Any, name: str, **changes: Any) -> Any:
 def run_for(values: Any, stage: str) -> Any:
     reports = Path("reports") / stage
     reports.mkdir(parents=True, exist_ok=True)
-    return SimpleNamespace(params=values, reports=reports, log=lambda values, step: None)
+    folder = Path(".checkpoints") / stage
+    return SimpleNamespace(
+        params=values, reports=reports, log=lambda values, step: None, checkpoint_folder=lambda device: folder
+    )
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,6 @@ def _finding(what: str, holds: Any) -> dict[str, Any]:
 
 
 def _parse(stage: str, values: object, profile: Path) -> None:
-    if not Path(f"stages/{stage}.py").exists():  # TODO remove once every stage is there
-        return
     params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
 
 

@@ -14,7 +14,7 @@ BESIDE = ("sampled", "control", "format")
 """The roles of the tasks that are shown beside the headline."""
 
 
-def comparison(metrics: Mapping[str, Any], path: Path) -> None:
+def draw(metrics: Mapping[str, Any], path: Path) -> None:
     """comparison.png from metrics.json's content: the headline, sampled answers and controls beside it, 95 % CIs."""
     import matplotlib
 
