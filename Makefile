@@ -30,10 +30,10 @@ endif
 	@$(BIN)/regrpo sync
 
 test: install    ## the quick tests (10 minutes at most)
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"
 
 test-slow: install  ## the long tests: kills, servers, browsers
-	@$(BIN)/python -m pytest -m "slow and not gpu"
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow and not gpu"
 
 lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/ruff format --check .
