@@ -15,6 +15,8 @@ help:            ## this list
 install: $(VENV)/.installed  ## the environment, exactly as constraints.txt pins it
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.11 to 3.13 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned environment into $(VENV) (the first time takes some minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -40,7 +42,8 @@ lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-ui: install      ## MLflow's UI on http://127.0.0.1:5000
+ui: install      ## MLflow's UI on 127.0.0.1
+	@echo "Open http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning (plain http://127.0.0.1:5000 shows MLflow's GenAI side first)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"

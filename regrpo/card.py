@@ -327,6 +327,8 @@ def gain_words(facts: Facts) -> str | None:
     total, elicited, learned = (
         change(gain[part], gain[f"{part}_ci95"], headline["kind"]) for part in ("total", "elicited", "learned")
     )
+    if gain["elicited_ci95"][0] <= 0:  # no thinking to open: nothing is there to be split
+        return None
     opening = code(facts.verifier.reasoning_opening.strip()) if facts.verifier else "the reasoning"
     return (
         f"GRPO moved greedy accuracy by {total}. Opening {opening} for the model that GRPO started from, without "

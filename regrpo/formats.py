@@ -26,7 +26,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Format:
-    """`columns` are the columns that `read` looks up; `canonical` names the class of questions that count as one."""
+    """`columns` are the columns that `read` looks up; `canonical` names the class of questions that count as one.
+
+    `classes` says in words what differs within a class.
+    """
 
     name: str
     verifier: str
@@ -35,6 +38,7 @@ class Format:
     columns: tuple[str, ...]
     read: Callable[[Mapping[str, Any]], Example]
     canonical: Callable[[str], str]
+    classes: str
 
 
 def normalise(text: str) -> str:
@@ -123,6 +127,8 @@ def _read_question_answer(row: Mapping[str, Any]) -> Example:
     return Example(_text(row, "question"), None if answer is None else answer.strip(), _optional(row, "solution"))
 
 
+_WORDING = "case, white space or punctuation"
+
 FORMATS = {
     one.name: one
     for one in (
@@ -134,6 +140,7 @@ FORMATS = {
             ("question", "answer"),
             _read_chain_sum,
             _canonical_chain_sum,
+            "the order of their terms",
         ),
         Format(
             "gsm8k",
@@ -143,8 +150,18 @@ FORMATS = {
             ("question", "answer"),
             _read_gsm8k,
             words_only,
+            _WORDING,
         ),
-        Format("question_answer", "exact_int", "text", "{question}", ("question",), _read_question_answer, words_only),
+        Format(
+            "question_answer",
+            "exact_int",
+            "text",
+            "{question}",
+            ("question",),
+            _read_question_answer,
+            _canonical_chain_sum,
+            f"{_WORDING}; sums, in the order of their terms",
+        ),
     )
 }
 

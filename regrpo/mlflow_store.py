@@ -247,6 +247,9 @@ class Store:
             params=params,
             experiment_id=self.experiment_id,
         )
+        from mlflow.entities import LoggedModelOutput
+
+        self.client.log_outputs(journal.answer["run_id"], [LoggedModelOutput(model.model_id, step=0)])
         journal.note(model_id=model.model_id)
         return str(model.model_id)
 

@@ -48,14 +48,15 @@ class PassThrough(Section):
             raise ValueError("; ".join(problems))
         return self
 
-    def _problem(self, key: str, value: object) -> str | None:
+    @classmethod
+    def _problem(cls, key: str, value: object) -> str | None:
         """What is wrong with a key that is passed through; None where nothing is."""
-        fields = library_fields(self.library)
-        if key in self.owned:
-            return f"`{key}` is set by regrpo: {self.owned[key]}"
+        fields = library_fields(cls.library)
+        if key in cls.owned:
+            return f"`{key}` is set by regrpo: {cls.owned[key]}"
         if key not in fields:
-            known = [*type(self).model_fields, *(name for name in fields if name not in self.owned)]
-            return f"`{key}` is neither ours nor a field of {self.library.rpartition(':')[2]}{_nearest(key, known)}"
+            known = [*cls.model_fields, *(name for name in fields if name not in cls.owned)]
+            return f"`{key}` is neither ours nor a field of {cls.library.rpartition(':')[2]}{_nearest(key, known)}"
         return runs_remote_code(key, value) or _type_problem(key, value, fields[key])
 
     @property
@@ -198,6 +199,9 @@ def parse_section(model: type[S], values: object, where: str) -> S:
         return model.model_validate(values)
     except ValidationError as error:
         problems = [_problem(one, list(model.model_fields)) for one in error.errors()]
+        if issubclass(model, PassThrough) and isinstance(values, dict):  # not looked at where a field of ours is wrong
+            passed = (model._problem(key, one) for key, one in values.items() if key not in model.model_fields)
+            problems += [problem for problem in passed if problem and not any(problem in told for told in problems)]
         raise Refused(
             where,
             expected="known keys with values of the right type and range",
@@ -212,6 +216,9 @@ def _problem(error: Any, known: list[str]) -> str:
         return f"unknown key `{key}`{_nearest(key, known)}"
     if error["type"] == "missing":
         return f"`{key}` is missing"
+    if error["type"].startswith("union_tag"):
+        kinds = error.get("ctx", {}).get("expected_tags", "the kinds that params.yaml names beside it")
+        return f"`{key}.kind` must be one of {kinds}"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = error.get("input")

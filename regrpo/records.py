@@ -163,7 +163,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
         journal.close("FINISHED", record)
         status = "FINISHED"
     except RegrpoError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(error if error.where.startswith(name) else f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"

@@ -78,7 +78,7 @@ def main() -> None:
         text = render(run.params, card.read_facts())
         constant = card.without_varying_block(text)
         files.write_text(run.reports / "README.md", text)
-        files.write_json(run.reports / "metrics.json", {"sha256_without_marked_block": files.sha256_text(constant)})
+        files.write_json(run.reports / "metrics.json", {"sha256_without_marked_block": [files.sha256_text(constant)]})
         print(f"model_card: {run.reports / 'README.md'}")
 
 

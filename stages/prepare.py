@@ -43,6 +43,7 @@ def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[st
         description = params.source.describe() | {
             "license": params.source.license,
             "format": form.name,
+            "classes": f"questions that differ only in {form.classes}",
             "verifier": params.verifier or form.verifier,
             "prompt_style": style(params, form),
             "splits": {name: {**counts[name], "sha256": files.sha256(folder / f"{name}.parquet")} for name in SPLITS},

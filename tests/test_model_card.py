@@ -242,7 +242,7 @@ def test_everything_that_trl_says_on_its_own_card_is_on_ours(reports: Path) -> N
         "@software{vonwerra2020trl",
         "TRL: 1.16.0",
         "Transformers: 5.23.0",
-        "PyTorch: 2.13.0+cpu",
+        "PyTorch: 2.13.0",
         "Datasets: 5.2.0",
         "Tokenizers: 0.23.3",
     ):

@@ -66,7 +66,7 @@ def refusal(*args: Any, **kwargs: Any) -> str:
         ({"drop_duplicate": True}, "did you mean `drop_duplicates`"),
         ({"prompt_template": "Question:"}, "`prompt_template`"),
         ({"columns": {"questoin": "q"}}, "questoin"),
-        ({"source": {"kind": "ftp"}}, "`source`"),
+        ({"source": {"kind": "ftp"}}, "`source.kind`"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_key(changes: dict[str, Any], message: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
-from regrpo import tracking
+from regrpo import files, tracking
 from regrpo.journals import enabled
 
 
@@ -13,6 +14,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Safe to repeat. Exit code 2: MLflow could not be told; nothing is lost, run it again."
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+
+
+def _headline() -> str | None:
+    """The workspace's result in one line; None where there is none."""
+    path = Path("reports/evaluate/metrics.json")
+    if not path.exists():
+        return None
+    evaluation = files.read_json(path)
+    task = evaluation.get("tasks", {}).get(evaluation.get("headline"))
+    if not task:
+        return None
+    values = ", ".join(f"{model} {one['value']:.3f}" for model, one in task["models"].items())
+    return f"result    {evaluation['headline']}: {values}; more in reports/model_card/README.md"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         for row in changed or ([latest] if latest else []):
             print(f"{row['kind']:<9} {row['name']:<24} {row['status']:<9} {row['run_id']}")
+        if headline := _headline():
+            print(headline)
         if enabled():
             where = f"{tracking.shown_uri()} (experiment {tracking.experiment_name()})"
             print(f"MLflow is up to date: {where}; look at it with `make ui`")
