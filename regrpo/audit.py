@@ -321,8 +321,10 @@ class _Audit:
                 if _md5(data) + ".dir" != md5:
                     text = f"DVC's cache: the folder's listing {md5} was changed"
                     self.fault("cache", stage, item.path, text, md5, _md5(data) + ".dir")
+            if not self.cache.holds(md5) and self._found(item.path) is None:
+                continue  # told of among the outputs
             if listing is None:
-                if needed and self._found(item.path) is not None and not self.cache.holds(md5):
+                if needed and not self.cache.path(md5).is_file():
                     self._lacks(stage, item.path, md5)
                 continue
             self._check_objects(stage, item, listing, self.cache.found, "cache", "DVC's cache", needed)
@@ -408,7 +410,8 @@ class _Audit:
         locked = {dep["path"]: dep["md5"] for dep in self.lock[stage].get("deps", [])}
         for item in self.records[stage].inputs:
             if producer := self._producer(item.path):
-                self._check_chain(stage, item, producer, locked.get(item.path))
+                if producer[0] in self.records:  # one that cannot be read is told of once
+                    self._check_chain(stage, item, producer, locked.get(item.path))
                 continue
             found = self._found(item.path)
             if item.path in RAW:
@@ -440,12 +443,12 @@ class _Audit:
 
     def _producer(self, path: str) -> tuple[str, Item | None] | None:
         """(stage, its output that is or holds the path); the output is None for a stage's own record."""
-        for stage, record in self.records.items():
-            if path == _own(stage):
-                return stage, None
-            for out in record.outputs:
-                if path == out.path or path.startswith(f"{out.path}/"):
-                    return stage, out
+        for stage in STAGES:
+            outs = self.records[stage].outputs if stage in self.records else []
+            locked = [out["path"] for out in self.lock.get(stage, {}).get("outs", [])]
+            for out in [*(out.path for out in outs), *locked, _own(stage)]:
+                if path == out or path.startswith(f"{out}/"):
+                    return stage, next((one for one in outs if one.path == out), None)
         return None
 
     def _check_chain(self, stage: str, item: Item, producer: tuple[str, Item | None], md5: str | None) -> None:
@@ -455,8 +458,10 @@ class _Audit:
             text = f"dvc.lock: {stage} read other bytes (MD5) than {maker} made"
             self.fault("lock", stage, f"dvc.lock: deps: {item.path}", text, outs[item.path], md5)
         made: str | None
-        if out is None:
+        if item.path == _own(maker):
             made = hashlib.sha256(self.raw[maker]).hexdigest()
+        elif out is None:
+            return  # the output is missing from the record, which is told as such
         elif item.path == out.path:
             made = out.sha256
         else:

@@ -66,12 +66,19 @@ class Graph:
         return [name for name, run in self.runs.items() if artifact in run.inputs]
 
     def next_runs(self, run: str, direction: Direction) -> list[str]:
-        """The runs that made a run's inputs (upstream), or read its outputs (downstream), in stage order."""
+        """The runs that made a run's inputs (upstream), or read its outputs (downstream), in stage order.
+
+        Where several runs made the very same artifact, upstream are those of the reader's own pipeline.
+        """
         one = self.runs[run]
-        upstream = direction == "upstream"
-        ids = self.makers if upstream else self.readers
-        found = {other for artifact in (one.inputs if upstream else one.outputs) for other in ids(artifact)} - {run}
-        return sorted(found, key=self._order)
+        found: set[str] = set()
+        for artifact in one.inputs if direction == "upstream" else one.outputs:
+            if direction == "downstream":
+                found.update(self.readers(artifact))
+            else:
+                makers = self.makers(artifact)
+                found.update([other for other in makers if set(self.runs[other].places) & set(one.places)] or makers)
+        return sorted(found - {run}, key=self._order)
 
     def _order(self, run: str) -> tuple[int, str]:
         one = self.runs[run]
@@ -255,35 +262,38 @@ def plain(graph: Graph) -> dict[str, Any]:
     }
 
 
-BOX, LINE, GAP = 250, 17, 70
-"""The drawing's sizes in pixels: a box's width, a line's height, the space between columns."""
+BOX, LINE, GAP, LANE = 190, 17, 64, 9
+"""The drawing's sizes in pixels: a box's width, a line's height, the space between columns and between two lanes."""
 
 
 def svg(graph: Graph, verdicts: Mapping[str, str] | None = None) -> str:
-    """The runs as boxes that list what they made, in columns from source to card; `verdicts` (run → class) colour."""
+    """The runs as boxes that list what they made, in columns from source to card; `verdicts` (run → class) colour.
+
+    A line to the next column goes straight; what is read further on goes along a lane of its maker's below the boxes.
+    """
+    before = {run: graph.next_runs(run, "upstream") for run in sorted(graph.runs, key=graph._order)}
     depth: dict[str, int] = {}
-    for run in sorted(graph.runs, key=graph._order):
-        depth[run] = 1 + max((depth.get(other, -1) for other in graph.next_runs(run, "upstream")), default=-1)
-    columns: dict[int, list[str]] = {}
-    for run, column in depth.items():
-        columns.setdefault(column, []).append(run)
+    for run, makers in before.items():
+        depth[run] = 1 + max((depth.get(other, -1) for other in makers), default=-1)
     at: dict[str, tuple[int, int, int]] = {}
-    boxes, height = [], 0
-    for column, runs in sorted(columns.items()):
-        y = 10
-        for run in runs:
-            text = _lines(graph, run)
-            tall = LINE * len(text) + 14
-            x = 10 + column * (BOX + GAP)
-            at[run] = (x, y, tall)
-            boxes.append(_box(x, y, tall, text, (verdicts or {}).get(graph.runs[run].run, "plain")))
-            y += tall + 24
-        height = max(height, y)
-    width = 20 + len(columns) * (BOX + GAP) - GAP if columns else 20
-    edges = [_edge(at[other], at[run]) for run in at for other in graph.next_runs(run, "upstream") if other in at]
-    inner = "\n".join(edges + boxes)
+    tops: dict[int, int] = {}
+    boxes = []
+    for run, column in depth.items():
+        text, x, y = _lines(graph, run), 10 + column * (BOX + GAP), tops.get(column, 10)
+        tall = LINE * len(text) + 14
+        at[run], tops[column] = (x, y, tall), y + tall + 24
+        boxes.append(_box(x, y, tall, text, (verdicts or {}).get(graph.runs[run].run, "plain")))
+    bottom = max(tops.values(), default=20)
+    edges = [(other, run) for run, makers in before.items() for other in makers if other in at]
+    lanes = list(dict.fromkeys(other for other, run in edges if depth[run] > depth[other] + 1))
+    drawn = [_edge(at[a], at[b]) for a, b in edges if depth[b] == depth[a] + 1]
+    drawn += [_lane(at[a], at[b], lanes.index(a), bottom) for a, b in edges if depth[b] > depth[a] + 1]
+    width, height = 20 + len(tops) * (BOX + GAP) - GAP, bottom + LANE * len(lanes) + 10
     title = "<title>Lineage: each box is a run of a stage with what it made; lines go from maker to reader</title>"
-    return f'<svg role="img" viewBox="0 0 {width} {height}" width="{width}" height="{height}">{title}\n{inner}\n</svg>'
+    inner = "\n".join(drawn + boxes)
+    return (
+        f'<svg role="img" viewBox="0 0 {max(width, 20)} {height}" style="max-width:{width}px">{title}\n{inner}\n</svg>'
+    )
 
 
 def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
@@ -295,7 +305,7 @@ def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
     ]
     lines += [("soft", f"reads {_cut(_short(graph, a), 30)}") for a in sources(graph, run)]
     outputs = [a for a in one.outputs if not graph.artifacts[a].path.endswith("/run.json")]
-    return lines + [("made", _cut(_short(graph, a).removeprefix(f"reports/{one.stage}/"), 36)) for a in outputs]
+    return lines + [("made", _cut(_short(graph, a).removeprefix(f"reports/{one.stage}/"), 24)) for a in outputs]
 
 
 def _cut(text: str, width: int) -> str:
@@ -311,7 +321,14 @@ def _box(x: int, y: int, tall: int, lines: list[tuple[str, str]], kind: str) -> 
 
 
 def _edge(before: tuple[int, int, int], after: tuple[int, int, int]) -> str:
-    x1, y1 = before[0] + BOX, before[1] + before[2] // 2
-    x2, y2 = after[0], after[1] + after[2] // 2
+    x1, y1 = before[0] + BOX, before[1] + 20
+    x2, y2 = after[0], after[1] + 20
     bend = GAP // 2
     return f'<path class="edge" d="M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"/>'
+
+
+def _lane(before: tuple[int, int, int], after: tuple[int, int, int], lane: int, bottom: int) -> str:
+    """Out to the right, down, along below all boxes, up, and into the reader from the left."""
+    out, into, y = before[0] + BOX + 8 + 5 * lane, after[0] - 8 - 5 * lane, bottom + LANE * lane
+    y1, y2 = before[1] + 38, after[1] + 38 + 7 * lane
+    return f'<path class="edge lane{lane % 6}" d="M{before[0] + BOX} {y1}H{out}V{y}H{into}V{y2}H{after[0]}"/>'

@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     began, page = time.monotonic(), args.html.resolve() if args.html else None
-    folder = Path(args.target) if args.target and Path(args.target).is_dir() else Path.cwd()
-    target = None if folder != Path.cwd() else args.target
-    with contextlib.chdir(folder):
+    folder = _folder(args.target)
+    target = None if folder else args.target
+    with contextlib.chdir(folder or Path.cwd()):
         place = history.find(target, Path.cwd(), mlflow=not args.no_mlflow)
         result = audit.audit(place, remote=args.remote, mlflow=not args.no_mlflow, strict_env=args.strict_env)
         result["seconds"] = round(time.monotonic() - began, 1)
@@ -55,6 +55,13 @@ def run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         _print(result, args.verbose)
     return EXIT[result["verdict"]]
+
+
+def _folder(target: str | None) -> Path | None:
+    """The target as a folder: a repository, or what is written as a path; other names may be a revision's."""
+    path = Path(target or "")
+    meant = target is not None and path.is_dir() and (target.startswith((".", "/")) or (path / "dvc.yaml").exists())
+    return path if meant else None
 
 
 def _print(result: dict[str, Any], verbose: bool) -> None:
