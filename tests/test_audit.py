@@ -425,6 +425,11 @@ def edit_whole_lock(edit: Callable[[dict[str, Any]], object]) -> None:
         YAML(typ="safe").dump(content, f)
 
 
+def never_ran(stage: str) -> None:
+    edit_whole_lock(lambda stages: stages.pop(stage))
+    Path(f"reports/{stage}/run.json").unlink()
+
+
 def repackage(record: dict[str, Any], packages: dict[str, str], **facts: str) -> None:
     """Another environment in a record, its hash kept right."""
     there = record["environment"]
@@ -673,10 +678,9 @@ def test_an_unknown_target_is_one_line(copy: Path, capsys: pytest.CaptureFixture
         (lambda: cached(MODEL).unlink(), "dvc fetch"),
         (lambda: listing_of("models/sft").unlink(), "dvc fetch"),
         (lambda: shutil.rmtree(".git"), "no git repository"),
-        (lambda: edit_whole_lock(lambda stages: (stages.pop("model_card"), Path("reports/model_card/run.json").unlink())),
-         "has not run"),
+        (lambda: never_ran("model_card"), "has not run"),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_or_unreadable_is_not_checkable(
     copy: Path, capsys: pytest.CaptureFixture[str], plant: Callable[[], object], told: str
 ) -> None:

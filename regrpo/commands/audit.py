@@ -93,7 +93,7 @@ def _print(result: dict[str, Any], verbose: bool) -> None:
     left_out = "" if result["looked_at"]["mlflow"] else ", MLflow left out (--no-mlflow)"
     print(
         f"{result['verdict']}: {len(shown)} hashes in {', '.join(places)}{left_out}; "
-        f"{len(result['faults'])} faults, {len(result['unchecked'])} unchecked, {len(result['notes'])} notes "
+        f"faults: {len(result['faults'])}, unchecked: {len(result['unchecked'])}, notes: {len(result['notes'])} "
         f"({result['seconds']} s)"
     )
 
