@@ -233,6 +233,72 @@ def mermaid(graph: Graph) -> str:
     """A Mermaid flowchart: runs are rounded, artifacts square."""
     drawn = _drawn(graph)
     names = {name: f"n{index}" for index, name in enumerate([*graph.runs, *drawn])}
+    lines = ["flowchart LR"]
+    lines += [
+        f'  {names[run]}(["{one.stage}<br/>run {(one.mlflow_run_id or one.run)[:12]}"])'
+        for run, one in graph.runs.items()
+    ]
+    lines += [f'  {names[a]}["{_plain(graph.artifacts[a].path)}<br/>{graph.artifacts[a].sha256[:12]}"]' for a in drawn]
+    for run, one in graph.runs.items():
+        lines += [f"  {names[a]} --> {names[run]}" for a in one.inputs if a in names]
+        lines += [f"  {names[run]} --> {names[a]}" for a in one.outputs if a in names]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w./ -]", "_", text)
+
+
+def _drawn(graph: Graph) -> list[str]:
+    """The artifacts worth a node: no code, and no stage's own record."""
+    return [a for a, one in graph.artifacts.items() if not a.startswith(CODE) and not one.path.endswith("/run.json")]
+
+
+def plain(graph: Graph) -> dict[str, Any]:
+    """The graph as plain data."""
+    return {
+        "runs": [vars(run) for run in graph.runs.values()],
+        "artifacts": [{"id": one.id, **vars(one), "made_by": graph.makers(one.id)} for one in graph.artifacts.values()],
+    }
+
+
+BOX, LINE, GAP, LANE = 190, 17, 64, 9
+"""The drawing's sizes in pixels: a box's width, a line's height, the space between columns and between two lanes."""
+
+
+def svg(graph: Graph, verdicts: Mapping[str, str] | None = None) -> str:
+    """The runs as boxes that list what they made, in columns from source to card; `verdicts` (run → class) colour.
+
+    A line to the next column goes straight; what is read further on goes along a lane of its maker's below the boxes.
+    """
+    before = {run: graph.next_runs(run, "upstream") for run in sorted(graph.runs, key=graph._order)}
+    depth: dict[str, int] = {}
+    for run, makers in before.items():
+        depth[run] = 1 + max((depth.get(other, -1) for other in makers), default=-1)
+    at: dict[str, tuple[int, int, int]] = {}
+    tops: dict[int, int] = {}
+    boxes = []
+    for run, column in depth.items():
+        text, x, y = _lines(graph, run), 10 + column * (BOX + GAP), tops.get(column, 10)
+        tall = LINE * len(text) + 14
+        at[run], tops[column] = (x, y, tall), y + tall + 24
+        boxes.append(_box(x, y, tall, text, (verdicts or {}).get(graph.runs[run].run, "plain")))
+    bottom = max(tops.values(), default=20)
+    edges = [(other, run) for run, makers in before.items() for other in makers if other in at]
+    lanes = list(dict.fromkeys(other for other, run in edges if depth[run] > depth[other] + 1))
+    drawn = [_edge(at[a], at[b]) for a, b in edges if depth[b] == depth[a] + 1]
+    drawn += [_lane(at[a], at[b], lanes.index(a), bottom) for a, b in edges if depth[b] > depth[a] + 1]
+    width, height = 20 + len(tops) * (BOX + GAP) - GAP, bottom + LANE * len(lanes) + 10
+    title = "<title>Lineage: each box is a run of a stage with what it made; lines go from maker to reader</title>"
+    inner = "\n".join(drawn + boxes)
+    return (
+        f'<svg role="img" viewBox="0 0 {max(width, 20)} {height}" style="max-width:{width}px">{title}\n{inner}\n</svg>'
+    )
+
+
+def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
+    """(class, text) of each line in a run's box."""
+    one = graph.runs[run]
     lines = [("stage", one.stage), ("soft", f"run {(one.mlflow_run_id or one.run)[:12]}")]
     lines += [("soft", f"code {str(one.revision)[:12]}")]
     lines += [("soft", f"reads {_cut(graph.artifacts[a].path, 17)}") for a in sources(graph, run)]
