@@ -2,7 +2,8 @@
 
 Writes SIZE bytes of random weights in four files, as workspace and as DVC's cache hold them (a copy), then takes turns:
 sha256sum over all of them; the audit's reading (SHA-256 in the workspace, MD5 and SHA-256 in the cache). The ratio of
-the medians is printed; 1 means equally fast. Run it: python benchmarks/audit_speed.py [--gib 2] [--rounds 3] [--folder DIR]
+the medians is printed; 1 means equally fast.
+Run it: python benchmarks/audit_speed.py [--gib 2] [--rounds 3] [--folder DIR]
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class _Audit:
                 self._check_record(stage)
                 self._check_lock(stage)
                 self._check_outputs(stage)
+                self._note_undeclared(stage)
                 self._check_cache(stage)
                 self._check_inputs(stage)
                 self._check_hub(stage)
@@ -311,6 +312,14 @@ class _Audit:
                 if file.is_file() and (name := file.as_posix()) not in seen and file.name != ".gitignore":
                     self.say(self.notes, "output", stage, name, "hidden by .dvcignore: part of no hash")
 
+    def _note_undeclared(self, stage: str) -> None:
+        """Files in the stage's reports that no run recorded."""
+        if self.tree.is_workspace:
+            known = {item.path for item in self.records[stage].outputs} | {_own(stage)}
+            for name in self.tree.names(f"reports/{stage}") or []:
+                if name not in known:
+                    self.say(self.notes, "output", stage, name, "made by no recorded run: part of no hash")
+
     def _check_cache(self, stage: str) -> None:
         """The cache objects of each output: MD5 as they are named, SHA-256 as run.json says."""
         for item, md5 in self._cached_items(stage):
@@ -435,6 +444,10 @@ class _Audit:
         recorded = _recorded(item)
         for name in sorted(recorded.keys() | (found or {}).keys()):
             was, now = recorded.get(name), (found or {})[name].sha256 if name in (found or {}) else None
+            if now is None and not self.tree.is_workspace and Path(name).is_file():
+                now = files.sha256(Path(name))  # git need not hold it; the workspace may still
+                if now != was:
+                    now = None
             if now is None:
                 text = "what the user brought is not here; put it back, or `dvc pull` it"
                 self.say(self.unchecked, "input", stage, name, text, was)
@@ -567,6 +580,7 @@ class _Audit:
             restored = any(made.get(other, "") > record.started for other in upstream)
             other_code = newest is not None and record.code.revision != newest.code.revision
             made[stage] = record.ended
+            restored |= any(note["kind"] == "restored" and note["stage"] == stage for note in self.notes)
             self.stages.append(
                 {
                     "stage": stage, "run": record.run, "mlflow_run_id": record.mlflow_run_id,
@@ -746,7 +760,10 @@ class _Tracker:
         if not found:
             self._note("has no row of the whole pipeline; `regrpo sync` makes one")
             return
-        row = rows.from_snapshot(audit.snapshot)
+        try:
+            row = rows.from_snapshot(audit.snapshot)
+        except ValueError:  # a damaged report is a fault of its own
+            return
         row.tags.pop("regrpo.pipeline_key")
         for run in found:
             where = f"MLflow row {run['id']}"
