@@ -409,8 +409,19 @@ class _Audit:
             found = remote.digests(md5 for _, _, listing in listings for md5 in listing.values())
             for stage, item, listing in listings:
                 self._check_objects(stage, item, listing, found, "remote", "the remote", True)
+                self._settle(stage, item, [found.get(md5) for md5 in listing.values()])
         except CannotCheck as error:
             self.say(self.unchecked, "remote", None, error.where, f"{error}".removeprefix(f"{error.where}: "))
+
+    def _settle(self, stage: str, item: Item, found: list[Digest | None]) -> None:
+        """An output that is neither here nor in the cache is checked after all, where the remote has all of it."""
+        missing = [one for one in self.unchecked if (one["kind"], one["path"]) == ("output", item.path)]
+        if missing and None not in found:
+            self.unchecked = [one for one in self.unchecked if one not in missing]
+            self.artifacts = [
+                one for one in self.artifacts if (one["path"], one["verdict"]) != (item.path, "unchecked")
+            ]
+            self.say(self.notes, "output", stage, item.path, "not in the workspace; checked on the remote")
 
     # --- inputs, code, environment ------------------------------------------------------------------------------
 
@@ -425,18 +436,19 @@ class _Audit:
             found = self._found(item.path)
             if item.path in RAW:
                 self._check_raw(stage, item, found)
-                continue
-            if found is None:
+            elif found is None:
                 self.fault("input", stage, item.path, "missing: an input changed since", item.sha256, "missing")
                 continue
+            else:
+                recorded = _recorded(item)
+                for name in sorted(recorded.keys() | found.keys()):
+                    was, now = recorded.get(name), found[name].sha256 if name in found else None
+                    if was != now:
+                        self.fault("input", stage, name, "an input changed since", was or "not there", now or "missing")
+            if found is None or not all(digest.md5 for digest in found.values()):
+                continue
             sha256, md5 = digests.path_hashes(item.path, found)
-            recorded = _recorded(item)
-            for name in sorted(recorded.keys() | found.keys()):
-                was, now = recorded.get(name), found[name].sha256 if name in found else None
-                if was != now:
-                    self.fault("input", stage, name, "an input changed since", was or "not there", now or "missing")
-            read = all(digest.md5 for digest in found.values())
-            if read and sha256 == item.sha256 and md5 != locked.get(item.path, md5):
+            if sha256 == item.sha256 and md5 != locked.get(item.path, md5):
                 text = "dvc.lock's MD5 is not that of the bytes that run.json records"
                 self.fault("lock", stage, f"dvc.lock: deps: {item.path}", text, md5, locked[item.path])
 
@@ -530,11 +542,12 @@ class _Audit:
 
     def _code_differences(self, record: Record, tree: digests.Tree) -> list[str]:
         changed = []
-        for item in record.inputs:
-            if item.path.startswith(CODE):
-                recorded, found = _recorded(item), tree.listing(item.path) or {}
-                names = sorted(recorded.keys() | found.keys())
-                changed += [n for n in names if recorded.get(n) != (found[n].sha256 if n in found else None)]
+        code = [item for item in record.inputs if item.path.startswith(CODE)]
+        tree.preload(name for item in code for name in tree.names(item.path) or [])
+        for item in code:
+            recorded, found = _recorded(item), tree.listing(item.path) or {}
+            names = sorted(recorded.keys() | found.keys())
+            changed += [n for n in names if recorded.get(n) != (found[n].sha256 if n in found else None)]
         return changed
 
     def _diff(self, record: Record) -> str | None:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ class Tree:
     def __init__(self, snapshot: lineage.Snapshot) -> None:
         self.snapshot = snapshot
         self._known: dict[str, Digest] = {}
+        self._all: list[str] | None = None
 
     @property
     def is_workspace(self) -> bool:
@@ -125,26 +127,39 @@ class Tree:
             return [file.as_posix() for file in lineage.files_in(Path(path))] if Path(path).exists() else None
         from pathspec import GitIgnoreSpec
 
-        listed = self._git("ls-tree", "-r", "-z", "--name-only", str(self.snapshot.revision), "--", path)
+        if self._all is None:
+            self._all = (
+                self._git("ls-tree", "-r", "-z", "--name-only", str(self.snapshot.revision)).decode().split("\0")
+            )
+        names = [name for name in self._all if name == path or name.startswith(f"{path}/")]
         ignored = GitIgnoreSpec.from_lines((self.snapshot.read(".dvcignore") or b"").decode().splitlines())
-        names = [name for name in listed.split("\0") if name]
         return [name for name in names if name == path or not ignored.match_file(name)] if names else None
-
-    def _git(self, *arguments: str) -> str:
-        return lineage.git("-C", str(self.snapshot.root), *arguments) or ""
 
     def listing(self, path: str) -> dict[str, Digest] | None:
         """{file: Digest} at a path (with both hashes); None where there is nothing."""
         names = self.names(path)
-        return None if names is None else {name: digest for name in names if (digest := self._digest(name))}
+        if names is None:
+            return None
+        self.preload(names)
+        return {name: self._known[name] for name in names if name in self._known}
 
-    def _digest(self, name: str) -> Digest | None:
-        if name not in self._known:
-            data = self.snapshot.read(name)
-            if data is None:
-                return None
-            self._known[name] = of_bytes(data)
-        return self._known[name]
+    def preload(self, names: Iterable[str]) -> None:
+        """Read and hash many files with one git process."""
+        wanted = [name for name in names if name not in self._known]
+        if self.is_workspace:
+            self._known |= {name: of_bytes(data) for name in wanted if (data := self.snapshot.read(name)) is not None}
+        elif wanted:
+            asked = "".join(f"{self.snapshot.revision}:./{name}\n" for name in wanted).encode()
+            answer = io.BytesIO(self._git("cat-file", "--batch", data=asked))
+            for name in wanted:
+                head = answer.readline()
+                if not head.endswith(b" missing\n"):
+                    self._known[name] = of_bytes(answer.read(int(head.rsplit(b" ", 1)[1])))
+                    answer.read(1)
+
+    def _git(self, *arguments: str, data: bytes = b"") -> bytes:
+        command = ["git", "-C", str(self.snapshot.root), *arguments]
+        return subprocess.run(command, input=data, capture_output=True, check=False).stdout
 
 
 def path_hashes(path: str, listing: Mapping[str, Digest]) -> tuple[str, str]:

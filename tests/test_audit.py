@@ -591,6 +591,7 @@ def test_a_clone_is_complete_once_pulled_and_says_before_what_it_lacks(copy: Pat
         assert ("output", "grpo", "models/grpo") in found(before, "unchecked")
         assert all("dvc pull" in one["text"] for one in before["unchecked"])
         assert before["faults"] == []
+        assert_complete(audited(remote=True))
         run(clone, "dvc", "pull", "-q")
         assert_complete(audited(remote=True))
         gone = audited(mlflow=True)
@@ -718,6 +719,32 @@ def test_no_remote_and_a_remote_without_the_object_are_not_checkable(copy: Path)
     run(copy, "dvc", "remote", "remove", "store")
     assert found(audited(remote=True), "unchecked") == {("remote", None, "remote (default)")}
     assert found(audited(remote="other"), "unchecked") == {("remote", None, "remote other")}
+
+
+def test_a_file_that_no_run_recorded_is_noted(copy: Path) -> None:
+    Path("reports/grpo/mine.txt").write_text("mine")
+    Path("models/grpo/.DS_Store").write_text("hidden")
+    result = audited()
+    assert_complete(result)
+    assert found(result, "notes") == {
+        ("output", "grpo", "reports/grpo/mine.txt"),
+        ("output", "grpo", "models/grpo/.DS_Store"),
+    }
+
+
+def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
+    raw = {"path": "data/raw", "size": 2, "files": {"mine.jsonl": hashlib.sha256(b"{}").hexdigest()}}
+    raw["sha256"] = files.sha256_json(raw["files"])
+    set_dep("prepare", "data/raw", md5=digests.folder_md5({"mine.jsonl": str(digests.of_bytes(b"{}").md5)}))
+    key = audit.lineage.stage_key(lock()["stages"]["prepare"])
+    edit_record("prepare", lambda record: (record["inputs"][0].update(raw), record.update(key=key)))
+    missing = ("input", "prepare", "data/raw/mine.jsonl")
+    assert missing in found(audited(), "unchecked")
+    assert audited()["faults"] == []
+    Path("data/raw/mine.jsonl").write_text("{}")
+    assert audited()["unchecked"] == []
+    run(copy, "git", "commit", "-q", "-m", "forged", "dvc.lock", "reports")
+    assert missing not in found(audited("HEAD"), "unchecked")
 
 
 def test_a_locked_or_broken_store_is_not_checkable(told: Path) -> None:
