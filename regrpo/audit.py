@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ class _Audit:
             text = "neither here nor in DVC's cache; fetch it with `dvc pull`"
             self.say(self.unchecked, "output", stage, item.path, text, item.sha256)
 
-    @property
+    @cached_property
     def _uncached(self) -> set[str]:
         """The outputs that git holds (`cache: false`)."""
         declared = _yaml(self.snapshot, "dvc.yaml").get("stages", {})

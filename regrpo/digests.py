@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -125,15 +126,18 @@ class Tree:
         """The files at a path, from the root; None where there is nothing."""
         if self.is_workspace:
             return [file.as_posix() for file in lineage.files_in(Path(path))] if Path(path).exists() else None
-        from pathspec import GitIgnoreSpec
-
         if self._all is None:
             self._all = (
                 self._git("ls-tree", "-r", "-z", "--name-only", str(self.snapshot.revision)).decode().split("\0")
             )
         names = [name for name in self._all if name == path or name.startswith(f"{path}/")]
-        ignored = GitIgnoreSpec.from_lines((self.snapshot.read(".dvcignore") or b"").decode().splitlines())
-        return [name for name in names if name == path or not ignored.match_file(name)] if names else None
+        return [name for name in names if name == path or not self._ignored.match_file(name)] if names else None
+
+    @cached_property
+    def _ignored(self) -> Any:
+        from pathspec import GitIgnoreSpec
+
+        return GitIgnoreSpec.from_lines((self.snapshot.read(".dvcignore") or b"").decode().splitlines())
 
     def listing(self, path: str) -> dict[str, Digest] | None:
         """{file: Digest} at a path (with both hashes); None where there is nothing."""
