@@ -154,8 +154,7 @@ def start(graph: Graph, target: str | None, root: Path, direction: Direction, ml
     """
     if target is None:
         return _ends(graph, [name for name, run in graph.runs.items() if "workspace" in run.places], direction)
-    ids = (target,)
-    if found := [name for name, run in graph.runs.items() if run.run in ids or run.mlflow_run_id in ids]:
+    if found := [name for name, run in graph.runs.items() if history.names_run(target, vars(run))]:
         return found
     if target in STAGES:
         return [name for name, run in graph.runs.items() if run.stage == target and "workspace" in run.places]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -145,6 +145,8 @@ def find(target: str | None, root: Path, mlflow: bool = True) -> Place:
     )
     if commit:
         return Place(f"revision {target}", Snapshot(root, commit))
+    if re.fullmatch("[0-9a-f]{8,31}", target) and (place := _holding(target, here, mlflow=False)):
+        return place
     in_git = lineage.git("-C", str(root), "rev-parse", "--git-dir") is not None
     raise CannotCheck(
         target,
@@ -160,7 +162,7 @@ def _holding(run: str, here: Place, mlflow: bool) -> Place | None:
     key = None
     places = [here, *revisions(here.snapshot.root)]
     for place in places:
-        if any(run in (record.get("mlflow_run_id"), record.get("run")) for record in loose_records(place.snapshot)):
+        if any(names_run(run, record) for record in loose_records(place.snapshot)):
             return place
     if mlflow:
         from regrpo import tracking
@@ -172,6 +174,12 @@ def _holding(run: str, here: Place, mlflow: bool) -> Place | None:
             if lineage.pipeline_key(safe_lock(place.snapshot)) == key:
                 return place
     return None
+
+
+def names_run(text: str, record: Mapping[str, Any]) -> bool:
+    """Whether this is the id of a record's run (MLflow's or ours), or its first 8 digits or more."""
+    ids = (str(record.get("mlflow_run_id")), str(record.get("run")))
+    return bool(re.fullmatch("[0-9a-f]{8,32}", text)) and any(one.startswith(text) for one in ids)
 
 
 def loose_records(snapshot: Snapshot) -> Iterator[dict[str, Any]]:

@@ -774,6 +774,7 @@ def test_a_record_from_before_records_were_lists_is_read(copy: Path) -> None:
 
 def test_a_run_is_found_by_its_ids_and_revisions_by_name(told: Path) -> None:
     assert audited(run_id("sft"))["target"] == "workspace"
+    assert audited(run_id("sft")[:12])["target"] == "workspace"
     assert audited(row_id(), mlflow=True)["target"] == "workspace"
     assert_complete(audited("HEAD"))
     assert audited("main")["revision"] == run(told, "git", "rev-parse", "HEAD").stdout.strip()
