@@ -50,8 +50,8 @@ def code_state() -> tuple[dict[str, Any], str]:
     if revision is None:
         return {"revision": None, "dirty": None, "diff_sha256": None}, ""
     parts = [lineage.git("--no-optional-locks", "diff", revision, "--", *lineage.CODE) or ""]
-    untracked = lineage.git("ls-files", "--others", "--exclude-standard", "--", *lineage.CODE) or ""
-    for name in untracked.splitlines():
+    untracked = lineage.git("ls-files", "-z", "--others", "--exclude-standard", "--", *lineage.CODE) or ""
+    for name in filter(None, untracked.split("\0")):
         # `git diff --no-index` answers 1 for "differs".
         shown = subprocess.run(["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False)
         parts.append(shown.stdout.decode(errors="replace").strip())
@@ -61,7 +61,7 @@ def code_state() -> tuple[dict[str, Any], str]:
 
 
 def fingerprint(path: str) -> dict[str, Any]:
-    """{path, sha256, size, nfiles}: of a file, or of a folder as the SHA-256 over its sorted (path, SHA-256) list."""
+    """{path, sha256, size}, and for a folder `files`, {path: SHA-256}; its own SHA-256 is over their canonical JSON."""
     root = Path(path)
     listing = [
         (file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size) for file in lineage.files_in(root)
@@ -87,14 +87,19 @@ def ancestor_dvc() -> tuple[int, float] | None:
 class Run(Generic[P]):
     """What a stage's `main` holds: its parameters, and two ways to be watched."""
 
-    def __init__(self, stage: str, values: P, journal: Journal) -> None:
-        self.stage, self.params, self._journal = stage, values, journal
+    def __init__(self, stage: str, values: P, journal: Journal, key: str) -> None:
+        self.stage, self.params, self._journal, self._key = stage, values, journal, key
         self.reports = Path("reports") / stage
         self.reports.mkdir(parents=True, exist_ok=True)
 
     def log(self, values: Mapping[str, float], step: int = 0) -> None:
         """Show metrics while the stage runs (and keep them for MLflow)."""
         self._journal.metrics(values, step)
+
+    def checkpoint_folder(self, device: str) -> Path:
+        """Where this very stage key leaves checkpoints to resume from: in this environment, on this device."""
+        identity = files.sha256_json([self._key, environment()["sha256"], device])
+        return lineage.dvc_root() / ".checkpoints" / f"{self.stage}-{identity[:24]}"
 
     def attach(self, path: Path, name: str | None = None) -> None:
         """Give MLflow a file or folder that is no DVC output."""
@@ -150,7 +155,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
         from regrpo import tracking
 
         tracking.start_following()
-        run = Run(name, values, journal)
+        run = Run(name, values, journal, facts["key"])
         yield run
         record = _record(facts, journal)
         files.write_json(run.reports / "run.json", [record])

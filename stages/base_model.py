@@ -6,181 +6,21 @@ template, nothing else) and reports/base_model/source.json.  Run it by hand: pyt
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from regrpo import files, hardware, records
-from regrpo.errors import CannotCheck, Refused
-from regrpo.params import Section
-from regrpo.sources import file_under, require_commit
+from regrpo import files, records
+from regrpo.base_models import Gguf, Hub, Local, Scratch, inspect
+from regrpo.params import Section, Seed
 
 OUT = Path("models/base")
-RAW_MODELS = Path("models/raw")
-KEPT = (
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "chat_template.jinja"),
-    *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
-"""The files that a model is made of; nothing else of a folder is taken."""
-
-
-class Tokenizer(Section):
-    kind: Literal["characters"]
-    extra_tokens: list[str] = Field(default_factory=list)
-
-
-class Scratch(Section):
-    kind: Literal["scratch"]
-    config: dict[str, Any]
-    tokenizer: Tokenizer
-    license: str
-
-    def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Make tokenizer and model; the seed draws the initial weights."""
-        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-        from regrpo.tokenizers import character_tokenizer
-
-        tokenizer = character_tokenizer(self.tokenizer.extra_tokens)
-        ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-        vocab_size = -(-len(tokenizer) // 8) * 8  # a multiple of 8, as kernels like it
-        try:
-            config = Gemma3TextConfig(**{"vocab_size": vocab_size, **ids, **self.config})
-            hardware.set_up(seed, threads=1)
-            model = Gemma3ForCausalLM(config)
-        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-            raise Refused(
-                "base_model.source.config",
-                expected="sizes that make a Gemma 3 (transformers' Gemma3TextConfig)",
-                found=str(error),
-                remedy="Correct them in the profile.",
-            ) from error
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return {"source": "made from scratch", "revision": f"seed {seed}"}
-
-
-class Local(Section):
-    kind: Literal["local"]
-    path: str
-    license: str
-
-    def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        copy_model(file_under(RAW_MODELS, self.path, "base_model.source.path"), folder)
-        return {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
-
-
-class Hub(Section):
-    kind: Literal["hub"]
-    repo: str
-    revision: str
-    license: str
-
-    def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        from huggingface_hub import snapshot_download
-
-        require_commit(self.repo, self.revision, "model", "base_model.source.revision")
-        try:
-            snapshot = snapshot_download(self.repo, revision=self.revision, allow_patterns=list(KEPT))
-        except Exception as error:  # the hub's client raises a different class for each kind of failure
-            raise CannotCheck(
-                f"base_model.source: {self.repo} at {self.revision[:12]}",
-                expected="its files from the hub",
-                found=f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
-                remedy="Check network, access and licence (log in with `hf auth login`; a gated model's licence is "
-                f"accepted on its page), or copy the folder to {RAW_MODELS}/ and use source kind `local`.",
-            ) from error
-        copy_model(Path(snapshot), folder)
-        return {"source": f"hub model {self.repo}", "repo": self.repo, "revision": self.revision}
-
-
-class Gguf(Section):
-    kind: Literal["gguf"]
-    file: str
-    license: str
-
-    def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Dequantise a GGUF file under models/raw/ through transformers."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-        path = file_under(RAW_MODELS, self.file, "base_model.source.file")
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True)
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (ValueError, OSError, ImportError, KeyError) as error:
-            raise Refused(
-                str(path), expected="a GGUF file of an architecture that transformers reads",
-                found=str(error).splitlines()[0], remedy="Convert the model, or use source kind `local`.",
-            ) from error  # fmt: skip
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return {"source": f"GGUF file {self.file}", "revision": files.sha256(path)}
 
 
 class Params(Section):
-    seed: int
+    seed: int = Seed
     source: Annotated[Scratch | Local | Hub | Gguf, Field(discriminator="kind")]
-
-
-def copy_model(source: Path, folder: Path) -> None:
-    """Copy exactly the files that a model is made of. Raises Refused for pickled weights or a missing part."""
-    folder.mkdir()
-    for pattern in KEPT:
-        for file in sorted(source.glob(pattern)):
-            shutil.copyfile(file, folder / file.name)
-    if not list(folder.glob("*.safetensors")):
-        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in source.glob(pattern)]
-        raise Refused(
-            f"{source}",
-            expected="weights as *.safetensors",
-            found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
-            remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
-        )
-    for name, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
-        if not list(folder.glob(name)):
-            raise Refused(
-                f"{source}",
-                expected=f"{what} ({name})",
-                found="none",
-                remedy="Save it into the folder with `save_pretrained`.",
-            )
-
-
-def inspect(folder: Path) -> dict[str, Any]:
-    """Load configuration and tokenizer, count parameters. Raises Refused for what cannot be trained."""
-    import math
-
-    from safetensors import SafetensorError, safe_open
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        count = 0
-        for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise Refused(
-            "base_model.source", expected="a model and tokenizer that transformers can load",
-            found=str(error).splitlines()[0], remedy="Check the folder's files.",
-        ) from error  # fmt: skip
-    if tokenizer.eos_token is None:
-        raise Refused(
-            "base_model.source", expected="a tokenizer with an end-of-sequence token", found="none",
-            remedy="Set `eos_token` and save the tokenizer again.",
-        )  # fmt: skip
-    return {
-        "parameters": count,
-        "architecture": (config.architectures or ["unknown"])[0],
-        "window": getattr(config.get_text_config(), "max_position_embeddings", None),
-        "vocabulary": len(tokenizer),
-        "chat_template": tokenizer.chat_template is not None,
-    }
 
 
 def main() -> None:

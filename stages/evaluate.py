@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from regrpo import files, hardware, harness, plots, records, stats
+from regrpo import comparison, files, hardware, harness, records, stats
 from regrpo.params import Section
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def main() -> None:
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
         samples["correct"] = samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")
         files.write_parquet(run.reports / "samples.parquet", samples)
-        plots.comparison(metrics, run.reports / "comparison.png")
+        comparison.draw(metrics, run.reports / "comparison.png")
         files.write_json(run.reports / "metrics.json", metrics)
         run.log({f"{name}/{model}": summary[name]["models"][model]["value"] for name in summary for model in MODELS})
 

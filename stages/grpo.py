@@ -6,6 +6,7 @@ and reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.pn
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,45 +14,37 @@ from pydantic import Field, model_validator
 
 from regrpo import doctor, files, hardware, records
 from regrpo.errors import Refused
-from regrpo.params import Lora, PassThrough
+from regrpo.params import Training
 from regrpo.verifiers import get_verifier
 
 SFT, OUT = Path("models/sft"), Path("models/grpo")
 DATA = Path("data/prepared")
 
 
-class Params(PassThrough):
+class Params(Training):
     library = "trl.trainer.grpo_config:GRPOConfig"
-    owned: ClassVar[dict[str, str]] = {
-        "output_dir": "models/grpo, which DVC tracks",
-        "report_to": "MLflow gets the same files by `regrpo sync`",
-        "use_cpu": "it follows from grpo.device",
-        "data_seed": "it is grpo.seed",
+    owned: ClassVar[dict[str, str]] = Training.owned | {
         "reward_weights": "the weights stand in grpo.reward_funcs",
-        "trust_remote_code": "code from a model repository is never run",
-        "push_to_hub": "regrpo writes to the workspace only",
-        "resume_from_checkpoint": "regrpo chooses the checkpoint",
-        "disable_tqdm": "progress is printed by regrpo",
         "remove_unused_columns": "rewards need the data's columns",
-        "eval_strategy": "evaluation inside training changes the weights; grpo.dev_every leaves them alone",
-        "do_eval": "grpo.dev_every measures on dev, the evaluate stage on eval",
     }
-    seed: int
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(gt=0)
     reward_funcs: dict[str, float] = Field(min_length=1)
     doctor: Literal["warn", "stop"] = "warn"
     dev_every: int = Field(ge=0)
     sample_every: int = Field(gt=0)
-    lora: Lora | None = None
     max_steps: int = Field(gt=0)
-    per_device_train_batch_size: int = Field(gt=0)
-    gradient_accumulation_steps: int = Field(default=1, gt=0)
     num_generations: int = Field(ge=2)
     max_completion_length: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
     beta: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _rewards_have_names_of_their_own(self) -> Self:
+        """TRL logs, and samples.parquet stores, a reward under its function's name."""
+        names = [name.rpartition(":")[2] for name in self.reward_funcs]
+        taken = {"step", "id", "prompt", "completion", "answer", "reward"}
+        if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
+            raise ValueError(f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own")
+        return self
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -64,27 +57,24 @@ class Params(PassThrough):
             )
         return self
 
-    def trainer_settings(self, device: str) -> dict[str, Any]:
-        own = ("seed", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "num_generations")
-        named = {
-            name: getattr(self, name)
-            for name in (*own, "max_completion_length", "learning_rate", "beta", "temperature")
-        }
-        fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu"}
-        weights = {"reward_weights": list(self.reward_funcs.values())}
-        return (
-            {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"}
-            | self.passed_through
-            | named
-            | fixed
-            | weights
+    @property
+    def cycle(self) -> int:
+        """One generation's use: TRL does not save its buffer of completions."""
+        per_device = self.passed_through.get("generation_batch_size", 0) // self.per_device_train_batch_size
+        generation = self.passed_through.get("steps_per_generation") or per_device or self.gradient_accumulation_steps
+        micro_steps = math.lcm(
+            generation * self.passed_through.get("num_iterations", 1), self.gradient_accumulation_steps
         )
+        return micro_steps // self.gradient_accumulation_steps
+
+    def trainer_settings(self, device: str) -> dict[str, Any]:
+        return super().trainer_settings(device) | {"reward_weights": list(self.reward_funcs.values())}
 
 
-def summary(history: Any, prompts: int) -> dict[str, Any]:
+def summary(steps: int, history: Any, prompts: int) -> dict[str, Any]:
     """metrics.json: the first and last ten logged steps' reward, dev accuracy before and after."""
     return {
-        "steps": int(history.rows[-1]["step"]),
+        "steps": steps,
         "reward_first": history.mean("reward", slice(None, 10)),
         "reward_last": history.mean("reward", slice(-10, None)),
         "dev_accuracy_first": history.mean("dev_accuracy", slice(None, 1)),
@@ -116,7 +106,7 @@ def train(run: records.Run[Params]) -> None:
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from regrpo import curves, rewards, training
+    from regrpo import checkpoints, curves, rewards, training
 
     params = run.params
     device = hardware.find_device(params.device)
@@ -134,7 +124,7 @@ def train(run: records.Run[Params]) -> None:
             0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
         )
     try:
-        with training.scratch_folder() as folder, training.told_as_refusal("grpo"):
+        with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("grpo"):
             trainer = GRPOTrainer(
                 model=str(SFT),
                 reward_funcs=samples.watching(functions),
@@ -145,13 +135,13 @@ def train(run: records.Run[Params]) -> None:
                 callbacks=callbacks,
             )
             training.quiet(trainer)
-            trainer.train()
-        training.save(trainer.model, trainer.processing_class, OUT)
+            checkpoints.fit(trainer, folder, {"history": history, "samples": samples})
+            training.save(trainer.model, trainer.processing_class, OUT)
     finally:  # a run that was stopped leaves its evidence
         history.write_csv(run.reports / "history.csv")
         files.write_json(run.reports / "health.json", doctor.examine(history.rows))
         files.write_parquet(run.reports / "samples.parquet", samples.frame())
-    files.write_json(run.reports / "metrics.json", summary(history, samples.prompts_seen))
+    files.write_json(run.reports / "metrics.json", summary(trainer.state.global_step, history, samples.prompts_seen))
     curves.draw(history.rows, run.reports / "curves.png")
 
 

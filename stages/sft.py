@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from regrpo import files, hardware, records
 from regrpo.errors import Refused
-from regrpo.params import Lora, PassThrough, Section
+from regrpo.params import Section, Training
 from regrpo.verifiers import Verifier, get_verifier
 
 BASE, OUT = Path("models/base"), Path("models/sft")
@@ -29,31 +29,13 @@ class Phase(Section):
     worked: float = Field(ge=0, le=1)
 
 
-class Params(PassThrough):
+class Params(Training):
     library = "trl.trainer.sft_config:SFTConfig"
-    owned: ClassVar[dict[str, str]] = {
-        "output_dir": "models/sft, which DVC tracks",
-        "report_to": "MLflow gets the same files by `regrpo sync`",
-        "use_cpu": "it follows from sft.device",
-        "data_seed": "it is sft.seed",
+    owned: ClassVar[dict[str, str]] = Training.owned | {
         "completion_only_loss": "the loss is on completions only",
         "train_sampling_strategy": "a curriculum keeps its order, anything else is shuffled by sft.seed",
-        "trust_remote_code": "code from a model repository is never run",
-        "push_to_hub": "regrpo writes to the workspace only",
-        "resume_from_checkpoint": "regrpo chooses the checkpoint",
-        "disable_tqdm": "progress is printed by regrpo",
-        "eval_strategy": "evaluation inside training changes the weights; the evaluate stage measures",
-        "do_eval": "the evaluate stage measures",
     }
-    seed: int
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(gt=0)
     curriculum: list[Phase] | None = None
-    lora: Lora | None = None
-    max_steps: int = Field(ge=-1)
-    per_device_train_batch_size: int = Field(gt=0)
-    gradient_accumulation_steps: int = Field(default=1, gt=0)
-    learning_rate: float = Field(gt=0)
 
     @model_validator(mode="after")
     def _phases_add_up(self) -> Self:
@@ -65,18 +47,8 @@ class Params(PassThrough):
         return self
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in ("seed", "max_steps", "learning_rate")}
-        batch = {name: getattr(self, name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
-        fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu", "completion_only_loss": True}
         order = {"train_sampling_strategy": "sequential"} if self.curriculum else {}
-        return (
-            {"save_strategy": "no", "dataloader_pin_memory": device != "cpu"}
-            | self.passed_through
-            | own
-            | batch
-            | fixed
-            | order
-        )
+        return super().trainer_settings(device) | {"completion_only_loss": True} | order
 
 
 def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict[str, Any]]:
@@ -112,7 +84,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from regrpo import training
+    from regrpo import checkpoints, training
 
     params = run.params
     device = hardware.find_device(params.device)
@@ -120,9 +92,10 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     disable_progress_bars()
     rows = training.read_rows(DATA / "sft.parquet")
     verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
+    require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
     history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
-    with training.scratch_folder() as folder, training.told_as_refusal("sft"):
+    with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("sft"):
         trainer = SFTTrainer(
             model=str(BASE),
             args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
@@ -134,15 +107,13 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
         if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         training.quiet(trainer)
-        trainer.train()
-    training.save(trainer.model, trainer.processing_class, OUT)
+        checkpoints.fit(trainer, folder, {"history": history})
+        training.save(trainer.model, trainer.processing_class, OUT)
     history.write_csv(run.reports / "history.csv")
-    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
-    steps = trainer.state.global_step
     last = slice(-1, None)
     return {
-        "steps": steps,
-        "rows": steps * batch,
+        "steps": trainer.state.global_step,
+        "rows": round(trainer.state.epoch * len(trainer.train_dataset)),
         "loss": history.mean("loss", last),
         "mean_token_accuracy": history.mean("mean_token_accuracy", last),
     }
@@ -156,20 +127,20 @@ def pass_through(run: records.Run[Params]) -> dict[str, Any]:
     return {"steps": 0, "rows": 0, "loss": None, "mean_token_accuracy": None}
 
 
-def require_solutions(rows: int) -> None:
-    if not rows:
+def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> None:
+    """Refuse a split with nothing to learn: no rows, or a row without solution (and answer that a verifier renders)."""
+    empty = [row["id"] for row in rows if row["solution"] is None and (verifier is None or row["answer"] is None)]
+    if empty or not rows:
         raise Refused(
-            "sft",
-            expected="rows to learn from",
-            found="none (prepare.sft: 0)",
-            remedy="Raise prepare.sft, or set sft.max_steps: 0.",
+            f"{DATA / 'sft.parquet'}",
+            expected="rows with a solution, or an answer that the verifier can render",
+            found=f"none for {', '.join(map(str, empty[:20]))}" if empty else "no rows (prepare.sft: 0)",
+            remedy="Bring solutions, raise prepare.sft, or set sft.max_steps: 0.",
         )
 
 
 def main() -> None:
     with records.stage("sft", Params) as run:
-        if run.params.max_steps:
-            require_solutions(files.read_json(DATA / "dataset.json")["splits"]["sft"]["rows"])
         metrics = train(run) if run.params.max_steps else pass_through(run)
         files.write_json(run.reports / "metrics.json", metrics)
 

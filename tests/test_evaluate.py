@@ -406,7 +406,7 @@ def test_settings_that_cannot_be_are_refused_by_name(change: dict[str, Any], mes
 
 
 def test_the_picture_shows_what_there_is(tmp_path: Path) -> None:
-    from regrpo import plots
+    from regrpo import comparison
 
     def task(role: str, kind: str = "binary") -> dict[str, Any]:
         one = {"value": 0.5, "stderr": 0.1, "ci95": [0.4, 0.6]}
@@ -417,5 +417,5 @@ def test_the_picture_shows_what_there_is(tmp_path: Path) -> None:
         (None, {"heldout_sampled": task("sampled")}),
         (None, {"mine": task("custom", "continuous"), "gsm8k": task("stock")}),
     ]):  # fmt: skip
-        plots.comparison({"headline": headline, "tasks": tasks}, tmp_path / f"{number}.png")
+        comparison.draw({"headline": headline, "tasks": tasks}, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")

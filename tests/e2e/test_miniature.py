@@ -138,6 +138,7 @@ def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_
         "        self.reports.mkdir(parents=True, exist_ok=True)\n"
         "    def log(self, values, step=0): pass\n"
         "    def attach(self, path, name=None): pass\n"
+        "    def checkpoint_folder(self, device): return Path('.checkpoints') / self.stage\n"
         "@contextlib.contextmanager\n"
         "def stage(name, model):\n"
         "    from regrpo import params\n"
@@ -149,7 +150,9 @@ def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_
     )
     for stage in STAGES[:-1]:
         run(other, "python", "bare.py", stage)
-        shutil.copyfile(finished / f"reports/{stage}/run.json", other / f"reports/{stage}/run.json")  # the card reads it
+        shutil.copyfile(
+            finished / f"reports/{stage}/run.json", other / f"reports/{stage}/run.json"
+        )  # the card reads it
     run(other, "python", "bare.py", "model_card")
     assert outputs(other) == outputs(finished)
 

@@ -14,13 +14,14 @@ BESIDE = ("sampled", "control", "format")
 """The roles of the tasks that are shown beside the headline."""
 
 
-def comparison(metrics: Mapping[str, Any], path: Path) -> None:
+def draw(metrics: Mapping[str, Any], path: Path) -> None:
     """comparison.png from metrics.json's content: the headline, sampled answers and controls beside it, 95 % CIs."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the bytes
     tasks, headline = metrics["tasks"], metrics["headline"]
     main = [headline] if headline else [name for name in tasks if tasks[name]["role"] not in BESIDE][:8]
     beside = sorted(
