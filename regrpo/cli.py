@@ -13,12 +13,16 @@ from regrpo.errors import RegrpoError
 COMMANDS = {
     "check": "the whole profile, the environment and free disk, before anything runs",
     "sync": "bring MLflow up to date with the files (idempotent)",
+    "audit": "whether a run is what its records say, to the byte",
+    "lineage": "which run made what from what, upstream or downstream",
 }
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
     """The parser, with the arguments of `command` only: the others' modules stay unloaded."""
-    parser = argparse.ArgumentParser(prog="regrpo", description="Reproducible GRPO fine-tuning: check and sync.")
+    parser = argparse.ArgumentParser(
+        prog="regrpo", description="Reproducible GRPO fine-tuning: check, sync, audit and lineage."
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help_text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=help_text, description=help_text)

@@ -10,11 +10,12 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from regrpo import rows
+from regrpo.errors import CannotCheck
 from regrpo.journals import Told
 from regrpo.lineage import Snapshot
 
@@ -34,6 +35,7 @@ def _limit_patience() -> None:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
@@ -326,3 +328,76 @@ def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
         return {}
     tags = {"mlflow.source.git.commit": code["revision"], "regrpo.git.dirty": str(code["dirty"]).lower()}
     return tags | ({"regrpo.git.diff_sha256": code["diff_sha256"]} if code["diff_sha256"] else {})
+
+
+class Reader:
+    """MLflow as an auditor sees it: plain data, and nothing is ever made or changed."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """{id, experiment, status, deleted, params, metrics (the last of each), tags}; None where it is unknown."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._plain(self.client.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def _plain(self, run: Any) -> dict[str, Any]:
+        return {
+            "id": run.info.run_id,
+            "experiment": run.info.experiment_id,
+            "status": run.info.status,
+            "deleted": run.info.lifecycle_stage == "deleted",
+            "params": dict(run.data.params),
+            "metrics": dict(run.data.metrics),
+            "tags": dict(run.data.tags),
+        }
+
+    def tagged(self, **tags: str) -> list[dict[str, Any]]:
+        """The runs of every experiment with these tags (`__` stands for a dot)."""
+        everywhere = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        conditions = " and ".join(f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items())
+        return [self._plain(run) for run in self.client.search_runs(everywhere, conditions)]
+
+    def pipeline_key(self, run_id: str) -> str | None:
+        """The key of the pipeline that a run is the row of, or that the execution it belongs to made."""
+        run = self.run(run_id)
+        if run and "mlflow.parentRunId" in run["tags"]:
+            run = self.run(run["tags"]["mlflow.parentRunId"])
+        return run["tags"].get("regrpo.pipeline_key") if run else None
+
+    def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The tags of each model that a stage logged."""
+        found = self.client.search_logged_models([run["experiment"]], f"source_run_id = '{run['id']}'")
+        return [dict(model.tags) for model in found]
+
+    def artifacts(self, run_id: str, path: str | None = None) -> Iterator[str]:
+        """The paths of a run's artifact files."""
+        for item in self.client.list_artifacts(run_id, path):
+            if item.is_dir:
+                yield from self.artifacts(run_id, item.path)
+            else:
+                yield item.path
+
+    def artifact(self, run_id: str, path: str) -> bytes:
+        """An artifact's bytes."""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def open_reader(uri: str) -> Reader:
+    """The store at `uri`, for reading. Raises CannotCheck where there is none; a database is never created."""
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise CannotCheck(
+            "MLflow", expected=f"a store at {PurePosixPath(uri).name}", found="no such file",
+            remedy="Set MLFLOW_TRACKING_URI, or use --no-mlflow.",
+        )  # fmt: skip
+    _limit_patience()
+    import mlflow
+
+    return Reader(mlflow.MlflowClient(uri))

@@ -1,0 +1,56 @@
+"""regrpo lineage: which run made what from what, over workspace, commits and DVC experiments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from regrpo import files, graph, history, pages
+from regrpo.errors import CannotCheck
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "target", nargs="?", metavar="RUN|ARTIFACT",
+        help="an artifact's path or SHA-256 (6 digits or more), an MLflow run id, a stage, a git revision or a DVC "
+        "experiment (default: the workspace's pipeline)",
+    )  # fmt: skip
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--upstream", action="store_true", help="what it was made from (the default)")
+    way.add_argument("--downstream", action="store_true", help="what was made from it, in every experiment and commit")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart")
+    form.add_argument("--json", action="store_true", help="print runs and artifacts as JSON")
+    form.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs nothing else to be read")
+    parser.add_argument("--no-mlflow", action="store_true", help="do not ask MLflow which pipeline a run id belongs to")
+    parser.epilog = "Exit code 2: nothing of that name is known."
+
+
+def run(args: argparse.Namespace) -> int:
+    root, direction = Path.cwd(), "downstream" if args.downstream else "upstream"
+    way: graph.Direction = "downstream" if args.downstream else "upstream"
+    whole = graph.of_places([history.workspace(root), *history.revisions(root)])
+    starts = graph.start(whole, args.target, root, way, mlflow=not args.no_mlflow)
+    part = whole.part(whole.reach(starts, way))
+    title = f"Lineage, {direction} of {args.target or 'the workspace'}"
+    if args.json:
+        print(
+            json.dumps({"target": args.target, "direction": direction, "start": starts} | graph.plain(part), indent=2)
+        )
+    elif args.mermaid:
+        print(graph.mermaid(part))
+    elif args.html:
+        try:
+            files.write_text(args.html, pages.lineage_page(title, part))
+        except OSError as error:
+            raise CannotCheck(
+                str(args.html), expected="a file that can be written", found=str(error), remedy="Name another."
+            ) from error
+        print(f"wrote {args.html}")
+    elif starts:
+        for line in graph.tree(whole, starts, way):
+            print(line)
+    else:
+        print("Nothing was made from it." if args.downstream else "No run made it: it is a source.")
+    return 0

@@ -1,0 +1,331 @@
+"""The lineage graph: which run made what from what, over workspace, commits and DVC experiments, from their records.
+
+Nodes are runs and artifacts (a path with a SHA-256); an artifact that two pipelines share is one node, so that a query
+downstream of a dataset's hash finds the models of every experiment. Needs git and the run.json files, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from xml.sax.saxutils import escape
+
+from regrpo import history
+from regrpo.errors import CannotCheck
+from regrpo.history import Place, Record
+from regrpo.params import STAGES
+
+Direction = Literal["upstream", "downstream"]
+CODE = ("stages/", "regrpo/")
+"""Inputs that a drawn graph leaves to the code's revision."""
+
+
+@dataclass
+class Run:
+    """One executed stage, and the names of the places that hold its results."""
+
+    stage: str
+    run: str
+    mlflow_run_id: str | None
+    revision: str | None
+    started: str
+    places: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file or folder by its content; `maker` runs made it, a source has none."""
+
+    path: str
+    sha256: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.path}@{self.sha256[:16]}"
+
+
+@dataclass
+class Graph:
+    """`runs` by id, `artifacts` by id; edges are the runs' inputs and outputs."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    files: dict[str, set[str]] = field(default_factory=dict)
+    """SHA-256 of each file inside an artifact's folder → the artifacts."""
+
+    def makers(self, artifact: str) -> list[str]:
+        return [name for name, run in self.runs.items() if artifact in run.outputs]
+
+    def readers(self, artifact: str) -> list[str]:
+        return [name for name, run in self.runs.items() if artifact in run.inputs]
+
+    def next_runs(self, run: str, direction: Direction) -> list[str]:
+        """The runs that made a run's inputs (upstream), or read its outputs (downstream), in stage order.
+
+        Where several runs made the very same artifact, upstream are those of the reader's own pipeline.
+        """
+        one = self.runs[run]
+        found: set[str] = set()
+        for artifact in one.inputs if direction == "upstream" else one.outputs:
+            if direction == "downstream":
+                found.update(self.readers(artifact))
+            else:
+                makers = self.makers(artifact)
+                found.update([other for other in makers if set(self.runs[other].places) & set(one.places)] or makers)
+        return sorted(found - {run}, key=self._order)
+
+    def _order(self, run: str) -> tuple[int, str]:
+        one = self.runs[run]
+        return STAGES.index(one.stage) if one.stage in STAGES else len(STAGES), one.started
+
+    def reach(self, start: Iterable[str], direction: Direction) -> set[str]:
+        """The runs that can be reached from runs, themselves included."""
+        todo, seen = list(start), set[str]()
+        while todo:
+            if (run := todo.pop()) not in seen:
+                seen.add(run)
+                todo += self.next_runs(run, direction)
+        return seen
+
+    def part(self, runs: set[str]) -> Graph:
+        """The graph of some runs and what they read and made."""
+        kept = {name: run for name, run in self.runs.items() if name in runs}
+        touched = {artifact for run in kept.values() for artifact in [*run.inputs, *run.outputs]}
+        return Graph(kept, {name: one for name, one in self.artifacts.items() if name in touched}, self.files)
+
+
+def of_places(places: Iterable[Place]) -> Graph:
+    """The graph of everything that the records in these places say; a record that cannot be read is left out."""
+    graph, seen = Graph(), dict[bytes, str]()
+    read: list[tuple[str, Record]] = []
+    for place in places:
+        for stage, data in history.record_bytes(place.snapshot).items():
+            if data not in seen:
+                try:
+                    record, _ = history.parse_record(data, stage)
+                except CannotCheck:
+                    continue
+                seen[data] = _add(graph, record, data)
+                read.append((seen[data], record))
+            names = graph.runs[seen[data]].places
+            names += [place.name] if place.name not in names else []
+    inner = {
+        (f"{artifact.path}/{name}", digest): artifact.id
+        for _, record in read
+        for out in record.outputs
+        for name, digest in (out.files or {}).items()
+        for artifact in [Artifact(out.path, out.sha256)]
+    }
+    for name, record in read:
+        for item in record.inputs:
+            artifact = Artifact(item.path, item.sha256)
+            known = artifact.id if artifact.id in graph.artifacts else inner.get((item.path, item.sha256))
+            if known is None:
+                graph.artifacts[artifact.id] = artifact
+            if (known or artifact.id) not in graph.runs[name].inputs:
+                graph.runs[name].inputs.append(known or artifact.id)
+    return graph
+
+
+def _add(graph: Graph, record: Record, data: bytes) -> str:
+    """A run with its outputs, its own record among them."""
+    run = Run(record.stage, record.run, record.mlflow_run_id, record.code.revision, record.started)
+    own = Artifact(f"reports/{record.stage}/run.json", hashlib.sha256(data).hexdigest())
+    for artifact, inner in [*((Artifact(o.path, o.sha256), o.files or {}) for o in record.outputs), (own, {})]:
+        graph.artifacts[artifact.id] = artifact
+        run.outputs.append(artifact.id)
+        for digest in inner.values():
+            graph.files.setdefault(digest, set()).add(artifact.id)
+    graph.runs.setdefault(record.run, run)
+    return record.run
+
+
+def start(graph: Graph, target: str | None, root: Path, direction: Direction, mlflow: bool = True) -> list[str]:
+    """The runs to start from: of an artifact (path, or SHA-256 from 6 digits on), a run, a revision or an experiment.
+
+    Upstream of an artifact are the runs that made it, downstream those that read it. Raises CannotCheck where nothing
+    of that name is known.
+    """
+    if target is None:
+        return _ends(graph, [name for name, run in graph.runs.items() if "workspace" in run.places], direction)
+    if found := [name for name, run in graph.runs.items() if history.names_run(target, vars(run))]:
+        return found
+    if target in STAGES:
+        return [name for name, run in graph.runs.items() if run.stage == target and "workspace" in run.places]
+    if matches := _matching(graph, target.rstrip("/")):
+        side = graph.makers if direction == "upstream" else graph.readers
+        return sorted({run for artifact in matches for run in side(artifact)}, key=graph._order)
+    place = history.find(target, root, mlflow)
+    records = {record["run"] for record in history.loose_records(place.snapshot)}
+    return _ends(graph, [name for name in graph.runs if name in records], direction)
+
+
+def _matching(graph: Graph, target: str) -> list[str]:
+    if re.fullmatch("[0-9a-f]{6,64}", target):
+        found = {name for name, one in graph.artifacts.items() if one.sha256.startswith(target)}
+        return sorted(found.union(*(ids for digest, ids in graph.files.items() if digest.startswith(target))))
+    same = [name for name, one in graph.artifacts.items() if one.path == target]
+    if not same:
+        same = [name for name, one in graph.artifacts.items() if target.startswith(f"{one.path}/")]
+    here = {a for run in graph.runs.values() if "workspace" in run.places for a in [*run.inputs, *run.outputs]}
+    return [name for name in same if name in here] or same
+
+
+def _ends(graph: Graph, runs: list[str], direction: Direction) -> list[str]:
+    """Of some runs, those that no other of them comes after (upstream), or before (downstream)."""
+    against: Direction = "downstream" if direction == "upstream" else "upstream"
+    return sorted((run for run in runs if not set(graph.next_runs(run, against)) & set(runs)), key=graph._order)
+
+
+# --- how it is shown --------------------------------------------------------------------------------------------------
+
+
+def label(graph: Graph, run: str) -> str:
+    one = graph.runs[run]
+    own = f"reports/{one.stage}/"
+    outputs = [out for out in one.outputs if not out.startswith(f"{own}run.json")]
+    made = ", ".join(_short(graph, out).removeprefix(own) for out in outputs)
+    return f"{one.stage}  run {(one.mlflow_run_id or one.run)[:12]}  [{', '.join(one.places)}]  → {made}"
+
+
+def _short(graph: Graph, artifact: str) -> str:
+    one = graph.artifacts[artifact]
+    return f"{one.path} {one.sha256[:8]}"
+
+
+def sources(graph: Graph, run: str) -> list[str]:
+    """A run's inputs that no stage made and that are no code of the stages."""
+    return [a for a in graph.runs[run].inputs if not graph.makers(a) and not a.startswith(CODE)]
+
+
+def tree(graph: Graph, runs: list[str], direction: Direction) -> Iterator[str]:
+    """Lines of text; a run that was shown is named again without what follows it."""
+    seen: set[str] = set()
+
+    def walk(run: str, prefix: str, turn: str, rest: str) -> Iterator[str]:
+        if run in seen:
+            yield f"{prefix}{turn}{graph.runs[run].stage}  run {(graph.runs[run].mlflow_run_id or run)[:12]} (above)"
+            return
+        seen.add(run)
+        yield f"{prefix}{turn}{label(graph, run)}"
+        below = graph.next_runs(run, direction)
+        brought = sources(graph, run) if direction == "upstream" else []
+        for index, source in enumerate(brought):
+            last = index == len(brought) - 1 and not below
+            yield f"{prefix}{rest}{'└─ ' if last else '├─ '}{_short(graph, source)}"
+        for index, other in enumerate(below):
+            last = index == len(below) - 1
+            yield from walk(other, prefix + rest, "└─ " if last else "├─ ", "   " if last else "│  ")
+
+    for run in runs:
+        if run not in seen:
+            yield from walk(run, "", "", "")
+
+
+def mermaid(graph: Graph) -> str:
+    """A Mermaid flowchart: runs are rounded, artifacts square."""
+    drawn = _drawn(graph)
+    names = {name: f"n{index}" for index, name in enumerate([*graph.runs, *drawn])}
+    lines = ["flowchart LR"]
+    lines += [
+        f'  {names[run]}(["{one.stage}<br/>run {(one.mlflow_run_id or one.run)[:12]}"])'
+        for run, one in graph.runs.items()
+    ]
+    lines += [f'  {names[a]}["{_plain(graph.artifacts[a].path)}<br/>{graph.artifacts[a].sha256[:12]}"]' for a in drawn]
+    for run, one in graph.runs.items():
+        lines += [f"  {names[a]} --> {names[run]}" for a in one.inputs if a in names]
+        lines += [f"  {names[run]} --> {names[a]}" for a in one.outputs if a in names]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w./ -]", "_", text)
+
+
+def _drawn(graph: Graph) -> list[str]:
+    """The artifacts worth a node: no code, and no stage's own record."""
+    return [a for a, one in graph.artifacts.items() if not a.startswith(CODE) and not one.path.endswith("/run.json")]
+
+
+def plain(graph: Graph) -> dict[str, Any]:
+    """The graph as plain data."""
+    return {
+        "runs": [vars(run) for run in graph.runs.values()],
+        "artifacts": [{"id": one.id, **vars(one), "made_by": graph.makers(one.id)} for one in graph.artifacts.values()],
+    }
+
+
+BOX, LINE, GAP, LANE = 190, 17, 64, 9
+"""The drawing's sizes in pixels: a box's width, a line's height, the space between columns and between two lanes."""
+
+
+def svg(graph: Graph, verdicts: Mapping[str, str] | None = None) -> str:
+    """The runs as boxes that list what they made, in columns from source to card; `verdicts` (run → class) colour.
+
+    A line to the next column goes straight; what is read further on goes along a lane of its maker's below the boxes.
+    """
+    before = {run: graph.next_runs(run, "upstream") for run in sorted(graph.runs, key=graph._order)}
+    depth: dict[str, int] = {}
+    for run, makers in before.items():
+        depth[run] = 1 + max((depth.get(other, -1) for other in makers), default=-1)
+    at: dict[str, tuple[int, int, int]] = {}
+    tops: dict[int, int] = {}
+    boxes = []
+    for run, column in depth.items():
+        text, x, y = _lines(graph, run), 10 + column * (BOX + GAP), tops.get(column, 10)
+        tall = LINE * len(text) + 14
+        at[run], tops[column] = (x, y, tall), y + tall + 24
+        boxes.append(_box(x, y, tall, text, (verdicts or {}).get(graph.runs[run].run, "plain")))
+    bottom = max(tops.values(), default=20)
+    edges = [(other, run) for run, makers in before.items() for other in makers if other in at]
+    lanes = list(dict.fromkeys(other for other, run in edges if depth[run] > depth[other] + 1))
+    drawn = [_edge(at[a], at[b]) for a, b in edges if depth[b] == depth[a] + 1]
+    drawn += [_lane(at[a], at[b], lanes.index(a), bottom) for a, b in edges if depth[b] > depth[a] + 1]
+    width, height = 20 + len(tops) * (BOX + GAP) - GAP, bottom + LANE * len(lanes) + 10
+    title = "<title>Lineage: each box is a run of a stage with what it made; lines go from maker to reader</title>"
+    inner = "\n".join(drawn + boxes)
+    return (
+        f'<svg role="img" viewBox="0 0 {max(width, 20)} {height}" style="max-width:{width}px">{title}\n{inner}\n</svg>'
+    )
+
+
+def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
+    """(class, text) of each line in a run's box."""
+    one = graph.runs[run]
+    lines = [("stage", one.stage), ("soft", f"run {(one.mlflow_run_id or one.run)[:12]}")]
+    lines += [("soft", f"code {str(one.revision)[:12]}")]
+    lines += [("soft", f"reads {_cut(graph.artifacts[a].path, 17)}") for a in sources(graph, run)]
+    outputs = [a for a in one.outputs if not graph.artifacts[a].path.endswith("/run.json")]
+    return lines + [("made", _cut(_short(graph, a).removeprefix(f"reports/{one.stage}/"), 24)) for a in outputs]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"…{text[-width + 1 :]}"
+
+
+def _box(x: int, y: int, tall: int, lines: list[tuple[str, str]], kind: str) -> str:
+    words = "".join(
+        f'<text class="{name}" x="{x + 10}" y="{y + 20 + index * LINE}">{escape(text)}</text>'
+        for index, (name, text) in enumerate(lines)
+    )
+    return f'<rect class="box {kind}" x="{x}" y="{y}" width="{BOX}" height="{tall}" rx="7"/>{words}'
+
+
+def _edge(before: tuple[int, int, int], after: tuple[int, int, int]) -> str:
+    x1, y1 = before[0] + BOX, before[1] + 20
+    x2, y2 = after[0], after[1] + 20
+    bend = GAP // 2
+    return f'<path class="edge" d="M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"/>'
+
+
+def _lane(before: tuple[int, int, int], after: tuple[int, int, int], lane: int, bottom: int) -> str:
+    """Out to the right, down, along below all boxes, up, and into the reader from the left."""
+    out, into, y = before[0] + BOX + 8 + 5 * lane, after[0] - 8 - 5 * lane, bottom + LANE * lane
+    y1, y2 = before[1] + 38, after[1] + 38 + 7 * lane
+    return f'<path class="edge lane{lane % 6}" d="M{before[0] + BOX} {y1}H{out}V{y}H{into}V{y2}H{after[0]}"/>'

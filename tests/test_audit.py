@@ -1,0 +1,857 @@
+"""Planted faults, each found by name; fault-free pipelines, none accused; what cannot be checked, said so.
+
+One miniature pipeline is made for the module; each test works on a copy of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from regrpo import audit, cli, digests, files, graph, history, records
+from regrpo.errors import CannotCheck
+from regrpo.params import STAGES
+from tests.conftest import commit, edit_yaml, make_project, run
+
+Result = dict[str, Any]
+MODEL = "models/grpo/model.safetensors"
+SMALL = {
+    "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
+    "validate": {"min_rows": 10},
+    "sft": {"max_steps": 10, "per_device_train_batch_size": 16, "warmup_steps": 5, "logging_steps": 10, "threads": 1},
+    "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "num_generations": 4, "warmup_steps": 1, "dev_every": 1,
+             "sample_every": 1, "threads": 1},
+    "evaluate": {"batch_size": 24, "bootstrap": 200, "threads": 1, "tasks": ["heldout"]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pipeline: results committed, pushed to a local remote, told to MLflow."""
+    folder = make_project(tmp_path_factory.mktemp("audit") / "finished", SMALL)
+    run(folder, "dvc", "repro")
+    run(folder, "python", "-m", "regrpo.cli", "sync")
+    run(folder, "dvc", "remote", "add", "-q", "-d", "store", "../remote")
+    commit(folder, "results")
+    run(folder, "dvc", "push", "-q")
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it at another path, with a remote of its own; the current folder."""
+    for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))]:
+        monkeypatch.delenv(name)
+    shutil.copytree(finished.parent / "remote", tmp_path / "remote")
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def audited(target: str | None = None, mlflow: bool = False, **options: Any) -> Result:
+    return audit.audit(history.find(target, Path.cwd(), mlflow), mlflow=mlflow, **options)
+
+
+def found(result: Result, what: str = "faults") -> set[tuple[str, str | None, str]]:
+    return {(one["kind"], one["stage"], one["path"]) for one in result[what]}
+
+
+# --- how faults are planted -------------------------------------------------------------------------------------------
+
+
+def flip(path: str | Path) -> None:
+    """Change one bit in the middle; size and time of change stay."""
+    path = Path(path)
+    before, mode, data = path.stat(), path.stat().st_mode, bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(mode)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_mtime_ns, path.stat().st_size) == (before.st_mtime_ns, before.st_size)
+
+
+def md5_of(path: str | Path) -> str:
+    return hashlib.md5(Path(path).read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def cached(path: str, folder: str = ".dvc/cache/files/md5") -> Path:
+    """The object that holds a workspace file's bytes."""
+    md5 = md5_of(path)
+    return Path(folder) / md5[:2] / md5[2:]
+
+
+def listing_of(path: str) -> Path:
+    """The cache's `.dir` object of an output folder."""
+    outs = (out for entry in lock()["stages"].values() for out in entry["outs"])
+    md5 = next(out["md5"] for out in outs if out["path"] == path)
+    return Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
+
+
+def lock() -> dict[str, Any]:
+    content: dict[str, Any] = YAML(typ="safe").load(Path("dvc.lock"))
+    return content
+
+
+def edit_lock(stage: str, edit: Callable[[dict[str, Any]], None]) -> None:
+    content = lock()
+    edit(content["stages"][stage])
+    with Path("dvc.lock").open("w") as f:
+        YAML(typ="safe").dump(content, f)
+
+
+def edit_record(stage: str, edit: Callable[[dict[str, Any]], None], hide: bool = True) -> None:
+    """Change a run.json; with `hide`, everything in dvc.lock and the next records that tells is forged to agree."""
+    path = Path(f"reports/{stage}/run.json")
+    before, (record,) = path.read_bytes(), files.read_json(path)
+    edit(record)
+    files.write_json(path, [record])
+    if not hide:
+        return
+    text = Path("dvc.lock").read_text().replace(hashlib.md5(before, usedforsecurity=False).hexdigest(), md5_of(path))
+    Path("dvc.lock").write_text(text)
+    old, new = hashlib.sha256(before).hexdigest(), files.sha256(path)
+    for reader in STAGES:
+        other = Path(f"reports/{reader}/run.json")
+        if reader != stage and old in (text := other.read_text()):
+            forged = json.loads(text.replace(old, new))
+            forged[0]["key"] = audit.lineage.stage_key(lock()["stages"][reader])
+            was = md5_of(other)
+            files.write_json(other, forged)
+            Path("dvc.lock").write_text(Path("dvc.lock").read_text().replace(was, md5_of(other)))
+
+
+def sql(command: str, *values: object) -> None:
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
+        assert db.execute(command, values).rowcount > 0
+
+
+def run_id(stage: str) -> str:
+    return str(files.read_json(Path(f"reports/{stage}/run.json"))[0]["mlflow_run_id"])
+
+
+def row_id() -> str:
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as db:
+        return str(db.execute("select run_uuid from tags where key = 'regrpo.pipeline_key'").fetchone()[0])
+
+
+def append(path: str, text: str = "\n# another line\n") -> None:
+    with Path(path).open("a") as f:
+        f.write(text)
+
+
+def set_out(stage: str, path: str, **values: object) -> None:
+    edit_lock(stage, lambda entry: next(o for o in entry["outs"] if o["path"] == path).update(values))
+
+
+def set_dep(stage: str, path: str, **values: object) -> None:
+    edit_lock(stage, lambda entry: next(d for d in entry["deps"] if d["path"] == path).update(values))
+
+
+def dirty(record: dict[str, Any]) -> None:
+    record["code"] |= {"dirty": True, "diff_sha256": "0" * 64}
+
+
+def other_hash(kind: str, path: str) -> Callable[[dict[str, Any]], None]:
+    def edit(record: dict[str, Any]) -> None:
+        next(item for item in record[kind] if item["path"] == path)["sha256"] = "0" * 64
+
+    return edit
+
+
+def unpinned(section: str, revision: object) -> Callable[[], None]:
+    """A hub source with a branch name, consistent in profile, dvc.lock and run.json alike."""
+
+    def plant() -> None:
+        source = {"kind": "hub", "repo": "somebody/something", "license": "MIT"}
+        source |= {} if revision is None else {"revision": revision}
+        edit_yaml(Path("params.yaml"), {section: {"source": source}})
+        edit_lock(section, lambda entry: entry["params"]["params.yaml"][section].update(source=source))
+
+        def edit(record: dict[str, Any]) -> None:
+            record["parameters"]["params.yaml"][section]["source"] = source
+            record["key"] = audit.lineage.stage_key(lock()["stages"][section])
+
+        edit_record(section, edit)
+
+    return plant
+
+
+def rewrite_listing() -> None:
+    path = listing_of("models/sft")
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace("model.safetensors", "weights.safetensors"))
+
+
+def add_metric(stage: str, key: str, value: float) -> None:
+    sql("update latest_metrics set value = ? where run_uuid = ? and key = ?", value, run_id(stage), key)
+
+
+FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[str, Any]]] = {
+    # a changed byte in an output, time and size kept
+    "weights": (lambda: flip(MODEL), ("output", "grpo", MODEL), {}),
+    "base weights": (
+        lambda: flip("models/base/model.safetensors"),
+        ("output", "base_model", "models/base/model.safetensors"),
+        {},
+    ),
+    "prepared data": (
+        lambda: flip("data/prepared/eval.parquet"),
+        ("output", "prepare", "data/prepared/eval.parquet"),
+        {},
+    ),
+    "card": (
+        lambda: flip("reports/model_card/README.md"),
+        ("output", "model_card", "reports/model_card/README.md"),
+        {},
+    ),
+    "evaluation samples": (
+        lambda: flip("reports/evaluate/samples.parquet"),
+        ("output", "evaluate", "reports/evaluate/samples.parquet"),
+        {},
+    ),
+    "reward history": (lambda: flip("reports/grpo/history.csv"), ("output", "grpo", "reports/grpo/history.csv"), {}),
+    # a changed byte in a cache object
+    "cached weights": (lambda: flip(cached(MODEL)), ("cache", "grpo", MODEL), {}),
+    "cached data": (
+        lambda: flip(cached("data/prepared/train.parquet")),
+        ("cache", "prepare", "data/prepared/train.parquet"),
+        {},
+    ),
+    "cached listing": (rewrite_listing, ("cache", "sft", "models/sft"), {}),
+    "run-cache's metrics": (
+        lambda: flip(cached("reports/grpo/metrics.json")),
+        ("cache", "grpo", "reports/grpo/metrics.json"),
+        {},
+    ),
+    # a changed byte on the remote
+    "remote weights": (lambda: flip(cached(MODEL, "../remote/files/md5")), ("remote", "grpo", MODEL), {"remote": True}),
+    "remote samples": (
+        lambda: flip(cached("reports/grpo/samples.parquet", "../remote/files/md5")),
+        ("remote", "grpo", "reports/grpo/samples.parquet"),
+        {"remote": "store"},
+    ),
+    # a missing or extra file
+    "missing file": (
+        lambda: Path("models/sft/tokenizer.json").unlink(),
+        ("output", "sft", "models/sft/tokenizer.json"),
+        {},
+    ),
+    "missing folder": (lambda: shutil.rmtree("models/grpo"), ("output", "grpo", "models/grpo"), {}),
+    "missing report": (
+        lambda: Path("reports/sft/metrics.json").unlink(),
+        ("output", "sft", "reports/sft/metrics.json"),
+        {},
+    ),
+    "missing record": (lambda: Path("reports/sft/run.json").unlink(), ("output", "sft", "reports/sft/run.json"), {}),
+    "extra file": (
+        lambda: Path("models/grpo/extra.bin").write_text("x"),
+        ("output", "grpo", "models/grpo/extra.bin"),
+        {},
+    ),
+    "extra split": (
+        lambda: Path("data/prepared/more.parquet").write_text("x"),
+        ("output", "prepare", "data/prepared/more.parquet"),
+        {},
+    ),
+    "renamed file": (
+        lambda: Path("models/base/config.json").rename("models/base/conf.json"),
+        ("output", "base_model", "models/base/conf.json"),
+        {},
+    ),
+    # a dvc.lock that disagrees with a run.json
+    "locked command": (
+        lambda: edit_lock("sft", lambda e: e.update(cmd="python -m other")),
+        ("lock", "sft", "dvc.lock: cmd"),
+        {},
+    ),
+    "locked parameter": (
+        lambda: edit_lock("grpo", lambda e: e["params"]["params.yaml"]["grpo"].update(learning_rate=1.0)),
+        ("lock", "grpo", "dvc.lock: params.yaml: grpo.learning_rate"),
+        {},
+    ),
+    "locked output": (
+        lambda: set_out("sft", "reports/sft/history.csv", md5="0" * 32),
+        ("lock", "sft", "dvc.lock: outs: reports/sft/history.csv"),
+        {},
+    ),
+    "locked size": (
+        lambda: set_out("grpo", "models/grpo", size=1),
+        ("lock", "grpo", "dvc.lock: outs: models/grpo"),
+        {},
+    ),
+    "swapped output": (
+        lambda: set_out(
+            "sft", "models/sft", md5=listing_of("models/base").parent.name + listing_of("models/base").name
+        ),
+        ("lock", "sft", "models/sft/model.safetensors"),
+        {},
+    ),
+    "locked dependency": (
+        lambda: set_dep("grpo", "models/sft", md5="0" * 32 + ".dir"),
+        ("lock", "grpo", "dvc.lock: deps: models/sft"),
+        {},
+    ),
+    "locked code": (
+        lambda: set_dep("sft", "stages/sft.py", md5="0" * 32),
+        ("lock", "sft", "dvc.lock: deps: stages/sft.py"),
+        {},
+    ),
+    "lock without stage": (lambda: edit_whole_lock(lambda s: s.pop("grpo")), ("lock", "grpo", "dvc.lock"), {}),
+    "lock without output": (
+        lambda: edit_lock("grpo", lambda e: e.update(outs=e["outs"][1:])),
+        ("lock", "grpo", "dvc.lock: outs: models/grpo"),
+        {},
+    ),
+    "record of other bytes": (
+        lambda: edit_record("evaluate", other_hash("outputs", "reports/evaluate/metrics.json"), hide=False),
+        ("lock", "evaluate", "reports/evaluate/run.json"),
+        {},
+    ),
+    "forged output": (
+        lambda: edit_record("evaluate", other_hash("outputs", "reports/evaluate/comparison.png")),
+        ("output", "evaluate", "reports/evaluate/comparison.png"),
+        {},
+    ),
+    "forged input": (
+        lambda: edit_record("evaluate", other_hash("inputs", "models/sft")),
+        ("chain", "evaluate", "models/sft"),
+        {},
+    ),
+    "forged split": (
+        lambda: edit_record("grpo", other_hash("inputs", "data/prepared/train.parquet")),
+        ("chain", "grpo", "data/prepared/train.parquet"),
+        {},
+    ),
+    "forged key": (
+        lambda: edit_record("sft", lambda r: r.update(key="0" * 64)),
+        ("lock", "sft", "reports/sft/run.json: key"),
+        {},
+    ),
+    "another stage's record": (
+        lambda: shutil.copy("reports/sft/run.json", "reports/grpo/run.json"),
+        ("record", "grpo", "reports/grpo/run.json"),
+        {},
+    ),
+    "forged environment": (
+        lambda: edit_record("grpo", lambda r: r["environment"]["packages"].update(torch="1.0")),
+        ("record", "grpo", "reports/grpo/run.json"),
+        {},
+    ),
+    "declared command": (
+        lambda: Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("stages.sft", "stages.sft2")),
+        ("pipeline", "sft", "dvc.yaml: cmd"),
+        {},
+    ),
+    "declared output": (
+        lambda: Path("dvc.yaml").write_text(
+            Path("dvc.yaml").read_text().replace("      - models/sft\n    metrics", "      - models/new\n    metrics")
+        ),
+        ("pipeline", "sft", "dvc.yaml: outs: models/new"),
+        {},
+    ),
+    # code that was not committed, or is not what git holds
+    "dirty code": (lambda: edit_record("sft", dirty), ("code", "sft", "reports/sft/run.json"), {}),
+    "dirty code of the gate": (
+        lambda: edit_record("validate", dirty),
+        ("code", "validate", "reports/validate/run.json"),
+        {},
+    ),
+    "no revision": (
+        lambda: edit_record("prepare", lambda r: r["code"].update(revision=None, dirty=None)),
+        ("code", "prepare", "reports/prepare/run.json"),
+        {},
+    ),
+    "code that git does not hold": (
+        lambda: edit_record("grpo", other_hash("inputs", "regrpo/rewards.py")),
+        ("code", "grpo", "regrpo/rewards.py"),
+        {},
+    ),
+    # inputs changed since
+    "changed reward": (lambda: append("regrpo/rewards.py"), ("input", "grpo", "regrpo/rewards.py"), {}),
+    "changed custom": (lambda: append("custom/rewards.py"), ("input", "grpo", "custom/rewards.py"), {}),
+    "new custom file": (lambda: append("custom/new.py"), ("input", "evaluate", "custom/new.py"), {}),
+    "removed task": (
+        lambda: Path("stages/eval_tasks/heldout.yaml").unlink(),
+        ("input", "evaluate", "stages/eval_tasks/heldout.yaml"),
+        {},
+    ),
+    "new raw data": (lambda: append("data/raw/mine.jsonl", "{}\n"), ("input", "prepare", "data/raw/mine.jsonl"), {}),
+    "changed parameter": (
+        lambda: edit_yaml(Path("params.yaml"), {"grpo": {"beta": 0.5}}),
+        ("input", "grpo", "params.yaml: grpo.beta"),
+        {},
+    ),
+    "new parameter": (
+        lambda: edit_yaml(Path("params.yaml"), {"sft": {"adam_beta1": 0.5}}),
+        ("input", "sft", "params.yaml: sft.adam_beta1"),
+        {},
+    ),
+    # an unpinned hub revision
+    "branch of a model": (
+        unpinned("base_model", "main"),
+        ("hub", "base_model", "params.yaml: base_model.source.revision"),
+        {},
+    ),
+    "no revision of data": (unpinned("prepare", None), ("hub", "prepare", "params.yaml: prepare.source.revision"), {}),
+    # the environment, where it is asked for
+    "strict package": (
+        lambda: edit_record("sft", lambda r: repackage(r, {"torch": "1.0"})),
+        ("environment", None, "torch"),
+        {"strict_env": True},
+    ),
+    "strict python": (
+        lambda: edit_record("sft", lambda r: repackage(r, {}, python="2.7")),
+        ("environment", None, "python"),
+        {"strict_env": True},
+    ),
+}
+
+
+def edit_whole_lock(edit: Callable[[dict[str, Any]], object]) -> None:
+    content = lock()
+    edit(content["stages"])
+    with Path("dvc.lock").open("w") as f:
+        YAML(typ="safe").dump(content, f)
+
+
+def never_ran(stage: str) -> None:
+    edit_whole_lock(lambda stages: stages.pop(stage))
+    Path(f"reports/{stage}/run.json").unlink()
+
+
+def repackage(record: dict[str, Any], packages: dict[str, str], **facts: str) -> None:
+    """Another environment in a record, its hash kept right."""
+    there = record["environment"]
+    there["packages"] |= packages
+    there |= facts
+    there["sha256"] = files.sha256_json({key: value for key, value in there.items() if key != "sha256"})
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_and_named(copy: Path, name: str) -> None:
+    plant, expected, options = FAULTS[name]
+    plant()
+    result = audited(**options)
+    assert expected in found(result), [one["text"] for one in result["faults"]]
+    assert result["verdict"] == "broken"
+
+
+TOLD: dict[str, tuple[Callable[[], object], Callable[[], tuple[str, str | None, str]]]] = {
+    "parameter": (
+        lambda: sql("update params set value = '1' where run_uuid = ? and key = 'grpo.learning_rate'", run_id("grpo")),
+        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: params grpo.learning_rate"),
+    ),
+    "parameter taken away": (
+        lambda: sql("delete from params where run_uuid = ? and key = 'sft.seed'", run_id("sft")),
+        lambda: ("mlflow", "sft", f"MLflow run {run_id('sft')}: params sft.seed"),
+    ),
+    "parameter of the row": (
+        lambda: sql("update params set value = '1' where run_uuid = ? and key = 'grpo.learning_rate'", row_id()),
+        lambda: ("mlflow", None, f"MLflow row {row_id()}: params grpo.learning_rate"),
+    ),
+    "metric": (
+        lambda: add_metric("evaluate", "heldout.grpo", 0.99),
+        lambda: ("mlflow", "evaluate", f"MLflow run {run_id('evaluate')}: metric heldout.grpo"),
+    ),
+    "metric of the row": (
+        lambda: sql(
+            "update latest_metrics set value = 0.99 where run_uuid = ? and key = 'evaluate.heldout.grpo'", row_id()
+        ),
+        lambda: ("mlflow", None, f"MLflow row {row_id()}: metric evaluate.heldout.grpo"),
+    ),
+    "hash": (
+        lambda: sql(
+            "update tags set value = 'x' where run_uuid = ? and key = 'regrpo.output.models/grpo'", run_id("grpo")
+        ),
+        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: tags regrpo.output.models/grpo"),
+    ),
+    "hash taken away": (
+        lambda: sql("delete from tags where run_uuid = ? and key = 'regrpo.output.data/prepared'", run_id("prepare")),
+        lambda: ("mlflow", "prepare", f"MLflow run {run_id('prepare')}: tags regrpo.output.data/prepared"),
+    ),
+    "hash of the logged model": (
+        lambda: sql(
+            "update logged_model_tags set tag_value = 'x' where tag_key = 'regrpo.sha256' and tag_value = ?",
+            model_sha(),
+        ),
+        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: logged model: tags regrpo.sha256"),
+    ),
+    "commit": (
+        lambda: sql(
+            "update tags set value = 'x' where run_uuid = ? and key = 'mlflow.source.git.commit'", run_id("sft")
+        ),
+        lambda: ("mlflow", "sft", f"MLflow run {run_id('sft')}: tags mlflow.source.git.commit"),
+    ),
+    "artifact": (
+        lambda: flip(next(Path("mlartifacts").glob(f"**/{run_id('grpo')}/artifacts/curves.png"))),
+        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifact curves.png"),
+    ),
+    "forged record": (
+        lambda: edit_record("sft", lambda record: record.update(peak_memory_mb=1)),
+        lambda: ("mlflow", "sft", f"MLflow run {run_id('sft')}: artifact run.json"),
+    ),
+}
+
+
+def model_sha() -> str:
+    (record,) = files.read_json(Path("reports/grpo/run.json"))
+    return str(next(out["sha256"] for out in record["outputs"] if out["path"] == "models/grpo"))
+
+
+def at_home(folder: Path) -> None:
+    """Let a copied MLflow store find its artifacts beside it."""
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db, db:
+        for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
+            for (uri,) in db.execute(f"select distinct {column} from {table}").fetchall():
+                if "mlartifacts" in uri:
+                    moved = f"file://{folder}/mlartifacts{uri.split('mlartifacts', 1)[1]}"
+                    db.execute(f"update {table} set {column} = ? where {column} = ?", (moved, uri))
+
+
+@pytest.fixture
+def told(copy: Path) -> Path:
+    """The copy, whose MLflow store finds its artifacts here."""
+    at_home(copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def shared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One copy for every fault in MLflow: a store at a path of its own takes seconds to open."""
+    folder = tmp_path_factory.mktemp("told") / "copy"
+    shutil.copytree(finished, folder, symlinks=True)
+    at_home(folder)
+    return folder
+
+
+@pytest.fixture
+def store(shared: Path, tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The shared copy, put back afterwards: database through sqlite, files by copying."""
+    monkeypatch.chdir(shared)
+    with contextlib.closing(sqlite3.connect(tmp_path / "kept.db")) as kept:
+        with contextlib.closing(sqlite3.connect("mlflow.db")) as db:
+            db.backup(kept)
+        yield shared
+        with contextlib.closing(sqlite3.connect("mlflow.db")) as db:
+            kept.backup(db)
+    shutil.copyfile(copy / "dvc.lock", "dvc.lock")
+    for folder in ("reports", "mlartifacts"):
+        shutil.copytree(copy / folder, folder, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_an_mlflow_run_that_differs_from_the_files_is_named(store: Path, name: str) -> None:
+    plant, expected = TOLD[name]
+    plant()
+    result = audited(mlflow=True)
+    assert expected() in found(result), [one["text"] for one in result["faults"]]
+    assert result["verdict"] == "broken"
+
+
+# --- nothing to find --------------------------------------------------------------------------------------------------
+
+
+def assert_complete(result: Result) -> None:
+    assert (result["faults"], result["unchecked"], result["verdict"]) == ([], [], "complete")
+
+
+def test_the_finished_pipeline_is_complete_everywhere(told: Path) -> None:
+    result = audited(mlflow=True, remote=True)
+    assert_complete(result)
+    assert result["notes"] == []
+    assert {one["place"] for one in result["artifacts"]} == {"workspace", "cache", "remote", "mlflow"}
+    assert {one["verdict"] for one in result["artifacts"]} == {"ok"}
+    assert [one["stage"] for one in result["stages"]] == list(STAGES)
+
+
+def test_new_times_of_change_are_no_fault(copy: Path) -> None:
+    for file in copy.rglob("*"):
+        if file.is_file() and ".git" not in file.parts:
+            os.utime(file, (1, 1))
+    assert_complete(audited())
+
+
+def test_a_clone_is_complete_once_pulled_and_says_before_what_it_lacks(copy: Path, tmp_path: Path) -> None:
+    run(tmp_path, "git", "clone", "-q", str(copy), "clone of another user")
+    clone = tmp_path / "clone of another user"
+    with contextlib.chdir(clone):
+        before = audited()
+        assert before["verdict"] == "not checkable"
+        assert ("output", "grpo", "models/grpo") in found(before, "unchecked")
+        assert all("dvc pull" in one["text"] for one in before["unchecked"])
+        assert before["faults"] == []
+        assert_complete(audited(remote=True))
+        run(clone, "dvc", "pull", "-q")
+        assert_complete(audited(remote=True))
+        gone = audited(mlflow=True)
+        assert gone["verdict"] == "not checkable"
+        assert "--no-mlflow" in gone["unchecked"][0]["text"]
+        assert not Path("mlflow.db").exists()
+
+
+def test_objects_that_were_only_fetched_are_checked_in_the_cache(copy: Path) -> None:
+    for path in ("data/prepared", "models/base", "models/sft", "models/grpo"):
+        shutil.rmtree(path)
+    for path in ("reports/validate/failures.parquet", "reports/validate/report.html", "reports/grpo/samples.parquet",
+                 "reports/evaluate/samples.parquet", "reports/model_card/README.md"):  # fmt: skip
+        Path(path).unlink()
+    assert_complete(audited())
+
+
+def test_another_environment_is_a_note_package_by_package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = records.environment()
+    there = here | {"packages": here["packages"] | {"torch": "9.9", "made-up": "1"}, "cpu": "another"}
+    monkeypatch.setattr(records, "environment", lambda: there)
+    result = audited()
+    assert_complete(result)
+    assert {one["path"] for one in result["notes"]} == {"torch", "made-up", "cpu"}
+    assert audited(strict_env=True)["verdict"] == "broken"
+
+
+def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) -> None:
+    first = {one["stage"]: one["run"] for one in audited()["stages"]}
+    run(told, "dvc", "exp", "run", "-q", "-n", "short", "-S", "evaluate.bootstrap=300")
+    run(told, "python", "-m", "regrpo.cli", "sync")
+    ran = audited(mlflow=True)
+    assert_complete(ran)
+    made = {one["stage"]: one["run"] for one in ran["stages"]}
+    assert {stage for stage in STAGES if made[stage] != first[stage]} == {"evaluate", "model_card"}
+    traced = {one["stage"]: one["text"] for one in ran["notes"]}
+    assert set(traced) == set(STAGES) - {"evaluate", "model_card"}
+    assert run_id("grpo") in traced["grpo"]
+    run(told, "git", "checkout", "-q", "--", ".")
+    run(told, "dvc", "checkout", "-q", "--force")
+    assert_complete(audited("short"))
+    run(told, "dvc", "exp", "run", "-q", "-n", "again", "-S", "evaluate.bootstrap=300")  # from the run-cache
+    restored = audited(mlflow=False)
+    assert_complete(restored)
+    assert {one["stage"]: one["run"] for one in restored["stages"]} == made
+    run(told, "git", "checkout", "-q", "--", ".")
+    run(told, "dvc", "exp", "apply", "-q", "short")
+    assert_complete(audited())
+
+    whole = graph.of_places([history.workspace(told), *history.revisions(told)])
+    data = next(one["found"] for one in restored["artifacts"] if one["path"] == "data/prepared/train.parquet")
+    starts = graph.start(whole, data[:12], told, "downstream")
+    reached = whole.reach(starts, "downstream")
+    assert {first["model_card"], made["model_card"], first["grpo"]} <= reached
+    assert first["prepare"] not in reached
+    upstream = whole.reach(graph.start(whole, made["model_card"], told, "upstream"), "upstream")
+    assert first["evaluate"] not in upstream
+    assert graph.start(whole, "short", told, "upstream") == [made["model_card"]]
+
+
+# --- what cannot be checked -------------------------------------------------------------------------------------------
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(list(arguments))
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("target", ["f" * 32, "no-such-experiment", "HEAD~99", "--help-me", "0" * 40])
+def test_an_unknown_target_is_one_line(copy: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    code, out, err = command(capsys, "audit", "--no-mlflow", "--", target)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert target in err
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (lambda: Path("reports/sft/run.json").write_text("[{"), "corrupted"),
+        (lambda: Path("reports/sft/run.json").write_text("[]"), "corrupted"),
+        (lambda: edit_record("sft", lambda r: r.update(schema_version=99), hide=False), "newer regrpo"),
+        (lambda: edit_record("sft", lambda r: r.update(inputs=3), hide=False), "inputs"),
+        (lambda: edit_record("sft", lambda r: r["outputs"][0].update(path="../../etc"), hide=False), "inside"),
+        (lambda: cached(MODEL).unlink(), "dvc fetch"),
+        (lambda: listing_of("models/sft").unlink(), "dvc fetch"),
+        (lambda: shutil.rmtree(".git"), "no git repository"),
+        (lambda: never_ran("model_card"), "has not run"),
+    ],
+)
+def test_what_is_missing_or_unreadable_is_not_checkable(
+    copy: Path, capsys: pytest.CaptureFixture[str], plant: Callable[[], object], told: str
+) -> None:
+    plant()
+    code, out, _ = command(capsys, "audit", "--no-mlflow")
+    assert code == 2, out
+    assert all(told in line for line in out.splitlines() if line.startswith("UNCHECKED")), out
+    assert "UNCHECKED" in out
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (lambda: Path("dvc.lock").unlink(), "make repro"),
+        (lambda: Path("dvc.lock").write_text("stages: [}"), "corrupted"),
+        (lambda: Path("dvc.yaml").unlink(), "dvc.yaml"),
+        (lambda: shutil.rmtree(".dvc"), ".dvc"),
+    ],
+)
+def test_no_pipeline_is_one_line(
+    copy: Path, capsys: pytest.CaptureFixture[str], plant: Callable[[], object], told: str
+) -> None:
+    plant()
+    code, _, err = command(capsys, "audit", "--no-mlflow")
+    assert (code, err.count("\n")) == (2, 1)
+    assert told in err
+
+
+def test_no_remote_and_a_remote_without_the_object_are_not_checkable(copy: Path) -> None:
+    weights = "models/base/model.safetensors"
+    cached(weights, "../remote/files/md5").unlink()
+    result = audited(remote=True)
+    assert found(result, "unchecked") == {("remote", "base_model", weights)}
+    assert "dvc push" in result["unchecked"][0]["text"]
+    run(copy, "dvc", "remote", "remove", "store")
+    assert found(audited(remote=True), "unchecked") == {("remote", None, "remote (default)")}
+    assert found(audited(remote="other"), "unchecked") == {("remote", None, "remote other")}
+
+
+def test_a_file_that_no_run_recorded_is_noted(copy: Path) -> None:
+    Path("reports/grpo/mine.txt").write_text("mine")
+    Path("models/grpo/.DS_Store").write_text("hidden")
+    result = audited()
+    assert_complete(result)
+    assert found(result, "notes") == {
+        ("output", "grpo", "reports/grpo/mine.txt"),
+        ("output", "grpo", "models/grpo/.DS_Store"),
+    }
+
+
+def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
+    raw = {"path": "data/raw", "size": 2, "files": {"mine.jsonl": hashlib.sha256(b"{}").hexdigest()}}
+    raw["sha256"] = files.sha256_json(raw["files"])
+    set_dep("prepare", "data/raw", md5=digests.folder_md5({"mine.jsonl": str(digests.of_bytes(b"{}").md5)}))
+    key = audit.lineage.stage_key(lock()["stages"]["prepare"])
+    edit_record("prepare", lambda record: (record["inputs"][0].update(raw), record.update(key=key)))
+    missing = ("input", "prepare", "data/raw/mine.jsonl")
+    assert missing in found(audited(), "unchecked")
+    assert audited()["faults"] == []
+    Path("data/raw/mine.jsonl").write_text("{}")
+    assert audited()["unchecked"] == []
+    run(copy, "git", "commit", "-q", "-m", "forged", "dvc.lock", "reports")
+    assert missing not in found(audited("HEAD"), "unchecked")
+
+
+def test_a_locked_or_broken_store_is_not_checkable(told: Path) -> None:
+    Path("mlflow.db").write_bytes(b"no database at all" * 100)
+    result = audited(mlflow=True)
+    assert result["verdict"] == "not checkable"
+    assert [one["kind"] for one in result["unchecked"]] == ["mlflow"]
+    assert_complete(audited())
+
+
+def test_another_repository_lacks_the_commit(copy: Path) -> None:
+    shutil.rmtree(".git")
+    run(copy, "git", "init", "-q")
+    result = audited()
+    assert result["verdict"] == "not checkable"
+    assert found(result, "unchecked") == {("code", stage, f"reports/{stage}/run.json") for stage in STAGES}
+
+
+# --- records of other versions, targets, output -----------------------------------------------------------------------
+
+
+def test_a_record_from_before_records_were_lists_is_read(copy: Path) -> None:
+    data = Path("reports/sft/run.json").read_bytes()
+    old = json.dumps(json.loads(data)[0]).encode()
+    assert history.parse_record(old, "old")[0] == history.parse_record(data, "new")[0]
+
+
+def test_a_run_is_found_by_its_ids_and_revisions_by_name(told: Path) -> None:
+    assert audited(run_id("sft"))["target"] == "workspace"
+    assert audited(run_id("sft")[:12])["target"] == "workspace"
+    assert audited(row_id(), mlflow=True)["target"] == "workspace"
+    assert_complete(audited("HEAD"))
+    assert audited("main")["revision"] == run(told, "git", "rev-parse", "HEAD").stdout.strip()
+    with pytest.raises(CannotCheck, match="no finished stage"):
+        audited("HEAD~1")
+
+
+def test_uncommitted_code_is_shown_from_the_journal(copy: Path) -> None:
+    diff = "--- a/stages/sft.py\n+++ b/stages/sft.py\n+<script>print('uncommitted')</script>"
+    journal = next(Path(".regrpo/journal").glob("*-sft/open.json"))
+    files.write_json(journal, files.read_json(journal) | {"diff": diff})
+    digest = files.sha256_text(diff)
+    edit_record("sft", lambda record: record["code"].update(dirty=True, diff_sha256=digest))
+    (fault,) = audited()["faults"]
+    assert (fault["kind"], fault["found"]["diff"]) == ("code", diff)
+    assert cli.main(["audit", "--no-mlflow", "--quiet", "--html", "page.html"]) == 1
+    page = Path("page.html").read_text()
+    assert "<svg" in page
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_command_prints_only_what_matters_and_changes_nothing(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {
+        f: (f.stat().st_mtime_ns, f.stat().st_size) for f in copy.rglob("*") if f.is_file() and ".dvc/tmp" not in str(f)
+    }
+    code, out, _ = command(capsys, "audit", "--no-mlflow")
+    assert code == 0
+    assert len(out.splitlines()) == len(STAGES) + 2, out
+    assert command(capsys, "audit", "--no-mlflow", "--quiet") == (0, "", "")
+    code, out, _ = command(capsys, "audit", "--no-mlflow", "--json", str(copy))
+    assert json.loads(out)["verdict"] == "complete"
+    after = {
+        f: (f.stat().st_mtime_ns, f.stat().st_size) for f in copy.rglob("*") if f.is_file() and ".dvc/tmp" not in str(f)
+    }
+    assert after == before
+
+
+def test_lineage_as_tree_mermaid_json_and_page(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command(capsys, "lineage")
+    assert (code, out.split()[0]) == (0, "model_card")
+    assert all(stage in out for stage in STAGES)
+    code, out, _ = command(capsys, "lineage", "models/sft/model.safetensors")
+    assert (code, out.split()[0]) == (0, "sft")
+    assert "evaluate" not in out
+    code, out, _ = command(capsys, "lineage", "--mermaid", "models/sft")
+    assert (code, out.splitlines()[0]) == (0, "flowchart LR")
+    code, out, _ = command(capsys, "lineage", "--json", "--downstream", "models/grpo")
+    assert [one["stage"] for one in json.loads(out)["runs"]] == ["evaluate", "model_card"]
+    code, _, _ = command(capsys, "lineage", "--html", "page.html", run_id("grpo"))
+    assert code == 0
+    assert Path("page.html").read_text().count('<rect class="box') == 5
+    code, _, err = command(capsys, "lineage", "--no-mlflow", "nothing-of-that-name")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_folder_listing_hashes_as_dvc_and_the_records_hash_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.txt", "inner/a.txt", "inner.txt"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text(name)
+    listing = digests.Tree(audit.lineage.Snapshot(tmp_path)).listing("out")
+    assert listing is not None
+    assert digests.path_hashes("out", listing) == (
+        records.fingerprint("out")["sha256"],
+        audit.lineage.dvc_md5(Path("out")),
+    )
+
+
+def test_hard_links_are_read_once_and_both_hashed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    os.link(tmp_path / "a", tmp_path / "b")
+    one = digests.of_files({tmp_path / "a": False, tmp_path / "b": True, tmp_path / "gone": True})
+    assert one[tmp_path / "a"] == one[tmp_path / "b"] == digests.of_bytes(b"x" * 3_000_000)
+    assert isinstance(one[tmp_path / "gone"], FileNotFoundError)
