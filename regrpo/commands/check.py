@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
 import re
 import shutil
@@ -60,7 +60,32 @@ def _finding(what: str, holds: Any) -> dict[str, Any]:
 
 
 def _parse(stage: str, values: object, profile: Path) -> None:
-    params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
+    section = params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
+    if stage == "evaluate":
+        require_tasks(section.tasks, profile)
+
+
+def require_tasks(names: list[str], profile: Path) -> None:
+    """Each task's name stands in a task file of ours, of the user's or of lm-eval's (read as text, in a second).
+
+    An hour of training must not end at a misspelled task. Whether the task can be loaded shows when it is.
+    """
+    spec = importlib.util.find_spec("lm_eval")
+    installed = [Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])]
+    left = set(names)
+    for folder in (Path("stages/eval_tasks"), Path("custom/eval_tasks"), *installed):
+        for file in folder.rglob("*.yaml") if left else ():
+            text = file.read_text(encoding="utf-8", errors="replace")
+            left -= {
+                name for name in left if name in text and re.search(rf"(?m)[\s:\[-]{re.escape(name)}[\s,\]]", text)
+            }
+    if left:
+        raise Refused(
+            f"{profile}: evaluate.tasks",
+            expected="tasks of stages/eval_tasks/, custom/eval_tasks/ or lm-eval",
+            found=f"{', '.join(sorted(left))}, which none of their files names",
+            remedy="Correct the name; `lm-eval ls tasks` lists lm-eval's.",
+        )
 
 
 def require_environment() -> None:
