@@ -56,14 +56,14 @@ def reproduce(
     if not (root / "dvc.yaml").exists():
         raise CannotCheck(run, expected="the project's root", found="no dvc.yaml here", remedy="Change to the root.")
     mlflow = mlflow and journals.enabled()
-    if mlflow:  # before the work, not after it
-        with tracking.opened():
-            pass
     named = revisions.find(run, root, mlflow)
     snapshot = Snapshot(root, named.commit)
     originals = revisions.read_records(snapshot)
     chosen = _chosen(originals, stages)
     _require_disk(chosen)
+    if mlflow:  # before the work, not after it
+        with tracking.opened():
+            pass
     say(
         f"reproducing {run}: commit {named.commit[:10]}" + (f", experiment {named.experiment}" * bool(named.experiment))
     )

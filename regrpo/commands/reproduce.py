@@ -70,8 +70,10 @@ def lines(verdict: dict[str, Any]) -> list[str]:
         )
         shown.append(f"{stage['stage']:<11} {seconds or 0:6.1f} s  {state}")
         for entry in differing:
-            if "how" in entry:
-                shown.append(f"{'':<23}{entry['path']}: {entry['how']['what']}")
+            how = (
+                f": {entry['how']['what']}" if "how" in entry else ""
+            )  # only where it departs; the rest follows from it
+            shown.append(f"{'':<23}{entry['path']}{how}")
     if verdict["evaluation"]:
         shown += _evaluation_lines(verdict["evaluation"])
     shown += [f"possible source: {source}" for source in verdict["sources_of_difference"]]
