@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,6 +146,7 @@ def _worktree(root: Path, commit: str, keep: bool) -> Iterator[tuple[Path, Path]
     with _terminated():
         folder = Path(tempfile.mkdtemp(prefix="regrpo-reproduce-")).resolve()
         tree = folder / root.name
+        (folder / "tmp").mkdir()
         try:
             prefix = git("-C", str(root), "rev-parse", "--show-prefix") or ""
             # No hooks: DVC's own would check the results out.
@@ -174,6 +175,7 @@ class Workspace:
     snapshot: Snapshot
     originals: Mapping[str, Json]
     python: str = sys.executable
+    caches: list[Path] = field(default_factory=list)
 
     def configure(self) -> None:
         """Its own DVC configuration: the user's cache and remotes, whichever way their paths are written there."""
@@ -183,19 +185,19 @@ class Workspace:
             found = "no .dvc folder " + ("here" if not (self.root / ".dvc").is_dir() else "in that commit")
             raise CannotCheck("dvc", expected="a DVC repository", found=found, remedy="Run `dvc init` and commit it.")
         theirs = Config(str(self.root / ".dvc"))
-        self.cache = Path(str(theirs["cache"].get("dir") or self.root / ".dvc/cache"))
+        self.caches = [Path(str(theirs["cache"].get("dir") or self.root / ".dvc/cache"))]
         with Config(str(self.tree / ".dvc")).edit("local") as ours:
             # Copies: a link into the cache is one `open(…, "w")` away from damaging it.
-            ours["cache"] = {"dir": str(self.cache), "type": ["reflink", "copy"]}
-            ours["remote"] = dict(theirs["remote"])
+            ours["cache"] = {"dir": str(self.caches[0]), "type": ["reflink", "copy"]}
+            ours["remote"] = theirs["remote"] | {_SHARED: {"url": str(self.caches[0])}}
             ours["core"] = {"analytics": False, "check_update": False}
             if theirs["core"].get("remote"):
                 ours["core"]["remote"] = theirs["core"]["remote"]
 
     def variables(self) -> dict[str, str]:
         """The environment of everything that runs there: its own code first, nothing of an outer DVC or git."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "REGRPO_"))}
-        kept.pop("MLFLOW_RUN_ID", None)
+        not_its_own = ("DVC_", "REGRPO_", "MLFLOW_RUN_ID", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(not_its_own)}
         return kept | {
             "PATH": f"{Path(self.python).parent}{os.pathsep}{kept.get('PATH', os.defpath)}",
             "PYTHONPATH": str(self.tree),
@@ -204,6 +206,7 @@ class Workspace:
             "REGRPO_NO_RESUME": "1",
             # DVC's memory of hashes: none, so that it hashes everything, and none is left behind.
             "DVC_SITE_CACHE_DIR": str(self.folder / "site"),
+            "TMPDIR": str(self.folder / "tmp"),
         }
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -243,19 +246,27 @@ class Workspace:
             self._verify(stage, item, record)
 
     def _checkout(self, targets: list[str]) -> None:
-        """From the cache; what that lacks is fetched from the remote into it first."""
-        done = self.dvc("checkout", *targets)
-        if done.returncode:
-            fetched = self.dvc("fetch", *targets)
-            done = self.dvc("checkout", *targets)
-            if done.returncode:
-                said = [line for line in fetched.stderr.splitlines() if line.startswith("ERROR")] or ["ERROR: missing"]
-                raise CannotCheck(
-                    ", ".join(name.removesuffix(".dvc") for name in targets),
-                    expected="the run's data in DVC's cache or on its remote",
-                    found=said[0].removeprefix("ERROR: ").partition(" - ")[0],
-                    remedy="Add the remote that holds it (`dvc remote add -d`), or `dvc push` where the data still is.",
-                )
+        """From the user's cache, or where that lacks something from the remote."""
+        if self.dvc("checkout", *targets).returncode == 0:
+            return
+        fetched = self._fetch(*targets)
+        if self.dvc("checkout", *targets).returncode:
+            paths = [name.removesuffix(".dvc") for name in targets]
+            said = [line for line in fetched.stderr.splitlines() if line.startswith("ERROR")] or ["ERROR: missing"]
+            raise CannotCheck(
+                ", ".join([path for path in paths if not (self.tree / path).exists()] or paths),
+                expected="the run's data in DVC's cache or on its remote",
+                found=said[0].removeprefix("ERROR: ").partition(" - ")[0],
+                remedy="Add the remote that holds it (`dvc remote add -d`), or `dvc push` where the data still is.",
+            )
+
+    def _fetch(self, *targets: str) -> subprocess.CompletedProcess[str]:
+        """From the remote into a temporary cache (new objects in the user's would change what `dvc status` says)."""
+        if len(self.caches) == 1:
+            self.caches.append(self.folder / "cache")
+            self.dvc("config", "--local", "cache.dir", str(self.caches[1]))
+        self.dvc("fetch", "--remote", _SHARED, *targets)
+        return self.dvc("fetch", *targets)
 
     def _verify(self, stage: str, item: Json, record: Json) -> None:
         found = self.fingerprint(item["path"])
@@ -356,19 +367,21 @@ class Workspace:
         return found
 
     def _object(self, md5: str) -> Path | None:
-        file = self.cache / "files/md5" / md5[:2] / md5[2:]
-        return file if md5 and file.is_file() else None
+        objects = [cache / "files/md5" / md5[:2] / md5[2:] for cache in self.caches]
+        return next((file for file in objects if md5 and file.is_file()), None)
 
     def _fetched(self, stage: str, path: str, name: str) -> Path | None:
         lock = self.tree / "dvc.lock"
         ours = lock.read_bytes()
         lock.write_bytes(self.snapshot.read("dvc.lock") or b"")
-        self.dvc("fetch", path)
+        self._fetch(path)
         lock.write_bytes(ours)
         return self._cached(stage, path, name)
 
 
 _CODE = ("stages", "regrpo", "custom")
+_SHARED = "regrpo-shared-cache"
+"""The user's cache under the name of a remote: DVC lays both out alike."""
 
 
 def _touch(path: str, *others: str) -> bool:

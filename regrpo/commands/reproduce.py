@@ -13,7 +13,7 @@ from regrpo.reproduce import TOLERANCE, reproduce
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit code 0: the verdict is as expected or better. 1: it is not. 2: the run could not be made again. "
-        "The workspace is only read; DVC's cache gets nothing but data that it lacked and the remote has."
+        "Workspace and DVC cache are only read."
     )
     parser.add_argument(
         "target",
