@@ -24,7 +24,6 @@ from regrpo.params import read_yaml
 from tests.conftest import MINIATURE, commit, edit_yaml, environment, make_project, run
 
 SECTIONS = MINIATURE | {
-    "sft": MINIATURE["sft"] | {"max_steps": 10},
     # Without warm-up the first logged step already shows the learning rate.
     "grpo": MINIATURE["grpo"] | {"warmup_steps": 0},
     "evaluate": MINIATURE["evaluate"] | {"tasks": ["heldout"]},
@@ -137,6 +136,7 @@ def test_another_learning_rate_is_different_from_grpos_first_logged_step_on(
     commit(folder, "another learning rate")
     before, cache = state(folder), objects(folder)
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as when it was made
     code = cli.main(["reproduce", "--stages", "grpo", "--no-mlflow"])
     said = capfd.readouterr()
     assert code == 1, said.err
@@ -374,6 +374,7 @@ def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(
     assert "expected an MLflow store; found " in refusal()
 
 
+@pytest.mark.slow
 def test_a_store_that_another_program_has_locked_is_refused(refusal: Refusal, spoiled: Path) -> None:
     with contextlib.closing(sqlite3.connect(spoiled / "mlflow.db", isolation_level=None)) as db:
         db.execute("begin exclusive")
