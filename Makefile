@@ -30,10 +30,10 @@ endif
 	@$(BIN)/regrpo sync
 
 test: install    ## the quick tests (10 minutes at most)
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"
 
-test-slow: install  ## the long tests: kills, servers, browsers
-	@$(BIN)/python -m pytest -m "slow and not gpu"
+test-slow: install  ## the long tests: kills at ten moments
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow and not gpu"
 
 lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/ruff format --check .
@@ -46,12 +46,11 @@ ui: install      ## MLflow's UI on http://127.0.0.1:5000
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
 
 lock: install    ## refresh constraints.txt and show what changed
-	@cp constraints.txt constraints.old
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --fork-strategy fewest --python-version 3.11 \
-	  --upgrade --no-annotate --no-header --no-emit-index-url --quiet | sed -E 's/ *;.*//' | sort -u > constraints.new
-	@mv constraints.new constraints.txt
-	@diff constraints.old constraints.txt && echo "constraints.txt: nothing changed" || true
-	@rm -f constraints.old
+	  --upgrade --no-annotate --no-header --no-emit-index-url --quiet > constraints.resolved
+	@sed -E 's/ *;.*//' constraints.resolved | LC_ALL=C sort -u > constraints.new
+	@diff constraints.txt constraints.new && echo "constraints.txt: nothing changed" || true
+	@mv constraints.new constraints.txt && rm -f constraints.resolved
 
-clean:           ## remove the environment, checkpoints and DVC's temporary files; data, models, cache and MLflow stay
-	@rm -rf $(VENV) .checkpoints .regrpo .dvc/tmp build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean:           ## remove the environment, checkpoints and caches of tools; data, models, DVC's cache and MLflow stay
+	@rm -rf $(VENV) .checkpoints build *.egg-info .pytest_cache .mypy_cache .ruff_cache constraints.new constraints.resolved

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from regrpo import files, hardware
 from regrpo.errors import CannotCheck, Refused
-from regrpo.params import Section
+from regrpo.params import Section, library_fields
 from regrpo.sources import file_under, require_commit
 
 RAW_MODELS = Path("models/raw")
@@ -32,11 +32,18 @@ class Scratch(Section):
     tokenizer: Tokenizer
     license: str
 
+    @model_validator(mode="after")
+    def _config_is_known(self) -> Self:
+        fields = library_fields("transformers.models.gemma3.configuration_gemma3:Gemma3TextConfig")
+        if unknown := sorted(set(self.config) - set(fields)):
+            raise ValueError(f"`config`: {', '.join(unknown)} is no field of transformers' Gemma3TextConfig")
+        return self
+
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         """Make tokenizer and model; the seed draws the initial weights."""
         from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-        from regrpo.tokenizers import character_tokenizer
+        from regrpo.tokenizers import character_tokenizer, save
 
         tokenizer = character_tokenizer(self.tokenizer.extra_tokens)
         ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
@@ -53,7 +60,7 @@ class Scratch(Section):
                 remedy="Correct them in the profile.",
             ) from error
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save(tokenizer, folder)
         return {"source": "made from scratch", "revision": f"seed {seed}"}
 
 
@@ -100,6 +107,8 @@ class Gguf(Section):
         """Dequantise a GGUF file under models/raw/ through transformers."""
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+        from regrpo.tokenizers import save
+
         path = file_under(RAW_MODELS, self.file, "base_model.source.file")
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -112,7 +121,7 @@ class Gguf(Section):
                 found=str(error).splitlines()[0], remedy="Convert the model, or use source kind `local`.",
             ) from error  # fmt: skip
         model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save(tokenizer, folder)
         return {"source": f"GGUF file {self.file}", "revision": files.sha256(path)}
 
 

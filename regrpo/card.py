@@ -406,9 +406,9 @@ def graph(facts: Facts) -> str:
 
 
 def versions(facts: Facts) -> dict[str, str]:
-    """Framework names and versions, as the grpo stage's record holds them."""
+    """Framework names and versions, as the grpo stage's record holds them; a build's label (+cpu) left out."""
     packages = facts.runs["grpo"]["environment"]["packages"]
-    return {name: packages.get(package, UNKNOWN) for name, package in FRAMEWORKS.items()}
+    return {name: packages.get(package, UNKNOWN).partition("+")[0] for name, package in FRAMEWORKS.items()}
 
 
 def seeds(facts: Facts) -> str:

@@ -21,6 +21,8 @@ from regrpo import files
 
 MANIFEST = "manifest.json"
 STATE = "regrpo_state.json"
+NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json", STATE)
+"""Without these, or the generators' states (a file per process), transformers goes on, silently wrong."""
 KEPT = 2
 
 
@@ -72,7 +74,9 @@ def by_step(folder: Path) -> list[Path]:
 def is_complete(checkpoint: Path) -> bool:
     """Whether the manifest is there and every file is as it says."""
     try:
-        return bool(files.read_json(checkpoint / MANIFEST) == digests(checkpoint))
+        manifest = files.read_json(checkpoint / MANIFEST)
+        random_states = any(name.startswith("rng_state") for name in manifest)
+        return random_states and set(NEEDED) <= set(manifest) and bool(manifest == digests(checkpoint))
     except (OSError, ValueError):
         return False
 

@@ -21,6 +21,7 @@ def draw(metrics: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the bytes
     tasks, headline = metrics["tasks"], metrics["headline"]
     main = [headline] if headline else [name for name in tasks if tasks[name]["role"] not in BESIDE][:8]
     beside = sorted(

@@ -23,6 +23,7 @@ def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the bytes
     figure, axes = plt.subplots(2, 2, figsize=(9, 5.6), layout="constrained", sharex=True)
     for axis, (title, lines) in zip(axes.flat, PANELS, strict=True):
         for colour, (metric, label) in zip(COLOURS, lines, strict=False):

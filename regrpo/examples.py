@@ -10,14 +10,14 @@ from pydantic import Field
 
 from regrpo.errors import Refused
 from regrpo.formats import Format, PromptStyle, normalise
-from regrpo.params import Section
+from regrpo.params import Section, Seed
 from regrpo.sources import Row, Rows
 
 
 class Plan(Section):
     """How a source's rows become examples and splits: prepare's parameters but the source."""
 
-    seed: int
+    seed: int = Seed
     format: str
     columns: dict[Literal["id", "question", "answer", "solution"], str] = Field(default={})
     verifier: str | None = None  # null = the format's own

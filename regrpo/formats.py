@@ -47,7 +47,8 @@ _WORD = re.compile(
     r"\d+(?:[.,]\d+)*"  # 3.5 is one number, and another than 35
     r"|[^\W\d_]+"
     r"|(?<![^\W\d_])[-−]"  # a minus, not a hyphen
-    r"|[+*/^%=<>×÷√]"
+    r"|[+*/^%=<>×÷√()\[\]{}|&]"
+    r"|(?<=[\d)])!"  # a factorial, not an exclamation
 )
 
 

@@ -172,7 +172,24 @@ def _describe(name: str, task: Any, origin: Literal["ours", "custom", "stock"]) 
 def load_model(
     folder: Path, *, backend: str, device: str, batch_size: int | str, seed: int, model_args: dict[str, Any]
 ) -> LM:
-    """A model folder behind lm-eval's interface: on a CPU in float32, on CUDA in the type it was saved in."""
+    """A model folder behind lm-eval's interface: on a CPU in float32, on CUDA in the type it was saved in.
+
+    Raises Refused for model_args that the backend does not take.
+    """
+    try:
+        return _load_backend(folder, backend, device, batch_size, seed, model_args)
+    except (TypeError, ValueError) as error:
+        raise Refused(
+            "evaluate.model_args",
+            expected=f"arguments of lm-eval's {backend} backend, and a model that it loads ({folder})",
+            found=(str(error).splitlines() or [type(error).__name__])[0],
+            remedy="Correct them in the profile.",
+        ) from error
+
+
+def _load_backend(
+    folder: Path, backend: str, device: str, batch_size: int | str, seed: int, model_args: dict[str, Any]
+) -> LM:
     arguments = {"pretrained": str(folder), "batch_size": batch_size} | model_args
     if backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
@@ -217,7 +234,8 @@ def ask(task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None,
                 remedy="Lower it.",
             )
         harness.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
-        if chat:
+        if chat:  # the template writes the tokens that a text begins with, here as in training
+            lm.add_bos_token = False
             harness.set_config("doc_to_text", partial(plain, render=lm.apply_chat_template))
     results = lm_eval.evaluate(
         lm=lm,

@@ -45,7 +45,19 @@ def is_alive(process: Sequence[float] | None) -> bool:
 
 def is_dvc(command: Sequence[str]) -> bool:
     """Whether a process's command line is that of `dvc` (or `python -m dvc`)."""
-    return any(Path(part).name == "dvc" for part in command[:3]) or list(command[1:3]) == ["-m", "dvc"]
+    names = [Path(part).name for part in command[:2]]
+    by_python = bool(names) and names[0].startswith("python")
+    return names[:1] == ["dvc"] or (by_python and (names[1:] == ["dvc"] or _runs_dvc_module(command[1:])))
+
+
+def _runs_dvc_module(arguments: Sequence[str]) -> bool:
+    """`-m dvc` before any script, or the path of dvc/__main__.py, as DVC starts itself."""
+    for index, part in enumerate(arguments):
+        if part == "-m":
+            return list(arguments[index + 1 : index + 2]) == ["dvc"]
+        if not part.startswith("-"):
+            return Path(part).parts[-2:] == ("dvc", "__main__.py")
+    return False
 
 
 class Journal:

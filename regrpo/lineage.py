@@ -24,7 +24,7 @@ EXPERIMENT = re.compile("refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 
 def git(*arguments: str, env: dict[str, str] | None = None) -> str | None:
     """git's output in the current folder, stripped; None where git says no (no repository, no such object)."""
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, env=env)
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False, env=env)
     return done.stdout.strip() if done.returncode == 0 else None
 
 

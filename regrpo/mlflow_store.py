@@ -55,7 +55,10 @@ class Store:
         self.client = mlflow.MlflowClient(uri)
         found = self.client.get_experiment_by_name(experiment)
         location = artifacts.as_uri() if uri.startswith("sqlite:") else None
-        self.experiment_id = found.experiment_id if found else self.client.create_experiment(experiment, location)
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training, not agents' traces
+        self.experiment_id = (
+            found.experiment_id if found else self.client.create_experiment(experiment, location, tags=kind)
+        )
         self._monitors: dict[str, Any] = {}
         self.changed: list[dict[str, str]] = []
 

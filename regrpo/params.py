@@ -28,7 +28,7 @@ STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model
 class Section(BaseModel):
     """A frozen, strict section of a profile: no unknown key, no coercion of text into numbers."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class PassThrough(Section):
@@ -37,22 +37,26 @@ class PassThrough(Section):
     Subclasses set `library` ("package.module:Class") and `owned` (the fields that regrpo sets itself, each with why).
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
     library: ClassVar[str]
     owned: ClassVar[dict[str, str]] = {}
 
     @model_validator(mode="after")
     def _extras_belong_to_the_library(self) -> Self:
-        fields = library_fields(self.library)
-        class_name = self.library.rpartition(":")[2]
-        for key, value in self.passed_through.items():
-            if key in self.owned:
-                raise ValueError(f"`{key}` is set by regrpo: {self.owned[key]}")
-            if key not in fields:
-                known = [*type(self).model_fields, *(name for name in fields if name not in self.owned)]
-                raise ValueError(f"`{key}` is neither ours nor a field of {class_name}{_nearest(key, known)}")
-            _check_type(key, value, fields[key])
+        problems = [problem for key, value in self.passed_through.items() if (problem := self._problem(key, value))]
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
+
+    def _problem(self, key: str, value: object) -> str | None:
+        """What is wrong with a key that is passed through; None where nothing is."""
+        fields = library_fields(self.library)
+        if key in self.owned:
+            return f"`{key}` is set by regrpo: {self.owned[key]}"
+        if key not in fields:
+            known = [*type(self).model_fields, *(name for name in fields if name not in self.owned)]
+            return f"`{key}` is neither ours nor a field of {self.library.rpartition(':')[2]}{_nearest(key, known)}"
+        return runs_remote_code(key, value) or _type_problem(key, value, fields[key])
 
     @property
     def passed_through(self) -> dict[str, Any]:
@@ -67,15 +71,24 @@ def _nearest(key: str, known: list[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def _check_type(key: str, value: object, annotation: Any) -> None:
-    """ValueError where `value` cannot be what the library's own annotation says."""
-    if annotation is Any:
-        return
+def runs_remote_code(key: str, value: object) -> str | None:
+    """A refusal where `trust_remote_code` stands anywhere inside a value that goes to a library."""
+    if key == "trust_remote_code":
+        return "`trust_remote_code` is refused: code from a model repository is never run"
+    inner = value.items() if isinstance(value, dict) else ()
+    return next((problem for name, one in inner if (problem := runs_remote_code(str(name), one))), None)
+
+
+def _type_problem(key: str, value: object, annotation: Any) -> str | None:
+    """What is wrong where `value` cannot be what the library's own annotation says."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"`{key}`: input should be a finite number; found {value!r}"
     try:
-        TypeAdapter(annotation).validate_python(value, strict=True)
+        if annotation is not Any:
+            TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise ValueError(f"`{key}`: {problem['msg'].lower()}; found {value!r}") from None
+        return f"`{key}`: {error.errors()[0]['msg'].lower()}; found {value!r}"
+    return None
 
 
 @cache
@@ -89,10 +102,13 @@ def library_fields(library: str) -> dict[str, Any]:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise CannotCheck(package, expected="the package installed", found="nothing", remedy="Run `make install`.")
-    path = Path(spec.submodule_search_locations[0]).joinpath(*rest).with_suffix(".py")
+    path = Path(spec.submodule_search_locations[0]).joinpath(*rest)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    definition = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
+    definition = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name), None)
     fields: dict[str, Any] = {}
+    if definition is None:  # a base that the module only passes on: mixins have no fields of interest
+        return fields
     for base in definition.bases:
         if isinstance(base, ast.Name) and (source := _imported_from(tree, base.id, package, rest)):
             fields |= library_fields(f"{source}:{base.id}")
@@ -142,7 +158,8 @@ def read_yaml(path: Path) -> Any:
 
 def active_profile() -> Path:
     """The profile that params.yaml names (`profile:`); what `-S profile=…` changes."""
-    profile = (read_yaml(DEFAULT_PROFILE) or {}).get("profile")
+    content = read_yaml(DEFAULT_PROFILE)
+    profile = content.get("profile") if isinstance(content, dict) else content
     if not isinstance(profile, str) or Path(profile).is_absolute() or ".." in Path(profile).parts:
         raise Refused(
             f"{DEFAULT_PROFILE}: profile",
@@ -217,6 +234,10 @@ class Lora(Section):
         return LoraConfig(task_type="CAUSAL_LM", bias="none", **self.model_dump())
 
 
+Seed: Any = Field(ge=0, lt=2**32)
+"""What NumPy's generator takes, and with it transformers' set_seed."""
+
+
 class Training(PassThrough):
     """What sft and grpo share around one of TRL's trainers."""
 
@@ -230,11 +251,30 @@ class Training(PassThrough):
         "save_strategy": "checkpoints are for resuming a killed run only; `save_steps` says how often",
         "save_total_limit": "at most two checkpoints are kept, none after success",
         "resume_from_checkpoint": "regrpo chooses the newest complete checkpoint",
+        **dict.fromkeys(
+            ("save_only_model", "ignore_data_skip", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint"),
+            "a resumed run must have everything to end in the same bytes",
+        ),
+        **dict.fromkeys(
+            (
+                "load_best_model_at_end",
+                "auto_find_batch_size",
+                "eval_on_start",
+                "logging_strategy",
+                "logging_first_step",
+            ),
+            "it would change what a step, a batch or the last model is",
+        ),
+        **dict.fromkeys(
+            ("hub_token", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+            "regrpo writes to the workspace only",
+        ),
+        "chat_template_path": "the template lies with the base model's tokenizer",
         "disable_tqdm": "progress is printed by regrpo",
         "eval_strategy": "evaluation inside training changes the weights; the evaluate stage measures",
         "do_eval": "the evaluate stage measures",
     }
-    seed: int
+    seed: int = Seed
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(gt=0)
     lora: Lora | None = None

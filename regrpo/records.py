@@ -50,8 +50,8 @@ def code_state() -> tuple[dict[str, Any], str]:
     if revision is None:
         return {"revision": None, "dirty": None, "diff_sha256": None}, ""
     parts = [lineage.git("--no-optional-locks", "diff", revision, "--", *lineage.CODE) or ""]
-    untracked = lineage.git("ls-files", "--others", "--exclude-standard", "--", *lineage.CODE) or ""
-    for name in untracked.splitlines():
+    untracked = lineage.git("ls-files", "-z", "--others", "--exclude-standard", "--", *lineage.CODE) or ""
+    for name in filter(None, untracked.split("\0")):
         # `git diff --no-index` answers 1 for "differs".
         shown = subprocess.run(["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False)
         parts.append(shown.stdout.decode(errors="replace").strip())
@@ -61,7 +61,7 @@ def code_state() -> tuple[dict[str, Any], str]:
 
 
 def fingerprint(path: str) -> dict[str, Any]:
-    """{path, sha256, size, nfiles}: of a file, or of a folder as the SHA-256 over its sorted (path, SHA-256) list."""
+    """{path, sha256, size}, and for a folder `files`, {path: SHA-256}; its own SHA-256 is over their canonical JSON."""
     root = Path(path)
     listing = [
         (file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size) for file in lineage.files_in(root)

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,35 @@ def get_reward(name: str, verifier: Verifier | None, max_completion_length: int)
     return guarded(name, _custom(name) if ":" in name else _from_trl(name))
 
 
+def is_known(name: str) -> bool:
+    """Whether a reward of that name is there, as far as the source text tells (nothing is imported)."""
+    import ast
+    import importlib.util
+    from pathlib import Path
+
+    if name in ("exact_answer", "answer_format", "length_penalty"):
+        return True
+    module, colon, function = name.partition(":")
+    if colon:
+        sources = [Path(*module.split(".")).with_suffix(".py")] if module.startswith("custom.") else []
+    else:
+        spec = importlib.util.find_spec("trl")
+        places = spec.submodule_search_locations or [] if spec else []
+        sources = [file for place in places for file in Path(place, "rewards").glob("*.py")]
+        function = name
+    trees = (ast.parse(file.read_text(encoding="utf-8", errors="replace")) for file in sources if file.exists())
+    return any(
+        getattr(node, "name", None) == function or _binds(node, function) for tree in trees for node in tree.body
+    )
+
+
+def _binds(node: Any, name: str) -> bool:
+    """Whether a top-level import or assignment binds the name."""
+    bound = [alias.asname or alias.name for alias in getattr(node, "names", [])]
+    bound += [getattr(target, "id", None) for target in getattr(node, "targets", [])]
+    return name in bound
+
+
 def _custom(name: str) -> RewardFunc:
     module_name, _, function = name.partition(":")
     if not module_name.startswith("custom."):
@@ -131,7 +161,7 @@ def guarded(name: str, function: RewardFunc) -> RewardFunc:
         if len(values) != len(kwargs["completions"]):
             raise refuse(f"{len(values)} values")
         for index, value in enumerate(values):
-            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+            if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
                 raise refuse(f"{value!r} for completion {index}: {text_of(kwargs['completions'][index])[:80]!r}")
         return [None if value is None else float(value) for value in values]
 

@@ -1,8 +1,11 @@
-"""The character tokenizer of models made from scratch."""
+"""Saving tokenizers to the same bytes everywhere, and the character tokenizer of models made from scratch."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from regrpo import files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,6 +18,16 @@ CHAT_TEMPLATE = (
     " + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+
+
+def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer, but not what transformers 5 notes of its loading (HF_HUB_OFFLINE would change the bytes)."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = files.read_json(path)
+    for loading in ("is_local", "local_files_only"):
+        config.pop(loading, None)
+    files.write_json(path, config)
 
 
 def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from regrpo import files
 from regrpo.errors import Refused
+from regrpo.tokenizers import save as save_tokenizer
 from regrpo.verifiers import Verifier
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_step
 class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
     """Collects every logged metric but timings, shows progress, and passes each row on while the run goes.
 
-    `pending` holds values to join to the next logged row; `check` is called with the rows so far and may raise.
+    `check` is called with the rows so far after each logged step, and may raise.
     """
 
     def __init__(
@@ -40,19 +41,28 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
     ) -> None:
         self.name, self.shown, self.send, self.check = name, shown, log, check
         self.rows: list[dict[str, float]] = []
-        self.pending: dict[str, float] = {}
         self._last_shown = 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         values = {k: float(v) for k, v in (logs or {}).items() if k not in TIMINGS and isinstance(v, int | float | str)}
         if "loss" not in values:  # the closing summary, not a step
             return
-        row = {"step": float(state.global_step), **values, **self.pending}
-        self.pending = {}
-        self.rows.append(row)
-        self._send(row)
-        self._show(row, state)
+        self.add(state.global_step, values)
+        self._show(self.rows[-1], state)
         self.check(self.rows)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """The last step is logged, whatever logging_steps is."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+        return control
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of a step: into its row where it has one already, else into a new one."""
+        if not self.rows or self.rows[-1]["step"] != step:
+            self.rows.append({"step": float(step)})
+        self.rows[-1] |= values
+        self.send(values, step)
 
     def _show(self, row: dict[str, float], state: Any) -> None:
         last = state.global_step >= state.max_steps
@@ -70,10 +80,7 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         """Go on after these rows; they are shown again to whoever watches, so that the curve has no gap."""
         self.rows = state
         for row in state:
-            self._send(row)
-
-    def _send(self, row: dict[str, float]) -> None:
-        self.send({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+            self.send({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
     def write_csv(self, path: Path) -> None:
         """`step`, then the metrics by name; repr of floats, so that no digit is lost."""
@@ -109,7 +116,7 @@ def random_states_kept() -> Iterator[None]:
 
 
 class DevAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` of the history's next row."""
+    """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` in the history."""
 
     def __init__(
         self, rows: list[dict[str, Any]], verifier: Verifier, every: int, max_new_tokens: int, history: History
@@ -124,17 +131,16 @@ class DevAccuracy(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0:
-            accuracy = self._measure(kwargs["model"], kwargs["processing_class"])
-            self.history.rows.append({"step": 0.0, "dev_accuracy": accuracy})
+            self._measure(0, kwargs["model"], kwargs["processing_class"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self.history.pending["dev_accuracy"] = self._measure(kwargs["model"], kwargs["processing_class"])
+            self._measure(state.global_step, kwargs["model"], kwargs["processing_class"])
 
-    def _measure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
+    def _measure(self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         texts = greedy(model, tokenizer, [row["prompt"] for row in self.rows], self.max_new_tokens)
         scores = [self.verifier.score(text, row["answer"]) for text, row in zip(texts, self.rows, strict=True)]
-        return sum(scores) / len(scores)
+        self.history.add(step, {"dev_accuracy": sum(scores) / len(scores)})
 
 
 def greedy(
@@ -182,7 +188,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
             model = model.merge_and_unload()
         model.config.use_cache = True  # trainers turn it off; whoever loads the model generates
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary)
 
 
 def _sort_adapter_config(path: Path) -> None:

@@ -1,7 +1,10 @@
 """One file = one DVC stage = one params section = reports/<stage>/, by one name throughout."""
 
 import importlib.util
+import os
 import sys
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports each trainer otherwise
 
 if importlib.util.find_spec("pydantic") is None or importlib.util.find_spec("ruamel") is None:
     # DVC starts stages with the `python` of PATH, which need not be the project's.

@@ -13,13 +13,13 @@ from pydantic import Field
 
 from regrpo import files, records
 from regrpo.base_models import Gguf, Hub, Local, Scratch, inspect
-from regrpo.params import Section
+from regrpo.params import Section, Seed
 
 OUT = Path("models/base")
 
 
 class Params(Section):
-    seed: int
+    seed: int = Seed
     source: Annotated[Scratch | Local | Hub | Gguf, Field(discriminator="kind")]
 
 

@@ -38,6 +38,15 @@ class Params(Training):
     temperature: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
+    def _rewards_have_names_of_their_own(self) -> Self:
+        """TRL logs, and samples.parquet stores, a reward under its function's name."""
+        names = [name.rpartition(":")[2] for name in self.reward_funcs]
+        taken = {"step", "id", "prompt", "completion", "answer", "reward"}
+        if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
+            raise ValueError(f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own")
+        return self
+
+    @model_validator(mode="after")
     def _groups_divide(self) -> Self:
         steps = self.passed_through.get("steps_per_generation") or self.gradient_accumulation_steps
         completions = self.passed_through.get("generation_batch_size") or self.per_device_train_batch_size * steps
@@ -62,10 +71,10 @@ class Params(Training):
         return super().trainer_settings(device) | {"reward_weights": list(self.reward_funcs.values())}
 
 
-def summary(history: Any, prompts: int) -> dict[str, Any]:
+def summary(steps: int, history: Any, prompts: int) -> dict[str, Any]:
     """metrics.json: the first and last ten logged steps' reward, dev accuracy before and after."""
     return {
-        "steps": int(history.rows[-1]["step"]),
+        "steps": steps,
         "reward_first": history.mean("reward", slice(None, 10)),
         "reward_last": history.mean("reward", slice(-10, None)),
         "dev_accuracy_first": history.mean("dev_accuracy", slice(None, 1)),
@@ -132,7 +141,7 @@ def train(run: records.Run[Params]) -> None:
         history.write_csv(run.reports / "history.csv")
         files.write_json(run.reports / "health.json", doctor.examine(history.rows))
         files.write_parquet(run.reports / "samples.parquet", samples.frame())
-    files.write_json(run.reports / "metrics.json", summary(history, samples.prompts_seen))
+    files.write_json(run.reports / "metrics.json", summary(trainer.state.global_step, history, samples.prompts_seen))
     curves.draw(history.rows, run.reports / "curves.png")
 
 

@@ -92,6 +92,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     disable_progress_bars()
     rows = training.read_rows(DATA / "sft.parquet")
     verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
+    require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
     history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
     with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("sft"):
@@ -109,12 +110,10 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
         checkpoints.fit(trainer, folder, {"history": history})
         training.save(trainer.model, trainer.processing_class, OUT)
     history.write_csv(run.reports / "history.csv")
-    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
-    steps = trainer.state.global_step
     last = slice(-1, None)
     return {
-        "steps": steps,
-        "rows": steps * batch,
+        "steps": trainer.state.global_step,
+        "rows": round(trainer.state.epoch * len(trainer.train_dataset)),
         "loss": history.mean("loss", last),
         "mean_token_accuracy": history.mean("mean_token_accuracy", last),
     }
@@ -128,20 +127,20 @@ def pass_through(run: records.Run[Params]) -> dict[str, Any]:
     return {"steps": 0, "rows": 0, "loss": None, "mean_token_accuracy": None}
 
 
-def require_solutions(rows: int) -> None:
-    if not rows:
+def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> None:
+    """Refuse a split with nothing to learn: no rows, or a row without solution (and answer that a verifier renders)."""
+    empty = [row["id"] for row in rows if row["solution"] is None and (verifier is None or row["answer"] is None)]
+    if empty or not rows:
         raise Refused(
-            "sft",
-            expected="rows to learn from",
-            found="none (prepare.sft: 0)",
-            remedy="Raise prepare.sft, or set sft.max_steps: 0.",
+            f"{DATA / 'sft.parquet'}",
+            expected="rows with a solution, or an answer that the verifier can render",
+            found=f"none for {', '.join(map(str, empty[:20]))}" if empty else "no rows (prepare.sft: 0)",
+            remedy="Bring solutions, raise prepare.sft, or set sft.max_steps: 0.",
         )
 
 
 def main() -> None:
     with records.stage("sft", Params) as run:
-        if run.params.max_steps:
-            require_solutions(files.read_json(DATA / "dataset.json")["splits"]["sft"]["rows"])
         metrics = train(run) if run.params.max_steps else pass_through(run)
         files.write_json(run.reports / "metrics.json", metrics)
 

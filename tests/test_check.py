@@ -51,6 +51,21 @@ def test_a_misspelled_task_is_found_before_anything_is_trained(here: Path, capsy
     assert "found gsm8kk, which none of their files names" in capsys.readouterr().err
 
 
+def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewards = {"think_format_reward": 1.0, "custom.rewards:short_thought": 0.1, "custom.rewards:none": 1.0, "exct": 1.0}
+    source = {"kind": "local", "train": "mine.jsonl", "license": "MIT"}
+    base = {"kind": "local", "path": "mine", "license": "MIT"}
+    edit_yaml(
+        here / "params.yaml",
+        {"grpo": {"reward_funcs": rewards}, "prepare": {"source": source}, "base_model": {"source": base}},
+    )
+    assert cli.main(["check"]) == 2
+    said = capsys.readouterr().err
+    assert "found custom.rewards:none, exct." in said
+    assert "a file or folder at data/raw/mine.jsonl" in said
+    assert "a file or folder at models/raw/mine" in said
+
+
 def test_findings_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_yaml(here / "params.yaml", {"sft": {"threads": 0}})
     assert cli.main(["check", "--json"]) == 1

@@ -129,11 +129,13 @@ def test_save_points_fall_on_cycles_and_logging_windows_whatever_is_asked(
 
 def test_resumed_history_is_sent_again_from_the_start_without_a_double_step(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt("grpo", 5, monkeypatch)
-    sent: list[int] = []
+    sent: list[tuple[int, str]] = []
     run = run_for(section(grpo.Params, "grpo", **CHANGES["grpo"]), "grpo")
-    run.log = lambda values, step: sent.append(step)
+    run.log = lambda values, step: sent.extend((step, name) for name in values)
     grpo.train(run)
-    assert sent == [0, 1, 2, 3, 4, 5, 6]
+    assert len(sent) == len(set(sent)), "no metric has two values at one step"
+    assert [step for step, name in sent if name == "reward"] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, name in sent if name == "dev_accuracy"] == [0, 2, 4, 6]
 
 
 def test_a_second_run_of_the_same_key_waits_for_the_first(tmp_path: Path) -> None:

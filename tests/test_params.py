@@ -7,7 +7,7 @@ import pytest
 
 from regrpo.errors import CannotCheck, Refused
 from regrpo.params import library_fields, parse_section, read_profile, read_yaml
-from stages import grpo, prepare, sft
+from stages import base_model, grpo, prepare, sft
 
 ROOT = Path(__file__).parents[1]
 PROFILE = read_profile(ROOT / "params.yaml")
@@ -68,6 +68,45 @@ def test_a_key_that_regrpo_sets_itself_is_refused_with_the_reason() -> None:
 )
 def test_a_wrong_type_range_or_division_is_told_by_key(key: str, value: object, words: str) -> None:
     assert words in refusal(grpo.Params, {**PROFILE["grpo"], key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**40, "less than 4294967296"),
+        ("learning_rate", float("inf"), "finite number"),
+        ("epsilon", float("nan"), "finite number"),
+        ("save_only_model", True, "a resumed run must have everything"),
+        ("logging_strategy", "epoch", "it would change what a step"),
+        ("hub_token", "secret", "regrpo writes to the workspace only"),
+        ("model_init_kwargs", {"config": {"trust_remote_code": True}}, "code from a model repository is never run"),
+        ("reward_funcs", {"custom.a:reward": 1.0}, "reward is taken"),
+        ("reward_funcs", {"custom.a:score": 1.0, "custom.b:score": 1.0}, "score is taken"),
+    ],
+)
+def test_what_would_break_a_law_or_crash_later_is_refused_now(key: str, value: object, words: str) -> None:
+    assert words in refusal(grpo.Params, {**PROFILE["grpo"], key: value})
+
+
+def test_every_unknown_key_is_told_at_once() -> None:
+    said = refusal(grpo.Params, {**PROFILE["grpo"], "aaa": 1, "bbb": 2, "ccc": 3})
+    assert all(f"`{key}`" in said for key in ("aaa", "bbb", "ccc"))
+
+
+def test_a_misspelled_size_of_a_model_from_scratch_is_refused() -> None:
+    source = PROFILE["base_model"]["source"]
+    changed = {**source, "config": {**source["config"], "hiden_size": 64}}
+    assert "hiden_size" in refusal(base_model.Params, {**PROFILE["base_model"], "source": changed})
+
+
+def test_a_params_file_that_is_no_mapping_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regrpo.params import active_profile
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("- a list\n")
+    with pytest.raises(Refused, match="expected the path of a profile"):
+        active_profile()
 
 
 def test_curriculum_shares_must_add_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -206,3 +207,44 @@ def test_random_states_are_put_back() -> None:
     with random_states_kept():
         random.random(), np.random.rand(), torch.rand(5)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+@pytest.mark.parametrize(("max_steps", "logging_steps", "dev_every"), [(5, 3, 2), (3, 10, 0), (3, 10, 2)])
+def test_the_last_step_is_logged_and_dev_accuracy_has_its_own_step(
+    folder: Path, max_steps: int, logging_steps: int, dev_every: int
+) -> None:
+    train_grpo(max_steps=max_steps, logging_steps=logging_steps, dev_every=dev_every)
+    rows = list(csv.DictReader(Path("reports/grpo/history.csv").read_text().splitlines()))
+    assert files.read_json(Path("reports/grpo/metrics.json"))["steps"] == max_steps
+    logged = {step for step in range(1, max_steps + 1) if step % logging_steps == 0} | {max_steps}
+    assert [int(row["step"]) for row in rows if row["reward"]] == sorted(logged)
+    measured = [int(row["step"]) for row in rows if row.get("dev_accuracy")]
+    wanted = (
+        {0, *(step for step in range(1, max_steps + 1) if step % dev_every == 0), max_steps} if dev_every else set()
+    )
+    assert measured == sorted(wanted)
+
+
+def test_the_saved_tokenizer_does_not_tell_how_it_was_loaded(folder: Path, tmp_path: Path) -> None:
+    """HF_HUB_OFFLINE, or a tokenizer of the hub's cache, must not change the bytes of a model folder."""
+    from transformers import AutoTokenizer
+
+    from regrpo.tokenizers import save
+
+    digests = set()
+    for index, local_files_only in enumerate((True, False)):
+        tokenizer = AutoTokenizer.from_pretrained("models/base", local_files_only=local_files_only)
+        save(tokenizer, tmp_path / str(index))
+        digests.add(files.sha256(tmp_path / str(index) / "tokenizer_config.json"))
+    assert len(digests) == 1
+
+
+def test_rows_without_anything_to_learn_are_refused_by_id() -> None:
+    rows = [
+        {"id": "a", "prompt": "?", "answer": "1", "solution": "1"},
+        {"id": "b", "prompt": "?", "answer": "2", "solution": None},
+    ]
+    with pytest.raises(Refused, match=r"sft.parquet: .*found none for b"):
+        sft.require_targets(rows, None)
+    with pytest.raises(Refused, match="no rows"):
+        sft.require_targets([], None)

@@ -8,11 +8,12 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import params
+from regrpo import base_models, formats, params, rewards, sources, verifiers
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -61,18 +62,45 @@ def _finding(what: str, holds: Any) -> dict[str, Any]:
 
 def _parse(stage: str, values: object, profile: Path) -> None:
     section = params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
-    if stage == "evaluate":
-        require_tasks(section.tasks, profile)
+    if stage in LOOK_UP:
+        LOOK_UP[stage](section, profile)
 
 
-def require_tasks(names: list[str], profile: Path) -> None:
+def require_data(section: Any, profile: Path) -> None:
+    """The format, the verifier and the files that prepare's section names."""
+    form = formats.get_format(section.format)
+    verifiers.get_verifier(section.verifier or form.verifier)
+    if section.source.kind == "local":
+        for part in filter(None, (section.source.train, section.source.eval)):
+            sources.file_under(sources.RAW_DATA, part, f"{profile}: prepare.source")
+
+
+def require_base(section: Any, profile: Path) -> None:
+    """The folder or file under models/raw/ that base_model's section names."""
+    name = getattr(section.source, "path", None) or getattr(section.source, "file", None)
+    if name:
+        sources.file_under(base_models.RAW_MODELS, name, f"{profile}: base_model.source")
+
+
+def require_rewards(section: Any, profile: Path) -> None:
+    """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
+    if unknown := [name for name in section.reward_funcs if not rewards.is_known(name)]:
+        raise Refused(
+            f"{profile}: grpo.reward_funcs",
+            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function>, or one of trl.rewards",
+            found=", ".join(unknown),
+            remedy="Correct the name, or write the function.",
+        )
+
+
+def require_tasks(section: Any, profile: Path) -> None:
     """Each task's name stands in a task file of ours, of the user's or of lm-eval's (read as text, in a second).
 
     An hour of training must not end at a misspelled task. Whether the task can be loaded shows when it is.
     """
     spec = importlib.util.find_spec("lm_eval")
     installed = [Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])]
-    left = set(names)
+    left = set(section.tasks)
     for folder in (Path("stages/eval_tasks"), Path("custom/eval_tasks"), *installed):
         for file in folder.rglob("*.yaml") if left else ():
             text = file.read_text(encoding="utf-8", errors="replace")
@@ -86,6 +114,15 @@ def require_tasks(names: list[str], profile: Path) -> None:
             found=f"{', '.join(sorted(left))}, which none of their files names",
             remedy="Correct the name; `lm-eval ls tasks` lists lm-eval's.",
         )
+
+
+LOOK_UP: dict[str, Callable[[Any, Path], None]] = {
+    "prepare": require_data,
+    "base_model": require_base,
+    "grpo": require_rewards,
+    "evaluate": require_tasks,
+}
+"""What a section names besides its keys: looked up before an hour is spent on what comes before it."""
 
 
 def require_environment() -> None:

@@ -55,7 +55,7 @@ def kill_after(folder: Path, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     "moment",
-    [pytest.param(moment, marks=[] if number < 1 else pytest.mark.slow) for number, moment in enumerate(MOMENTS)],
+    [pytest.param(moment, marks=[] if number < 3 else pytest.mark.slow) for number, moment in enumerate(MOMENTS)],
 )
 def test_a_killed_pipeline_goes_on_to_the_same_bytes(
     moment: float, reference: tuple[dict[str, str], float], tmp_path: Path
