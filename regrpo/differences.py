@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrpo import stats
+from regrpo import files, stats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ def compare_file(original: Path, found: Path) -> Json:
 
     A file that cannot be read as its name says is compared as bytes.
     """
-    if original.read_bytes() == found.read_bytes():
+    if files.sha256(original) == files.sha256(found):
         return {}
     compare = {
         ".safetensors": compare_tensors,
@@ -213,9 +213,13 @@ def compare_lines(original: str, found: str) -> Json:
 
 def compare_bytes(original: Path, found: Path) -> Json:
     """Two files of any kind: `offset` of the first byte that differs, and both sizes."""
-    a, b = original.read_bytes(), found.read_bytes()
-    offset = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    what = f"byte {offset:,} on" + (f", {len(a):,} → {len(b):,} bytes" if len(a) != len(b) else "")
+    a, b = original.stat().st_size, found.stat().st_size
+    offset, block = 0, 2**20
+    with original.open("rb") as before, found.open("rb") as after:
+        while (x := before.read(block)) == (y := after.read(block)) and x:
+            offset += len(x)
+    offset += next((at for at, pair in enumerate(zip(x, y, strict=False)) if pair[0] != pair[1]), min(len(x), len(y)))
+    what = f"byte {offset:,} on" + (f", {a:,} → {b:,} bytes" if a != b else "")
     return {"kind": "bytes", "offset": offset, "what": what}
 
 

@@ -131,6 +131,8 @@ def test_json_names_the_first_differing_key(tmp_path: Path) -> None:
 def test_a_text_names_its_line_and_anything_else_its_byte(tmp_path: Path) -> None:
     assert differences.compare_file(*two(tmp_path, "card.md", "a\nb\n", "a\nc\n"))["what"] == "line 2: b → c"
     assert differences.compare_file(*two(tmp_path, "x.png", b"\x89abc", b"\x89abd!"))["offset"] == 3
+    long = bytes(2**20) + b"same"
+    assert differences.compare_file(*two(tmp_path, "x.bin", long, long + b"!"))["offset"] == len(long)
 
 
 def test_a_file_that_is_not_what_its_name_says_is_compared_as_bytes(tmp_path: Path) -> None:

@@ -49,10 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict; progress and the stages' own lines go to stderr."""
-    verdict = reproduce(
-        args.target, expect=args.expect, tolerance=args.tolerance, stages=args.stages, install=args.install,
-        keep=args.keep, mlflow=not args.no_mlflow, say=lambda line: print(line, file=sys.stderr, flush=True),
-    )  # fmt: skip
+    try:
+        verdict = reproduce(
+            args.target, expect=args.expect, tolerance=args.tolerance, stages=args.stages, install=args.install,
+            keep=args.keep, mlflow=not args.no_mlflow, say=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+    except KeyboardInterrupt:  # the worktree is gone by now
+        print("regrpo reproduce: interrupted; nothing is left behind", file=sys.stderr)
+        return 130
     print(json.dumps(verdict, indent=2) if args.json else "\n".join(lines(verdict)))
     if verdict["mlflow_error"]:
         print(f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}", file=sys.stderr)
