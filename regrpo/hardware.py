@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from regrpo.errors import Refused
 
@@ -24,10 +24,11 @@ def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 
-def set_up(seed: int, threads: int) -> None:
+def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, Any]:
     """Fix everything that draws or counts: Python, NumPy and torch generators, and torch's thread count.
 
-    Must run before a model or trainer is built: LoRA's initial weights are drawn then.
+    Must run before a model or trainer is built: LoRA's initial weights are drawn then. Returns what `deterministic`
+    turned on (nothing without it); a CPU needs none of it.
     """
     import warnings
 
@@ -40,6 +41,34 @@ def set_up(seed: int, threads: int) -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     torch.set_num_threads(threads)
     set_seed(seed)
+    return turn_on_determinism() if deterministic else {}
+
+
+def turn_on_determinism() -> dict[str, Any]:
+    """Turn on what torch, flash-attention and vLLM offer for the same bits twice on one CUDA device.
+
+    Must run before CUDA and vLLM start: they read these variables once. Not transformers' enable_full_determinism,
+    which also makes every kernel launch wait (CUDA_LAUNCH_BLOCKING) and changes no bit by that. An operation that has
+    no deterministic form then raises RuntimeError instead of drifting. vLLM's batch-invariant mode needs compute
+    capability 8.0, and vLLM itself refuses a model that has no such mode. Returns {name: value} of what is on.
+    """
+    import os
+    from importlib.util import find_spec
+
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    variables = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
+    if find_spec("vllm") and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+        variables["VLLM_BATCH_INVARIANT"] = "1"
+    os.environ.update(variables)
+    return {
+        "torch.use_deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "torch.backends.cudnn.deterministic": torch.backends.cudnn.deterministic,
+        "torch.backends.cudnn.benchmark": torch.backends.cudnn.benchmark,
+        **variables,
+    }
 
 
 def cpu_model() -> str:

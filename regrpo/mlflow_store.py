@@ -321,6 +321,28 @@ class Store:
                 models = {path: md5 for path, md5 in outs.items() if path.startswith("models/")}
                 self.client.set_logged_model_tags(model_id, {"regrpo.dvc_md5": next(iter(models.values()))})
 
+    # --- reproductions ------------------------------------------------------------------------------------------
+
+    def add_reproduction(self, verdict: Mapping[str, Any]) -> str:
+        """A run for the verdict of `regrpo reproduce`, linked by tags to the original's runs and keys; its id."""
+        original = verdict["mlflow_run_id"]
+        if original is None and verdict["pipeline_key"]:
+            row = self.find(regrpo__pipeline_key=verdict["pipeline_key"], regrpo__kind="pipeline")
+            original = row.info.run_id if row else None
+        tags = {"regrpo.kind": "reproduction", "mlflow.source.name": "regrpo reproduce"}
+        tags |= {f"regrpo.{name}": str(verdict[name]) for name in ("verdict", "expected", "revision")}
+        tags["mlflow.source.git.commit"] = verdict["revision"]
+        tags |= {"regrpo.reproduces": original} if original else {}
+        tags |= {"regrpo.reproduces_key": verdict["pipeline_key"]} if verdict["pipeline_key"] else {}
+        for stage in verdict["stages"]:
+            tags[f"regrpo.reproduces.{stage['stage']}"] = stage["original"]["mlflow_run_id"] or stage["original"]["run"]
+            tags[f"regrpo.reproduces_key.{stage['stage']}"] = stage["original"]["key"]
+        run_id = self._create(f"reproduction of {verdict['asked']}", verdict["started"], tags)
+        self.client.log_text(run_id, json.dumps(verdict, indent=2, sort_keys=True) + "\n", "verdict.json")
+        self._log_final_metrics(run_id, verdict["numbers"], verdict["ended"])
+        self._end(run_id, "FINISHED", verdict["ended"], "reproduction", verdict["verdict"])
+        return run_id
+
 
 def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
     """The commit as MLflow shows it, and whether (and how: SHA-256 of the diff) the code differed from it."""

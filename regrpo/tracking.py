@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from regrpo import files, lineage
-from regrpo.errors import CannotCheck
+from regrpo.errors import CannotCheck, RegrpoError
 from regrpo.journals import Told, enabled, is_dvc, journal_folder, pending
 
 if TYPE_CHECKING:
@@ -308,6 +308,33 @@ def _sync_locked() -> list[dict[str, str]]:
             shown_uri(), expected="MLflow to take everything", found="; ".join(done.failures), remedy=remedy
         )
     return done.changed
+
+
+@contextlib.contextmanager
+def opened(create: bool = True) -> Iterator[Store]:
+    """The store, for a command to read or write besides what the journals hold; MLflow's chatter goes to the log.
+
+    Raises CannotCheck for whatever MLflow raises, and without `create` where the database is not there.
+    """
+    database = Path(tracking_uri().removeprefix("sqlite:///"))
+    if not create and tracking_uri().startswith("sqlite:") and not database.exists():
+        raise CannotCheck(
+            shown_uri(),
+            expected="an MLflow store",
+            found="no such file",
+            remedy="Set MLFLOW_TRACKING_URI to the store.",
+        )
+    with (_state("tracking.log")).open("a") as log, contextlib.redirect_stderr(log):
+        try:
+            with _locked(60) if create else contextlib.nullcontext():  # two processes that create it kill one another
+                store = _open_store()
+            yield store
+        except RegrpoError:
+            raise
+        except Exception as error:  # as in _noting
+            remedy = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without."
+            problem = _log_and_name(error)
+            raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
 
 
 # --- the background -------------------------------------------------------------------------------------------------
