@@ -319,6 +319,17 @@ def completions(samples: Mapping[str, str]) -> str:
     return fence("\n".join(shown), "text")
 
 
+def determinism(facts: Facts) -> str:
+    """What of the deterministic mode was on, per training stage."""
+    said = []
+    for stage, metrics in (("sft", facts.sft), ("grpo", facts.grpo)):
+        if turned_on := metrics.get("deterministic"):
+            said.append(f"{stage}: {', '.join(map(code, turned_on))}")
+        elif facts.section(stage).get("deterministic"):
+            said.append(f"{stage}: nothing to turn on, it ran without CUDA")
+    return f"Deterministic mode — {'; '.join(said)}." if said else "Deterministic mode (for CUDA) was not asked for."
+
+
 def gain_words(facts: Facts) -> str | None:
     """GRPO's gain on the headline task, split by the control that opens the reasoning; None where not measured."""
     gain, headline = facts.evaluation.get("gain"), facts.headline

@@ -284,6 +284,7 @@ class Training(PassThrough):
     seed: int = Seed
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(gt=0)
+    deterministic: bool = False
     lora: Lora | None = None
     max_steps: int = Field(ge=-1)
     save_steps: int = Field(default=100, gt=0)

@@ -30,6 +30,7 @@ class Params(Section):
     seed: int = Field(ge=0, lt=2**32)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(gt=0)
+    deterministic: bool = False
     tasks: list[str] = Field(min_length=1)
     max_gen_toks: int = Field(gt=0)
     batch_size: Annotated[int, Field(gt=0)] | Literal["auto"]
@@ -52,7 +53,7 @@ def answers(params: Params, tasks: list[harness.Task], style: str, device: str) 
 
     rows = []
     for model, folder in MODELS.items():
-        hardware.set_up(params.seed, params.threads)
+        hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
         lm = harness.load_model(
             folder, backend=params.backend, device=device, batch_size=params.batch_size, seed=params.seed,
             model_args=params.model_args,

@@ -110,7 +110,7 @@ def train(run: records.Run[Params]) -> None:
 
     params = run.params
     device = hardware.find_device(params.device)
-    hardware.set_up(params.seed, params.threads)
+    turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
     functions = [rewards.get_reward(name, verifier, params.max_completion_length) for name in params.reward_funcs]
     samples = rewards.Samples(list(params.reward_funcs.values()), params.sample_every, params.num_generations)
@@ -141,7 +141,9 @@ def train(run: records.Run[Params]) -> None:
         history.write_csv(run.reports / "history.csv")
         files.write_json(run.reports / "health.json", doctor.examine(history.rows))
         files.write_parquet(run.reports / "samples.parquet", samples.frame())
-    files.write_json(run.reports / "metrics.json", summary(trainer.state.global_step, history, samples.prompts_seen))
+    metrics = summary(trainer.state.global_step, history, samples.prompts_seen)
+    metrics["deterministic"] = [f"{name}={value}" for name, value in turned_on.items()]
+    files.write_json(run.reports / "metrics.json", metrics)
     curves.draw(history.rows, run.reports / "curves.png")
 
 

@@ -88,7 +88,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
 
     params = run.params
     device = hardware.find_device(params.device)
-    hardware.set_up(params.seed, params.threads)
+    turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     disable_progress_bars()
     rows = training.read_rows(DATA / "sft.parquet")
     verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
@@ -114,6 +114,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     return {
         "steps": trainer.state.global_step,
         "rows": round(trainer.state.epoch * len(trainer.train_dataset)),
+        "deterministic": [f"{name}={value}" for name, value in turned_on.items()],
         "loss": history.mean("loss", last),
         "mean_token_accuracy": history.mean("mean_token_accuracy", last),
     }
@@ -124,7 +125,7 @@ def pass_through(run: records.Run[Params]) -> dict[str, Any]:
     with files.replacing(OUT) as folder:
         shutil.copytree(BASE, folder)
     files.write_text(run.reports / "history.csv", "step,loss\n")
-    return {"steps": 0, "rows": 0, "loss": None, "mean_token_accuracy": None}
+    return {"steps": 0, "rows": 0, "loss": None, "mean_token_accuracy": None, "deterministic": []}
 
 
 def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> None:

@@ -497,6 +497,14 @@ def test_what_the_doctor_found_is_shown_with_steps_and_remedy(reports: Path) -> 
 # Settings -----------------------------------------------------------------------------------------------------------
 
 
+def test_the_card_says_what_of_the_deterministic_mode_was_on(reports: Path) -> None:
+    assert "Deterministic mode (for CUDA) was not asked for." in the_card()
+    records(grpo={"deterministic": True})
+    assert "Deterministic mode — grpo: nothing to turn on, it ran without CUDA." in the_card()
+    edit("reports/grpo/metrics.json", deterministic=["torch.use_deterministic_algorithms=True"])
+    assert "grpo: `torch.use_deterministic_algorithms=True`." in the_card()
+
+
 def test_settings_at_the_default_are_set_apart(reports: Path) -> None:
     different, same = card.settings(card.read_facts(), "grpo")
     rows = {key: (value, default) for key, value, default in different}
