@@ -25,7 +25,7 @@ def _headline() -> str | None:
     task = evaluation.get("tasks", {}).get(evaluation.get("headline"))
     if not task:
         return None
-    values = ", ".join(f"{model} {one['value']:.3f}" for model, one in task["models"].items())
+    values = ", ".join(f"{model} {task['models'][model]['value']:.3f}" for model in ("base", "sft", "grpo"))
     return f"result    {evaluation['headline']}: {values}; more in reports/model_card/README.md"
 
 
