@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regrpo import digests, files, lineage, rows
+from regrpo import digests, files, journals, lineage, rows
 from regrpo.digests import Digest
 from regrpo.errors import CannotCheck
 from regrpo.history import Item, Place, Record, parse_record, record_bytes, safe_lock
@@ -913,7 +913,7 @@ def _sources(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _final_metrics(audit: _Audit, stage: str) -> dict[str, float]:
-    reports = {name: audit.snapshot.read(f"reports/{stage}/{name}") for name in rows.METRIC_REPORTS}
+    reports = {name: audit.snapshot.read(f"reports/{stage}/{name}") for name in journals.METRIC_REPORTS}
     try:
         return rows.final_metrics({name: data for name, data in reports.items() if data is not None})
     except ValueError:  # a damaged report is a fault of its own

@@ -12,13 +12,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from regrpo import files, lineage
-from regrpo.rows import METRIC_REPORTS
+
+METRIC_REPORTS = {"metrics.json": "", "verdict.json": "", "health.json": "health."}
+"""Reports whose numbers are a stage's final metrics, and what goes before their names."""
 
 
 def enabled() -> bool:
@@ -93,16 +95,14 @@ class Journal:
         """Say how the stage ended (MLflow's FINISHED, FAILED or KILLED), with its run.json where it finished."""
         files.write_json(self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record})
 
-    def mlflow_run_id(self, patience: float = 30.0) -> str | None:
+    def mlflow_run_id(self, is_following: Callable[[], bool], patience: float = 30.0) -> str | None:
         """The id under which the tracker filed this run; None where it did not within `patience` seconds."""
-        from regrpo import tracking
-
         answer = self.folder / "mlflow.json"
         now = time.monotonic()
         deadline, tracker_due = now + patience, now + 3.0  # a tracker that was just started takes a moment to show
         while enabled() and not answer.exists():
             now = time.monotonic()
-            if now > deadline or (now > tracker_due and not tracking.is_following()):
+            if now > deadline or (now > tracker_due and not is_following()):
                 return None
             time.sleep(0.05)
         run_id = files.read_json(answer).get("run_id") if answer.exists() else None

@@ -204,7 +204,9 @@ class Store:
     ) -> None:
         from mlflow.entities import Metric
 
-        self._log(run_id, [Metric(name, value, int(ended * 1000), step, model_id) for name, value in values.items()])
+        # A millisecond later than anything logged live: of two values at one step and time MLflow takes the larger.
+        time = int(ended * 1000) + 1
+        self._log(run_id, [Metric(name, value, time, step, model_id) for name, value in values.items()])
 
     def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]]) -> None:
         """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag."""

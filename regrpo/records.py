@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from regrpo import files, hardware, lineage, params
+from regrpo import files, hardware, lineage, params, tracking
 from regrpo.errors import CannotCheck, RegrpoError
 from regrpo.journals import Journal, is_dvc
 
@@ -152,8 +152,6 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
         values = params.parse_section(model, sections[name], f"{profile}: {name}")
         facts = _opening_facts(name, str(profile), sections)
         journal = Journal(facts)
-        from regrpo import tracking
-
         tracking.start_following()
         run = Run(name, values, journal, facts["key"])
         yield run
@@ -232,7 +230,7 @@ def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
         "ended": _utc(time.time()),
         "seconds": round(time.time() - facts["started"], 3),
         "peak_memory_mb": hardware.peak_memory_mb(),
-        "mlflow_run_id": journal.mlflow_run_id(),
+        "mlflow_run_id": journal.mlflow_run_id(tracking.is_following),
     }
 
 

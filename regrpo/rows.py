@@ -10,17 +10,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from regrpo.files import canonical_json
+from regrpo.journals import METRIC_REPORTS, Told
 from regrpo.lineage import Snapshot
 from regrpo.params import STAGES
 
-if TYPE_CHECKING:
-    from regrpo.journals import Told
-
-METRIC_REPORTS = {"metrics.json": "", "verdict.json": "", "health.json": "health."}
-"""Reports whose numbers are a stage's final metrics, and what goes before their names."""
 SHOWN = (
     "reports/model_card/README.md",
     "reports/grpo/curves.png",

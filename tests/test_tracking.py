@@ -218,7 +218,7 @@ def test_a_running_stage_is_watched_live_and_no_line_is_sent_twice(root: Path, s
     tracking.sync_once(store)
     run_id = only(store).info.run_id
     assert only(store).info.status == "RUNNING"
-    assert journal.mlflow_run_id() == run_id
+    assert journal.mlflow_run_id(tracking.is_following) == run_id
     append(journal.folder / "metrics.jsonl", '{"step": 2, "half a li')
     tracking.sync_once(store)
     assert [metric.step for metric in store.client.get_metric_history(run_id, "reward")] == [1]
@@ -405,10 +405,10 @@ def test_with_the_server_down_the_journal_waits_and_is_sent_later(
     assert time.monotonic() - started < 45
     assert "secret" not in str(caught.value)
     assert "error" in Told(journal.folder).answer
-    assert journal.mlflow_run_id() is None
+    assert journal.mlflow_run_id(tracking.is_following) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     assert [row["status"] for row in tracking.sync()] == ["FINISHED"]
-    assert Told(journal.folder).answer["run_id"] == journal.mlflow_run_id()
+    assert Told(journal.folder).answer["run_id"] == journal.mlflow_run_id(tracking.is_following)
 
 
 def test_a_sync_with_nothing_to_do_loads_no_mlflow(root: Path, store: Store) -> None:
@@ -444,7 +444,7 @@ def test_one_tracker_answers_a_running_stage_and_ends_by_itself(root: Path, stor
     tracking.start_following()
     (follower,) = tracking._followers
     try:
-        assert journal.mlflow_run_id(patience=60) == only(store).info.run_id
+        assert journal.mlflow_run_id(tracking.is_following, patience=60) == only(store).info.run_id
         assert tracking.is_following()
         second = subprocess.run([sys.executable, "-m", "regrpo.tracking", "--follow"], check=False, timeout=60)
         assert second.returncode == 0  # it went away; the first is still there
@@ -464,7 +464,7 @@ def test_tracking_off_starts_nothing_and_tells_nothing(root: Path, monkeypatch: 
     journal = finished_journal(root, "sft")
     tracking.start_following()
     assert not tracking._followers
-    assert journal.mlflow_run_id() is None
+    assert journal.mlflow_run_id(tracking.is_following) is None
     assert tracking.sync() == []
     monkeypatch.delenv("REGRPO_TRACKING")
     assert not list(pending())
