@@ -65,19 +65,25 @@ class Graph:
     def readers(self, artifact: str) -> list[str]:
         return [name for name, run in self.runs.items() if artifact in run.inputs]
 
+    def made_for(self, artifact: str, reader: str) -> list[str]:
+        """The makers of a reader's input: of several, those in a place (workspace, commit) of the reader."""
+        makers, places = self.makers(artifact), set(self.runs[reader].places)
+        return [name for name in makers if places & set(self.runs[name].places)] or makers
+
     def next_runs(self, run: str, direction: Direction) -> list[str]:
         """The runs that made a run's inputs (upstream), or read its outputs (downstream), in stage order.
 
-        Where several runs made the very same artifact, upstream are those of the reader's own pipeline.
+        Where several runs made the very same artifact, only those of the reader's own pipeline and it belong together;
+        both ways follow the same edges, so that A is upstream of B exactly where B is downstream of A.
         """
         one = self.runs[run]
         found: set[str] = set()
-        for artifact in one.inputs if direction == "upstream" else one.outputs:
-            if direction == "downstream":
-                found.update(self.readers(artifact))
-            else:
-                makers = self.makers(artifact)
-                found.update([other for other in makers if set(self.runs[other].places) & set(one.places)] or makers)
+        if direction == "upstream":
+            for artifact in one.inputs:
+                found.update(self.made_for(artifact, run))
+        else:
+            for artifact in one.outputs:
+                found.update(reader for reader in self.readers(artifact) if run in self.made_for(artifact, reader))
         return sorted(found - {run}, key=self._order)
 
     def _order(self, run: str) -> tuple[int, str]:
@@ -115,22 +121,31 @@ def of_places(places: Iterable[Place]) -> Graph:
                 read.append((seen[data], record))
             names = graph.runs[seen[data]].places
             names += [place.name] if place.name not in names else []
-    inner = {
-        (f"{artifact.path}/{name}", digest): artifact.id
-        for _, record in read
-        for out in record.outputs
-        for name, digest in (out.files or {}).items()
-        for artifact in [Artifact(out.path, out.sha256)]
-    }
+    inner: dict[tuple[str, str], list[str]] = {}
+    for _, record in read:
+        for out in record.outputs:
+            for name, digest in (out.files or {}).items():
+                holders = inner.setdefault((f"{out.path}/{name}", digest), [])
+                holders += [one] if (one := Artifact(out.path, out.sha256).id) not in holders else []
     for name, record in read:
         for item in record.inputs:
             artifact = Artifact(item.path, item.sha256)
-            known = artifact.id if artifact.id in graph.artifacts else inner.get((item.path, item.sha256))
-            if known is None:
-                graph.artifacts[artifact.id] = artifact
-            if (known or artifact.id) not in graph.runs[name].inputs:
-                graph.runs[name].inputs.append(known or artifact.id)
+            holders = inner.get((item.path, item.sha256), [])
+            if artifact.id in graph.artifacts or not holders:
+                graph.artifacts.setdefault(artifact.id, artifact)
+                holders = [artifact.id]
+            inputs = graph.runs[name].inputs
+            inputs += [one for one in _own_holders(graph, name, holders) if one not in inputs]
     return graph
+
+
+def _own_holders(graph: Graph, run: str, holders: list[str]) -> list[str]:
+    """Of the folders that hold a file of the same name and bytes, those made in a place of the run's; else all."""
+    if len(holders) < 2:
+        return holders
+    places = set(graph.runs[run].places)
+    own = [one for one in holders if any(places & set(graph.runs[maker].places) for maker in graph.makers(one))]
+    return own or holders
 
 
 def _add(graph: Graph, record: Record, data: bytes) -> str:

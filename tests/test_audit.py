@@ -834,6 +834,49 @@ def test_lineage_as_tree_mermaid_json_and_page(copy: Path, capsys: pytest.Captur
     assert (code, err.count("\n")) == (2, 1)
 
 
+def recorded(folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+    """A run.json; a folder's value is its {file: SHA-256}."""
+
+    def items(values: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {"path": path, "size": 1, "sha256": digests.folder_sha256(one), "files": one}
+            if isinstance(one, dict)
+            else {"path": path, "size": 1, "sha256": one}
+            for path, one in values.items()
+        ]
+
+    record = {
+        "schema_version": 1, "stage": stage, "run": run, "key": "0" * 64, "command": "x", "parameters": {},
+        "inputs": items(inputs), "outputs": items(outputs), "code": {"revision": None, "dirty": None},
+        "environment": {"packages": {}, "sha256": "0" * 64}, "started": "2026", "ended": "2026",
+    }  # fmt: skip
+    path = folder / f"reports/{stage}/run.json"
+    path.parent.mkdir(parents=True)
+    files.write_json(path, [record])
+
+
+def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path: Path) -> None:
+    """Both give an equal verdict.json and dataset.json; whatever the order, each model has its own dataset."""
+    verdict, info = "e" * 64, "d" * 64
+    for name in ("a", "b"):
+        data = {"dataset.json": info, "train.parquet": name * 64}
+        gate = {"reports/validate/verdict.json": verdict}
+        recorded(tmp_path / name, "prepare", f"prepare-{name}", {}, {"data/prepared": data})
+        recorded(tmp_path / name, "validate", f"validate-{name}", {"data/prepared": data}, gate)
+        inputs = gate | {"data/prepared/dataset.json": info}
+        recorded(tmp_path / name, "sft", f"sft-{name}", inputs, {"models/sft": name * 64})
+        recorded(tmp_path / name, "grpo", f"grpo-{name}", {"models/sft": name * 64}, {"models/grpo": name * 64})
+    both = [history.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")]
+    for places in (both, both[::-1]):
+        whole = graph.of_places(places)
+        for name in ("a", "b"):
+            own = {f"{stage}-{name}" for stage in ("prepare", "validate", "sft", "grpo")}
+            assert whole.reach([f"grpo-{name}"], "upstream") == own
+            assert whole.reach([f"prepare-{name}"], "downstream") == own
+            starts = graph.start(whole, name * 64, tmp_path, "downstream")
+            assert whole.reach(starts, "downstream") <= own
+
+
 def test_a_folder_listing_hashes_as_dvc_and_the_records_hash_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
