@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from regrpo import digests, files, journals, lineage, rows
 from regrpo.digests import Digest
@@ -65,6 +66,7 @@ class _Audit:
                 "dvc.lock", expected="a pipeline that was run", found=f"no finished stage in the {self.place.name}",
                 remedy="Run `make repro`, or name a revision that holds results.",
             )  # fmt: skip
+        self.declared = _declared(self.snapshot)
         self.raw = record_bytes(self.snapshot)
         with ThreadPoolExecutor(1) as aside:  # importing mlflow takes seconds, in which the bytes are hashed
             store = aside.submit(_open_store) if mlflow else None
@@ -182,15 +184,37 @@ class _Audit:
             for path in sorted(ours ^ theirs):
                 has, lacks = ("run.json", "dvc.lock") if path in ours else ("dvc.lock", "run.json")
                 self.fault("lock", stage, f"dvc.lock: {what}: {path}", f"is in {has} and not in {lacks}")
+        known = {"outs": {item.path: item for item in record.outputs}, "deps": {i.path: i for i in record.inputs}}
+        for what, items in known.items():
+            for one in entry.get(what, []):
+                if one["path"] == own and what == "outs":
+                    size, count = len(self.raw[stage]), None
+                elif (item := items.get(one["path"])) is not None:
+                    size, count = item.size, None if item.files is None else len(item.files)
+                else:
+                    continue
+                self._check_facts(stage, what, one, {"hash": "md5", "size": size, "nfiles": count})
         if (found := lineage.stage_key(entry)) != record.key:
             text = "dvc.lock's command, dependencies and parameters do not give run.json's key"
             self.fault("lock", stage, f"{own}: key", text, record.key, found)
 
+    def _check_facts(self, stage: str, what: str, one: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        """What dvc.lock says of a path besides its MD5, as far as it says anything."""
+        for name, value in expected.items():
+            if name in one and one[name] != value:
+                text = f"{name} is not what run.json gives"
+                self.fault("lock", stage, f"dvc.lock: {what}: {one['path']}", text, value, one[name])
+
     def _check_declared(self) -> None:
         """dvc.yaml and the profile as they are here against dvc.lock."""
-        declared = _yaml(self.snapshot, "dvc.yaml").get("stages", {})
-        profile = str(_yaml(self.snapshot, "params.yaml").get("profile"))
-        sections = _yaml(self.snapshot, profile)
+        declared = self.declared
+        params = _yaml(self.snapshot, "params.yaml")
+        profile = str((params or {}).get("profile"))
+        sections = params if params is None or profile == "params.yaml" else _yaml(self.snapshot, profile)
+        if sections is None:
+            path = "params.yaml" if params is None else profile
+            text = "the parameters changed since: no YAML mapping that can be read"
+            self.fault("input", None, path, text)
         for stage, entry in self.lock.items():
             if stage not in declared:
                 self.fault("pipeline", stage, "dvc.yaml", f"has no stage {stage}, dvc.lock has")
@@ -200,11 +224,16 @@ class _Audit:
                 self.fault("pipeline", stage, "dvc.yaml: cmd", text, entry["cmd"], declared[stage].get("cmd"))
             outs = {_name(out) for kind in ("outs", "metrics", "plots") for out in declared[stage].get(kind, [])}
             locked = {kind: {one["path"] for one in entry.get(kind, [])} for kind in ("outs", "deps")}
-            for what, names in (("outs", outs), ("deps", set(map(_name, declared[stage].get("deps", []))))):
+            locked["params"] = {f"{path}: {key}" for path, keys in entry.get("params", {}).items() for key in keys}
+            for what, names in (
+                ("outs", outs),
+                ("deps", set(map(_name, declared[stage].get("deps", [])))),
+                ("params", _params(declared[stage].get("params", []), entry.get("params", {}))),
+            ):
                 for path in sorted(names ^ locked[what]):
                     has, lacks = ("dvc.yaml", "dvc.lock") if path in names else ("dvc.lock", "dvc.yaml")
                     self.fault("pipeline", stage, f"dvc.yaml: {what}: {path}", f"is in {has} and not in {lacks}")
-            if stage not in self.records:
+            if stage not in self.records or sections is None:
                 continue
             now = {profile: {stage: sections.get(stage)}}
             for name, (was, found) in _differences(self.records[stage].parameters, now).items():
@@ -258,9 +287,6 @@ class _Audit:
             self._note_hidden(stage, item.path)
             if out is None:
                 continue
-            if "size" in out and out["size"] != item.size:
-                text = f"dvc.lock says {out['size']} bytes, run.json {item.size}"
-                self.fault("lock", stage, f"dvc.lock: outs: {item.path}", text, item.size, out["size"])
             if all(digest.md5 for digest in found.values()):
                 sha256, md5 = digests.path_hashes(item.path, found)
                 if sha256 == item.sha256 and md5 != out["md5"]:
@@ -287,11 +313,17 @@ class _Audit:
     @cached_property
     def _uncached(self) -> set[str]:
         """The outputs that git holds (`cache: false`)."""
-        declared = _yaml(self.snapshot, "dvc.yaml").get("stages", {})
         outs = (
-            out for stage in declared.values() for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])
+            out
+            for stage in self.declared.values()
+            for kind in ("outs", "metrics", "plots")
+            for out in stage.get(kind, [])
         )
-        return {_name(out) for out in outs if isinstance(out, dict) and not next(iter(out.values())).get("cache", True)}
+        return {
+            _name(out)
+            for out in outs
+            if isinstance(out, dict) and not (next(iter(out.values())) or {}).get("cache", True)
+        }
 
     def _compare(
         self, stage: str, item: Item, found: Mapping[str, Digest], place: str, kind: str, where: str = ""
@@ -326,11 +358,9 @@ class _Audit:
         for item, md5 in self._cached_items(stage):
             needed = item.path not in self._uncached
             listing = self.cache.listing(md5) if md5.endswith(".dir") else {"": md5}
-            if md5.endswith(".dir") and self.cache.holds(md5):
-                data = self.cache.path(md5).read_bytes()
-                if _md5(data) + ".dir" != md5:
-                    text = f"DVC's cache: the folder's listing {md5} was changed"
-                    self.fault("cache", stage, item.path, text, md5, _md5(data) + ".dir")
+            if (changed := self.cache.changed.get(md5)) is not None:
+                text = f"DVC's cache: the folder's listing {md5} was changed"
+                self.fault("cache", stage, item.path, text, md5, changed)
             if not self.cache.holds(md5) and self._found(item.path) is None:
                 continue  # told of among the outputs
             if listing is None:
@@ -405,6 +435,7 @@ class _Audit:
                         if _md5(data) + ".dir" != md5:
                             text = f"the remote: the folder's listing {md5} was changed"
                             self.fault("remote", stage, item.path, text, md5, _md5(data) + ".dir")
+                            continue
                     if listing is not None:
                         listings.append((stage, item, listing))
             found = remote.digests(md5 for _, _, listing in listings for md5 in listing.values())
@@ -617,6 +648,8 @@ class _Cache:
         self.lock = lock
         self.found: dict[str, Digest | OSError] = {}
         self._listings: dict[str, dict[str, str] | None] = {}
+        self.changed: dict[str, str] = {}
+        """The folders' listings whose bytes are not what their name says: {name: what their bytes are}."""
 
     def path(self, md5: str) -> Path:
         return self.folder / md5[:2] / md5[2:]
@@ -626,15 +659,20 @@ class _Cache:
         if not md5 or not self.path(md5).is_file():
             return False
         listing = self.listing(md5) if md5.endswith(".dir") else {}
-        return listing is None or all(self.path(one).is_file() for one in listing.values())
+        return listing is not None and all(self.path(one).is_file() for one in listing.values())
 
     def listing(self, md5: str) -> dict[str, str] | None:
-        """{name: MD5} of a folder's object; None where it is missing, unreadable or no folder's."""
+        """{name: MD5} of a folder's object; None where it is missing, changed, unreadable or no folder's."""
         if not md5.endswith(".dir"):
             return None
         if md5 not in self._listings:
-            file = self.path(md5)
-            self._listings[md5] = digests.parse_listing(file.read_bytes()) if file.is_file() else None
+            self._listings[md5] = None
+            if (file := self.path(md5)).is_file():
+                data = file.read_bytes()
+                if (found := _md5(data) + ".dir") == md5:
+                    self._listings[md5] = digests.parse_listing(data)
+                else:
+                    self.changed[md5] = found
         return self._listings[md5]
 
     def objects(self) -> set[str]:
@@ -734,22 +772,26 @@ class _Tracker:
         expected = {
             out.path.removeprefix(reports): out.sha256 for out in record.outputs if out.path.startswith(reports)
         }
-        names = set(self.reader.artifacts(run_id))
+        kept = self._kept_beside(run_id)
+        names = set(kept or self.reader.artifacts(run_id))
+
+        def read(name: str) -> bytes:
+            return kept[name].read_bytes() if kept else self.reader.artifact(run_id, name)
+
         for name in sorted(names & expected.keys()):
-            found = hashlib.sha256(self.reader.artifact(run_id, name)).hexdigest()
+            found = hashlib.sha256(read(name)).hexdigest()
             audit.row(
                 reports + name, "mlflow", stage, expected[name], found, "ok" if found == expected[name] else "changed"
             )
             if found != expected[name]:
                 audit.fault("mlflow", stage, f"{where}: artifact {name}", "changed", expected[name], found)
-        if "run.json" in names and _json(self.reader.artifact(run_id, "run.json")) != audit.written[stage]:
+        if "run.json" in names and _json(read("run.json")) != audit.written[stage]:
             audit.fault("mlflow", stage, f"{where}: artifact run.json", f"is not what {_own(stage)} says")
-        for name in sorted((expected.keys() | {"run.json"}) - names):
-            audit.say(
-                audit.unchecked, "mlflow", stage, f"{where}: artifact {name}", "the store has lost it (--no-mlflow)"
-            )
+        if lost := sorted((expected.keys() | {"run.json"}) - names):
+            text = f"the store has lost {len(lost)} of its {len(expected) + 1}: {', '.join(lost)} (--no-mlflow)"
+            audit.say(audit.unchecked, "mlflow", stage, f"{where}: artifacts", text)
         if record.code.dirty and "code.diff" in names:
-            diff = self.reader.artifact(run_id, "code.diff").decode(errors="replace").strip("\n")
+            diff = read("code.diff").decode(errors="replace").strip("\n")
             if files.sha256_text(diff) != record.code.diff_sha256:
                 text = "is not the diff that run.json records"
                 audit.fault(
@@ -763,6 +805,24 @@ class _Tracker:
             for fault in audit.faults:
                 if fault["kind"] == "code" and fault["stage"] == stage and isinstance(fault["found"], dict):
                     fault["found"]["diff"] = fault["found"]["diff"] or diff
+
+    def _kept_beside(self, run_id: str) -> dict[str, Path]:
+        """{name: file} of a run's artifacts in the folder beside mlflow.db; empty where they are kept elsewhere.
+
+        A local store records whole paths: in a copied repository they lead to the original's files, not to its own.
+        """
+        from regrpo import tracking
+
+        store, uri = tracking.tracking_uri(), str(self.reader.client.get_run(run_id).info.artifact_uri)
+        address = urlsplit(uri)
+        if not store.startswith("sqlite:///") or address.scheme not in ("", "file"):
+            return {}
+        _, _, inner = unquote(address.path).rpartition("/mlartifacts/")
+        beside = Path(store.removeprefix("sqlite:///")).parent / "mlartifacts"
+        folder = beside / inner
+        if not inner or not folder.resolve().is_relative_to(beside.resolve()):
+            return {}
+        return {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
 
     def _check_rows(self) -> None:
         """The whole pipeline's rows, if MLflow has any."""
@@ -855,16 +915,59 @@ def _json(data: bytes) -> Any:
         return None
 
 
-def _yaml(snapshot: lineage.Snapshot, path: str) -> dict[str, Any]:
-    """A YAML file there; empty where it is missing or no mapping, which then shows as differences."""
+def _yaml(snapshot: lineage.Snapshot, path: str) -> dict[str, Any] | None:
+    """A YAML file there; None where it is missing, unreadable or no mapping."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
         content = YAML(typ="safe").load((snapshot.read(path) or b"").decode())
-    except (YAMLError, UnicodeDecodeError):
+    except (YAMLError, ValueError, OSError):  # a name that no file can have is a ValueError
         content = None
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) else None
+
+
+def _declared(snapshot: lineage.Snapshot) -> dict[str, dict[str, Any]]:
+    """dvc.yaml's stages, in the shapes that are read here; CannotCheck in one line where it has others."""
+    content = _yaml(snapshot, "dvc.yaml")
+    stages = content.get("stages") if content else None
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        problem = "no mapping of stages"
+    else:
+        problem = next(
+            (
+                f"{name}: {kind}"
+                for name, stage in stages.items()
+                for kind in ("deps", "params", "outs", "metrics", "plots")
+                if not _plain_list(stage.get(kind, []), (list, type(None)) if kind == "params" else (dict, type(None)))
+            ),
+            "",
+        )
+    if problem:
+        raise CannotCheck(
+            "dvc.yaml", expected="DVC's pipeline file", found=f"a corrupted one ({problem})",
+            remedy="Restore it with git.",
+        )  # fmt: skip
+    return dict(stages or {})
+
+
+def _plain_list(value: Any, inner: tuple[type, ...]) -> bool:
+    """Whether it is a list of names, or of mappings from one name to options."""
+    return isinstance(value, list) and all(
+        isinstance(one, str)
+        or (isinstance(one, dict) and len(one) == 1 and isinstance(next(iter(one.values())), inner))
+        for one in value
+    )
+
+
+def _params(declared: Iterable[Any], locked: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """{file: key} of a stage's `params:` line; which profile it is now is compared with the parameters themselves."""
+    found = set()
+    for one in declared:
+        path, keys = next(iter(one.items())) if isinstance(one, dict) else ("params.yaml", [one])
+        path = next(iter(locked), path) if path == "${profile}" else path
+        found |= {f"{path}: {key}" for key in (locked.get(path, {}) if keys is None else keys)}
+    return found
 
 
 def _recorded(item: Item) -> dict[str, str]:

@@ -103,10 +103,22 @@ def parse_listing(data: bytes) -> dict[str, str] | None:
 
 
 def cache_folder(root: Path) -> Path:
-    """Where DVC's cache of the repository at `root` keeps its objects, as DVC's own configuration says."""
-    from dvc.config import Config
+    """Where DVC's cache of the repository at `root` keeps its objects, as DVC's own configuration says.
 
-    configured = Config(str(root / ".dvc")).get("cache", {}).get("dir")
+    Raises CannotCheck where that cannot be read.
+    """
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    from regrpo.errors import CannotCheck
+
+    try:
+        configured = Config(str(root / ".dvc")).get("cache", {}).get("dir")
+    except (DvcException, ValueError, OSError) as error:
+        raise CannotCheck(
+            ".dvc/config", expected="DVC's configuration", found=f"a broken one ({' '.join(str(error).split())[:120]})",
+            remedy="Restore it with git.",
+        ) from error  # fmt: skip
     return Path(configured or root / ".dvc" / "cache") / "files" / "md5"
 
 

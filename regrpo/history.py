@@ -77,6 +77,9 @@ def parse_record(data: bytes, where: str) -> tuple[Record, dict[str, Any]]:
     try:
         content = json.loads(data)
         content = content[0] if isinstance(content, list) and len(content) == 1 else content
+        if not isinstance(content, dict):
+            holds = f"a list of {len(content)}" if isinstance(content, list) else type(content).__name__
+            raise ValueError(f"{holds}, not one record")
         version = TypeAdapter(int).validate_python(content["schema_version"])
         if version > NEWEST:
             raise CannotCheck(
@@ -215,11 +218,15 @@ def safe_lock(snapshot: Snapshot) -> dict[str, Any]:
 
     try:
         lock = snapshot.lock()
-        for entry in lock["stages"].values():
+        for name, entry in lock["stages"].items():
             lineage.stage_key(entry)
-            _ = [out["md5"] for out in entry.get("outs", [])]
+            for one in [*entry.get("outs", []), *entry.get("deps", [])]:
+                if not isinstance(one["path"], str) or not isinstance(one["md5"], str):
+                    raise TypeError(f"{name}: {one['path']}: its path or MD5 is no string")
+            if not all(isinstance(values, dict) for values in entry.get("params", {}).values()):
+                raise TypeError(f"{name}: params are no mapping")
         return lock
-    except (YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CannotCheck(
             "dvc.lock", expected="DVC's lock file", found=f"a corrupted one ({' '.join(str(error).split())[:120]})",
             remedy="Restore it with git.",

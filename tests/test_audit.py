@@ -120,6 +120,7 @@ def edit_record(stage: str, edit: Callable[[dict[str, Any]], None], hide: bool =
         return
     text = Path("dvc.lock").read_text().replace(hashlib.md5(before, usedforsecurity=False).hexdigest(), md5_of(path))
     Path("dvc.lock").write_text(text)
+    set_out(stage, path.as_posix(), size=path.stat().st_size)
     old, new = hashlib.sha256(before).hexdigest(), files.sha256(path)
     for reader in STAGES:
         other = Path(f"reports/{reader}/run.json")
@@ -129,6 +130,7 @@ def edit_record(stage: str, edit: Callable[[dict[str, Any]], None], hide: bool =
             was = md5_of(other)
             files.write_json(other, forged)
             Path("dvc.lock").write_text(Path("dvc.lock").read_text().replace(was, md5_of(other)))
+            set_out(reader, other.as_posix(), size=other.stat().st_size)
 
 
 def sql(command: str, *values: object) -> None:
@@ -193,6 +195,15 @@ def rewrite_listing() -> None:
     path.write_text(path.read_text().replace("model.safetensors", "weights.safetensors"))
 
 
+def other_digit() -> None:
+    """One digit of an MD5 in a cached listing, which then names an object that is not there."""
+    path = listing_of("data/prepared")
+    text = path.read_text()
+    at = text.index('"md5": "') + len('"md5": "')
+    path.chmod(0o644)
+    path.write_text(text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :])
+
+
 def add_metric(stage: str, key: str, value: float) -> None:
     sql("update latest_metrics set value = ? where run_uuid = ? and key = ?", value, run_id(stage), key)
 
@@ -229,6 +240,7 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         {},
     ),
     "cached listing": (rewrite_listing, ("cache", "sft", "models/sft"), {}),
+    "digit of a cached listing": (other_digit, ("cache", "prepare", "data/prepared"), {}),
     "run-cache's metrics": (
         lambda: flip(cached("reports/grpo/metrics.json")),
         ("cache", "grpo", "reports/grpo/metrics.json"),
@@ -288,6 +300,21 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
     "locked size": (
         lambda: set_out("grpo", "models/grpo", size=1),
         ("lock", "grpo", "dvc.lock: outs: models/grpo"),
+        {},
+    ),
+    "locked number of files": (
+        lambda: set_out("grpo", "models/grpo", nfiles=1),
+        ("lock", "grpo", "dvc.lock: outs: models/grpo"),
+        {},
+    ),
+    "locked size of a dependency": (
+        lambda: set_dep("grpo", "models/sft", size=1),
+        ("lock", "grpo", "dvc.lock: deps: models/sft"),
+        {},
+    ),
+    "locked hash's name": (
+        lambda: set_dep("sft", "stages/sft.py", hash="sha1"),
+        ("lock", "sft", "dvc.lock: deps: stages/sft.py"),
         {},
     ),
     "swapped output": (
@@ -360,6 +387,12 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         ("pipeline", "sft", "dvc.yaml: outs: models/new"),
         {},
     ),
+    "declared parameters": (
+        lambda: Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("[sft]}]", "[sft, grpo]}]")),
+        ("pipeline", "sft", "dvc.yaml: params: params.yaml: grpo"),
+        {},
+    ),
+    "unreadable parameters": (lambda: Path("params.yaml").write_text("a: [}"), ("input", None, "params.yaml"), {}),
     # code that was not committed, or is not what git holds
     "dirty code": (lambda: edit_record("sft", dirty), ("code", "sft", "reports/sft/run.json"), {}),
     "dirty code of the gate": (
@@ -559,6 +592,18 @@ def test_an_mlflow_run_that_differs_from_the_files_is_named(store: Path, name: s
     assert result["verdict"] == "broken"
 
 
+def test_a_copied_repository_is_audited_against_its_own_artifacts(copy: Path) -> None:
+    """Its store still names the original's folder."""
+    (mine,) = Path("mlartifacts").glob(f"**/{run_id('grpo')}/artifacts")
+    flip(mine / "curves.png")
+    assert found(audited(mlflow=True)) == {("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifact curves.png")}
+    (mine / "curves.png").unlink()
+    (mine / "history.csv").unlink()
+    result = audited(mlflow=True)
+    assert found(result, "unchecked") == {("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifacts")}
+    assert "curves.png, history.csv" in result["unchecked"][0]["text"]
+
+
 # --- nothing to find --------------------------------------------------------------------------------------------------
 
 
@@ -672,7 +717,7 @@ def test_an_unknown_target_is_one_line(copy: Path, capsys: pytest.CaptureFixture
     ("plant", "told"),
     [
         (lambda: Path("reports/sft/run.json").write_text("[{"), "corrupted"),
-        (lambda: Path("reports/sft/run.json").write_text("[]"), "corrupted"),
+        (lambda: Path("reports/sft/run.json").write_text("[]"), "a list of 0, not one record"),
         (lambda: edit_record("sft", lambda r: r.update(schema_version=99), hide=False), "newer regrpo"),
         (lambda: edit_record("sft", lambda r: r.update(inputs=3), hide=False), "inputs"),
         (lambda: edit_record("sft", lambda r: r["outputs"][0].update(path="../../etc"), hide=False), "inside"),
@@ -697,6 +742,13 @@ def test_what_is_missing_or_unreadable_is_not_checkable(
     [
         (lambda: Path("dvc.lock").unlink(), "make repro"),
         (lambda: Path("dvc.lock").write_text("stages: [}"), "corrupted"),
+        (lambda: set_out("sft", "models/sft", md5=5), "corrupted"),
+        (lambda: Path("dvc.yaml").write_text("stages:"), "corrupted"),
+        (lambda: Path("dvc.yaml").write_text("stages: {sft: }"), "corrupted"),
+        (lambda: Path("dvc.yaml").write_text("stages: {sft: {outs: }}"), "corrupted"),
+        (lambda: Path("dvc.yaml").write_text("stages: {sft: {outs: [{a: 1}]}}"), "corrupted"),
+        (lambda: Path("dvc.yaml").write_text("stages: [}"), "corrupted"),
+        (lambda: Path(".dvc/config").write_text("[core\n"), ".dvc/config"),
         (lambda: Path("dvc.yaml").unlink(), "dvc.yaml"),
         (lambda: shutil.rmtree(".dvc"), ".dvc"),
     ],
@@ -735,7 +787,13 @@ def test_a_file_that_no_run_recorded_is_noted(copy: Path) -> None:
 def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
     raw = {"path": "data/raw", "size": 2, "files": {"mine.jsonl": hashlib.sha256(b"{}").hexdigest()}}
     raw["sha256"] = files.sha256_json(raw["files"])
-    set_dep("prepare", "data/raw", md5=digests.folder_md5({"mine.jsonl": str(digests.of_bytes(b"{}").md5)}))
+    set_dep(
+        "prepare",
+        "data/raw",
+        md5=digests.folder_md5({"mine.jsonl": str(digests.of_bytes(b"{}").md5)}),
+        size=2,
+        nfiles=1,
+    )
     key = audit.lineage.stage_key(lock()["stages"]["prepare"])
     edit_record("prepare", lambda record: (record["inputs"][0].update(raw), record.update(key=key)))
     missing = ("input", "prepare", "data/raw/mine.jsonl")
