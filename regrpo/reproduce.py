@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from regrpo import card, differences, files, journals, params, records, revisions, rows, tracking
-from regrpo.errors import CannotCheck
-from regrpo.lineage import Snapshot, git
+from regrpo import card, differences, files, history, journals, params, records, revisions, rows, tracking
+from regrpo.errors import CannotCheck, Refused, RegrpoError
+from regrpo.lineage import CODE, Snapshot, git
 
 Json = dict[str, Any]
 Verdict = Literal["identical", "equivalent", "different"]
@@ -43,20 +43,27 @@ COMPUTING = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "vll
 
 
 def reproduce(
-    run: str = "HEAD", *, expect: Verdict | None = None, tolerance: float = TOLERANCE, stages: Sequence[str] = (),
+    run: str | None = None, *, expect: Verdict | None = None, tolerance: float = TOLERANCE, stages: Sequence[str] = (),
     install: bool = False, keep: bool = False, mlflow: bool = True, say: Say = lambda line: None,
 ) -> Json:  # fmt: skip
     """Make a run again and judge it; returns the verdict as plain data (docs: `regrpo reproduce --json`).
 
-    `run` is an MLflow run id, a git revision or a DVC experiment's name; `stages` restricts it to these (what they read
-    is then restored and verified); `say` gets a line of progress at a time. Raises CannotCheck where the run cannot be
-    made again at all: nothing is changed then.
+    `run` is an MLflow run id, a git revision or a DVC experiment's name (None: HEAD, which must be what lies here);
+    `stages` restricts it to these (what they read is then restored and verified); `say` gets a line of progress at a
+    time. Raises CannotCheck where the run cannot be made again at all: nothing is changed then.
     """
-    root, started = Path.cwd(), time.time()
+    root, started, is_default = Path.cwd(), time.time(), run is None
+    run = "HEAD" if run is None else run
     if not (root / "dvc.yaml").exists():
         raise CannotCheck(run, expected="the project's root", found="no dvc.yaml here", remedy="Change to the root.")
     mlflow = mlflow and journals.enabled()
     named = revisions.find(run, root, mlflow)
+    uncommitted = ", ".join(_uncommitted(root))
+    if uncommitted and is_default:
+        raise CannotCheck(
+            "workspace", expected="what lies here to be committed", found=f"uncommitted changes in {uncommitted}",
+            remedy="Commit first, or name the revision: `regrpo reproduce HEAD`.",
+        )  # fmt: skip
     snapshot = Snapshot(root, named.commit)
     originals = revisions.read_records(snapshot)
     chosen = _chosen(originals, stages)
@@ -67,6 +74,9 @@ def reproduce(
     say(
         f"reproducing {run}: commit {named.commit[:10]}" + (f", experiment {named.experiment}" * bool(named.experiment))
     )
+    notes = [f"the workspace has uncommitted changes in {uncommitted}; the commit is reproduced"] if uncommitted else []
+    for note in notes:
+        say(f"note: {note}")
     with _worktree(root, named.commit, keep) as (folder, tree):
         workspace = Workspace(folder, tree, root, snapshot, originals)
         workspace.configure()
@@ -80,6 +90,7 @@ def reproduce(
             say(line)
         workspace.execute(list(chosen) if stages else [], say)
         verdict = _judge(workspace, chosen, changed, tolerance)
+    verdict["notes"] = [*notes, *verdict["notes"]]
     cuda = any(record["environment"]["cuda"] for record in [*chosen.values(), *verdict.pop("records").values()])
     wanted = expect or ("equivalent" if cuda else "identical")
     verdict |= {
@@ -105,6 +116,16 @@ def _chosen(originals: Mapping[str, Json], stages: Sequence[str]) -> dict[str, J
             remedy="Check the spelling.",
         )  # fmt: skip
     return {name: record for name, record in originals.items() if name in stages or not stages}
+
+
+def _uncommitted(root: Path) -> list[str]:
+    """The uncommitted among what decides a run: dvc.lock, the profiles, the code (not what a run writes)."""
+    paths = ["dvc.lock", str(params.DEFAULT_PROFILE), "profiles", *CODE]
+    with contextlib.chdir(root):
+        with contextlib.suppress(RegrpoError):  # a profile that cannot be read: params.yaml itself is looked at
+            paths.append(str(params.active_profile()))
+        listed = git("-c", "status.relativePaths=true", "status", "--short", "--", *paths)
+    return [line.split(maxsplit=1)[1] for line in (listed or "").splitlines()]
 
 
 def _require_disk(originals: Mapping[str, Json]) -> None:
@@ -180,19 +201,26 @@ class Workspace:
     def configure(self) -> None:
         """Its own DVC configuration: the user's cache and remotes, whichever way their paths are written there."""
         from dvc.config import Config
+        from dvc.exceptions import DvcException
 
         if not (self.root / ".dvc").is_dir() or not (self.tree / ".dvc").is_dir():
             found = "no .dvc folder " + ("here" if not (self.root / ".dvc").is_dir() else "in that commit")
             raise CannotCheck("dvc", expected="a DVC repository", found=found, remedy="Run `dvc init` and commit it.")
-        theirs = Config(str(self.root / ".dvc"))
-        self.caches = [Path(str(theirs["cache"].get("dir") or self.root / ".dvc/cache"))]
-        with Config(str(self.tree / ".dvc")).edit("local") as ours:
-            # Copies: a link into the cache is one `open(…, "w")` away from damaging it.
-            ours["cache"] = {"dir": str(self.caches[0]), "type": ["reflink", "copy"]}
-            ours["remote"] = theirs["remote"] | {_SHARED: {"url": str(self.caches[0])}}
-            ours["core"] = {"analytics": False, "check_update": False}
-            if theirs["core"].get("remote"):
-                ours["core"]["remote"] = theirs["core"]["remote"]
+        try:
+            theirs = Config(str(self.root / ".dvc"))
+            self.caches = [Path(str(theirs["cache"].get("dir") or self.root / ".dvc/cache"))]
+            with Config(str(self.tree / ".dvc")).edit("local") as ours:
+                # Copies: a link into the cache is one `open(…, "w")` away from damaging it.
+                ours["cache"] = {"dir": str(self.caches[0]), "type": ["reflink", "copy"]}
+                ours["remote"] = theirs["remote"] | {_SHARED: {"url": str(self.caches[0])}}
+                ours["core"] = {"analytics": False, "check_update": False}
+                if theirs["core"].get("remote"):
+                    ours["core"]["remote"] = theirs["core"]["remote"]
+        except (DvcException, UnicodeDecodeError) as error:
+            raise CannotCheck(
+                ".dvc/config", expected="DVC's configuration", found=" ".join(str(error).split())[:200],
+                remedy="Mend it (or .dvc/config.local), or restore it with git.",
+            ) from error  # fmt: skip
 
     def variables(self) -> dict[str, str]:
         """The environment of everything that runs there: its own code first, nothing of an outer DVC or git."""
@@ -326,13 +354,15 @@ class Workspace:
         command += ["--single-item", *only] if only else []
         # A session of its own, so that all of it can be ended; its lines go where progress goes.
         process = subprocess.Popen(
-            command, cwd=self.tree, env=self.variables(), stdin=subprocess.DEVNULL, stdout=2, start_new_session=True
+            command, cwd=self.tree, env=self.variables() | {"PYTHONUNBUFFERED": "1"}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         try:
+            _pass_on(process)
             status = process.wait()
         finally:
             _end(process)
-        after = {stage: (Snapshot(self.tree).record(stage) or {}).get("run") for stage in only or before}
+        after = {stage: self.made(stage).get("run") for stage in only or before}
         idle = [stage for stage, run in after.items() if run in (None, before[stage])]
         if status or idle:
             raise CannotCheck(
@@ -340,6 +370,11 @@ class Workspace:
                 found=f"exit code {status} of dvc (its own lines are above)",
                 remedy="If it is the environment, use --install; --keep leaves the worktree to look at.",
             )  # fmt: skip
+
+    def made(self, stage: str) -> Json:
+        """The record that the stage wrote there; empty where there is none."""
+        data = Snapshot(self.tree).read(f"reports/{stage}/run.json")
+        return {} if data is None else history.parse_record(data, f"reports/{stage}/run.json")[1]
 
     # --- the original's files ---------------------------------------------------------------------------------------
 
@@ -398,6 +433,20 @@ def _unequal_files(recorded: Json, found: Json) -> list[str]:
     return [f"{recorded['path']}/{name}" for name in names]
 
 
+_HINTS = (b"Use `dvc push`", b"To track the changes with git", b"To enable auto staging", b"\tgit add ",
+          b"\tdvc config core.autostage")  # fmt: skip
+"""What DVC advises to do next: there is nothing to do in a worktree that is about to go."""
+
+
+def _pass_on(process: subprocess.Popen[bytes]) -> None:
+    """Write a process's lines to stderr as they come, without DVC's hints and the blank lines about them."""
+    assert process.stdout is not None
+    with process.stdout as said:
+        for line in said:
+            if line.strip() and not line.startswith(_HINTS):
+                os.write(2, line)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and all of its group: politely, then for good."""
     for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
@@ -412,8 +461,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _changed_parameters(tree: Path, chosen: Mapping[str, Json]) -> list[Json]:
     """[{name, recorded, commit}]: parameters of that commit that are not those of the recorded run."""
-    with contextlib.chdir(tree):
-        sections = params.read_profile(params.active_profile())
+    try:
+        with contextlib.chdir(tree):
+            sections = params.read_profile(params.active_profile())
+    except Refused as error:
+        where = f"{error.where} of that commit"
+        remedy = "Name a commit whose profile is whole."
+        raise CannotCheck(where, expected=error.expected, found=error.found, remedy=remedy) from error
     changed = []
     for stage, record in chosen.items():
         recorded = {key: value for values in record["parameters"].values() for key, value in values.items()}
@@ -485,7 +539,7 @@ def _parameter(record: Json, name: str) -> Any:
 
 
 def _judge(workspace: Workspace, chosen: Mapping[str, Json], changed: list[Json], tolerance: float) -> Json:
-    found = {stage: Snapshot(workspace.tree).record(stage) or {} for stage in chosen}
+    found = {stage: workspace.made(stage) for stage in chosen}
     notes: list[str] = []
     compared = [_compare_stage(workspace, stage, record, notes) for stage, record in chosen.items()]
     departed = [stage for stage in compared if stage["differing"]]

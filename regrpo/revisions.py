@@ -7,19 +7,14 @@ row's id is not in the files; that one is looked up in MLflow.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrpo import lineage, tracking
+from regrpo import history, lineage, tracking
 from regrpo.errors import CannotCheck
 from regrpo.lineage import Snapshot, git
-
-READABLE = (1,)
-"""The schema_versions of run.json that are understood."""
-_NEEDED = {"stage", "run", "key", "inputs", "outputs", "parameters", "code", "environment", "mlflow_run_id"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +88,9 @@ def _by_mlflow(run: str, root: Path) -> Revision:
     experiment = tags.get("regrpo.experiment")
     commits = {commit for at in stages.values() if (commit := _holding(root, at))}
     for commit in [*commits, *lineage.experiments(root).values()]:
-        records = {stage: Snapshot(root, commit).record(stage) or {} for stage in stages}
-        if stages and all(at in (records[s].get("run"), records[s].get("mlflow_run_id")) for s, at in stages.items()):
+        records = {record["stage"]: record for record in history.loose_records(Snapshot(root, commit))}
+        named = ((records.get(stage, {}), at) for stage, at in stages.items())
+        if stages and all(at in (record.get("run"), record.get("mlflow_run_id")) for record, at in named):
             return Revision(commit, experiment, run)
     name = f"its DVC experiment {experiment!r} was removed" if experiment else "its results were never committed here"
     raise _cannot(
@@ -141,22 +137,12 @@ def read_records(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
 
 def _record(snapshot: Snapshot, stage: str, entry: dict[str, Any], where: str) -> dict[str, Any]:
     data = snapshot.read(f"reports/{stage}/run.json") or b""
-    remedy = "Restore the file from another commit, or name one whose records are whole."
-    try:
-        record = json.loads(data)[0]
-        version = record["schema_version"]
-    except (ValueError, LookupError, TypeError):
-        found = "something else: it is corrupted"
-        raise CannotCheck(where, expected="a list of one record", found=found, remedy=remedy) from None
-    if version not in READABLE:
-        remedy = "Use the version of regrpo that wrote it, or a newer one."
-        raise CannotCheck(where, expected=f"schema_version {READABLE[-1]}", found=str(version), remedy=remedy)
+    record = history.parse_record(data, where)[1]
     known = {out["path"]: out["md5"] for out in entry.get("outs", [])}
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if not set(record) >= _NEEDED:
-        found = f"no {', '.join(sorted(_NEEDED - set(record)))}: it is corrupted"
-    elif known.get(f"reports/{stage}/run.json") != md5 or record["key"] != lineage.stage_key(entry):
-        found = "another one: it was altered, or is of another run"
-    else:
-        return dict(record)
-    raise CannotCheck(where, expected="the record that dvc.lock knows", found=found, remedy=remedy)
+    if known.get(f"reports/{stage}/run.json") != md5 or record["key"] != lineage.stage_key(entry):
+        raise CannotCheck(
+            where, expected="the record that dvc.lock knows", found="another one: it was altered, or is of another run",
+            remedy="Restore the file from another commit, or name one whose records are whole.",
+        )  # fmt: skip
+    return {"mlflow_run_id": None} | record

@@ -113,6 +113,7 @@ def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_i
         assert stage["reproduction"]["run"] != stage["original"]["run"], "computed, not restored"
         assert stage["files"] >= len(lock[stage["stage"]]["outs"]) - 1
     assert "grpo: step 4/4" in done.stderr, "the stages' own progress is shown"
+    assert not any(hint in done.stderr for hint in ("dvc push", "git add", "autostage", "track the changes"))
 
     assert state(clone) == before
     assert run(clone, "dvc", "status", "--json").stdout == dvc_status
@@ -326,13 +327,72 @@ def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
     path = "reports/sft/run.json"
     whole = (spoiled / path).read_bytes()
     with committed(spoiled, path, whole[:500]):
-        assert f"{path}: expected a list of one record" in refusal("--no-mlflow")
+        assert f"{path}: expected a stage's record; found a corrupted one" in refusal("--no-mlflow")
     with committed(spoiled, path, whole.replace(b'"schema_version": 1', b'"schema_version": 99')):
-        assert "expected schema_version 1; found 99" in refusal("--no-mlflow")
+        assert "expected a record of schema_version 1 or older; found schema_version 99" in refusal("--no-mlflow")
     with committed(spoiled, path, whole.replace(b'"seconds": ', b'"seconds": 1')):
         assert "found another one: it was altered" in refusal("--no-mlflow")
     with committed(spoiled, "dvc.lock", b"{"):
         assert "none that can be read" in refusal("--no-mlflow")
+
+
+def test_a_record_of_the_older_form_is_read(spoiled: Path) -> None:
+    """It was a single object before it was a list of one."""
+    from regrpo import revisions
+
+    path = "reports/sft/run.json"
+    [record] = json.loads((spoiled / path).read_text())
+    old = json.dumps(record).encode()
+    lock, md5s = (spoiled / "dvc.lock").read_bytes(), [hashlib.md5((spoiled / path).read_bytes()), hashlib.md5(old)]
+    lock = lock.replace(*(md5.hexdigest().encode() for md5 in md5s), 1)  # the output, not what later stages read
+    with committed(spoiled, path, old), committed(spoiled, "dvc.lock", lock):
+        assert revisions.read_records(reproduce.Snapshot(spoiled, "HEAD"))["sft"] == record
+
+
+def test_a_corrupt_profile_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    whole = (spoiled / "params.yaml").read_bytes()
+    with committed(spoiled, "params.yaml", b"{"):
+        assert "params.yaml of that commit: expected YAML; found " in refusal("--no-mlflow")
+    with committed(spoiled, "params.yaml", whole.replace(b"\ngrpo:", b"\nppo:")):
+        assert "params.yaml of that commit: expected one section per stage" in refusal("--no-mlflow")
+
+
+def test_a_broken_configuration_of_dvc_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    for content in (b"[core\n", b"[core]\n    nonsense = 1\n", b"\xff\xfe"):
+        with committed(spoiled, ".dvc/config", content):
+            assert ".dvc/config: expected DVC's configuration; found " in refusal("--no-mlflow")
+
+
+def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
+    refusal: Refusal, spoiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("dvc.lock", "params.yaml", "profiles/gemma-3-1b-pt.yaml", "stages/sft.py", "custom/mine.py"):
+        changed = spoiled / path
+        before = changed.read_bytes() if changed.exists() else None
+        changed.write_bytes((before or b"") + b"\n# changed\n")
+        said = refusal("--no-mlflow")
+        assert f"workspace: expected what lies here to be committed; found uncommitted changes in {path}. " in said
+        assert "name the revision: `regrpo reproduce HEAD`" in said
+        changed.unlink() if before is None else changed.write_bytes(before)
+    (spoiled / "params.yaml").write_bytes(b"{")
+    assert "uncommitted changes in params.yaml" in refusal("--no-mlflow")
+    run(spoiled, "git", "checkout", "-q", "params.yaml")
+
+    (spoiled / "notes.txt").touch()  # decides nothing
+    with (spoiled / "stages/sft.py").open("a") as file:
+        file.write("# changed\n")
+    monkeypatch.setattr(reproduce.Workspace, "execute", lambda *_: None)
+    found = {"verdict": "identical", "records": {}, "notes": [], "numbers": {}}
+    monkeypatch.setattr(reproduce, "_judge", lambda *_: {**found, "numbers": {}})
+    monkeypatch.chdir(spoiled)
+    lines: list[str] = []
+    verdict = reproduce.reproduce("HEAD", mlflow=False, say=lines.append)
+    note = "the workspace has uncommitted changes in stages/sft.py; the commit is reproduced"
+    assert verdict["notes"][0] == note
+    assert f"note: {note}" in lines
+    run(spoiled, "git", "checkout", "-q", "stages/sft.py")
+    (spoiled / "notes.txt").unlink()
+    assert reproduce.reproduce(mlflow=False)["notes"] == []
 
 
 def test_code_that_is_not_the_runs_is_refused(refusal: Refusal, spoiled: Path) -> None:

@@ -80,6 +80,19 @@ def test_grpo_moves_the_weights_and_another_seed_moves_them_elsewhere(folder: Pa
     assert train_grpo(seed=1) != first
 
 
+def test_the_order_of_grpos_prompts_is_the_seeds(folder: Path) -> None:
+    def order(seed: int) -> list[tuple[int, str]]:
+        train_grpo(seed=seed, sample_every=1)
+        samples = files.read_parquet(Path("reports/grpo/samples.parquet"))
+        return list(zip(samples["step"], samples["id"], strict=True))
+
+    first, other = order(0), order(1)
+    assert len({id for _, id in first}) > 4, "several steps' prompts"
+    assert order(0) == first
+    assert other != first
+    assert [step for step, _ in other] == [step for step, _ in first]
+
+
 def test_sft_is_the_same_bytes_twice_and_keeps_the_order_of_the_curriculum(folder: Path) -> None:
     before = weights("sft")
     history = Path("reports/sft/history.csv").read_bytes()

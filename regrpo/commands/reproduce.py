@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         nargs="?",
-        default="HEAD",
         metavar="RUN",
-        help="MLflow run id, DVC experiment or git revision that holds results (default: HEAD)",
+        help="MLflow run id, DVC experiment or git revision that holds results "
+        "(default: HEAD, if nothing is uncommitted that decides a run)",
     )
     parser.add_argument(
         "--expect",
