@@ -27,7 +27,7 @@ def here(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_good_profile_is_told_section_by_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     said = capsys.readouterr().out
-    assert said.count("ok  ") == 9
+    assert said.count("ok  ") == 10
     assert "params.yaml: model_card" in said
 
 
@@ -99,6 +99,13 @@ def test_a_full_disk_is_told_before_the_run(here: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8))  # type: ignore[attr-defined]
     with pytest.raises(Refused, match=r"expected 2\.0 GB free .* found 0\.1 GB"):
         check.require_disk()
+
+
+@pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n", "stages: [\n"])
+def test_a_lock_that_dvc_left_half_written_is_told_with_the_remedy(here: Path, content: str) -> None:
+    (here / "dvc.lock").write_text(content)
+    with pytest.raises(CannotCheck, match=r"dvc\.lock: .*git checkout dvc\.lock"):
+        check.require_lock()
 
 
 def test_a_stage_under_a_foreign_interpreter_says_what_to_do_without_a_traceback() -> None:

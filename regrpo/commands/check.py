@@ -42,6 +42,7 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
     """Findings {what, problem (None where all is well), exit_code}, one per section and fact; nothing is changed."""
     findings = [_finding("environment: the pinned packages, on the python that DVC will start", require_environment)]
     findings.append(_finding(f"disk: at least {FREE_BYTES / 1e9:.0f} GB free", require_disk))
+    findings.append(_finding("dvc.lock: whole, where there is one", require_lock))
     try:
         path = profile or params.active_profile()
         sections = params.read_profile(path)
@@ -160,6 +161,23 @@ def require_environment() -> None:
 
 def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def require_lock() -> None:
+    """A dvc.lock that DVC can read: it writes the file in place, so that a kill in that instant leaves it cut off."""
+    lock = Path("dvc.lock")
+    try:
+        content = params.read_yaml(lock) if lock.exists() else {"stages": {}}
+    except Refused:
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+        raise CannotCheck(
+            "dvc.lock",
+            expected="DVC's record of the stages",
+            found="an empty file" if not lock.stat().st_size else "something that DVC cannot read",
+            remedy="DVC was killed while it wrote it: `git checkout dvc.lock`, or delete it; DVC's cache brings the "
+            "finished stages back.",
+        )
 
 
 def require_disk() -> None:
