@@ -26,6 +26,15 @@ CODE = (
     ".dvcignore",
     ".gitignore",
 )
+MODEL_FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+}
+"""What a model folder without adapter holds, and nothing else."""
 MINIATURE: dict[str, dict[str, Any]] = {
     "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
     "validate": {"min_rows": 10},

@@ -11,7 +11,7 @@ import pytest
 from regrpo import files, params
 from regrpo.errors import CannotCheck, Refused
 from stages import base_model
-from tests.conftest import ROOT
+from tests.conftest import MODEL_FILES, ROOT
 
 SCRATCH = params.parse_section(
     base_model.Params, params.read_profile(ROOT / "params.yaml")["base_model"], "base_model"
@@ -71,14 +71,7 @@ def test_a_local_folder_is_copied_byte_for_byte_and_nothing_else_of_it(raw: Path
     (raw / "README.md").write_text("a card")
     bring_local()
     names = {file.name for file in Path("models/base").iterdir()}
-    assert names == {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-    }
+    assert names == MODEL_FILES
     assert files.sha256(Path("models/base/model.safetensors")) == files.sha256(raw / "model.safetensors")
 
 

@@ -16,7 +16,7 @@ from regrpo import files, hardware, params
 from regrpo.errors import Refused
 from regrpo.formats import get_format
 from stages import base_model, grpo, prepare, sft
-from tests.conftest import MINIATURE, ROOT
+from tests.conftest import MINIATURE, MODEL_FILES, ROOT
 
 PROFILE = params.read_profile(ROOT / "params.yaml")
 
@@ -159,14 +159,7 @@ def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(f
 def test_only_model_files_are_saved(folder: Path) -> None:
     train_grpo()
     names = {file.name for file in Path("models/grpo").rglob("*")}
-    assert names == {
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-    }
+    assert names == MODEL_FILES
 
 
 def test_nan_stops_the_run_and_leaves_its_evidence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,16 +12,7 @@ from pathlib import Path
 import pytest
 
 from regrpo.params import STAGES, read_yaml
-from tests.conftest import commit, edit_yaml, make_project, run
-
-MODEL_FILES = {
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-}
+from tests.conftest import MODEL_FILES, commit, edit_yaml, make_project, run
 
 
 @pytest.fixture(scope="module")
