@@ -15,6 +15,7 @@ COMMANDS = {
     "reproduce": "make a run again in a temporary worktree, and say whether the same came out",
     "sync": "bring MLflow up to date with the files (idempotent)",
     "audit": "whether a run is what its records say, to the byte",
+    "report": "one page about a run, reports/index.html: states, gate, curves, evaluation, samples, lineage",
     "lineage": "which run made what from what, upstream or downstream",
 }
 
