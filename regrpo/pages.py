@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from regrpo import card, charts, files, gate
@@ -17,6 +18,9 @@ from regrpo.curves import PANELS
 from regrpo.doctor import RULES
 from regrpo.errors import CannotCheck
 from regrpo.report import MODELS, Evaluation, Finding, Gain, Report, Task, frameworks
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 STATES = {
     "ran": ("good", "✓", "ran"),
@@ -40,15 +44,21 @@ CHARTED = 12
 def render(template: str, **context: Any) -> str:
     """A page from a template of ours. Everything is escaped but what a template marks safe: SVG, escaped where drawn.
 
-    The filter `shown(limit)` makes text from data safe to look at: control and direction characters become U+FFFD.
+    The filter `shown(limit)` makes text from data safe to look at: control and direction characters become U+FFFD;
+    `brief(limit)` keeps at most 12 lines of it besides.
     """
+    return _environment().get_template(template).render(**context).strip() + "\n"
+
+
+@cache
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("regrpo"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"shown": card.visible, "moment": _moment, "duration": _duration}
-    return environment.get_template(template).render(**context).strip() + "\n"
+    environment.filters |= {"shown": card.visible, "brief": _brief, "moment": _moment, "duration": _duration}
+    return environment
 
 
 def write(path: Path, page: str) -> None:
@@ -110,6 +120,11 @@ class _Links:
         if not self.report.is_workspace or not place.exists():
             return None
         return quote(os.path.relpath(place, self.folder)) + ("/" if place.is_dir() else "")
+
+
+def _brief(text: object, limit: int) -> str:
+    lines = card.visible(text, limit).split("\n")
+    return "\n".join(lines if len(lines) <= 12 else [*lines[:12], "[…]"])
 
 
 def _moment(text: str) -> str:

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -122,6 +123,23 @@ class Verdict(_Shape):
     not_applicable: list[str] = []
 
 
+class Dataset(_Shape):
+    """data/prepared/dataset.json."""
+
+    source: str
+    license: str | None = None
+    revision: str | None = None
+    verifier: str = "none"
+
+
+class Base(_Shape):
+    """reports/base_model/source.json."""
+
+    source: str
+    architecture: str = "unknown"
+    parameters: int | None = None
+
+
 @dataclass
 class Stage:
     """One stage: its state with the reasons, the run that made its files, and the files (path → whether it is here)."""
@@ -145,13 +163,14 @@ class Report:
     execution: str | None
     """When the newest execution here started (UTC), or None where no stage of this pipeline was executed here."""
     pipeline_key: str | None
-    sections: Json
+    name: str
+    """The model's."""
     profile: str
     problems: list[str]
     verdict: Verdict | None
     failures: list[Json]
-    dataset: Json | None
-    base: Json | None
+    dataset: Dataset | None
+    base: Base | None
     history: list[dict[str, float]]
     health: Health | None
     evaluation: Evaluation | None
@@ -201,14 +220,14 @@ def read(place: Place, root: Path) -> Report:
         root=root,
         stages=stages,
         execution=_utc(newest.facts["started"]) if newest else None,
-        pipeline_key=reader.guarded("dvc.lock", place.snapshot.pipeline_key),
-        sections=reader.guarded("dvc.lock", place.snapshot.params) or {},
-        profile=reader.guarded("dvc.lock", place.snapshot.profile) or "",
-        problems=list(dict.fromkeys(reader.problems)),
+        pipeline_key=reader.pipeline_key(),
+        name=reader.model_name(),
+        profile=reader.profile(),
+        problems=reader.problems,
         verdict=verdict,
         failures=reader.failures(verdict),
         dataset=reader.dataset(),
-        base=reader.json("reports/base_model/source.json", _mapping),
+        base=reader.json("reports/base_model/source.json", Base.model_validate),
         history=reader.history(),
         health=health,
         evaluation=evaluation,
@@ -278,12 +297,27 @@ class _Reader:
         data = self.snapshot.read(path)
         return None if data is None else self.guarded(path, lambda: parse(json.loads(data)))
 
+    def pipeline_key(self) -> str | None:
+        """The key of a whole pipeline; None where it is none."""
+        return self.guarded("dvc.lock", self.snapshot.pipeline_key) if self.lock["stages"] else None
+
+    def profile(self) -> str:
+        """The path of the profile that dvc.lock's parameters came from."""
+        return self.snapshot.profile() if self.lock["stages"] else ""
+
+    def model_name(self) -> str:
+        """What the profile calls the model."""
+        section = self.snapshot.params().get("model_card") if self.lock["stages"] else None
+        return str(section["model_name"]) if isinstance(section, dict) and section.get("model_name") else "regrpo"
+
     # --- stages -----------------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[list[Stage], Told | None]:
         """The stages in running order, and the journal of the newest execution here that made, or tried, one."""
         records = {
-            name: self.guarded(f"reports/{name}/run.json", lambda n=name, d=data: history.parse_record(d, n))  # type: ignore[misc]
+            name: self.guarded(
+                f"reports/{name}/run.json", partial(history.parse_record, data, f"reports/{name}/run.json")
+            )
             for name, data in history.record_bytes(self.snapshot).items()
         }
         journals = {name: self._journals(name, one[0] if (one := records.get(name)) else None) for name in STAGES}
@@ -309,7 +343,7 @@ class _Reader:
                 stage.state = "running"
             elif attempt and (closed := attempt.closed) and closed["status"] in ("FAILED", "KILLED"):
                 stage.state = "failed" if closed["status"] == "FAILED" else "killed"
-            elif f"reports/{name}/run.json" in " ".join(self.problems):
+            elif name in records:
                 stage.state = "unreadable"
             late = [one.name for one in stages if one.name in upstream and one.state not in ("ran", "cached")]
             if stage.record and late:
@@ -400,13 +434,13 @@ class _Reader:
         rows: list[Json] = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=where).to_pylist()
         return rows
 
-    def dataset(self) -> Json | None:
+    def dataset(self) -> Dataset | None:
         """data/prepared/dataset.json, from the workspace or, for a revision, from DVC's cache."""
         path = "data/prepared/dataset.json"
         if self.snapshot.revision is None:
-            return self.json(path, _mapping)
+            return self.json(path, Dataset.model_validate)
         data = self.guarded(path, lambda: self._inner("data/prepared", "dataset.json"))
-        return None if data is None else self.guarded(path, lambda: _mapping(json.loads(data)))
+        return None if data is None else self.guarded(path, lambda: Dataset.model_validate_json(data))
 
     def _inner(self, folder: str, name: str) -> bytes | None:
         """A file inside a folder output, from DVC's cache; None where it is not there."""
@@ -444,7 +478,9 @@ class _Reader:
             return []
 
         def parse() -> list[dict[str, float]]:
-            rows = csv.DictReader(io.StringIO(data.decode()))
+            rows = list(csv.DictReader(io.StringIO(data.decode())))
+            if any(None in row or None in row.values() for row in rows):
+                raise ValueError("a row of other columns than the header's")
             parsed = [{name: float(value) for name, value in row.items() if value} for row in rows]
             if any("step" not in row for row in parsed):
                 raise ValueError("a row without step")
