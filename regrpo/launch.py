@@ -197,19 +197,19 @@ def _forward(path: Path, offset: int, log: Callable[[Mapping[str, float], int], 
 
 
 def _outcome(stage: str, launch: Launch, talk: Path, code: int) -> Any:
-    """Rank 0's value, or the error that best tells why there is none: a refusal before a fault, the first of each."""
+    """Rank 0's value, or the error that best tells why there is none: a refusal, then a kill, then a fault."""
     errors = [files.read_json(path) for path in sorted(talk.glob("error-*.json"))]
     told = [error for error in errors if "where" in error]
     if told:
         error = min(told, key=lambda one: one["rank"])
         kind = Refused if error["exit_code"] == Refused.exit_code else CannotCheck
         raise kind(error["where"], **{key: error[key] for key in ("expected", "found", "remedy")})
-    if errors:
+    ended = files.read_json(talk / "ended.json") if (talk / "ended.json").exists() else {}
+    if errors and not ended.get("killed"):
         error = min(errors, key=lambda one: one["time"])
         raise RuntimeError(f"process {error['rank']} of {launch.processes} failed:\n{error['traceback']}")
     if code == 0 and (talk / "result.json").exists():
         return files.read_json(talk / "result.json")["value"]
-    ended = files.read_json(talk / "ended.json") if (talk / "ended.json").exists() else {}
     raise CannotCheck(
         f"{stage}.launch",
         expected=f"{launch.processes} processes to end well",
@@ -248,9 +248,12 @@ def agent(talk: Path) -> int:
         else:
             _by_accelerate(launch, task["head"], module)
     except ChildFailedError as error:
-        number, failure = error.get_first_failure()
-        how = failure.signal_name() if failure.exitcode < 0 else f"exit code {failure.exitcode}"
-        files.write_json(talk / "ended.json", {"found": f"process {number} ended by {how}"})
+        # A killed process makes its neighbours fail: it is the cause, whoever was seen to end first.
+        failures = sorted(error.failures.items(), key=lambda item: item[1].exitcode)
+        [(number, failure), *_] = failures
+        killed = failure.exitcode < 0
+        how = failure.signal_name() if killed else f"exit code {failure.exitcode}"
+        files.write_json(talk / "ended.json", {"found": f"process {number} ended by {how}", "killed": killed})
         return 1
     except subprocess.CalledProcessError as error:
         files.write_json(talk / "ended.json", {"found": f"a process ended with {error.returncode}"})
