@@ -241,6 +241,28 @@ class Lora(Section):
         return LoraConfig(task_type="CAUSAL_LM", bias="none", **self.model_dump())
 
 
+class Launch(Section):
+    """Several processes for one training, by torchrun or, with a configuration of accelerate's, by accelerate."""
+
+    processes: int = Field(gt=0)
+    nodes: int = Field(default=1, gt=0)
+    backend: Literal["gloo", "nccl"]
+    config: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.processes % self.nodes:
+            raise ValueError(f"`launch`: nodes ({self.nodes}) must divide processes ({self.processes}, of all nodes)")
+        if self.config is not None and (self.processes == 1 or Path(self.config).parent != LAUNCH_CONFIGS):
+            raise ValueError(
+                f"`launch.config`: a file in {LAUNCH_CONFIGS}/, which DVC watches, for two processes or more; "
+                f"found {self.config} for {self.processes}"
+            )
+        return self
+
+
+LAUNCH_CONFIGS = Path("profiles/launch")
+"""Where accelerate's configuration files lie."""
 Seed: Any = Field(ge=0, lt=2**32)
 """What NumPy's generator takes, and with it transformers' set_seed."""
 
@@ -252,6 +274,7 @@ class Training(PassThrough):
         "output_dir": "models/<stage>, which DVC tracks",
         "report_to": "MLflow gets the same files by `regrpo sync`",
         "use_cpu": "it follows from `device`",
+        "ddp_backend": "it is `launch.backend`",
         "data_seed": "it is `seed`",
         "trust_remote_code": "code from a model repository is never run",
         "push_to_hub": "regrpo writes to the workspace only",
@@ -286,12 +309,26 @@ class Training(PassThrough):
     threads: int = Field(gt=0)
     deterministic: bool = False
     lora: Lora | None = None
+    launch: Launch | None = None
     max_steps: int = Field(ge=-1)
     save_steps: int = Field(default=100, gt=0)
     per_device_train_batch_size: int = Field(gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     learning_rate: float = Field(gt=0)
     logging_steps: int = Field(default=10, gt=0)
+
+    @model_validator(mode="after")
+    def _launch_fits(self) -> Self:
+        if self.launch and self.launch.backend == "nccl" and self.device == "cpu":
+            raise ValueError("`launch.backend`: nccl needs `device: cuda` (or auto); on CPUs it is gloo")
+        if self.launch and self.launch.config and self.lora:
+            raise ValueError("`lora`: its adapter cannot be merged out of shards; drop `launch.config`, or `lora`")
+        return self
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.launch.processes if self.launch else 1
 
     @property
     def cycle(self) -> int:
@@ -306,4 +343,8 @@ class Training(PassThrough):
         # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile asks.
         boundary = math.lcm(self.cycle, self.logging_steps)
         fixed["save_steps"] = -(-self.save_steps // boundary) * boundary
-        return {"dataloader_pin_memory": device != "cpu"} | self.passed_through | named | fixed
+        together = {}
+        if self.launch and self.processes > 1:
+            fixed["ddp_backend"] = self.launch.backend
+            together["ddp_find_unused_parameters"] = False  # there are none, and the search costs time
+        return {"dataloader_pin_memory": device != "cpu"} | together | self.passed_through | named | fixed

@@ -10,6 +10,7 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from regrpo import processes
 from regrpo.errors import CannotCheck, Refused
 from regrpo.verifiers import Verifier
 
@@ -172,7 +173,8 @@ def guarded(name: str, function: RewardFunc) -> RewardFunc:
 class Samples:
     """Completions with their rewards, kept from the reward functions' own calls every `every` optimizer steps.
 
-    Keeps the first two groups of `group` completions of a call, and counts the prompts of all calls.
+    Keeps the first two groups of `group` completions of a call, and counts the prompts of all calls. Of several
+    processes each is called with its share of a batch; the first groups of the whole batch are kept.
     """
 
     def __init__(self, weights: list[float], every: int, group: int) -> None:
@@ -191,11 +193,11 @@ class Samples:
         def watched(**kwargs: Any) -> Sequence[float | None]:
             values = function(**kwargs)
             step = kwargs["trainer_state"].global_step
-            self.prompts_seen += len(values) // self.group if first else 0
+            self.prompts_seen += len(values) * processes.world_size() // self.group if first else 0
             if step % self.every == 0:
-                for index in range(min(self.kept, len(values))):
-                    row = self._rows.setdefault((step, index), self._row(kwargs, step, index))
-                    row[function.__name__] = values[index]
+                here = [(self._row(kwargs, step, index), values[index]) for index in range(len(values))[: self.kept]]
+                for index, (row, value) in enumerate(processes.gathered(here)[: self.kept]):
+                    self._rows.setdefault((step, index), row)[function.__name__] = value
             return values
 
         return watched

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from regrpo import files
+from regrpo import files, processes
 from regrpo.errors import Refused
 from regrpo.tokenizers import save as save_tokenizer
 from regrpo.verifiers import Verifier
@@ -48,8 +48,9 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if "loss" not in values:  # the closing summary, not a step
             return
         self.add(state.global_step, values)
-        self._show(self.rows[-1], state)
-        self.check(self.rows)
+        if state.is_world_process_zero:
+            self._show(self.rows[-1], state)
+            self.check(self.rows)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The last step is logged, whatever logging_steps is."""
@@ -116,7 +117,10 @@ def random_states_kept() -> Iterator[None]:
 
 
 class DevAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` in the history."""
+    """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` in the history.
+
+    Each process answers its share of the questions.
+    """
 
     def __init__(
         self, rows: list[dict[str, Any]], verifier: Verifier, every: int, max_new_tokens: int, history: History
@@ -138,8 +142,10 @@ class DevAccuracy(TrainerCallback):  # type: ignore[misc]
             self._measure(state.global_step, kwargs["model"], kwargs["processing_class"])
 
     def _measure(self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        texts = greedy(model, tokenizer, [row["prompt"] for row in self.rows], self.max_new_tokens)
-        scores = [self.verifier.score(text, row["answer"]) for text, row in zip(texts, self.rows, strict=True)]
+        mine = self.rows[processes.rank() :: processes.world_size()]
+        texts = greedy(model, tokenizer, [row["prompt"] for row in mine], self.max_new_tokens)
+        scores = [self.verifier.score(text, row["answer"]) for text, row in zip(texts, mine, strict=True)]
+        scores = processes.gathered(scores)
         self.history.add(step, {"dev_accuracy": sum(scores) / len(scores)})
 
 
@@ -175,10 +181,17 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) 
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A whole model folder: safetensors, config, tokenizer; LoRA merged, its adapter kept in `adapter/`. No pickle."""
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, state: dict[str, Any] | None = None
+) -> None:
+    """A whole model folder: safetensors, config, tokenizer; LoRA merged, its adapter kept in `adapter/`. No pickle.
+
+    `state` takes the place of weights that lie in shards. Of several processes, the main one writes.
+    """
     from peft import PeftModel
 
+    if not processes.is_main():
+        return
     with files.replacing(folder) as temporary:
         temporary.mkdir()
         if isinstance(model, PeftModel):
@@ -187,7 +200,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
             _sort_adapter_config(temporary / "adapter" / "adapter_config.json")
             model = model.merge_and_unload()
         model.config.use_cache = True  # trainers turn it off; whoever loads the model generates
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=state)
         save_tokenizer(tokenizer, temporary)
 
 

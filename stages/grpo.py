@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import doctor, files, hardware, records
+from regrpo import doctor, files, hardware, launch, processes, records
 from regrpo.errors import Refused
 from regrpo.params import Training
 from regrpo.verifiers import get_verifier
@@ -48,22 +48,37 @@ class Params(Training):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        steps = self.passed_through.get("steps_per_generation") or self.gradient_accumulation_steps
-        completions = self.passed_through.get("generation_batch_size") or self.per_device_train_batch_size * steps
+        at_once = self.per_device_train_batch_size * self.processes  # completions of one micro-step
+        completions = self.passed_through.get("generation_batch_size") or at_once * self.generation_steps
+        together = f" × {self.processes} processes" * (self.processes > 1)
+        shape = f"per_device_train_batch_size {self.per_device_train_batch_size}{together}"
+        if completions % at_once:
+            raise ValueError(f"`generation_batch_size` ({completions}) must be a multiple of {at_once} ({shape})")
         if completions % self.num_generations:
             raise ValueError(
                 f"`num_generations` ({self.num_generations}) must divide the completions generated "
-                f"at once, {completions} (per_device_train_batch_size {self.per_device_train_batch_size} × {steps})"
+                f"at once, {completions} ({shape} × {self.generation_steps})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _dev_needs_whole_models(self) -> Self:
+        if self.dev_every and self.launch and self.launch.config:
+            raise ValueError("`dev_every`: 0 under `launch.config`, since no process may hold a whole model")
+        return self
+
+    @property
+    def generation_steps(self) -> int:
+        """Micro-steps that use one generation's completions."""
+        at_once = self.per_device_train_batch_size * self.processes
+        asked = self.passed_through.get("generation_batch_size", 0) // at_once
+        return self.passed_through.get("steps_per_generation") or asked or self.gradient_accumulation_steps
 
     @property
     def cycle(self) -> int:
         """One generation's use: TRL does not save its buffer of completions."""
-        per_device = self.passed_through.get("generation_batch_size", 0) // self.per_device_train_batch_size
-        generation = self.passed_through.get("steps_per_generation") or per_device or self.gradient_accumulation_steps
         micro_steps = math.lcm(
-            generation * self.passed_through.get("num_iterations", 1), self.gradient_accumulation_steps
+            self.generation_steps * self.passed_through.get("num_iterations", 1), self.gradient_accumulation_steps
         )
         return micro_steps // self.gradient_accumulation_steps
 
@@ -106,7 +121,7 @@ def train(run: records.Run[Params]) -> None:
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from regrpo import checkpoints, curves, rewards, training
+    from regrpo import checkpoints, curves, resuming, rewards, sharding, training
 
     params = run.params
     device = hardware.find_device(params.device)
@@ -135,12 +150,15 @@ def train(run: records.Run[Params]) -> None:
                 callbacks=callbacks,
             )
             training.quiet(trainer)
-            checkpoints.fit(trainer, folder, {"history": history, "samples": samples})
-            training.save(trainer.model, trainer.processing_class, OUT)
+            resuming.fit(trainer, folder, {"history": history, "samples": samples}, params.launch)
+            training.save(trainer.model, trainer.processing_class, OUT, sharding.whole_state(trainer))
     finally:  # a run that was stopped leaves its evidence
-        history.write_csv(run.reports / "history.csv")
-        files.write_json(run.reports / "health.json", doctor.examine(history.rows))
-        files.write_parquet(run.reports / "samples.parquet", samples.frame())
+        if processes.is_main():
+            history.write_csv(run.reports / "history.csv")
+            files.write_json(run.reports / "health.json", doctor.examine(history.rows))
+            files.write_parquet(run.reports / "samples.parquet", samples.frame())
+    if not processes.is_main():
+        return
     metrics = summary(trainer.state.global_step, history, samples.prompts_seen)
     metrics["deterministic"] = [f"{name}={value}" for name, value in turned_on.items()]
     files.write_json(run.reports / "metrics.json", metrics)
@@ -148,8 +166,10 @@ def train(run: records.Run[Params]) -> None:
 
 
 def main() -> None:
+    if processes.is_worker():
+        return launch.work(Params, train)
     with records.stage("grpo", Params) as run:
-        train(run)
+        launch.run(train, run)
         health = files.read_json(run.reports / "health.json")
         for rule in health["rules"]:
             if rule["verdict"] == "fired":

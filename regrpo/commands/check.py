@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import base_models, formats, params, rewards, sources, verifiers
+from regrpo import base_models, formats, launch, params, rewards, sources, verifiers
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -83,8 +83,15 @@ def require_base(section: Any, profile: Path) -> None:
         sources.file_under(base_models.RAW_MODELS, name, f"{profile}: base_model.source")
 
 
+def require_launch(section: Any, profile: Path) -> None:
+    """The accelerate configuration that sft's or grpo's section names."""
+    if section.launch:
+        launch.asked(section.launch)
+
+
 def require_rewards(section: Any, profile: Path) -> None:
     """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
+    require_launch(section, profile)
     if unknown := [name for name in section.reward_funcs if not rewards.is_known(name)]:
         raise Refused(
             f"{profile}: grpo.reward_funcs",
@@ -120,6 +127,7 @@ def require_tasks(section: Any, profile: Path) -> None:
 LOOK_UP: dict[str, Callable[[Any, Path], None]] = {
     "prepare": require_data,
     "base_model": require_base,
+    "sft": require_launch,
     "grpo": require_rewards,
     "evaluate": require_tasks,
 }
