@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -39,29 +41,44 @@ class Scratch(Section):
             raise ValueError(f"`config`: {', '.join(unknown)} is no field of transformers' Gemma3TextConfig")
         return self
 
+    def configuration(self) -> Any:
+        """transformers' configuration of the model. Raises Refused for sizes that make none."""
+        from transformers import Gemma3TextConfig
+
+        from regrpo.tokenizers import character_tokenizer
+
+        size = len(character_tokenizer(self.tokenizer.extra_tokens))
+        vocab_size = -(-size // 8) * 8  # a multiple of 8, as kernels like it
+        ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+        with _told_as_refusal():
+            return Gemma3TextConfig(**{"vocab_size": vocab_size, **ids, **self.config})
+
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         """Make tokenizer and model; the seed draws the initial weights."""
-        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+        from transformers import Gemma3ForCausalLM
 
         from regrpo.tokenizers import character_tokenizer, save
 
-        tokenizer = character_tokenizer(self.tokenizer.extra_tokens)
-        ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-        vocab_size = -(-len(tokenizer) // 8) * 8  # a multiple of 8, as kernels like it
-        try:
-            config = Gemma3TextConfig(**{"vocab_size": vocab_size, **ids, **self.config})
+        config = self.configuration()
+        with _told_as_refusal():
             hardware.set_up(seed, threads=1)
             model = Gemma3ForCausalLM(config)
-        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-            raise Refused(
-                "base_model.source.config",
-                expected="sizes that make a Gemma 3 (transformers' Gemma3TextConfig)",
-                found=str(error),
-                remedy="Correct them in the profile.",
-            ) from error
         model.save_pretrained(folder)
-        save(tokenizer, folder)
+        save(character_tokenizer(self.tokenizer.extra_tokens), folder)
         return {"source": "made from scratch", "revision": f"seed {seed}"}
+
+
+@contextlib.contextmanager
+def _told_as_refusal() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise Refused(
+            "base_model.source.config",
+            expected="sizes that make a Gemma 3 (transformers' Gemma3TextConfig)",
+            found=str(error),
+            remedy="Correct them in the profile.",
+        ) from error
 
 
 class Local(Section):
@@ -79,6 +96,31 @@ class Hub(Section):
     repo: str
     revision: str
     license: str
+    config: dict[str, Any] | None = None
+
+    def configuration(self) -> Any | None:
+        """transformers' configuration from `config`, the part of the repository's config.json that plan needs."""
+        from transformers import AutoConfig
+
+        if self.config is None:
+            return None
+        try:
+            return AutoConfig.for_model(**self.config)
+        except (ValueError, TypeError) as error:
+            raise Refused(
+                "base_model.source.config", expected="keys of the repository's config.json, model_type among them",
+                found=str(error).splitlines()[0][:200], remedy="Copy them from there, or leave `config` out.",
+            ) from error  # fmt: skip
+
+    def require_stated(self, folder: Path) -> None:
+        """Refuse files whose config.json is not what `config` says: plan would have counted another model."""
+        there = files.read_json(folder / "config.json")
+        for key, value in (self.config or {}).items():
+            if there.get(key, value) != value:
+                raise Refused(
+                    f"base_model.source.config.{key}", expected=f"what config.json says, {there[key]}",
+                    found=str(value), remedy="Correct it in the profile.",
+                )  # fmt: skip
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         from huggingface_hub import snapshot_download
@@ -95,6 +137,7 @@ class Hub(Section):
                 f"accepted on its page), or copy the folder to {RAW_MODELS}/ and use source kind `local`.",
             ) from error
         copy_model(Path(snapshot), folder)
+        self.require_stated(folder)
         return {"source": f"hub model {self.repo}", "repo": self.repo, "revision": self.revision}
 
 

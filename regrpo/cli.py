@@ -12,6 +12,7 @@ from regrpo.errors import RegrpoError
 
 COMMANDS = {
     "check": "the whole profile, the environment and free disk, before anything runs",
+    "plan": "whether a profile will train and fit on a GPU, before a second of it is spent",
     "reproduce": "make a run again in a temporary worktree, and say whether the same came out",
     "sync": "bring MLflow up to date with the files (idempotent)",
     "audit": "whether a run is what its records say, to the byte",
