@@ -888,7 +888,7 @@ def test_uncommitted_code_is_shown_from_the_journal(copy: Path) -> None:
     assert "<svg" in page
     assert "&lt;script&gt;" in page
     assert "<script" not in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "://" not in page
 
 
 def test_the_command_prints_only_what_matters_and_changes_nothing(

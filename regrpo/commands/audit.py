@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from regrpo import audit, files, history
-from regrpo.errors import CannotCheck
+from regrpo import audit, history
 
 EXIT = {"complete": 0, "broken": 1, "not checkable": 2}
 
@@ -44,12 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if page:
             from regrpo import graph, pages
 
-            try:
-                files.write_text(page, pages.audit_page(result, graph.of_places([place])))
-            except OSError as error:
-                raise CannotCheck(
-                    args.html.name, expected="a file that can be written", found=str(error), remedy="Name another."
-                ) from error
+            pages.write(page, pages.audit_page(result, graph.of_places([place])))
     if args.json:
         print(json.dumps(result, indent=2))
     elif not args.quiet:

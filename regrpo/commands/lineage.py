@@ -6,8 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo import files, graph, history, pages
-from regrpo.errors import CannotCheck
+from regrpo import graph, history, pages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +40,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.mermaid:
         print(graph.mermaid(part))
     elif args.html:
-        try:
-            files.write_text(args.html, pages.lineage_page(title, part))
-        except OSError as error:
-            raise CannotCheck(
-                str(args.html), expected="a file that can be written", found=str(error), remedy="Name another."
-            ) from error
+        pages.write(args.html, pages.lineage_page(title, part))
         print(f"wrote {args.html}")
     elif starts:
         for line in graph.tree(whole, starts, way):
