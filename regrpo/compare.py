@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from regrpo import inference, lineage, runs, stats, verdicts
 from regrpo.comparison import BESIDE
 from regrpo.errors import CannotCheck
-from regrpo.inference import FEWEST_SEEDS, Paired
+from regrpo.inference import FEWEST_SEEDS, Tested
 from regrpo.runs import SEEDS, Evaluation, Questions, Run
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ Json = dict[str, Any]
 SCHEMA_VERSION = 1
 CUT = {"question": 400, "answer": 100, "before": 400, "after": 400}
 """Characters of an example's texts."""
+CURVES = ("reward", "dev_accuracy", "completions/mean_length", "entropy")
+"""Columns of GRPO's history."""
+MOST_LINES = 6
 MOST_PAIRS_WITH_EXAMPLES = 12
 MOST_DIFFSTATS = 3
 OPENED = "answer_prefilled"
@@ -37,13 +40,19 @@ OPENED = "answer_prefilled"
 
 
 def compare(
-    targets: Sequence[str], root: Path, *, sweep: str | None = None, mlflow: bool = True, examples: int = 5
+    targets: Sequence[str],
+    root: Path,
+    *,
+    sweep: str | None = None,
+    mlflow: bool = True,
+    examples: int = 5,
+    curves: bool = False,
 ) -> Json:
     """Compare the named runs and those of a sweep; the first is the baseline that the others are compared with.
 
     {schema_version, runs, left_out, notes, differs {parameters, data, environment, code}, metrics, decisive, questions
-    {comparisons, pairs}, seeds {covers, arms, comparisons}, verdict [sentences]}. Raises CannotCheck where fewer than
-    two runs can be read.
+    {comparisons, pairs}, seeds {covers, arms, comparisons}, verdict [sentences]}; with `curves` those of the training,
+    too. Raises CannotCheck where fewer than two runs can be read.
     """
     tracker = runs.Rows(mlflow)
     named = runs.find(targets, root, tracker)
@@ -67,9 +76,9 @@ def compare(
             remedy="Name another (`workspace` is one; `dvc exp list` and `git log -- dvc.lock` show more)."
             if sweep is None else "Wait until `dvc queue status` shows two finished, or name another run besides.",
         )  # fmt: skip
-    return of_runs(read, examples=examples) | {"asked": {"runs": list(targets), "sweep": sweep}} | {
-        "left_out": left_out, "notes": notes + _notes(read),
-    }  # fmt: skip
+    result = of_runs(read, examples=examples)
+    result |= {"asked": {"runs": list(targets), "sweep": sweep}, "left_out": left_out, "notes": notes + _notes(read)}
+    return result | ({"curves": find_curves(read, find_arms(read))} if curves else {})
 
 
 def _read(named: Sequence[runs.Named]) -> tuple[list[Run], list[Json]]:
@@ -201,6 +210,27 @@ def decisive_tasks(evaluation: Evaluation | None) -> list[str]:
     return [name for name, task in evaluation.tasks.items() if task.role not in BESIDE]
 
 
+def find_curves(read: Sequence[Run], arms: Sequence[Arm]) -> Json:
+    """{metric: {line: [(step, value)]}}: a line per run, or where there are more than MOST_LINES one per arm, its mean.
+
+    Of still more, the first MOST_LINES.
+    """
+    groups = {run.name: [run] for run in read}
+    if len(groups) > MOST_LINES:
+        groups = {f"{arm.name} (mean of {len(arm.runs)})": arm.runs for arm in arms}
+    chosen = list(groups.items())[:MOST_LINES]
+    return {
+        metric: {name: _mean_curve([runs.curve(run, metric) for run in of]) for name, of in chosen} for metric in CURVES
+    }
+
+
+def _mean_curve(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean at each step that every line has."""
+    every = [dict(line) for line in lines]
+    steps = sorted(set.intersection(*(set(one) for one in every)))
+    return [(step, sum(one[step] for one in every) / len(every)) for step in steps]
+
+
 # --- over questions -------------------------------------------------------------------------------------------------
 
 
@@ -245,13 +275,14 @@ def _over_questions(
 ) -> Json:
     pairs = [_pair(before, after, questions) for before, after in find_pairs(read, arms)]
     todo = [(line, pair.sides[line["task"]]) for pair in pairs for line in pair.told["tasks"]]
-    found = inference.compare_questions([(one.before, one.after, one.kind) for _, one in todo], resamples=resamples)
+    found = [inference.compare_questions(one.before, one.after, one.kind) for _, one in todo]
+    intervals = inference.question_intervals([(one.before, one.after) for _, one in todo], resamples=resamples)
     family = [index for index, (line, _) in enumerate(todo) if line["decisive"]]
     corrected = dict(zip(family, inference.holm([found[index].p for index in family]), strict=True))
-    for index, ((line, side), paired) in enumerate(zip(todo, found, strict=True)):
-        line |= _task_line(side, paired, corrected.get(index), len(family))
+    for index, ((line, side), tested, ci95) in enumerate(zip(todo, found, intervals, strict=True)):
+        line |= _task_line(side, tested, corrected.get(index), len(family)) | {"ci95": list(ci95)}
     for pair in pairs:
-        _conclude(pair, resamples)
+        _conclude(pair)
         wanted = next((line["task"] for line in pair.told["tasks"] if line["decisive"]), None)
         if examples and wanted and len(pairs) <= MOST_PAIRS_WITH_EXAMPLES:
             pair.told["examples"] = _examples(pair, wanted, questions, examples)
@@ -348,25 +379,24 @@ def _changed(x: pd.DataFrame, y: pd.DataFrame) -> NDArray[np.bool_]:
     return np.asarray(~equal.all(axis=1), dtype=bool)
 
 
-def _task_line(sides: Sides, paired: Paired, p_holm: float | None, comparisons: int) -> Json:
+def _task_line(sides: Sides, tested: Tested, p_holm: float | None, comparisons: int) -> Json:
     m = comparisons if p_holm is not None else 1
-    decisive_p = paired.p if p_holm is None else p_holm
+    decisive_p = tested.p if p_holm is None else p_holm
     return {
         "kind": sides.kind,
-        "questions": paired.n,
+        "questions": tested.n,
         "of": list(sides.of),
         "before": float(sides.before.mean()),
         "after": float(sides.after.mean()),
-        "difference": paired.difference,
-        "ci95": list(paired.ci95),
-        "test": paired.test,
-        "p": paired.p,
+        "difference": tested.difference,
+        "test": tested.test,
+        "p": tested.p,
         "p_holm": p_holm,
-        "gained": paired.gained,
-        "lost": paired.lost,
-        "minimum_detectable_effect": _finite(paired.detectable(m)),
-        "questions_needed": paired.questions_needed(m),
-        "relation": relation(paired.difference, decisive_p, sides.kind),
+        "gained": tested.gained,
+        "lost": tested.lost,
+        "minimum_detectable_effect": _finite(tested.detectable(m)),
+        "questions_needed": tested.questions_needed(m),
+        "relation": relation(tested.difference, decisive_p, sides.kind),
     }
 
 
@@ -378,17 +408,17 @@ def relation(difference: float, p: float, kind: stats.Kind) -> str:
     return words[difference < 0]
 
 
-def _conclude(pair: Pair, resamples: int) -> None:
+def _conclude(pair: Pair) -> None:
     """Add `relation` and, where the headline differs, `format` to a pair."""
     decisive = [line for line in pair.told["tasks"] if line["decisive"]]
     relations = {line["relation"] for line in decisive}
     pair.told["relation"] = "not compared" if not decisive else relations.pop() if len(relations) == 1 else "mixed"
     pair.told["format"] = None
     if len(decisive) == 1 and decisive[0]["relation"] != "not distinguishable":
-        pair.told["format"] = format_finding(pair.told["tasks"], pair.sides, resamples)
+        pair.told["format"] = format_finding(pair.told["tasks"], pair.sides)
 
 
-def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides], resamples: int) -> Json | None:
+def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides]) -> Json | None:
     """Whether two runs whose headline differs do so only in format following; None where no format was measured.
 
     `only` is true if all of this holds (p as in regrpo.inference, 0.05, uncorrected):
@@ -411,14 +441,14 @@ def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides], resamples:
     opened = next((side for name, side in sides.items() if OPENED in name), None)
     if opened is not None:
         probes["answer opened"] = (opened.before, opened.after, opened.kind)
-    found = inference.compare_questions(list(probes.values()), resamples=resamples)
     lines = []
-    for (name, (x, y, _)), paired in zip(probes.items(), found, strict=True):
-        differs = paired.p < stats.ALPHA
-        could = paired.detectable() <= abs(headline["difference"]) and bool(x.any() or y.any())
+    for name, (x, y, kind) in probes.items():
+        tested = inference.compare_questions(x, y, kind)
+        differs = tested.p < stats.ALPHA
+        could = tested.detectable() <= abs(headline["difference"]) and bool(x.any() or y.any())
         lines.append(
-            {"probe": name, "questions": paired.n, "before": float(x.mean()), "after": float(y.mean()),
-             "difference": paired.difference, "ci95": list(paired.ci95), "p": paired.p, "differs": differs,
+            {"probe": name, "questions": tested.n, "before": float(x.mean()), "after": float(y.mean()),
+             "difference": tested.difference, "p": tested.p, "differs": differs,
              "shows_no_difference": could and not differs}
         )  # fmt: skip
     differs = form["p"] < stats.ALPHA and form["difference"] * headline["difference"] > 0

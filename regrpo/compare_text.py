@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from regrpo.inference import FEWEST_SEEDS
 from regrpo.verdicts import interval, signed
 
 Json = dict[str, Any]
@@ -112,7 +113,7 @@ def _runs(result: Json) -> list[list[str]]:
     for index, run in enumerate(result["runs"]):
         kind, _, name = run["place"].partition(" ")
         rows.append(
-            [_short(run["name"]), kind if name == run["name"] else run["place"],
+            [short(run["name"]), kind if name == run["name"] else run["place"],
              (run["pipeline_key"] or "unfinished")[:12], (run["ended"] or "")[:16].replace("T", " "),
              run["health"] or "—", *(str(values[one][index] or "—") for one in told)]
         )  # fmt: skip
@@ -120,7 +121,7 @@ def _runs(result: Json) -> list[list[str]]:
 
 
 def _differences(result: Json) -> Iterator[Block]:
-    differs, names = result["differs"], [_short(run["name"]) for run in result["runs"]]
+    differs, names = result["differs"], [short(run["name"]) for run in result["runs"]]
     for what in ("parameters", "data"):
         if differs[what]:
             yield Block(f"What differs: {what}", table=_sides(differs[what], names), name=what)
@@ -171,7 +172,7 @@ def _counted(values: Sequence[str]) -> str:
 
 
 def _metrics(result: Json) -> list[list[str]]:
-    names = [_short(run["name"]) for run in result["runs"]]
+    names = [short(run["name"]) for run in result["runs"]]
     labels = [
         f"{line['task']} ({line['metric']})" + (f", {line['model']}" if line["model"] != "grpo" else "")
         for line in result["metrics"]
@@ -198,21 +199,25 @@ def _seeds(result: Json) -> Iterator[Block]:
     seeds = result["seeds"]
     if not any(arm["seeds"] > 1 for arm in seeds["arms"]):
         return
-    tasks = list(dict.fromkeys(task for arm in seeds["arms"] for task in arm["means"]))
-    rows = [["setting", "seeds", *(f"mean {task} (95 % t interval)" for task in tasks)]]
+    tested = {(line["after"], line["task"]): line for line in seeds["comparisons"] if line["design"]}
+    head = ["setting", "seeds", "task", "mean (95 % t interval)"]
+    rows = [head + (["difference", "95 % t interval", "p (Holm)", "is"] if tested else [])]
     for arm in seeds["arms"]:
-        means = [_mean(arm["means"].get(task)) for task in tasks]
-        rows.append([arm["name"], str(arm["seeds"]), *means])
+        for task, mean in arm["means"].items():
+            line = tested.get((arm["name"], task))
+            rows.append([arm["name"], str(arm["seeds"]), task, _mean(mean)])
+            if line:
+                rows[-1] += [signed(line["difference"]), interval(line["ci95"], True), f"{line['p_holm']:.2g}"]
+                rows[-1].append(line["relation"])
+            rows[-1] += [""] * (len(rows[0]) - len(rows[-1]))
     repeats = [name for arm in seeds["arms"] for name in arm["repeats"]]
     said = [f"Vary: {', '.join(seeds['varying'])}."] if seeds["varying"] else []
     said += [f"Left out, of the same seeds as another: {', '.join(repeats)}."] if repeats else []
     yield Block("Over seeds", said, rows, name="seeds")
 
 
-def _mean(mean: Json | None) -> str:
-    if mean is None:
-        return "—"
-    known = f"{interval(mean['ci95'])}" if mean["ci95"] else f"too few seeds: {mean['n']} of 5"
+def _mean(mean: Json) -> str:
+    known = interval(mean["ci95"]) if mean["ci95"] else f"too few seeds: {mean['n']} of {FEWEST_SEEDS}"
     return f"{mean['mean']:.3f} ({known})"
 
 
@@ -223,10 +228,10 @@ def _questions(result: Json) -> Iterator[Block]:
         rows = [["run", "against", "task", "value", "difference", "95 % interval", "p (Holm)", "is"]]
         for pair in pairs:
             rows += [
-                [_short(pair["after"]), _short(pair["before"]), line["task"], f"{line['after']:.3f}",
+                [short(pair["after"]), short(pair["before"]), line["task"], f"{line['after']:.3f}",
                  signed(line["difference"]), interval(line["ci95"], True), f"{line['p_holm']:.3g}", _is(pair, line)]
                 for line in pair["tasks"] if line["decisive"]
-            ] or [[_short(pair["after"]), _short(pair["before"]), "—", "", "", "", "", _refused(pair)]]  # fmt: skip
+            ] or [[short(pair["after"]), short(pair["before"]), "—", "", "", "", "", _refused(pair)]]  # fmt: skip
         yield Block("On the shared questions", table=rows, name="pairs")
         return
     for pair in pairs:
@@ -269,9 +274,9 @@ def _examples(pair: Json) -> Iterator[str]:
     for way, said in (("gained", pair["after"]), ("lost", pair["before"])):
         for one in examples.get(way, []):
             right = f"   (right: {_brief(one['answer'], 30)})" if one["answer"] else ""
-            yield f"only {_short(said)} right: {_brief(one['question'], 50)}{right}"
+            yield f"only {short(said)} right: {_brief(one['question'], 50)}{right}"
             for side in ("before", "after"):
-                yield f"    {_short(pair[side])}: {_brief(one[side], 74)}"
+                yield f"    {short(pair[side])}: {_brief(one[side], 74)}"
 
 
 def _brief(text: str | None, most: int) -> str:
@@ -279,7 +284,7 @@ def _brief(text: str | None, most: int) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A run's name in a column: ids are cut to 12 digits."""
     return name[:12] if re.fullmatch("[0-9a-f]{32,40}", name) else name
 

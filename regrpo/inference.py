@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from regrpo.stats import ALPHA, POWER, Interval, Kind
@@ -28,7 +29,7 @@ MCNEMAR, PAIRED_T = "exact McNemar test", "paired t test"
 
 
 @dataclass(frozen=True)
-class Paired:
+class Tested:
     """A later run against an earlier one on the same `n` questions; the difference is later minus earlier.
 
     `deviation` is the per-question difference's standard deviation (for a binary metric where there is no true
@@ -37,7 +38,6 @@ class Paired:
 
     n: int
     difference: float
-    ci95: Interval
     test: str
     p: float
     gained: int | None
@@ -54,25 +54,43 @@ class Paired:
         return questions_for(self.difference, self.deviation, alpha, binary=self.gained is not None)
 
 
-def compare_questions(
-    pairs: Sequence[tuple[Values, Values, Kind]], *, resamples: int = 10_000, seed: int = 0
-) -> list[Paired]:
-    """Each (before, after, kind), the same questions in the same order, as `stats.compare` would compare it.
+def compare_questions(before: Values, after: Values, kind: Kind) -> Tested:
+    """`after` against `before`, the same questions in the same order, as `stats.compare` would, without the interval.
 
-    The interval is the paired percentile bootstrap's, p that of the exact McNemar test or, for a continuous metric, of
-    the paired t test. Each pair the other way round gives exactly the same with signs turned. Raises ValueError for no
-    questions, unequal numbers of them and values that are not finite.
+    p is the exact McNemar test's or, for a continuous metric, the paired t test's. The other way round gives exactly
+    the same with signs turned. Raises ValueError for no questions, unequal numbers of them, or what is not finite.
+    """
+    import numpy as np
+    from scipy.stats import ttest_1samp
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    d = _differences(before, after)
+    n, mean = len(d), float(d.mean()) + 0.0
+    if kind == "binary":
+        gained, lost = int((d > 0).sum()), int((d < 0).sum())
+        p = float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)  # looks at the discordant questions only
+        return Tested(n, mean, MCNEMAR, p, gained, lost, math.sqrt((gained + lost) / n))
+    deviation = float(d.std(ddof=1)) if n > 1 else math.nan
+    # Without variation there is no t: equal everywhere, or apart by one and the same amount everywhere.
+    p = float(ttest_1samp(d, 0).pvalue) if np.ptp(d) > 0 else 1.0 if n == 1 or mean == 0 else 0.0
+    return Tested(n, mean, PAIRED_T, p, None, None, deviation)
+
+
+def question_intervals(pairs: Sequence[tuple[Values, Values]], *, resamples: int, seed: int = 0) -> list[Interval]:
+    """The paired bootstrap's 95 % interval of each (before, after), as in `stats.compare`; those of one length at once.
+
+    The other way round gives exactly the turned interval. Raises ValueError as `compare_questions` does.
     """
     import numpy as np
 
-    differences = [_differences(before, after) for before, after, _ in pairs]
-    intervals: dict[int, Interval] = {}
+    differences = [_differences(before, after) for before, after in pairs]
+    found: dict[int, Interval] = {}
     for n in {len(one) for one in differences}:
         group = [index for index, one in enumerate(differences) if len(one) == n]
         columns = np.stack([differences[index] for index in group], axis=1)
-        found = bootstrap_intervals(columns, resamples=resamples, seed=seed)
-        intervals |= {index: (float(low), float(high)) for index, (low, high) in zip(group, found, strict=True)}
-    return [_paired(one, pairs[index][2], intervals[index]) for index, one in enumerate(differences)]
+        limits = bootstrap_intervals(columns, resamples=resamples, seed=seed)
+        found |= {index: (float(low), float(high)) for index, (low, high) in zip(group, limits, strict=True)}
+    return [found[index] for index in range(len(pairs))]
 
 
 def bootstrap_intervals(differences: Values, *, resamples: int, seed: int) -> Values:
@@ -110,22 +128,6 @@ def _differences(before: Values, after: Values) -> Values:
     return y - x
 
 
-def _paired(d: Values, kind: Kind, interval: Interval) -> Paired:
-    import numpy as np
-    from scipy.stats import ttest_1samp
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    n, mean = len(d), float(d.mean()) + 0.0
-    if kind == "binary":
-        gained, lost = int((d > 0).sum()), int((d < 0).sum())
-        p = float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)  # looks at the discordant questions only
-        return Paired(n, mean, interval, MCNEMAR, p, gained, lost, math.sqrt((gained + lost) / n))
-    deviation = float(d.std(ddof=1)) if n > 1 else math.nan
-    # Without variation there is no t: equal everywhere, or apart by one and the same amount everywhere.
-    p = float(ttest_1samp(d, 0).pvalue) if np.ptp(d) > 0 else 1.0 if n == 1 or mean == 0 else 0.0
-    return Paired(n, mean, interval, PAIRED_T, p, None, None, deviation)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values of several comparisons after Holm's correction (Holm 1979, Scand. J. Statist. 6:65)."""
     from statsmodels.stats.multitest import multipletests
@@ -161,6 +163,7 @@ def questions_for(difference: float, deviation: float, alpha: float = ALPHA, *, 
     return math.ceil(n - 1e-9) if n <= MOST else None
 
 
+@cache
 def _z_effect(alpha: float) -> float:
     """z₁₋α⸝₂ + z₀.₈₀: the effect, in standard errors, that a two-sided z test shows with 80 % power."""
     from statsmodels.stats.power import NormalIndPower

@@ -7,6 +7,7 @@ it is finished is told from the chain of its records; the answers come from the 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -594,6 +595,18 @@ def completions(run: Run, task: str) -> dict[str, str | None]:
         return {}
     table = read_samples(file, ["id", "completion"], task)
     return {str(one): text for one, text in zip(table["id"], table["completion"], strict=True)}
+
+
+def curve(run: Run, metric: str) -> list[tuple[float, float]]:
+    """(optimizer step, value) of a metric of GRPO's history; empty where it was not logged."""
+    data = run.snapshot.read(HISTORY)
+    if data is None or "grpo" not in run.stages or _known(run.snapshot.lock()["stages"]["grpo"])[HISTORY] != _md5(data):
+        return []
+    points = []
+    for row in csv.DictReader(io.StringIO(data.decode())):
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # not logged at all, or not at this step
+            points.append((float(row["step"]), float(row[metric])))
+    return points
 
 
 def _evaluation(snapshot: Snapshot, entries: Mapping[str, Any]) -> tuple[Evaluation | None, str | None]:

@@ -32,7 +32,14 @@ def sentences(questions: Json, seeds: Json) -> list[str]:
 
 
 def _over_seeds(seeds: Json) -> list[str]:
-    said = [_difference(line, seeds) for line in seeds["comparisons"] if line["design"]]
+    tested = [line for line in seeds["comparisons"] if line["design"]]
+    if len(tested) > FEW:
+        counts = ", ".join(f"{count} {word}" for word, count in Counter(line["relation"] for line in tested).items())
+        return [
+            f"Over seeds, of {len(tested)} settings against {tested[0]['before']}: {counts} (t tests"
+            f"{_holm(len(tested))}). The intervals cover {seeds['covers']}."
+        ]
+    said = [_difference(line, seeds) for line in tested]
     if len(seeds["arms"]) == 1 and seeds["arms"][0]["enough"]:
         for task, mean in seeds["arms"][0]["means"].items():
             said.append(

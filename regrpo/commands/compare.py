@@ -26,7 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    result = compare.compare(args.runs, Path.cwd(), sweep=args.sweep, mlflow=not args.no_mlflow)
+    result = compare.compare(
+        args.runs, Path.cwd(), sweep=args.sweep, mlflow=not args.no_mlflow, curves=args.html is not None
+    )
+    if args.html:
+        from regrpo import compare_page, pages
+
+        pages.write(args.html, compare_page.page(result))
     if args.json:
         print(json.dumps(result, indent=2, allow_nan=False))
     elif args.md:
