@@ -15,6 +15,7 @@ COMMANDS = {
     "reproduce": "make a run again in a temporary worktree, and say whether the same came out",
     "sync": "bring MLflow up to date with the files (idempotent)",
     "audit": "whether a run is what its records say, to the byte",
+    "promote": "register a run's model in MLflow; champion only if audit, doctor and paired test allow it",
     "lineage": "which run made what from what, upstream or downstream",
 }
 
