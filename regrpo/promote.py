@@ -278,8 +278,8 @@ def _gap(value: float, kind: str) -> str:
 
 def _in_words(found: Mapping[str, Any]) -> str:
     low, high = (_gap(end, found["kind"]).removesuffix(" points") for end in found["ci95"])
-    text = f"{_gap(found['difference'], found['kind'])} [{low}, {high}] on {found['questions']} questions of "
-    text += found["task"]
+    difference = _gap(found["difference"], found["kind"])
+    text = f"{difference} [{low}, {high}] on {found['questions']} questions of {found['task']}"
     if found["p_mcnemar"] is not None:
         text += f" (gained {found['gained']}, lost {found['lost']}, exact McNemar p {found['p_mcnemar']:.3g})"
     return text
