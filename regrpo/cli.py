@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "whether a run is what its records say, to the byte",
     "report": "one page about a run, reports/index.html: states, gate, curves, evaluation, samples, lineage",
     "compare": "what differs between runs, and whether they differ by more than chance",
+    "promote": "register a run's model in MLflow; champion only if audit, doctor and paired test allow it",
     "lineage": "which run made what from what, upstream or downstream",
 }
 

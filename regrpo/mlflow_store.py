@@ -345,6 +345,10 @@ class Store:
         self._end(run_id, "FINISHED", verdict["ended"], "reproduction", verdict["verdict"])
         return run_id
 
+    def registry(self) -> Registry:
+        """The model registry of this store."""
+        return Registry(self.client)
+
 
 def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
     """The commit as MLflow shows it, and whether (and how: SHA-256 of the diff) the code differed from it."""
@@ -425,3 +429,62 @@ def open_reader(uri: str) -> Reader:
     import mlflow
 
     return Reader(mlflow.MlflowClient(uri))
+
+
+class Registry(Reader):
+    """MLflow's model registry, as `regrpo promote` reads and writes it; a version is {version, tags}."""
+
+    def logged_model(self, record: Mapping[str, Any], path: str) -> str | None:
+        """The id of the logged model that stands for a stage record's output; None where the store has none."""
+        run = self.run(record["mlflow_run_id"]) if record.get("mlflow_run_id") else None
+        for found in [run] if run else self.tagged(regrpo__run=record["run"]):
+            made = self.client.search_logged_models([found["experiment"]], f"source_run_id = '{found['id']}'")
+            for model in made:
+                if (model.tags.get("regrpo.path"), model.tags.get("regrpo.run")) == (path, record["run"]):
+                    return str(model.model_id)
+        return None
+
+    def row(self, pipeline_key: str) -> str | None:
+        """The id of the newest row of a whole pipeline; None where there is none."""
+        found = self.tagged(regrpo__pipeline_key=pipeline_key, regrpo__kind="pipeline")
+        return str(found[0]["id"]) if found else None
+
+    def holder(self, name: str, alias: str) -> dict[str, Any] | None:
+        """The version of a registered model that holds an alias; None where none does or there is no such model."""
+        version = self._aliases(name).get(alias)
+        found = self.client.get_model_version(name, version) if version else None
+        return {"version": str(found.version), "tags": dict(found.tags)} if found else None
+
+    def version_of(self, name: str, pipeline_key: str) -> dict[str, Any] | None:
+        """The version that a pipeline was registered as; None where it was not."""
+        found = self.client.search_model_versions(f"name = '{name}'", max_results=1000)
+        ours = [one for one in found if one.tags.get("regrpo.pipeline_key") == pipeline_key]
+        return {"version": str(ours[-1].version), "tags": dict(ours[-1].tags)} if ours else None
+
+    def _aliases(self, name: str) -> dict[str, str]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return {alias: str(version) for alias, version in self.client.get_registered_model(name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+    def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """A new version that points to a logged model (and it to the version); returns its number."""
+        import mlflow
+
+        return str(mlflow.register_model(f"models:/{model_id}", name, None, tags=dict(tags)).version)
+
+    def describe(self, name: str, version: str, tags: Mapping[str, str], description: str) -> None:
+        """Give a version these tags and this description (Markdown)."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version, key, value)
+        self.client.update_model_version(name, version, description)
+
+    def give_alias(self, name: str, version: str, alias: str) -> None:
+        """Move an alias to a version; a champion is no candidate any more."""
+        self.client.set_registered_model_alias(name, alias, version)
+        if alias == "champion" and self._aliases(name).get("candidate") == version:
+            self.client.delete_registered_model_alias(name, "candidate")

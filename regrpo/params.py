@@ -23,6 +23,8 @@ S = typing.TypeVar("S", bound="Section")
 DEFAULT_PROFILE = Path("params.yaml")
 STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model_card")
 """The stages in running order; also the sections of a profile and the folders of reports/."""
+SECTIONS = (*STAGES, "promote")
+"""The sections of a profile: one per stage, and the rule of `regrpo promote`, which no stage reads."""
 
 
 class Section(BaseModel):
@@ -171,15 +173,18 @@ def active_profile() -> Path:
     return Path(profile)
 
 
-def read_profile(path: Path) -> dict[str, Any]:
-    """A whole profile: a mapping with exactly one section per stage (besides `profile:`). Raises Refused otherwise."""
+def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> dict[str, Any]:
+    """A whole profile: a mapping of exactly SECTIONS (besides `profile:`), or of those `needed` at least.
+
+    Raises Refused for a missing or unknown one.
+    """
     profile = read_yaml(path)
     found = set(profile) - {"profile"} if isinstance(profile, dict) else set()
-    if found != set(STAGES):
-        missing, unknown = sorted(set(STAGES) - found), sorted(map(str, found - set(STAGES)))
+    missing, unknown = sorted(set(needed) - found), sorted(map(str, found - set(SECTIONS)))
+    if missing or unknown:
         raise Refused(
             str(path),
-            expected=f"one section per stage ({', '.join(STAGES)})",
+            expected=f"one section per stage, and promote ({', '.join(SECTIONS)})",
             found="; ".join(
                 part
                 for part in (

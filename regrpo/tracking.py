@@ -311,10 +311,12 @@ def _sync_locked() -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def opened(create: bool = True) -> Iterator[Store]:
+def opened(
+    create: bool = True, remedy: str = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without."
+) -> Iterator[Store]:
     """The store, for a command to read or write besides what the journals hold; MLflow's chatter goes to the log.
 
-    Raises CannotCheck for whatever MLflow raises, and without `create` where the database is not there.
+    Raises CannotCheck (with `remedy`) for whatever MLflow raises, and without `create` where the database is not there.
     """
     database = Path(tracking_uri().removeprefix("sqlite:///"))
     if not create and tracking_uri().startswith("sqlite:") and not database.exists():
@@ -332,7 +334,6 @@ def opened(create: bool = True) -> Iterator[Store]:
         except RegrpoError:
             raise
         except Exception as error:  # as in _noting
-            remedy = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without."
             problem = _log_and_name(error)
             raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
 

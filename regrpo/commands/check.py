@@ -13,7 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from regrpo import base_models, formats, launch, params, rewards, sources, verifiers
+=======
+from regrpo import base_models, formats, params, promote, rewards, sources, verifiers
+>>>>>>> promote
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -50,6 +54,7 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
         return [*findings, {"what": "profile", "problem": str(error), "exit_code": error.exit_code}]
     for stage in params.STAGES:
         findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
+    findings.append(_finding(f"{path}: promote", lambda: _parse_promote(sections, path)))
     return findings
 
 
@@ -65,6 +70,20 @@ def _parse(stage: str, values: object, profile: Path) -> None:
     section = params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
     if stage in LOOK_UP:
         LOOK_UP[stage](section, profile)
+
+
+def _parse_promote(sections: dict[str, Any], profile: Path) -> None:
+    """The rule of `regrpo promote`, and that its task is one that evaluate asks (or another metric of one)."""
+    section = params.parse_section(promote.Params, sections["promote"], f"{profile}: promote")
+    evaluate = sections["evaluate"]
+    asked = list(map(str, evaluate.get("tasks") or [])) if isinstance(evaluate, dict) else []
+    if asked and not any(section.task == task or section.task.startswith(f"{task}_") for task in asked):
+        raise Refused(
+            f"{profile}: promote.task",
+            expected=f"a task of evaluate.tasks ({', '.join(asked)})",
+            found=section.task,
+            remedy="Name one of them, or add it there.",
+        )
 
 
 def require_data(section: Any, profile: Path) -> None:
