@@ -13,11 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from regrpo import base_models, formats, launch, params, rewards, sources, verifiers
-=======
-from regrpo import base_models, formats, params, promote, rewards, sources, verifiers
->>>>>>> promote
+from regrpo import base_models, formats, launch, params, promote, rewards, sources, verifiers
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
