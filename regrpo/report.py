@@ -201,7 +201,7 @@ class Report:
 def read(place: Place, root: Path) -> Report:
     """Read a pipeline's files. Raises CannotCheck where nothing of it can be read at all."""
     reader = _Reader(place, root)
-    stages, newest = reader.stages()
+    stages, newest, began = reader.stages()
     verdict = reader.json("reports/validate/verdict.json", Verdict.model_validate)
     evaluation = reader.json("reports/evaluate/metrics.json", Evaluation.model_validate)
     health = reader.json("reports/grpo/health.json", Health.model_validate)
@@ -219,7 +219,7 @@ def read(place: Place, root: Path) -> Report:
         place=place,
         root=root,
         stages=stages,
-        execution=_utc(newest.facts["started"]) if newest else None,
+        execution=None if began is None else _utc(began),
         pipeline_key=reader.pipeline_key(),
         name=reader.model_name(),
         profile=reader.profile(),
@@ -308,12 +308,14 @@ class _Reader:
     def model_name(self) -> str:
         """What the profile calls the model."""
         section = self.snapshot.params().get("model_card") if self.lock["stages"] else None
+        if section is None and (profile := self.profile()):
+            section = (self.guarded(profile, partial(self._yaml, profile)) or {}).get("model_card")
         return str(section["model_name"]) if isinstance(section, dict) and section.get("model_name") else "regrpo"
 
     # --- stages -----------------------------------------------------------------------------------------------------
 
-    def stages(self) -> tuple[list[Stage], Told | None]:
-        """The stages in running order, and the journal of the newest execution here that made, or tried, one."""
+    def stages(self) -> tuple[list[Stage], Told | None, float | None]:
+        """The stages in running order; the last journal of the newest execution here, and when that one began."""
         records = {
             name: self.guarded(
                 f"reports/{name}/run.json", partial(history.parse_record, data, f"reports/{name}/run.json")
@@ -350,7 +352,8 @@ class _Reader:
                 stage.reasons.append(f"follows {', '.join(late)}, which must run first")
                 stage.state = "stale"
             stages.append(stage)
-        return stages, newest
+        began = [one.facts["started"] for one in told if newest and _same_execution(one, newest)]
+        return stages, newest, min(began, default=None)
 
     def _journals(self, stage: str, record: Record | None) -> tuple[Told | None, Told | None]:
         """(the journal of the record's run, the newest journal of the stage in this workspace), where they are here."""

@@ -136,9 +136,9 @@ def test_a_pipeline_that_stopped_says_what_is_missing(inside: Callable[..., Path
     assert "! This pipeline is not whole." in page.words
     for name in missing:
         assert f"{name} not run" in page.words
-    assert ("Completions of base, SFT and GRPO will stand here" in page.words) == ("evaluate" in missing)
-    assert ("Reward, dev accuracy and length curves will stand here" in page.words) == ("grpo" in missing)
-    assert ("The gate's verdict will stand here" in page.words) == ("validate" in missing)
+    assert ("Completions of base, SFT and GRPO cannot be shown" in page.words) == ("evaluate" in missing)
+    assert ("Reward, dev accuracy and length curves cannot be shown" in page.words) == ("grpo" in missing)
+    assert ("The gate's verdict cannot be shown" in page.words) == ("validate" in missing)
 
 
 def test_refused_data_is_the_first_thing_said_with_rows_and_remedy(inside: Callable[..., Path]) -> None:
@@ -215,7 +215,8 @@ def journal(stage: str, run: str, execution: list[float] | None, closed: str | N
     folder = Path(f".regrpo/journal/20261122T14{STAGES.index(stage):02}{int((execution or [0])[0]):02}-{stage}")
     facts = {"stage": stage, "run": run, "execution": execution, "experiment": None, "baseline": None}
     files.write_json(
-        folder / "open.json", facts | {"workspace": str(Path.cwd()), "process": [1, 0.0], "started": 1795357800.0}
+        folder / "open.json",
+        facts | {"workspace": str(Path.cwd()), "process": [1, 0.0], "started": 1795357800.0 + 60 * STAGES.index(stage)},
     )
     if closed:
         files.write_json(folder / "closed.json", {"status": closed, "ended": 1795357900.0, "record": None})
@@ -228,7 +229,7 @@ def test_what_ran_in_the_newest_execution_is_told_from_what_came_from_the_cache(
         journal(stage, f"{index}" * 32, [2.0, 20.0] if index >= 4 else [1.0, 10.0])
     assert states() == {name: "ran" if STAGES.index(name) >= 4 else "cached" for name in STAGES}
     page = written()
-    assert "The execution of 2026-11-22 14:30 UTC ran 3 of them; the others were up to date" in page.words
+    assert "The execution of 2026-11-22 14:34 UTC ran 3 of them; the others were up to date" in page.words
     assert f"this pipeline's row is {'abcd' * 8}" in page.words
     for index in range(4):
         journal(STAGES[index], f"{index}" * 32, [2.0, 20.0])
@@ -289,7 +290,7 @@ def test_a_history_of_other_things_than_numbers_is_named(inside: Callable[..., P
         Path("reports/grpo/history.csv").write_text(content)
         assert problem in written().words
     Path("reports/grpo/history.csv").write_text("")
-    assert "curves will stand here" in written().words
+    assert "curves cannot be shown" in written().words
 
 
 def test_nothing_readable_is_an_error_in_one_line(
