@@ -211,9 +211,9 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
     configs: dict[str, Any] = {}
     for stage in TRAINED:
         if stage in sections and (stage == "grpo" or sections[stage].max_steps):
-            config, told = preflight.build(stage, sections[stage], target.device(sections[stage].device))
-            findings += told
             findings += preflight.arithmetic(stage, sections[stage], target)
+            config, told = preflight.build(stage, sections[stage], target.device(sections[stage].device))
+            findings += [one for one in told if one.key not in {known.key for known in findings}]
             if config is not None:
                 configs[stage] = config
     findings += preflight.hardware_findings(sections, configs, target)
@@ -286,14 +286,17 @@ def _estimates(
     advised: list[dict[str, Any]] = []
     if shape is None:
         return phases, advised
+    adapters: dict[str | None, shapes.Adapter] = {}
     for name, built in configs.items():
         section = sections[name]
+        as_text = section.lora.model_dump_json() if section.lora else None
         try:
-            adapter = shapes.adapter(config, section.lora, f"{name}.lora") if section.lora else None
+            if as_text and as_text not in adapters:  # PEFT takes a second for a model of many layers
+                adapters[as_text] = shapes.adapter(config, section.lora, f"{name}.lora")
         except Refused as error:
             findings.append(wrong(error.where, error.found, error.remedy))
             continue
-        stage = work_of(name, section, built, sections, target, adapter)
+        stage = work_of(name, section, built, sections, target, adapters.get(as_text))
         roof = _roof(section, stage, target, findings)
         phases += (told := estimate(stage, shape, roof, section.max_steps))
         if not all(one["fits"] for one in told):
