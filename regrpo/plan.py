@@ -45,7 +45,6 @@ def work_of(
     processes = world(section, target)
     settings = config.model_init_kwargs or {}
     half = str(settings.get("dtype", settings.get("torch_dtype", ""))) in ("bfloat16", "float16")
-    quantised = getattr(section, "quantization", None)
     prompt = sections["validate"].max_prompt_tokens if "validate" in sections else 512
     if stage == "grpo":
         completion = config.max_completion_length
@@ -61,7 +60,7 @@ def work_of(
         checkpointing=bool(config.activation_checkpointing),
         autocast=bool(config.bf16 or config.fp16),
         weight_bytes=2 if half else 4,
-        nf4=bool(quantised),
+        quantised=_quantised(getattr(section, "quantization", None)),
         eager=settings.get("attn_implementation") == "eager",
         optimizer=str(getattr(config.optim, "value", config.optim)),
         adapter=adapter,
@@ -84,6 +83,14 @@ def work_of(
             sleeps=bool(config.vllm_enable_sleep_mode),
         )
     return Stage(stage, device, train, generation, limit(kind, target))
+
+
+def _quantised(settings: Any) -> float | None:
+    """Bytes of a quantised weight, by bitsandbytes' settings; None without them."""
+    if settings is None:
+        return None
+    bits = 8 if settings.load_in_8bit else 4.5 if settings.bnb_4bit_use_double_quant else 4
+    return memory.QUANTISED_BYTES[bits]
 
 
 def limit(kind: str, target: Target) -> int:

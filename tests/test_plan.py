@@ -508,7 +508,11 @@ def test_memory_follows_what_each_setting_is_known_to_do() -> None:
     assert term("optimizer", adapter=adapter) == 8 * adapter.parameters
     assert term("reference model", reference=True) == 4 * shape.parameters
     assert term("reference model", reference=True, adapter=adapter) == 0  # the adapter is switched off instead
-    assert term("weights", nf4=True) < term("weights", weight_bytes=2) < term("weights")
+    assert term("weights", weight_bytes=2) * 2 == term("weights")
+    rest = 4 * (shape.parameters - shape.linear_parameters)  # embedding and norms
+    assert term("weights", quantised=memory.QUANTISED_BYTES[8]) == shape.linear_parameters + rest
+    assert term("weights", quantised=memory.QUANTISED_BYTES[4.5]) == round(shape.linear_parameters * 4.127 / 8) + rest
+    assert term("adapter", adapter=adapter, quantised=0.5) == 2 * adapter.parameters
     assert term("weights", processes=4, sharded=True) == shape.parameters
     assert term("gradients, DDP's buckets", processes=4) == 4 * shape.parameters
     larger = memory.train_peak(shape, dataclasses.replace(work, batch=8), CPU, "sft").terms["activations"]
