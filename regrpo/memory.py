@@ -21,8 +21,9 @@ OPTIMIZER_BYTES = {
 }  # fmt: skip
 """Bytes of state per trainable parameter: Adam's two moments in float32 are 8 (Rajbhandari et al. 2020,
 arXiv:1910.02054, section 3.1), in 8 bits 2 (Dettmers et al. 2022, arXiv:2110.02861)."""
-NF4_BYTES = 0.5 + 0.127 / 8
-"""Of a weight in nf4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
+QUANTISED_BYTES = {8: 1.0, 4: 0.5 + 0.5 / 8, 4.5: 0.5 + 0.127 / 8}
+"""Of a weight in 8 bits, in 4, and in 4 with double quantisation (4.5): the constants of each block of 64 weigh
+0.5 bits, doubly quantised 0.127 (Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Training:
     checkpointing: bool = False
     autocast: bool = False
     weight_bytes: int = 4
-    nf4: bool = False
+    quantised: float | None = None
+    """Bytes of a weight in the layers' linear modules, where bitsandbytes quantises them."""
     eager: bool = False
     optimizer: str = "adamw_torch_fused"
     adapter: Adapter | None = None
@@ -144,9 +146,10 @@ def _is_mlp(name: str) -> bool:
 
 
 def weights(shape: Shape, work: Training) -> int:
-    """Bytes of the policy's own weights: nf4 quantises the layers' linear modules, embedding and norms stay."""
-    if work.nf4:
-        return round(shape.linear_parameters * NF4_BYTES) + 2 * (shape.parameters - shape.linear_parameters)
+    """Bytes of the policy's own weights: the layers' linear modules are quantised, embedding and norms are not."""
+    if work.quantised:
+        rest = shape.parameters - shape.linear_parameters
+        return round(shape.linear_parameters * work.quantised) + rest * work.weight_bytes
     return shape.parameters * work.weight_bytes
 
 
@@ -158,14 +161,19 @@ def optimizer_bytes(name: str) -> float:
     return 8.0
 
 
+def adapter_bytes(work: Training) -> int:
+    """Of a trained parameter: PEFT keeps adapters in float32, TRL casts those on quantised weights to bfloat16."""
+    return 2 if work.adapter and work.quantised else 4 if work.adapter else work.weight_bytes
+
+
 def resident(shape: Shape, work: Training) -> dict[str, int]:
     """What is there all the time: weights, adapter, optimizer states, reference model, gradients that accumulate."""
     parts = work.processes if work.sharded else 1
     trained = work.adapter.parameters if work.adapter else shape.parameters
-    gradient = trained * (4 if work.adapter else work.weight_bytes)
+    gradient = trained * adapter_bytes(work)
     return {
         "weights": weights(shape, work) // parts,
-        "adapter": 4 * work.adapter.parameters if work.adapter else 0,
+        "adapter": adapter_bytes(work) * work.adapter.parameters if work.adapter else 0,
         "optimizer": round(trained * optimizer_bytes(work.optimizer)) // parts,
         "reference model": weights(shape, work) // parts if work.reference and not work.adapter else 0,
         "gradients, accumulated": gradient // parts if work.accumulate > 1 else 0,
@@ -191,7 +199,7 @@ def train_peak(shape: Shape, work: Training, device: Device, name: str) -> Phase
         "casts to bf16": copied,
         "gathered layers": gathered,
     }
-    gradients = trained * (4 if work.adapter else work.weight_bytes) // parts
+    gradients = trained * adapter_bytes(work) // parts
     embedding = shape.embedding * 4 // parts if work.adapter is None else 0
     end = {
         "gradients": (0 if work.accumulate > 1 else gradients) + embedding,
@@ -204,8 +212,10 @@ def train_peak(shape: Shape, work: Training, device: Device, name: str) -> Phase
 
 def _casts(shape: Shape, work: Training) -> int:
     """Autocast's bf16 copies of float32 weights, read by the backward; with checkpointing a LoRA keeps one layer's."""
-    if not work.autocast or work.weight_bytes == 2 or work.nf4:
-        return 2 * shape.linear_parameters // shape.layers if work.nf4 else 0
+    if work.quantised:  # one layer at a time is there unpacked
+        return 2 * shape.linear_parameters // shape.layers
+    if not work.autocast or work.weight_bytes == 2:
+        return 0
     layers = 1 if work.checkpointing and work.adapter else shape.layers
     return 2 * shape.linear_parameters // shape.layers * layers
 

@@ -45,7 +45,6 @@ def work_of(
     processes = world(section, target)
     settings = config.model_init_kwargs or {}
     half = str(settings.get("dtype", settings.get("torch_dtype", ""))) in ("bfloat16", "float16")
-    quantised = getattr(section, "quantization", None)
     prompt = sections["validate"].max_prompt_tokens if "validate" in sections else 512
     if stage == "grpo":
         completion = config.max_completion_length
@@ -61,7 +60,7 @@ def work_of(
         checkpointing=bool(config.activation_checkpointing),
         autocast=bool(config.bf16 or config.fp16),
         weight_bytes=2 if half else 4,
-        nf4=bool(quantised),
+        quantised=_quantised(getattr(section, "quantization", None)),
         eager=settings.get("attn_implementation") == "eager",
         optimizer=str(getattr(config.optim, "value", config.optim)),
         adapter=adapter,
@@ -84,6 +83,14 @@ def work_of(
             sleeps=bool(config.vllm_enable_sleep_mode),
         )
     return Stage(stage, device, train, generation, limit(kind, target))
+
+
+def _quantised(settings: Any) -> float | None:
+    """Bytes of a quantised weight, by bitsandbytes' settings; None without them."""
+    if settings is None:
+        return None
+    bits = 8 if settings.load_in_8bit else 4.5 if settings.bnb_4bit_use_double_quant else 4
+    return memory.QUANTISED_BYTES[bits]
 
 
 def limit(kind: str, target: Target) -> int:
@@ -211,9 +218,9 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
     configs: dict[str, Any] = {}
     for stage in TRAINED:
         if stage in sections and (stage == "grpo" or sections[stage].max_steps):
-            config, told = preflight.build(stage, sections[stage], target.device(sections[stage].device))
-            findings += told
             findings += preflight.arithmetic(stage, sections[stage], target)
+            config, told = preflight.build(stage, sections[stage], target.device(sections[stage].device))
+            findings += [one for one in told if one.key not in {known.key for known in findings}]
             if config is not None:
                 configs[stage] = config
     findings += preflight.hardware_findings(sections, configs, target)
@@ -286,14 +293,17 @@ def _estimates(
     advised: list[dict[str, Any]] = []
     if shape is None:
         return phases, advised
+    adapters: dict[str | None, shapes.Adapter] = {}
     for name, built in configs.items():
         section = sections[name]
+        as_text = section.lora.model_dump_json() if section.lora else None
         try:
-            adapter = shapes.adapter(config, section.lora, f"{name}.lora") if section.lora else None
+            if as_text and as_text not in adapters:  # PEFT takes a second for a model of many layers
+                adapters[as_text] = shapes.adapter(config, section.lora, f"{name}.lora")
         except Refused as error:
             findings.append(wrong(error.where, error.found, error.remedy))
             continue
-        stage = work_of(name, section, built, sections, target, adapter)
+        stage = work_of(name, section, built, sections, target, adapters.get(as_text))
         roof = _roof(section, stage, target, findings)
         phases += (told := estimate(stage, shape, roof, section.max_steps))
         if not all(one["fits"] for one in told):

@@ -100,6 +100,14 @@ def explain(stage: str, model: type[BaseModel], values: Any, error: ValidationEr
     return list(found.values())
 
 
+WORDS = {"bool": "true or false", "int": "a whole number", "number": "a number", "float": "a number", "string": "text"}
+
+
+def _in_words(kind: str) -> str | None:
+    """What a type error of pydantic's asks for: "input should be a valid boolean", or its code "float_type"."""
+    return next((words for name, words in WORDS.items() if re.search(rf"(valid |\b){name}", kind)), None)
+
+
 def _plain(text: str) -> str:
     return re.sub(r"^`[\w.]+`:? ?", "", text).removesuffix("?)").partition(" (did you mean")[0]
 
@@ -123,8 +131,8 @@ def _instead(stage: str, model: type[BaseModel], key: str, one: Any) -> str:
         return str(context["expected"])
     if "expected_tags" in context:
         return str(context["expected_tags"])
-    shipped = _shipped(stage, key)
-    return ", ".join(filter(None, [limit, shipped])) or "what params.yaml has there"
+    limit = limit or _in_words(one["type"]) or _in_words(one["msg"])
+    return ", ".join(filter(None, [limit, _shipped(stage, key, one.get("input"))])) or "leave it out"
 
 
 def _whole(stage: str, model: type[BaseModel], key: str, text: str, values: Any) -> str:
@@ -137,19 +145,20 @@ def _whole(stage: str, model: type[BaseModel], key: str, text: str, values: Any)
         return groups(at_once, values["num_generations"])
     if "set by regrpo" in text or "refused" in text or "neither ours" in text:
         return "leave it out"
-    if (shipped := _shipped(stage, key)) is not None:
+    if (shipped := _shipped(stage, key, values.get(key) if isinstance(values, dict) else None)) is not None:
         return shipped
     default = _library_default(model, key)
-    return (
-        "leave it out" if default is None else f"{default} ({getattr(model, 'library', '').rpartition(':')[2]}'s own)"
-    )
+    if default is None:
+        return _in_words(text) or "leave it out"
+    return f"{default} ({getattr(model, 'library', '').rpartition(':')[2]}'s own)"
 
 
-def _shipped(stage: str, key: str) -> str | None:
+def _shipped(stage: str, key: str, given: Any) -> str | None:
+    """The default profile's value for a key, unless that is the one given."""
     value = read_yaml(Path("params.yaml")).get(stage, {}) if Path("params.yaml").exists() else {}
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return None if value is None or isinstance(value, dict | list) else f"{value}, as in params.yaml"
+    return None if value in (None, given) or isinstance(value, dict | list) else f"{value}, as in params.yaml"
 
 
 def _library_default(model: type[BaseModel], key: str) -> Any:
@@ -168,9 +177,13 @@ def _config_class(library: str) -> Any:
 
 
 def groups(at_once: int, near: int) -> str:
-    """Group sizes that divide the completions generated at once, the nearest to what was asked for first."""
-    divisors = sorted((n for n in range(2, at_once + 1) if at_once % n == 0), key=lambda n: (abs(n - near), n))
-    return " or ".join(map(str, divisors[:2])) or f"no number divides {at_once}: raise per_device_train_batch_size"
+    """The group sizes next to what was asked for that divide the completions generated at once."""
+    divisors = [n for n in range(2, at_once + 1) if at_once % n == 0]
+    next_to = [
+        max((n for n in divisors if n < near), default=None),
+        min((n for n in divisors if n > near), default=None),
+    ]
+    return " or ".join(str(n) for n in next_to if n) or f"none divides {at_once}: raise per_device_train_batch_size"
 
 
 # --- the configurations that the stages will use ----------------------------------------------------------------

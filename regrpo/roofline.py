@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from regrpo.memory import Generation, Training, cache_per_sequence, optimizer_bytes, weights
 from regrpo.shapes import Shape
@@ -71,6 +72,7 @@ def of_card(name: str, half: bool) -> Roof | None:
     return Roof(known, peak if half else peak / 16, CARDS[known][1], LAUNCH)
 
 
+@cache
 def of_this_cpu(threads: int) -> Roof:
     """Measured in a fifth of a second: float32 matrices of 512 multiplied, and 64 MB copied, by so many threads."""
     import torch

@@ -210,14 +210,6 @@ def _gguf_config(source: Any) -> Any:
         )  # fmt: skip
     from transformers import AutoConfig
 
-    if source.kind == "package":
-        spec = importlib.util.find_spec(source.package.replace("-", "_"))
-        if spec is None or not spec.submodule_search_locations:
-            raise Refused(
-                "base_model.source.package", expected=f"the package {source.package} installed", found="none",
-                remedy=f"pip install -c constraints.txt {source.package}",
-            )  # fmt: skip
-        path = Path(spec.submodule_search_locations[0]) / source.file
-    else:
-        path = file_under(RAW_MODELS, source.file, "base_model.source.file")
+    package = source.kind == "package"
+    path = source.find() if package else file_under(RAW_MODELS, source.file, "base_model.source.file")
     return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
