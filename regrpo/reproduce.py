@@ -122,7 +122,7 @@ def _uncommitted(root: Path) -> list[str]:
     with contextlib.chdir(root):
         with contextlib.suppress(RegrpoError):  # a profile that cannot be read: params.yaml itself is looked at
             paths.append(str(params.active_profile()))
-        listed = git("-c", "status.relativePaths=true", "status", "--short", "--", *paths)
+        listed = git("--no-optional-locks", "-c", "status.relativePaths=true", "status", "--short", "--", *paths)
     return [line.split(maxsplit=1)[1] for line in (listed or "").splitlines()]
 
 

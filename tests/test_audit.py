@@ -1129,7 +1129,119 @@ def test_lineage_as_tree_mermaid_json_and_page(copy: Path, capsys: pytest.Captur
     assert (code, err.count("\n")) == (2, 1)
 
 
-def recorded(folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["audit", "lineage"])
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("no/such/folder/page.html", "no folder no/such/folder"),
+        ("models", "found a folder"),
+        ("dvc.yaml/page.html", "no folder dvc.yaml"),
+        ("pipe", "no regular file"),
+        ("x" * 300, "File name too long"),
+        ("full.html", "No space left on device"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, target: str, told: str
+) -> None:
+    def full(path: Path, text: str) -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text(text[:1000])
+            raise OSError(28, "No space left on device")
+
+    if target == "full.html":
+        monkeypatch.setattr(files, "write_text", full)
+    os.mkfifo("pipe")
+    before = sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path))
+    code, out, err = command(capsys, name, "--no-mlflow", "--html", target)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+    assert sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path)) == before
+
+
+def test_a_page_takes_the_place_of_an_older_one(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("page.html").write_text("older")
+    assert command(capsys, "lineage", "--html", "page.html")[0] == 0
+    assert "<svg" in Path("page.html").read_text()
+
+
+BREAKAGES: dict[str, tuple[Callable[[], object], str]] = {
+    "configuration": (lambda: Path(".dvc/config").write_text("[core\n"), ".dvc/config: expected DVC's configuration"),
+    "local configuration": (lambda: Path(".dvc/config.local").write_bytes(b"\xff\xfe"), "expected DVC's configuration"),
+    "no git": (lambda: shutil.rmtree(".git"), "git repository"),
+    "no dvc.yaml": (lambda: Path("dvc.yaml").unlink(), "dvc.yaml"),
+    "store": (lambda: Path("mlflow.db").write_bytes(b"no database at all" * 100), "file is not a database"),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+@pytest.mark.parametrize("name", ["audit", "lineage", "sync", "reproduce"])
+def test_a_broken_repository_is_one_line_and_nothing_changes(
+    copy: Path, capfd: pytest.CaptureFixture[str], breakage: str, name: str
+) -> None:
+    plant, told = BREAKAGES[breakage]
+    plant()
+    # Lineage asks MLflow only about an id that no file holds.
+    arguments = ["f" * 32] if (name, breakage) == ("lineage", "store") else []
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and ".regrpo" not in path.parts}
+    assert cli.main([name, *arguments]) == 2
+    said = capfd.readouterr()
+    if name == "audit" and breakage in ("no git", "store"):  # all else is checked, and this is what is missing
+        lines = [line for line in said.out.splitlines() if line.startswith("UNCHECKED")]
+        assert said.err == ""
+    else:
+        lines = said.err.splitlines()
+        assert said.out == ""
+    assert len(lines) == 1, said
+    assert told in lines[0]
+    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and ".regrpo" not in path.parts}
+    assert after == before
+
+
+# --- how a run is named -----------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_found_where_its_own_runs_are_not_where_the_pipeline_is_the_same(told: Path) -> None:
+    """The workspace was made again since: the same key by other runs."""
+    before, head = row_id(), run(told, "git", "rev-parse", "HEAD").stdout.strip()
+    edit_record("grpo", lambda record: record.update(run="a" * 32, mlflow_run_id="b" * 32))
+    place = history.find(before, told)
+    assert (place.snapshot.revision, place.mlflow_run_id) == (head, before)
+    assert history.find("a" * 32, told, mlflow=False) == history.Place(
+        "workspace", place.snapshot.__class__(told), "b" * 32
+    )
+    with pytest.raises(CannotCheck, match="found none of that name"):
+        history.find("a" * 32, told, mlflow=False, committed=True)
+    from regrpo.mlflow_store import Store
+
+    store = Store(f"sqlite:///{told}/mlflow.db", "regrpo", told / "mlartifacts")
+    tags = {"regrpo.kind": "reproduction", "regrpo.revision": head, "regrpo.reproduces": before}
+    again = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+    assert history.find(again, told).snapshot.revision == head
+    foreign = store.client.create_run(store.experiment_id).info.run_id
+    with pytest.raises(CannotCheck, match="it is no run of a pipeline"):
+        history.find(foreign, told)
+
+
+def test_a_name_of_two_commits_is_refused(copy: Path) -> None:
+    head = run(copy, "git", "rev-parse", "HEAD").stdout.strip()
+    before = run(copy, "git", "rev-parse", "HEAD~1").stdout.strip()
+    for ref in (f"refs/exps/{head[:2]}/{head[2:]}/mine", "refs/tags/mine"):
+        run(copy, "git", "update-ref", ref, head)
+    assert history.find("mine", copy).snapshot.revision == head
+    run(copy, "git", "update-ref", f"refs/exps/{before[:2]}/{before[2:]}/mine", before)
+    for name, hits in {"mine": (head[:12], before[:12])}.items():
+        with pytest.raises(CannotCheck, match="Give the commit instead") as caught:
+            history.find(name, copy)
+        assert all(hit in caught.value.found for hit in hits)
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------------
+
+
+def recorded(
+    folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs: dict[str, Any], time: str = "2026"
+) -> None:
     """A run.json; a folder's value is its {file: SHA-256}."""
 
     def items(values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -1143,11 +1255,62 @@ def recorded(folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs
     record = {
         "schema_version": 1, "stage": stage, "run": run, "key": "0" * 64, "command": "x", "parameters": {},
         "inputs": items(inputs), "outputs": items(outputs), "code": {"revision": None, "dirty": None},
-        "environment": {"packages": {}, "sha256": "0" * 64}, "started": "2026", "ended": "2026",
+        "environment": {"packages": {}, "sha256": "0" * 64}, "started": time, "ended": time,
     }  # fmt: skip
     path = folder / f"reports/{stage}/run.json"
     path.parent.mkdir(parents=True)
     files.write_json(path, [record])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """b kept a's prepare and sft; its gate ran again later with an equal verdict; grpo and card are its own."""
+    data, verdict, sft = {"data/prepared": {"train.parquet": "d" * 64}}, {"v": "e" * 64}, {"models/sft": "5" * 64}
+    shared = [("prepare", "p", {}, data, "1"), ("sft", "s", data | verdict, sft, "3")]
+    for name, gate_at, grpo_at in (("a", "2", "4"), ("b", "5", "6")):
+        model = {"models/grpo": name * 64}
+        own = [
+            ("validate", f"v-{name}", data, verdict, gate_at),
+            ("grpo", f"g-{name}", sft | verdict, model, grpo_at),
+            ("model_card", f"c-{name}", model, {"card": name * 64}, grpo_at + "1"),
+        ]
+        for stage in shared + own:
+            recorded(tmp_path / name, *stage)
+    names = {"a": "workspace", "b": "experiment b"}
+    places = {one: history.Place(names[one], audit.lineage.Snapshot(tmp_path / one)) for one in names}
+    whole = graph.of_places(list(places.values())[::order])
+    assert sorted(whole.runs) == ["c-a", "c-b", "g-a", "g-b", "p", "s", "v-a", "v-b"]
+    assert sorted(whole.runs["s"].places) == sorted(names.values())
+    monkeypatch.setattr(history, "find", lambda target, *_: places[target])
+    for target, name in ((None, "a"), ("b", "b")):
+        part, starts = graph.ask(whole, target, tmp_path, "upstream")
+        assert starts == [f"c-{name}"]
+        assert set(part.runs) == {"p", "s", f"v-{name}", f"g-{name}", f"c-{name}"}
+        lines = list(graph.tree(part, starts, "upstream"))
+        assert sum(line.lstrip("│├└─ ").startswith("sft  run s  [") for line in lines) == 1
+        assert graph.svg(part).count('<rect class="box') == 5
+        plain = graph.plain(part)
+        assert {one["run"]: one["made_from"] for one in plain["runs"]}[f"g-{name}"] == [f"v-{name}", "s"]
+    # Of the two gates with an equal verdict, the shared sft read the one that was there.
+    assert set(graph.ask(whole, "5" * 64, tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
+    assert set(graph.ask(whole, "models/sft", tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
+    downstream, starts = graph.ask(whole, "5" * 64, tmp_path, "downstream")
+    assert set(starts) == {"g-a", "g-b"}
+    assert set(downstream.runs) == {"g-a", "g-b", "c-a", "c-b"}
+
+
+def test_a_record_that_was_written_anew_is_the_same_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        recorded(tmp_path / name, "prepare", "p", {}, {"data/prepared": "d" * 64})
+    path = tmp_path / "b/reports/prepare/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[0]))  # as records were before they were lists
+    whole = graph.of_places([history.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")])
+    assert list(whole.runs) == ["p"]
+    assert [one.partition("@")[0] for one in whole.runs["p"].outputs] == [
+        "data/prepared", "reports/prepare/run.json", "reports/prepare/run.json",
+    ]  # fmt: skip
 
 
 def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path: Path) -> None:
