@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +34,20 @@ class Digest:
 
 
 def of_stream(stream: IO[bytes], md5: bool) -> Digest:
-    """Read a stream to its end once."""
+    """Read a stream to its end once; of a large one the two hashes are computed side by side."""
     sha256, other, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-    buffer = bytearray(CHUNK)
-    view = memoryview(buffer)
-    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
-        sha256.update(view[:count])
-        if md5:
-            other.update(view[:count])
-        size += count
+    now, before = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
+    pending: Future[None] | None = None
+    with ThreadPoolExecutor(1) as aside:  # its thread is made when a whole chunk comes; hashlib lets go of the lock
+        while count := stream.readinto(now):  # type: ignore[attr-defined]
+            chunk = now[:count]
+            following = aside.submit(other.update, chunk) if md5 and count == CHUNK else None
+            sha256.update(chunk)
+            if pending:
+                pending.result()  # its buffer is free to be read into
+            if md5 and not following:
+                other.update(chunk)
+            pending, now, before, size = following, before, now, size + count
     return Digest(sha256.hexdigest(), size, other.hexdigest() if md5 else None)
 
 
@@ -102,24 +107,25 @@ def parse_listing(data: bytes) -> dict[str, str] | None:
         return None
 
 
-def cache_folder(root: Path) -> Path:
-    """Where DVC's cache of the repository at `root` keeps its objects, as DVC's own configuration says.
-
-    Raises CannotCheck where that cannot be read.
-    """
+def dvc_config(root: Path) -> dict[str, Any]:
+    """DVC's configuration of the repository at `root`, as DVC reads it. Raises CannotCheck where it cannot be read."""
     from dvc.config import Config
     from dvc.exceptions import DvcException
 
     from regrpo.errors import CannotCheck
 
     try:
-        configured = Config(str(root / ".dvc")).get("cache", {}).get("dir")
+        return dict(Config(str(root / ".dvc")))
     except (DvcException, ValueError, OSError) as error:
         raise CannotCheck(
             ".dvc/config", expected="DVC's configuration", found=f"a broken one ({' '.join(str(error).split())[:120]})",
-            remedy="Restore it with git.",
+            remedy="Mend it (or .dvc/config.local), or restore it with git.",
         ) from error  # fmt: skip
-    return Path(configured or root / ".dvc" / "cache") / "files" / "md5"
+
+
+def cache_folder(root: Path) -> Path:
+    """Where DVC's cache of the repository at `root` keeps its objects."""
+    return Path(dvc_config(root).get("cache", {}).get("dir") or root / ".dvc" / "cache") / "files" / "md5"
 
 
 class Tree:

@@ -177,8 +177,7 @@ class Store:
         ]
         if lines:
             self._log(answer["run_id"], metrics)
-            last = max(answer.get("last_step", 0), *(line["step"] for line in lines))
-            journal.note(offset=offset, last_step=last)
+            journal.note(offset=offset)
 
     def _close(self, journal: Told, closed: Mapping[str, Any]) -> None:
         run_id, record = journal.answer["run_id"], closed["record"]
@@ -190,9 +189,12 @@ class Store:
             model_id = self._log_model(journal, record)
         if (journal.folder / "files").is_dir():
             self.client.log_artifacts(run_id, str(journal.folder / "files"))
-        # At the last step, so that MLflow takes them for the latest where the stage logged one of that name.
-        step = journal.answer.get("last_step", 0)
-        self._log_final_metrics(run_id, rows.final_metrics(journal.reports()), closed["ended"], step, model_id)
+        # A name that was logged live (sft's loss) has its curve: a summary under it would be a second value at one of
+        # its steps. The pipeline's row has it.
+        live = {rows.mlflow_name(name) for line in journal.metrics_from(0)[0] for name in line["values"]}
+        final = rows.final_metrics(journal.reports())
+        summary = {name: value for name, value in final.items() if name not in live}
+        self._log_final_metrics(run_id, summary, closed["ended"], model_id)
         self._end(run_id, closed["status"], closed["ended"], "stage", journal.stage)
         self._level_params("stage", journal.stage)
         journal.note(ended=True)
@@ -200,13 +202,12 @@ class Store:
             journal.mark_sent()
 
     def _log_final_metrics(
-        self, run_id: str, values: Mapping[str, float], ended: float, step: int = 0, model_id: str | None = None
+        self, run_id: str, values: Mapping[str, float], ended: float, model_id: str | None = None
     ) -> None:
         from mlflow.entities import Metric
 
-        # A millisecond later than anything logged live: of two values at one step and time MLflow takes the larger.
-        time = int(ended * 1000) + 1
-        self._log(run_id, [Metric(name, value, time, step, model_id) for name, value in values.items()])
+        time = int(ended * 1000)
+        self._log(run_id, [Metric(name, value, time, 0, model_id) for name, value in values.items()])
 
     def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]]) -> None:
         """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag."""
@@ -398,6 +399,10 @@ class Reader:
         if run and "mlflow.parentRunId" in run["tags"]:
             run = self.run(run["tags"]["mlflow.parentRunId"])
         return run["tags"].get("regrpo.pipeline_key") if run else None
+
+    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Every (step, value) of a metric, in the order of steps."""
+        return sorted((point.step, point.value) for point in self.client.get_metric_history(run_id, metric))
 
     def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
         """The tags of each model that a stage logged."""

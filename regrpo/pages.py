@@ -61,14 +61,30 @@ def _environment() -> Environment:
     return environment
 
 
+def require_writable(path: Path) -> None:
+    """Raise CannotCheck unless a page can be written there: a file, new or to be replaced, in a folder that exists."""
+    try:
+        if path.exists() and not path.is_file():
+            raise _unwritable(path, "a folder" if path.is_dir() else "no regular file")
+        if not path.parent.is_dir():
+            raise _unwritable(path, f"no folder {path.parent}")
+    except OSError as error:
+        raise _unwritable(path, str(error.strerror)) from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"a folder that may not be written to ({path.parent})")
+
+
 def write(path: Path, page: str) -> None:
-    """Write a page that a user asked for at a path. Raises CannotCheck where nothing can be written there."""
+    """Write a page whole or not at all; no folder is made for it. Raises CannotCheck where it cannot be written."""
+    require_writable(path)
     try:
         files.write_text(path, page)
     except OSError as error:
-        raise CannotCheck(
-            str(path), expected="a file that can be written", found=str(error), remedy="Name another."
-        ) from error
+        raise _unwritable(path, str(error.strerror)) from error
+
+
+def _unwritable(path: Path, found: str) -> CannotCheck:
+    return CannotCheck(str(path), expected="a file that can be written", found=found, remedy="Name another.")
 
 
 def audit_page(result: Mapping[str, Any], graph: graphs.Graph) -> str:

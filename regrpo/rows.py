@@ -6,6 +6,8 @@ MLflow's table compares whole pipelines.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,6 +78,21 @@ def final_metrics(reports: Mapping[str, bytes]) -> dict[str, float]:
         if file in reports
         for name, value in numbers(json.loads(reports[file]), prefix)
     }
+
+
+def curves(reports: Mapping[str, bytes]) -> dict[str, dict[int, list[float]]]:
+    """{metric: {step: [value]}} of what a stage showed while it ran, from its reports ({file name: bytes}).
+
+    These are history.csv's columns, and of evaluate's metrics.json each model's value in each task.
+    """
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in csv.DictReader(io.StringIO(reports.get("history.csv", b"").decode())):
+        for name, value in row.items():
+            if name != "step" and value:
+                found.setdefault(mlflow_name(name), {}).setdefault(int(row["step"]), []).append(float(value))
+    for task, result in json.loads(reports.get("metrics.json", b"{}")).get("tasks", {}).items():
+        found |= {mlflow_name(f"{task}/{name}"): {0: [one["value"]]} for name, one in result["models"].items()}
+    return found
 
 
 def parameters(sections: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from regrpo import cli, reproduce
+from regrpo import cli, history, reproduce
 from regrpo.params import read_yaml
 from tests.conftest import MINIATURE, commit, edit_yaml, environment, make_project, run
 
@@ -284,7 +284,7 @@ def test_an_unknown_run_is_refused(refusal: Refusal) -> None:
 
 
 def test_an_unknown_mlflow_run_is_refused(refusal: Refusal) -> None:
-    assert "expected a known MLflow run; found neither in a committed run.json nor in sqlite" in refusal("0" * 32)
+    assert "expected an MLflow run id, a git revision or a DVC experiment; found none of that name" in refusal("0" * 32)
 
 
 def test_a_deleted_experiment_is_refused_by_name_and_by_run(refusal: Refusal, spoiled: Path) -> None:
@@ -298,18 +298,17 @@ def test_a_deleted_experiment_is_refused_by_name_and_by_run(refusal: Refusal, sp
     assert "its DVC experiment 'gone' was removed" in refusal(run_id)
 
 
-def test_an_experiment_is_found_by_its_name(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from regrpo import revisions
-
-    monkeypatch.chdir(spoiled)
+def test_an_experiment_is_found_by_its_name(spoiled: Path) -> None:
     head = run(spoiled, "git", "rev-parse", "HEAD").stdout.strip()
     ref = f"refs/exps/{head[:2]}/{head[2:]}/mine"
     run(spoiled, "git", "update-ref", ref, head)
-    assert revisions.find("mine", spoiled, with_mlflow=False) == revisions.Revision(head, "mine")
+    place = history.find("mine", spoiled, mlflow=False, committed=True)
+    assert place == history.Place("experiment mine", reproduce.Snapshot(spoiled, head))
     run(spoiled, "git", "update-ref", "-d", ref)
     [record] = json.loads((spoiled / "reports/grpo/run.json").read_text())
-    for name in (record["run"], record["mlflow_run_id"]):
-        assert revisions.find(name, spoiled, with_mlflow=False).commit == head, "without MLflow: from run.json"
+    for name in (record["run"], record["mlflow_run_id"], record["run"][:9]):
+        place = history.find(name, spoiled, mlflow=False, committed=True)
+        assert (place.snapshot.revision, place.mlflow_run_id) == (head, record["mlflow_run_id"]), "from run.json"
 
 
 def test_results_that_were_never_committed_are_refused(refusal: Refusal) -> None:
@@ -318,9 +317,11 @@ def test_results_that_were_never_committed_are_refused(refusal: Refusal) -> None
 
 def test_a_folder_without_git_is_refused(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    assert "found no dvc.yaml here" in refusal(folder=tmp_path / "bare")
+    assert "found no dvc.yaml" in refusal(folder=tmp_path / "bare")
     (tmp_path / "bare/dvc.yaml").touch()
-    assert "expected a git repository" in refusal(folder=tmp_path / "bare")
+    assert "found no .dvc/" in refusal(folder=tmp_path / "bare")
+    (tmp_path / "bare/.dvc").mkdir()
+    assert "expected a git repository around dvc.yaml; found none" in refusal(folder=tmp_path / "bare")
 
 
 def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
@@ -338,15 +339,13 @@ def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
 
 def test_a_record_of_the_older_form_is_read(spoiled: Path) -> None:
     """It was a single object before it was a list of one."""
-    from regrpo import revisions
-
     path = "reports/sft/run.json"
     [record] = json.loads((spoiled / path).read_text())
     old = json.dumps(record).encode()
     lock, md5s = (spoiled / "dvc.lock").read_bytes(), [hashlib.md5((spoiled / path).read_bytes()), hashlib.md5(old)]
     lock = lock.replace(*(md5.hexdigest().encode() for md5 in md5s), 1)  # the output, not what later stages read
     with committed(spoiled, path, old), committed(spoiled, "dvc.lock", lock):
-        assert revisions.read_records(reproduce.Snapshot(spoiled, "HEAD"))["sft"] == record
+        assert history.read_records(reproduce.Snapshot(spoiled, "HEAD"))["sft"] == record
 
 
 def test_a_corrupt_profile_is_refused(refusal: Refusal, spoiled: Path) -> None:
@@ -428,7 +427,7 @@ def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(
     refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
-    assert "gone.db: expected an MLflow store; found no such file" in refusal("0" * 32)
+    assert "MLflow: expected a store at gone.db; found no such file" in refusal("0" * 32)
     assert not (tmp_path / "gone.db").exists()
     (tmp_path / "gone.db").write_text("no database at all, but some text that is longer than its header" * 10)
     assert "expected an MLflow store; found " in refusal()
