@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from regrpo import rows
+from regrpo import card, descriptions, lineage, rows, samples, views
 from regrpo.errors import CannotCheck
 from regrpo.journals import Told
 from regrpo.lineage import Snapshot
@@ -61,6 +62,9 @@ class Store:
         self.experiment_id = (
             found.experiment_id if found else self.client.create_experiment(experiment, location, tags=kind)
         )
+        present = found or self.client.get_experiment(self.experiment_id)
+        for key, value in views.missing_tags(present.tags, present.creation_time).items():
+            self.client.set_experiment_tag(self.experiment_id, key, value)
         self._monitors: dict[str, Any] = {}
         self.changed: list[dict[str, str]] = []
 
@@ -147,15 +151,22 @@ class Store:
         run_id = (
             known.info.run_id
             if known
-            else self._create(journal.stage, facts["started"], tags | _code_tags(facts["code"]))
+            else self._create(
+                # Two runs of a stage side by side are told apart by their names.
+                f"{journal.stage} {facts['experiment'] or facts['key'][:8]}",
+                facts["started"],
+                tags | _code_tags(facts["code"]),
+            )
         )
         journal.note(run_id=run_id, parent_run_id=parent)
 
     def _create_execution(self, journal: Told) -> str:
         facts = journal.facts
         tags = {"regrpo.kind": "pipeline", "regrpo.execution": str(journal.execution), "mlflow.source.name": "dvc.yaml"}
-        tags |= {f"regrpo.{key}": facts[key] for key in ("experiment", "baseline") if facts[key]}
-        return self._create(facts["experiment"] or "repro", facts["started"], tags | _code_tags(facts["code"]))
+        experiment = (facts["experiment"], facts["baseline"], facts["profile"], facts["sections"])
+        tags |= rows.experiment_tags(*experiment, lineage.dvc_root())
+        name = facts["experiment"] or rows.name(rows.parameters(facts["sections"]), str(journal.execution))
+        return self._create(name, facts["started"], tags | _code_tags(facts["code"]))
 
     def _describe(self, journal: Told) -> None:
         facts, run_id = journal.facts, journal.answer["run_id"]
@@ -190,6 +201,7 @@ class Store:
             model_id = self._log_model(journal, record)
         if (journal.folder / "files").is_dir():
             self.client.log_artifacts(run_id, str(journal.folder / "files"))
+        self._show_results(journal, record, closed["ended"])
         # At the last step, so that MLflow takes them for the latest where the stage logged one of that name.
         step = journal.answer.get("last_step", 0)
         self._log_final_metrics(run_id, rows.final_metrics(journal.reports()), closed["ended"], step, model_id)
@@ -207,6 +219,60 @@ class Store:
         # A millisecond later than anything logged live: of two values at one step and time MLflow takes the larger.
         time = int(ended * 1000) + 1
         self._log(run_id, [Metric(name, value, time, step, model_id) for name, value in values.items()])
+
+    def _show_results(self, journal: Told, record: Mapping[str, Any] | None, ended: float) -> None:
+        """What a person looks for on a stage's page: its description, its samples as a table, its models' scores."""
+        run_id, reports = journal.answer["run_id"], journal.reports()
+        evaluation = json.loads(reports.get("metrics.json", b"{}")) if journal.stage == "evaluate" else {}
+        lines = descriptions.evaluation_lines(evaluation)
+        if "health.json" in reports:
+            lines += [descriptions.health_line(json.loads(reports["health.json"])), ""]
+        parquet = journal.kept("samples.parquet")
+        if parquet and (table := samples.table(journal.stage, parquet, evaluation.get("headline"))):
+            self._log_table(run_id, samples.NAME, table)
+            link = descriptions.link(samples.NAME, self.experiment_id, run_id, samples.NAME)
+            lines += [f"**Samples:** {table.shows} in {link}; all of them in samples.parquet"]
+        if lines:
+            self._log(run_id, tags={views.NOTE: "\n".join(lines) + "\n"})
+        if record and (found := descriptions.headline_task(evaluation)):
+            self._log_scores(run_id, record, ended, *found)
+
+    def _log_table(self, run_id: str, path: str, table: samples.Table) -> None:
+        """A table artifact that the UI renders; told again, it is left as it is (log_table would append to it)."""
+        if path not in {one.path for one in self.client.list_artifacts(run_id, str(PurePosixPath(path).parent))}:
+            self.client.log_table(run_id, table.columns, path)
+
+    def _log_scores(
+        self, run_id: str, record: Mapping[str, Any], ended: float, name: str, task: Mapping[str, Any]
+    ) -> None:
+        """Evaluate's headline as a metric of each evaluated model, on the dataset that it was asked.
+
+        One name for all of them, that models compare: step 0 is base, 1 sft, 2 grpo, so that a run's latest is grpo's.
+        """
+        from mlflow.entities import LoggedModelInput, Metric
+
+        inputs = {item["path"]: item["sha256"] for item in record["inputs"]}
+        asked = inputs.get("data/prepared/eval.parquet")
+        dataset = {"dataset_name": "eval.parquet", "dataset_digest": asked[:32]} if asked else {}
+        metrics = []
+        for step, model in enumerate(card.MODELS):
+            known = self._find_model(f"models/{model}", inputs.get(f"models/{model}"))
+            if known and (found := task["models"].get(model)):
+                metrics.append(
+                    Metric(rows.mlflow_name(name), found["value"], int(ended * 1000), step, known, **dataset)
+                )
+        self._log(run_id, metrics)
+        present = {one.model_id for one in self.client.get_run(run_id).inputs.model_inputs}
+        if new := [metric.model_id for metric in metrics if metric.model_id not in present]:
+            self.client.log_inputs(run_id, models=[LoggedModelInput(one) for one in new])
+
+    def _find_model(self, path: str, sha256: str | None) -> str | None:
+        """The newest logged model of these bytes; None where there is none."""
+        conditions = f"tags.`regrpo.sha256` = '{sha256}' AND tags.`regrpo.path` = '{path}'"
+        newest = [{"field_name": "creation_timestamp", "ascending": False}]
+        search = self.client.search_logged_models
+        found = search([self.experiment_id], conditions, max_results=1, order_by=newest) if sha256 else []
+        return str(found[0].model_id) if found else None
 
     def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]]) -> None:
         """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag."""
@@ -244,11 +310,15 @@ class Store:
             "regrpo.run": record["run"],
         }
         params = {"path": output["path"], "sha256": output["sha256"], "size": str(output["size"])}
+        name = (
+            f"{journal.facts['sections']['model_card'].get('model_name', 'model')}-{PurePosixPath(output['path']).name}"
+        )
+        params |= rows.parameters({journal.stage: journal.facts["sections"][journal.stage]})
         model = mlflow.create_external_model(
-            PurePosixPath(output["path"]).name,
+            re.sub("[/:.%\"']", "-", name),
             source_run_id=journal.answer["run_id"],
             tags=tags | _code_tags(record["code"]),
-            params=params,
+            params={name: value[: MAX_VALUE["params"]] for name, value in params.items()},
             experiment_id=self.experiment_id,
         )
         from mlflow.entities import LoggedModelOutput
@@ -278,10 +348,14 @@ class Store:
         """End an execution's run, filled from `snapshot` where that is a whole pipeline, else from the journals."""
         whole = snapshot is not None and snapshot.pipeline_key() is not None
         row = rows.from_snapshot(snapshot) if snapshot is not None and whole else rows.from_journals(journals)
+        name = journals[0].facts["experiment"] or rows.name(
+            row.params, row.tags.get("regrpo.pipeline_key", str(journals[0].execution))
+        )
         ended = max((journal.closed or {"ended": time.time()})["ended"] for journal in journals)
-        answer, facts = journals[0].answer, journals[0].facts
+        answer = journals[0].answer
+        self.client.update_run(answer["parent_run_id"], name=name)
         self._fill(answer["parent_run_id"], row, ended)
-        self._end(answer["parent_run_id"], status, ended, "pipeline", facts["experiment"] or "repro")
+        self._end(answer["parent_run_id"], status, ended, "pipeline", name)
         self._level_params("pipeline")
         if snapshot is not None:
             self._tag_models(journals, snapshot)
@@ -296,16 +370,25 @@ class Store:
             return
         last = snapshot.record("model_card") or {}
         tags = {"regrpo.kind": "pipeline", "regrpo.restored": "true", "mlflow.source.name": "dvc.yaml"}
-        tags |= {"regrpo.experiment": name} if name else {}
-        tags |= {"regrpo.baseline": baseline} if baseline else {}
-        run_id = self._create(name or "repro", None, tags | _code_tags(last.get("code") or {}))
-        self._fill(run_id, rows.from_snapshot(snapshot), time.time())
-        self._end(run_id, "FINISHED", None, "pipeline", name or "repro")
+        tags |= rows.experiment_tags(name, baseline, snapshot.profile(), snapshot.params(), snapshot.root)
+        row = rows.from_snapshot(snapshot)
+        name = name or rows.name(row.params, key)
+        run_id = self._create(name, None, tags | _code_tags(last.get("code") or {}))
+        self._fill(run_id, row, time.time())
+        self._end(run_id, "FINISHED", None, "pipeline", name)
         self._level_params("pipeline")
 
     def _fill(self, run_id: str, row: rows.Row, ended: float) -> None:
-        self._log(run_id, params=row.params, tags=row.tags)
+        run = self.client.get_run(run_id)
+        changed = run.data.tags.get("regrpo.changed")
+        note = {views.NOTE: rows.describe(row, changed, self.experiment_id, run_id)}
+        self._log(run_id, params=row.params, tags=row.tags | note)
         self._log_final_metrics(run_id, row.metrics, ended)
+        self._log_datasets(run_id, row.datasets)
+        self._link_models(run, row.hashes)
+        self.client.log_text(run_id, json.dumps(row.hashes, indent=2, sort_keys=True) + "\n", rows.OUTPUTS)
+        for path, table in row.tables.items():
+            self._log_table(run_id, path, table)
         with tempfile.TemporaryDirectory() as folder:
             for path, data in row.artifacts.items():
                 # reports/grpo/curves.png shows as grpo/curves.png.
@@ -313,6 +396,15 @@ class Store:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
             self.client.log_artifacts(run_id, folder)
+
+    def _link_models(self, run: Any, hashes: Mapping[str, str]) -> None:
+        """Show a row's trained models beside it, whichever execution made them."""
+        from mlflow.entities import LoggedModelOutput
+
+        found = (self._find_model(path, digest) for path, digest in hashes.items() if path.startswith("models/"))
+        known = {one.model_id for one in run.outputs.model_outputs} if run.outputs else set()
+        if new := [one for one in found if one and one not in known]:
+            self.client.log_outputs(run.info.run_id, [LoggedModelOutput(one, step=0) for one in new])
 
     def _tag_models(self, journals: Iterable[Told], snapshot: Snapshot) -> None:
         """Give this execution's logged models the MD5 under which DVC keeps their bytes."""
