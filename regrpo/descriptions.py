@@ -36,13 +36,13 @@ def headline_metrics(evaluation: Json) -> dict[str, float]:
 
 
 def headline_words(evaluation: Json) -> str | None:
-    """The result in one line: `28.0 % → 96.7 %, +68.7 points [+63.3, +74.0], 300 questions`."""
+    """The result in one line: `28.0 % → 96.7 %, +68.7 points [+63.3, +74.0]`."""
     found = headline_task(evaluation)
     if not found or not (pair := found[1].get("pairs", {}).get("sft_grpo")):
         return None
     task, kind = found[1], found[1]["kind"]
     before, after = (card.score(task["models"][model]["value"], kind) for model in ("sft", "grpo"))
-    return f"{before} → {after}, {card.change(pair['difference'], pair['ci95'], kind)}, {task['n']:,} questions"
+    return f"{before} → {after}, {card.change(pair['difference'], pair['ci95'], kind)}"
 
 
 def evaluation_lines(evaluation: Json) -> list[str]:

@@ -384,6 +384,7 @@ class Store:
         note = {views.NOTE: rows.describe(row, changed, self.experiment_id, run_id)}
         self._log(run_id, params=row.params, tags=row.tags | note)
         self._log_final_metrics(run_id, row.metrics, ended)
+        self._log_curves(run_id, row.curves, ended)
         self._log_datasets(run_id, row.datasets)
         self._link_models(run, row.hashes)
         self.client.log_text(run_id, json.dumps(row.hashes, indent=2, sort_keys=True) + "\n", rows.OUTPUTS)
@@ -396,6 +397,18 @@ class Store:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
             self.client.log_artifacts(run_id, folder)
+
+    def _log_curves(self, run_id: str, history: Iterable[Mapping[str, float]], ended: float) -> None:
+        """GRPO's curves on the row, so that pipelines compare by them, restored ones too."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(views.curve(column), line[column], int(ended * 1000), int(line["step"]))
+            for line in history
+            for column in views.CURVES
+            if column in line
+        ]
+        self._log(run_id, metrics)
 
     def _link_models(self, run: Any, hashes: Mapping[str, str]) -> None:
         """Show a row's trained models beside it, whichever execution made them."""

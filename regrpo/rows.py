@@ -6,6 +6,8 @@ MLflow's table compares whole pipelines; and the headline once more, under names
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,6 +50,8 @@ class Row:
     tables: dict[str, samples.Table] = field(default_factory=dict)
     datasets: list[Mapping[str, Any]] = field(default_factory=list)
     """What the stages read, as their records have it."""
+    curves: list[dict[str, float]] = field(default_factory=list)
+    """The rows of grpo's history.csv, `step` among their columns; what TRL did not log is not there."""
     hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every output, by path."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -162,6 +166,7 @@ def from_snapshot(snapshot: Snapshot) -> Row:
         _add_stage(row, stage, {name: data for name, data in reports.items() if data is not None}, record)
         row.tags[f"regrpo.stage.{stage}"] = record.get("mlflow_run_id") or record["run"]
         _add_table(row, stage, snapshot.output(f"reports/{stage}/samples.parquet"))
+    row.curves = _curves(snapshot.read("reports/grpo/history.csv"))
     row.artifacts = {path: data for path in SHOWN if (data := snapshot.output(path)) is not None}
     return row
 
@@ -176,6 +181,7 @@ def from_journals(journals: Iterable[Told]) -> Row:
         _add_stage(row, journal.stage, journal.reports(), record)
         row.tags[f"regrpo.stage.{journal.stage}"] = journal.answer.get("run_id") or facts["run"]
         _add_table(row, journal.stage, journal.kept("samples.parquet"))
+        row.curves += _curves(journal.kept("history.csv")) if journal.stage == "grpo" else []
         kept = {path: journal.kept(path.rpartition("/")[2]) for path in SHOWN if f"/{journal.stage}/" in path}
         row.artifacts |= {path: data for path, data in kept.items() if data is not None}
     return row
@@ -201,6 +207,16 @@ def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
     table = samples.table(stage, parquet, row.evaluation.get("headline")) if parquet else None
     if table:
         row.tables[f"{stage}/{samples.NAME}"] = table
+
+
+def _curves(history: bytes | None) -> list[dict[str, float]]:
+    """The numbers of a history.csv; a line that is none (of a damaged file) is left out."""
+    found = []
+    for line in csv.DictReader((history or b"").decode(errors="replace").splitlines()):
+        with contextlib.suppress(ValueError, KeyError):
+            values = {column: float(value) for column, value in line.items() if column and value}
+            found.append({"step": values.pop("step"), **values})
+    return found
 
 
 def describe(row: Row, changed: str | None, experiment: str, run: str) -> str:
