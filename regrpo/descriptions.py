@@ -22,11 +22,12 @@ def headline_task(evaluation: Json) -> tuple[str, Json] | None:
 
 
 def headline_metrics(evaluation: Json) -> dict[str, float]:
-    """`headline/base`, `/sft`, `/grpo` and the paired gain from sft to grpo with the ends of its interval."""
+    """`headline/grpo`, `/sft`, `/base` and the paired gain from sft to grpo with the ends of its interval."""
     found = headline_task(evaluation)
     if not found:
         return {}
-    metrics = {f"headline/{model}": float(one["value"]) for model, one in found[1].get("models", {}).items()}
+    models = found[1].get("models", {})
+    metrics = {f"headline/{model}": float(models[model]["value"]) for model in reversed(card.MODELS) if model in models}
     if pair := found[1].get("pairs", {}).get("sft_grpo"):
         metrics |= {"headline/gain": float(pair["difference"])}
         if None not in pair["ci95"]:
@@ -58,10 +59,10 @@ def evaluation_lines(evaluation: Json) -> list[str]:
         cells = [card.code(name), *(card.estimate(task["models"].get(model), kind) for model in card.MODELS)]
         cells += [card.change(pair["difference"], pair["ci95"], kind), card.p_value(pair["p_mcnemar"])]
         cells = [f"**{cell}**" if name == evaluation.get("headline") else cell for cell in cells]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {'&emsp; | '.join(cells)} |")  # the UI leaves no space between columns
     if not lines:
         return []
-    head = ["| task, 95 % intervals | base | SFT | GRPO | SFT → GRPO | McNemar p |", "|---|---|---|---|---|---|"]
+    head = ["", "| task, 95 % intervals | base | SFT | GRPO | SFT → GRPO | McNemar p |", "|---|---|---|---|---|---|"]
     return [*head, *lines, "", *_gain(evaluation)]
 
 
@@ -87,8 +88,8 @@ def health_line(health: Json) -> str:
 
 def link(text: str, experiment: str, run: str, artifact: str | None = None) -> str:
     """A link to a run, or to one of its artifacts, in the UI that shows the description."""
-    place = f"#/experiments/{experiment}/runs/{run}"
-    return f"[{text}]({place}/artifacts/{artifact})" if artifact else f"[{text}]({place})"
+    place = f"#/experiments/{experiment}/runs/{run}" + (f"/artifacts/{artifact}" if artifact else "")
+    return f"[{text}]({place}?workflowType=machine_learning)"
 
 
 ARTIFACTS = {

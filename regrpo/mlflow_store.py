@@ -19,6 +19,7 @@ from regrpo import card, descriptions, lineage, rows, samples, views
 from regrpo.errors import CannotCheck
 from regrpo.journals import Told
 from regrpo.lineage import Snapshot
+from regrpo.params import STAGES
 
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 """The most of each that MLflow takes in one call."""
@@ -26,8 +27,8 @@ MAX_VALUE = {"params": 6000, "tags": 8000}
 """Characters; longer values are cut, and lie whole in run.json and code.diff."""
 ABSENT = "(not set)"
 """A parameter that other runs of the same kind have: MLflow's comparison invents a value where there is none."""
-CONTEXTS = {"dev": "validation", "eval": "evaluation"}
-"""What MLflow calls the use of a split; every other is for training."""
+CONTEXTS = {"prepared": "gate", "dev": "validation", "eval": "evaluation"}
+"""What MLflow calls the use of a split, or of all of them; every other is for training."""
 
 
 def _limit_patience() -> None:
@@ -381,14 +382,14 @@ class Store:
     def _fill(self, run_id: str, row: rows.Row, ended: float) -> None:
         run = self.client.get_run(run_id)
         changed = run.data.tags.get("regrpo.changed")
-        note = {views.NOTE: rows.describe(row, changed, self.experiment_id, run_id)}
+        note = {views.NOTE: rows.describe(row, changed, self._stage_runs(row), self.experiment_id, run_id)}
         self._log(run_id, params=row.params, tags=row.tags | note)
         self._log_final_metrics(run_id, row.metrics, ended)
         self._log_curves(run_id, row.curves, ended)
-        self._log_datasets(run_id, row.datasets)
+        self._log_datasets(run_id, [item for item in row.datasets if item["path"].endswith(".parquet")])
         self._link_models(run, row.hashes)
         self.client.log_text(run_id, json.dumps(row.hashes, indent=2, sort_keys=True) + "\n", rows.OUTPUTS)
-        for path, table in row.tables.items():
+        for path, table in sorted(row.tables.items()):  # the first is what the UI's comparison opens with: evaluate's
             self._log_table(run_id, path, table)
         with tempfile.TemporaryDirectory() as folder:
             for path, data in row.artifacts.items():
@@ -397,6 +398,14 @@ class Store:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
             self.client.log_artifacts(run_id, folder)
+
+    def _stage_runs(self, row: rows.Row) -> dict[str, str]:
+        """Stage → run of a row's stages, as far as this experiment holds them: others were told to another store."""
+        made = {stage: row.tags.get(f"regrpo.stage.{stage}", "") for stage in STAGES}
+        ids = ", ".join(f"'{one}'" for one in made.values() if re.fullmatch("[0-9a-f]{32}", one))
+        found = self.client.search_runs([self.experiment_id], f"attributes.run_id IN ({ids})") if ids else []
+        known = {run.info.run_id for run in found}
+        return {stage: one for stage, one in made.items() if one in known}
 
     def _log_curves(self, run_id: str, history: Iterable[Mapping[str, float]], ended: float) -> None:
         """GRPO's curves on the row, so that pipelines compare by them, restored ones too."""

@@ -31,8 +31,8 @@ SHOWN = (
 """The files that a pipeline row carries itself; the rest lie with its stage runs."""
 OUTPUTS = "outputs.json"
 """A row's artifact with the SHA-256 of every output."""
-PRODUCTS = ("regrpo.output.models/", "regrpo.output.data/")
-"""The hashes that a row has as tags."""
+PRODUCT = "regrpo.output.models/grpo"
+"""The one hash that a row has as a tag: of what the pipeline is for."""
 SHOWN_AGAIN = ("headline/", "regrpo.headline")
 """How the names of metrics and tags begin that say once more what others hold; a row may lack them."""
 OF_SWEEP = re.compile(r"(.+)-\d+")
@@ -165,6 +165,7 @@ def from_snapshot(snapshot: Snapshot) -> Row:
         reports = {name: snapshot.read(f"reports/{stage}/{name}") for name in METRIC_REPORTS}
         _add_stage(row, stage, {name: data for name, data in reports.items() if data is not None}, record)
         row.tags[f"regrpo.stage.{stage}"] = record.get("mlflow_run_id") or record["run"]
+    for stage in samples.STAGES:
         _add_table(row, stage, snapshot.output(f"reports/{stage}/samples.parquet"))
     row.curves = _curves(snapshot.read("reports/grpo/history.csv"))
     row.artifacts = {path: data for path in SHOWN if (data := snapshot.output(path)) is not None}
@@ -191,16 +192,17 @@ def _add_stage(row: Row, stage: str, reports: Mapping[str, bytes], record: Mappi
     row.metrics |= {f"{stage}.{name}": value for name, value in final_metrics(reports).items()}
     row.hashes |= {out["path"]: out["sha256"] for out in record["outputs"]}
     # The other outputs' hashes stand with the stages' runs and in outputs.json.
-    row.tags |= {name: value for name, value in output_tags(record).items() if name.startswith(PRODUCTS)}
+    row.tags |= {name: value for name, value in output_tags(record).items() if name == PRODUCT}
     row.datasets += record["inputs"]
     if "health.json" in reports:
         row.health = json.loads(reports["health.json"])
         row.tags["regrpo.health"] = str((row.health or {}).get("verdict"))
     if stage == "evaluate" and "metrics.json" in reports:
         row.evaluation = json.loads(reports["metrics.json"])
-        row.metrics |= descriptions.headline_metrics(row.evaluation)
+        # First, as MLflow's own comparison starts with the first metric, and its page with the first tags.
+        row.metrics = descriptions.headline_metrics(row.evaluation) | row.metrics
         if words := descriptions.headline_words(row.evaluation):
-            row.tags["regrpo.headline"] = words
+            row.tags = {"regrpo.headline": words} | row.tags
 
 
 def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
@@ -219,19 +221,20 @@ def _curves(history: bytes | None) -> list[dict[str, float]]:
     return found
 
 
-def describe(row: Row, changed: str | None, experiment: str, run: str) -> str:
-    """A row's description in Markdown: what came out, first. `experiment` and `run` are MLflow's ids, for links."""
-    lines = descriptions.evaluation_lines(row.evaluation)
-    lines += [descriptions.health_line(row.health), ""] if row.health else []
-    lines += [f"**Changed:** {code(changed)}", ""] if changed else []
-    lines += [f"**Samples:** {table.shows} (`{path}`)  " for path, table in row.tables.items()]
+def describe(row: Row, changed: str | None, stages: Mapping[str, str], experiment: str, run: str) -> str:
+    """A row's description in Markdown: what came out, first; the UI shows four lines of it.
+
+    `stages` (stage → MLflow run), `experiment` and `run` are MLflow's ids, for links.
+    """
+    words = row.tags.get("regrpo.headline")
+    lines = [f"**Result:** {words}"] if words else []
+    lines += [f"**Changed:** {code(changed)}"] if changed else []
     there = {path.removeprefix("reports/") for path in row.artifacts} | row.tables.keys() | {OUTPUTS}
-    links = [
-        descriptions.link(text, experiment, run, path) for path, text in descriptions.ARTIFACTS.items() if path in there
-    ]
-    stages = [
-        descriptions.link(stage, experiment, made)
-        for stage in STAGES if re.fullmatch("[0-9a-f]{32}", made := row.tags.get(f"regrpo.stage.{stage}", ""))
-    ]  # fmt: skip
-    lines += ["", f"**Look at:** {' · '.join(links)}", "", f"**Stages:** {' · '.join(stages)}" if stages else ""]
-    return "\n".join(lines).strip() + "\n"
+    shown = {path: text for path, text in descriptions.ARTIFACTS.items() if path in there}
+    links = [descriptions.link(text, experiment, run, path) for path, text in shown.items()]
+    lines += [f"**Look at:** {' · '.join(links)}"]
+    lines += [descriptions.health_line(row.health)] if row.health else []
+    links = [descriptions.link(stage, experiment, made) for stage, made in stages.items()]
+    lines += [f"**Stages:** {' · '.join(links)}"] if links else []
+    lines += [f"**{descriptions.ARTIFACTS[path].capitalize()}:** {table.shows}" for path, table in row.tables.items()]
+    return "  \n".join(lines) + "\n" + "\n".join(descriptions.evaluation_lines(row.evaluation)) + "\n"

@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regrpo.card import visible
+from regrpo.card import MODELS, visible
 
 if TYPE_CHECKING:
     import pandas as pd
 
+STAGES = ("grpo", "evaluate")
+"""The stages that leave a samples.parquet."""
 NAME = "samples.json"
 """The table's artifact."""
 LIMIT = 100
@@ -40,7 +42,7 @@ def table(stage: str, parquet: bytes, headline: str | None = None) -> Table | No
     """The table of a stage's samples.parquet (grpo's or evaluate's); None where it is no such file, or empty."""
     import pandas as pd
 
-    if stage not in ("grpo", "evaluate"):
+    if stage not in STAGES:
         return None
     try:
         frame = pd.read_parquet(io.BytesIO(parquet))
@@ -71,12 +73,13 @@ def before_and_after(frame: pd.DataFrame, headline: str | None = None) -> Table:
     frame = frame[frame["task"] == task]
     wide = frame.pivot(index="id", columns="model", values=["completion", "value"])
     asked = frame.drop_duplicates("id").set_index("id").loc[wide.index]
-    models = [model for model in ("base", "sft", "grpo") if model in set(frame["model"])]
+    # The UI's comparison of runs opens with the second column: what the last model says.
+    models = [model for model in reversed(MODELS) if model in set(frame["model"])]
     rows = [
         {
             "prompt": _cell(asked.loc[id_, "prompt"]),
-            "answer": _cell(asked.loc[id_, "answer"]),
             **{model: _cell(wide.loc[id_, ("completion", model)]) for model in models},
+            "answer": _cell(asked.loc[id_, "answer"]),
             **{f"{model} score": _cell(wide.loc[id_, ("value", model)]) for model in models},
             "sft → grpo": _change(*(wide.loc[id_, ("value", model)] for model in ("sft", "grpo"))),
             "id": _cell(id_),

@@ -20,18 +20,16 @@ MODES = {"table": "", "curves": "&compareRunsMode=CHART", "samples": "&compareRu
 NOTES = """\
 One row is one pipeline, also one restored from DVC's cache; below it are the stages that ran. The saved view
 *Pipelines* shows result, interval, health and what was changed; its charts compare curves, its third tab samples.
-A row's description says what came out, and links to card, curves and samples. Files are the record and this is a view of them:
-`regrpo sync` brings it up to date, `regrpo audit` compares it with the files.
+A row's description says what came out, and links to card, curves and samples. Files are the record, this is a view
+of them: `regrpo sync` brings it up to date, `regrpo audit` compares it with the files.
 """
-CURVES = {
-    "reward": "reward (mean per step)", "dev_accuracy": "dev accuracy (greedy)",
-    "completions/mean_length": "completion length (tokens, mean)", "entropy": "entropy", "kl": "KL from the reference",
-    "frac_reward_zero_std": "groups without variance", "grad_norm": "gradient norm", "loss": "loss",
-}  # fmt: skip
-"""Columns of grpo's history.csv that a row carries, and what its charts are called."""
+CURVES = (
+    "reward", "dev_accuracy", "completions/mean_length", "entropy", "kl", "frac_reward_zero_std", "grad_norm", "loss",
+)  # fmt: skip
+"""Columns of grpo's history.csv that a row carries, in the order of their charts."""
 COLUMNS = {
-    "tags.`regrpo.headline`": 310, "metrics.`headline/grpo`": 115, "metrics.`headline/gain`": 110,
-    "tags.`regrpo.health`": 105, "tags.`regrpo.changed`": 270, "tags.`regrpo.sweep`": 110,
+    "tags.`regrpo.headline`": 285, "metrics.`headline/grpo`": 110, "metrics.`headline/gain`": 105,
+    "tags.`regrpo.health`": 105, "tags.`regrpo.sweep`": 105, "tags.`regrpo.changed`": 270,
     "attributes.`Models`": 190, "attributes.`Dataset`": 190,
 }  # fmt: skip
 """The table's columns in their order, with widths in pixels; the run's name and date stand before them."""
@@ -44,8 +42,8 @@ def curve(column: str) -> str:
 
 def state() -> dict[str, Any]:
     """The saved view: pipelines, newest first, our columns; as charts, GRPO's curves and the headline first."""
-    lines = [_chart("LINE", curve(column), name) for column, name in CURVES.items()]
-    bars = [_chart("BAR", f"headline/{name}", name) for name in ("grpo", "gain", "sft", "base")]
+    lines = [_chart("LINE", curve(column)) for column in CURVES]
+    bars = [_chart("BAR", f"headline/{name}") for name in ("grpo", "gain", "sft", "base")]
     sections = {"GRPO": lines, "headline": bars}
     return {
         "searchFilter": "tags.`regrpo.kind` = 'pipeline'", "orderByKey": "attributes.start_time", "orderByAsc": False,
@@ -63,14 +61,14 @@ def state() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _chart(kind: str, metric: str, name: str) -> dict[str, Any]:
+def _chart(kind: str, metric: str) -> dict[str, Any]:
     """A chart as the UI's own configuration has it."""
     chart = {
-        "type": kind, "metricKey": metric, "displayName": name, "deleted": False, "isGenerated": True,
+        "type": kind, "metricKey": metric, "deleted": False, "isGenerated": True,
         "runsCountToCompare": 20,
     }  # fmt: skip
     line = {
-        "selectedMetricKeys": [metric], "lineSmoothness": 0, "xAxisKey": "step", "xAxisScaleType": "linear",
+        "lineSmoothness": 0, "xAxisKey": "step", "xAxisScaleType": "linear",
         "scaleType": "linear", "selectedXAxisMetricKey": "", "useGlobalXaxisKey": True, "useGlobalLineSmoothing": True,
         "range": {},
     }  # fmt: skip
