@@ -11,10 +11,12 @@ git's code. It returns plain data and changes nothing:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -83,6 +85,7 @@ class _Audit:
                 self._check_hub(stage)
             self._check_declared()
             self._check_code()
+            self._note_uncommitted()
             self._check_environment()
             if remote:
                 self._check_remote(None if remote is True else str(remote))
@@ -200,10 +203,13 @@ class _Audit:
 
     def _check_facts(self, stage: str, what: str, one: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         """What dvc.lock says of a path besides its MD5, as far as it says anything."""
+        where = f"dvc.lock: {what}: {one['path']}"
         for name, value in expected.items():
             if name in one and one[name] != value:
-                text = f"{name} is not what run.json gives"
-                self.fault("lock", stage, f"dvc.lock: {what}: {one['path']}", text, value, one[name])
+                self.fault("lock", stage, where, f"{name} is not what run.json gives", value, one[name])
+        if "hash" not in one:  # without size or nfiles DVC does all as before
+            text = "hash is missing: DVC then takes the MD5 for its older kind, and looks for it in its older cache"
+            self.fault("lock", stage, where, text, expected["hash"], None)
 
     def _check_declared(self) -> None:
         """dvc.yaml and the profile as they are here against dvc.lock."""
@@ -284,7 +290,7 @@ class _Audit:
                 self._missing_output(stage, item, out["md5"] if out else None)
                 continue
             self._compare(stage, item, found, self._here, "output")
-            self._note_hidden(stage, item.path)
+            self._check_surroundings(stage, item.path)
             if out is None:
                 continue
             if all(digest.md5 for digest in found.values()):
@@ -337,13 +343,25 @@ class _Audit:
             if verdict != "ok":
                 self.fault(kind, stage, name, f"{verdict}{where}", was or "not there", now or "missing")
 
-    def _note_hidden(self, stage: str, path: str) -> None:
-        """Files that .dvcignore hides in an output: part of no identity."""
-        if self.tree.is_workspace and Path(path).is_dir():
-            seen = set(self.tree.names(path) or [])
-            for file in sorted(Path(path).rglob("*")):
-                if file.is_file() and (name := file.as_posix()) not in seen and file.name != ".gitignore":
-                    self.say(self.notes, "output", stage, name, "hidden by .dvcignore: part of no hash")
+    def _check_surroundings(self, stage: str, path: str) -> None:
+        """What is no file of an output and yet is there: links, empty folders, what .dvcignore hides."""
+        if not self.tree.is_workspace:
+            return
+        seen = set(self.tree.names(path) or [])
+        for entry in [Path(path), *sorted(Path(path).rglob("*"))]:
+            name = entry.as_posix()
+            if entry.is_symlink() and (name in seen or name == path):
+                if not entry.resolve().is_relative_to(self.cache.folder.resolve()):  # DVC's own links lead there
+                    text = f"a link to {entry.readlink()}: its bytes lie elsewhere"
+                    self.say(self.notes, "output", stage, name, text)
+            elif entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                what = f"a link to {entry.readlink()}" if entry.is_symlink() else "no regular file"
+                self.row(name, self._here, stage, None, None, "extra")
+                self.fault("output", stage, name, "extra", "not there", what)
+            elif entry.is_dir() and name != path and not any(entry.iterdir()):
+                self.say(self.notes, "output", stage, name, "an empty folder: part of no hash")
+            elif entry.is_file() and name not in seen:
+                self.say(self.notes, "output", stage, name, "hidden by .dvcignore: part of no hash")
 
     def _note_undeclared(self, stage: str) -> None:
         """Files in the stage's reports that no run recorded."""
@@ -572,6 +590,16 @@ class _Audit:
                     text = f"run.json says clean at {revision[:12]}, where git has other bytes"
                     self.fault("code", stage, name, text, revision, "another file")
 
+    def _note_uncommitted(self) -> None:
+        """Results here that HEAD does not hold: no fault, but a clone does not get them."""
+        if self.tree.is_workspace:
+            paths = ["dvc.lock", "reports/*/run.json"]
+            options = ["-c", "status.relativePaths=true", "--no-optional-locks"]
+            listed = lineage.git(*options, "status", "--porcelain", "--untracked-files=all", "--", *paths)
+            if names := [line.strip().split(maxsplit=1)[1] for line in (listed or "").splitlines()]:
+                text = "not committed: HEAD holds other results than these, or none"
+                self.say(self.notes, "uncommitted", None, ", ".join(names), text)
+
     def _code_differences(self, record: Record, tree: digests.Tree) -> list[str]:
         changed = []
         code = [item for item in record.inputs if item.path.startswith(CODE)]
@@ -584,14 +612,9 @@ class _Audit:
 
     def _diff(self, record: Record) -> str | None:
         """The diff of uncommitted code out of the journal, if it is the recorded one (MLflow's comes later)."""
-        for journal in sorted((lineage.dvc_root() / ".regrpo" / "journal").glob(f"*-{record.stage}/open.json")):
-            try:
-                facts = files.read_json(journal)
-            except (ValueError, OSError):
-                continue
-            if facts.get("run") == record.run and files.sha256_text(facts.get("diff") or "") == record.code.diff_sha256:
-                return str(facts["diff"])
-        return None
+        journal = _journal(record)
+        diff = str(journal.facts.get("diff") or "") if journal else ""
+        return diff if diff and files.sha256_text(diff) == record.code.diff_sha256 else None
 
     def _check_environment(self) -> None:
         """The machine here against the recorded one: package by package, a note (a fault with strict_env)."""
@@ -710,10 +733,9 @@ class _Tracker:
             if isinstance(error, CannotCheck) and not recorded:
                 self._note("no run of this pipeline was told to MLflow")
                 return
-            from regrpo.tracking import _without_password
+            from regrpo.tracking import name_error
 
-            shown = str(error) if isinstance(error, CannotCheck) else f"{type(error).__name__}: {error}"
-            text = _without_password((shown.splitlines() or [""])[0][:300]).removeprefix("MLflow: ")
+            text = (str(error) if isinstance(error, CannotCheck) else name_error(error)).removeprefix("MLflow: ")
             how = "" if "--no-mlflow" in text else "; set MLFLOW_TRACKING_URI, or use --no-mlflow"
             self.audit.say(self.audit.unchecked, "mlflow", None, "MLflow", text + how)
 
@@ -754,7 +776,7 @@ class _Tracker:
             }
         tags |= {"regrpo.git.diff_sha256": record.code.diff_sha256} if record.code.diff_sha256 else {}
         self._compare(stage, where, "tags", tags, run["tags"])
-        self._compare_metrics(stage, where, _final_metrics(audit, stage), run["metrics"])
+        self._check_metrics(stage, where, run)
         for model in self.reader.models(run):
             output = next((out for out in record.outputs if out.path == model.get("regrpo.path")), None)
             wanted = {
@@ -765,6 +787,49 @@ class _Tracker:
             self._compare(stage, f"{where}: logged model", "tags", wanted, model)
         self._check_artifacts(stage, where, run["id"], record)
         return str(run["tags"].get("mlflow.parentRunId") or run["id"])
+
+    def _check_metrics(self, stage: str, where: str, run: Mapping[str, Any]) -> None:
+        """Final values, and every step of what was shown live, against the reports and the journal if it is here."""
+        audit, final = self.audit, _final_metrics(self.audit, stage)
+        curves = _live(audit, stage) | _curves(audit, stage)
+        summary = {name: value for name, value in final.items() if name not in curves}
+        self._compare_metrics(stage, where, summary, run["metrics"])
+        for name, steps in curves.items():
+            found: dict[int, list[float]] = {}
+            for step, value in self.reader.curve(run["id"], name) if name in run["metrics"] else ():
+                found.setdefault(step, []).append(value)
+            if not found:
+                text, path = f"none of its {len(steps)} steps is there", f"{where}: metric {name}"
+                audit.fault("mlflow", stage, path, text, len(steps), 0)
+            else:
+                self._compare_steps(stage, f"{where}: metric {name}", steps, found, final.get(name))
+
+    def _compare_steps(
+        self, stage: str, metric: str, steps: Mapping[int, list[float]], found: dict[int, list[float]],
+        final: float | None,
+    ) -> None:  # fmt: skip
+        """One curve, step by step. `final`: what an older regrpo logged besides at the last step."""
+        last = max(steps)
+        doubled = found.get(last, [])
+        if final is not None and len(doubled) == len(steps[last]) + 1 and final in doubled:
+            doubled.remove(final)
+            self._note(f"{metric} has its final value besides at step {last}, as an older regrpo logged it", stage)
+        for step in sorted(steps.keys() | found.keys()):
+            was, now = steps.get(step, []), found.get(step, [])
+            text = ""
+            if not now:
+                text = "is missing"
+            elif not was:
+                text = "is in no file"
+            elif not all(any(_same(a, b) for b in now) for a in was) or not all(
+                any(_same(a, b) for a in was) for b in now
+            ):
+                text = "is not what the files say"
+            elif len(now) > len(was):
+                text = f"is there {len(now)} times"
+            if text:
+                values = (side[0] if len(side) == 1 else side or None for side in (was, now))
+                self.audit.fault("mlflow", stage, f"{metric} at step {step}", text, *values)
 
     def _check_artifacts(self, stage: str, where: str, run_id: str, record: Record) -> None:
         """run.json and the report files as MLflow keeps them."""
@@ -872,8 +937,7 @@ class _Tracker:
     ) -> None:
         for name, value in expected.items():
             now = found.get(name)
-            same = now is not None and (now == value or (math.isnan(now) and math.isnan(value)))
-            if not same:
+            if now is None or not _same(value, now):
                 self.audit.fault("mlflow", stage, f"{where}: metric {name}", "is not what the files say", value, now)
 
     def _mark_kept(self, parents: Iterable[str | None]) -> None:
@@ -1026,3 +1090,42 @@ def _final_metrics(audit: _Audit, stage: str) -> dict[str, float]:
         return rows.final_metrics({name: data for name, data in reports.items() if data is not None})
     except ValueError:  # a damaged report is a fault of its own
         return {}
+
+
+def _curves(audit: _Audit, stage: str) -> dict[str, dict[int, list[float]]]:
+    """What the stage's reports say that it showed live; nothing where they are not the recorded ones (told as such)."""
+    recorded = {item.path: item.sha256 for item in audit.records[stage].outputs}
+    reports = {name: audit.snapshot.read(f"reports/{stage}/{name}") for name in ("history.csv", "metrics.json")}
+    return rows.curves(
+        {
+            name: data
+            for name, data in reports.items()
+            if data is not None and hashlib.sha256(data).hexdigest() == recorded.get(f"reports/{stage}/{name}")
+        }
+    )
+
+
+def _live(audit: _Audit, stage: str) -> dict[str, dict[int, list[float]]]:
+    """What the journal says that the stage showed live, where it is here: custom code may log what it likes."""
+    found: dict[str, dict[int, list[float]]] = {}
+    if journal := _journal(audit.records[stage]):
+        for line in journal.metrics_from(0)[0]:
+            for name, value in line["values"].items():
+                found.setdefault(rows.mlflow_name(name), {}).setdefault(line["step"], []).append(float(value))
+    return found
+
+
+def _journal(record: Record) -> journals.Told | None:
+    """The journal of a record's run, where it is here and can be read."""
+    for path in sorted(journals.journal_folder().glob(f"*-{record.stage}/open.json")):
+        with contextlib.suppress(ValueError, OSError):
+            journal = journals.Told(path.parent)
+            if journal.facts.get("run") == record.run:
+                return journal
+    return None
+
+
+def _same(one: float, other: float) -> bool:
+    """Whether a value is another as MLflow's database gives it back: NaN is NaN, infinity the largest number."""
+    largest = sys.float_info.max
+    return (math.isnan(one) and math.isnan(other)) or max(-largest, min(one, largest)) == other

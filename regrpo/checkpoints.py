@@ -97,15 +97,33 @@ def newest_complete(folder: Path) -> Path | None:
 def held(folder: Path) -> Iterator[Path]:
     """A stage key's checkpoint folder, for one run at a time (a second waits); removed once the run succeeded."""
     folder.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder.name}: another run of the same key is at work; waiting for it ...", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    path = folder.with_suffix(".lock")
+    with _locked(path):
         folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder)
+        path.unlink()  # while it is held: whoever waits for it sees that, and makes another
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock on the file at `path`, which its holder may remove: then on the one that took its place."""
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{path.stem}: another run of the same key is at work; waiting for it ...", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(lock.fileno(), path):
+                yield
+                return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 def fit(trainer: Any, folder: Path, parts: Mapping[str, Stateful]) -> None:

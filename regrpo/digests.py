@@ -102,24 +102,25 @@ def parse_listing(data: bytes) -> dict[str, str] | None:
         return None
 
 
-def cache_folder(root: Path) -> Path:
-    """Where DVC's cache of the repository at `root` keeps its objects, as DVC's own configuration says.
-
-    Raises CannotCheck where that cannot be read.
-    """
+def dvc_config(root: Path) -> dict[str, Any]:
+    """DVC's configuration of the repository at `root`, as DVC reads it. Raises CannotCheck where it cannot be read."""
     from dvc.config import Config
     from dvc.exceptions import DvcException
 
     from regrpo.errors import CannotCheck
 
     try:
-        configured = Config(str(root / ".dvc")).get("cache", {}).get("dir")
+        return dict(Config(str(root / ".dvc")))
     except (DvcException, ValueError, OSError) as error:
         raise CannotCheck(
             ".dvc/config", expected="DVC's configuration", found=f"a broken one ({' '.join(str(error).split())[:120]})",
-            remedy="Restore it with git.",
+            remedy="Mend it (or .dvc/config.local), or restore it with git.",
         ) from error  # fmt: skip
-    return Path(configured or root / ".dvc" / "cache") / "files" / "md5"
+
+
+def cache_folder(root: Path) -> Path:
+    """Where DVC's cache of the repository at `root` keeps its objects."""
+    return Path(dvc_config(root).get("cache", {}).get("dir") or root / ".dvc" / "cache") / "files" / "md5"
 
 
 class Tree:

@@ -33,6 +33,7 @@ class Run:
     mlflow_run_id: str | None
     revision: str | None
     started: str
+    ended: str = ""
     places: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -58,6 +59,8 @@ class Graph:
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     files: dict[str, set[str]] = field(default_factory=dict)
     """SHA-256 of each file inside an artifact's folder → the artifacts."""
+    _before: dict[str, list[str]] | None = None
+    """Of each run the runs that made its inputs."""
 
     def makers(self, artifact: str) -> list[str]:
         return [name for name, run in self.runs.items() if artifact in run.outputs]
@@ -66,9 +69,12 @@ class Graph:
         return [name for name, run in self.runs.items() if artifact in run.inputs]
 
     def made_for(self, artifact: str, reader: str) -> list[str]:
-        """The makers of a reader's input: of several, those in a place (workspace, commit) of the reader."""
-        makers, places = self.makers(artifact), set(self.runs[reader].places)
-        return [name for name in makers if places & set(self.runs[name].places)] or makers
+        """The makers of a reader's input: of several in a place (workspace, commit) of its own, the last before it."""
+        makers, one = self.makers(artifact), self.runs[reader]
+        own = [name for name in makers if set(one.places) & set(self.runs[name].places)]
+        earlier = [name for name in own if self.runs[name].ended <= one.started] or own
+        last = max((self.runs[name].ended for name in earlier), default="")
+        return [name for name in earlier if self.runs[name].ended == last] or makers
 
     def next_runs(self, run: str, direction: Direction) -> list[str]:
         """The runs that made a run's inputs (upstream), or read its outputs (downstream), in stage order.
@@ -76,15 +82,14 @@ class Graph:
         Where several runs made the very same artifact, only those of the reader's own pipeline and it belong together;
         both ways follow the same edges, so that A is upstream of B exactly where B is downstream of A.
         """
-        one = self.runs[run]
-        found: set[str] = set()
+        if self._before is None:
+            self._before = {
+                name: sorted({m for a in one.inputs for m in self.made_for(a, name)} - {name}, key=self._order)
+                for name, one in self.runs.items()
+            }
         if direction == "upstream":
-            for artifact in one.inputs:
-                found.update(self.made_for(artifact, run))
-        else:
-            for artifact in one.outputs:
-                found.update(reader for reader in self.readers(artifact) if run in self.made_for(artifact, reader))
-        return sorted(found - {run}, key=self._order)
+            return self._before[run]
+        return sorted((reader for reader, makers in self._before.items() if run in makers), key=self._order)
 
     def _order(self, run: str) -> tuple[int, str]:
         one = self.runs[run]
@@ -99,11 +104,17 @@ class Graph:
                 todo += self.next_runs(run, direction)
         return seen
 
-    def part(self, runs: set[str]) -> Graph:
-        """The graph of some runs and what they read and made."""
+    def only(self, runs: set[str]) -> Graph:
+        """The graph of some runs and what they read and made, as if there were no others."""
         kept = {name: run for name, run in self.runs.items() if name in runs}
         touched = {artifact for run in kept.values() for artifact in [*run.inputs, *run.outputs]}
         return Graph(kept, {name: one for name, one in self.artifacts.items() if name in touched}, self.files)
+
+    def part(self, runs: set[str]) -> Graph:
+        """The graph of some runs, tied to one another as they are here."""
+        part = self.only(runs)
+        part._before = {run: [one for one in self.next_runs(run, "upstream") if one in runs] for run in part.runs}
+        return part
 
 
 def of_places(places: Iterable[Place]) -> Graph:
@@ -149,36 +160,51 @@ def _own_holders(graph: Graph, run: str, holders: list[str]) -> list[str]:
 
 
 def _add(graph: Graph, record: Record, data: bytes) -> str:
-    """A run with its outputs, its own record among them."""
-    run = Run(record.stage, record.run, record.mlflow_run_id, record.code.revision, record.started)
+    """A run with its outputs, its own record among them; a run that is known (its record written anew) is one run."""
+    run = Run(record.stage, record.run, record.mlflow_run_id, record.code.revision, record.started, record.ended)
+    run = graph.runs.setdefault(record.run, run)
     own = Artifact(f"reports/{record.stage}/run.json", hashlib.sha256(data).hexdigest())
     for artifact, inner in [*((Artifact(o.path, o.sha256), o.files or {}) for o in record.outputs), (own, {})]:
         graph.artifacts[artifact.id] = artifact
-        run.outputs.append(artifact.id)
+        run.outputs += [artifact.id] if artifact.id not in run.outputs else []
         for digest in inner.values():
             graph.files.setdefault(digest, set()).add(artifact.id)
-    graph.runs.setdefault(record.run, run)
     return record.run
 
 
-def start(graph: Graph, target: str | None, root: Path, direction: Direction, mlflow: bool = True) -> list[str]:
-    """The runs to start from: of an artifact (path, or SHA-256 from 6 digits on), a run, a revision or an experiment.
+def ask(
+    graph: Graph, target: str | None, root: Path, direction: Direction, mlflow: bool = True
+) -> tuple[Graph, list[str]]:
+    """The part of the graph that answers, and the runs that it starts from.
 
-    Upstream of an artifact are the runs that made it, downstream those that read it. Raises CannotCheck where nothing
-    of that name is known.
+    `target`: an artifact (path, or SHA-256 from 6 digits on), a run, or a pipeline (None: the workspace's; a revision,
+    an experiment, a row's id). Upstream of an artifact are the runs that made it, downstream those that read it;
+    upstream of a pipeline are its own runs, whatever others made the same. Raises CannotCheck where nothing of that
+    name is known.
     """
+    here = {name for name, run in graph.runs.items() if "workspace" in run.places}
+    starts: list[str] = []
+    own: set[str] | None = None
     if target is None:
-        return _ends(graph, [name for name, run in graph.runs.items() if "workspace" in run.places], direction)
-    if found := [name for name, run in graph.runs.items() if history.names_run(target, vars(run))]:
-        return found
-    if target in STAGES:
-        return [name for name, run in graph.runs.items() if run.stage == target and "workspace" in run.places]
-    if matches := _matching(graph, target.rstrip("/")):
+        own = here
+    elif found := [name for name, run in graph.runs.items() if history.names_run(target, vars(run))]:
+        starts = found
+    elif target in STAGES:
+        own, starts = here, [name for name in here if graph.runs[name].stage == target]
+    elif matches := _matching(graph, target.rstrip("/")):
         side = graph.makers if direction == "upstream" else graph.readers
-        return sorted({run for artifact in matches for run in side(artifact)}, key=graph._order)
-    place = history.find(target, root, mlflow)
-    records = {record["run"] for record in history.loose_records(place.snapshot)}
-    return _ends(graph, [name for name in graph.runs if name in records], direction)
+        starts = sorted({run for artifact in matches for run in side(artifact)}, key=graph._order)
+        if not re.fullmatch("[0-9a-f]{6,64}", target) and here & set(starts):
+            own = here  # a path means what lies here
+    else:
+        place = history.find(target, root, mlflow)
+        own = {str(record["run"]) for record in history.loose_records(place.snapshot)} & set(graph.runs)
+    if own is not None and direction == "upstream":
+        graph = graph.only(own)
+        starts = [name for name in starts if name in own]
+    if not starts and own is not None and target not in STAGES:
+        starts = _ends(graph, sorted(own), direction)
+    return graph.part(graph.reach(starts, direction)), starts
 
 
 def _matching(graph: Graph, target: str) -> list[str]:
@@ -206,7 +232,8 @@ def label(graph: Graph, run: str) -> str:
     own = f"reports/{one.stage}/"
     outputs = [out for out in one.outputs if not out.startswith(f"{own}run.json")]
     made = ", ".join(_short(graph, out).removeprefix(own) for out in outputs)
-    return f"{one.stage}  run {(one.mlflow_run_id or one.run)[:12]}  [{', '.join(one.places)}]  → {made}"
+    places = ", ".join(one.places[:3]) + f" and {len(one.places) - 3} more" * (len(one.places) > 3)
+    return f"{one.stage}  run {(one.mlflow_run_id or one.run)[:12]}  [{places}]  → {made}"
 
 
 def _short(graph: Graph, artifact: str) -> str:
@@ -271,7 +298,7 @@ def _drawn(graph: Graph) -> list[str]:
 def plain(graph: Graph) -> dict[str, Any]:
     """The graph as plain data."""
     return {
-        "runs": [vars(run) for run in graph.runs.values()],
+        "runs": [vars(run) | {"made_from": graph.next_runs(name, "upstream")} for name, run in graph.runs.items()],
         "artifacts": [{"id": one.id, **vars(one), "made_by": graph.makers(one.id)} for one in graph.artifacts.values()],
     }
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
-from regrpo import lineage
+from regrpo import digests, lineage
 from regrpo.errors import CannotCheck
 from regrpo.lineage import Snapshot
 from regrpo.params import STAGES
@@ -98,21 +99,40 @@ def parse_record(data: bytes, where: str) -> tuple[Record, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Place:
-    """A pipeline and what people call the place where it lies."""
+    """A pipeline and what people call the place where it lies; the MLflow run that was asked for, if one was."""
 
     name: str
     snapshot: Snapshot
+    mlflow_run_id: str | None = None
 
 
 def workspace(root: Path) -> Place:
-    """The workspace at `root`. Raises CannotCheck where that is no repository of this pipeline."""
+    """The workspace at `root`. Raises CannotCheck where that is no repository of this pipeline that DVC can read."""
     if not (root / "dvc.yaml").is_file() or not (root / ".dvc").is_dir():
         missing = "dvc.yaml" if not (root / "dvc.yaml").is_file() else ".dvc/"
         raise CannotCheck(
             root.name or str(root), expected="the root of a repository of this pipeline", found=f"no {missing}",
             remedy="Change to the repository's root, or name it.",
         )  # fmt: skip
+    digests.dvc_config(root)
     return Place("workspace", Snapshot(root))
+
+
+def require_git(root: Path) -> None:
+    """Raise CannotCheck where there is no git repository, unless DVC was told to do without (`core.no_scm`)."""
+    if not _in_git(root) and not digests.dvc_config(root).get("core", {}).get("no_scm"):
+        raise _no_git(root)
+
+
+def _in_git(root: Path) -> bool:
+    return lineage.git("-C", str(root), "rev-parse", "--git-dir") is not None
+
+
+def _no_git(root: Path) -> CannotCheck:
+    return CannotCheck(
+        root.name or str(root), expected="a git repository around dvc.yaml", found="none",
+        remedy="Change to the root of the clone.",
+    )  # fmt: skip
 
 
 def experiments(root: Path) -> dict[str, str]:
@@ -131,52 +151,110 @@ def revisions(root: Path) -> Iterator[Place]:
         yield Place(f"commit {commit[:12]}", Snapshot(root, commit))
 
 
-def find(target: str | None, root: Path, mlflow: bool = True) -> Place:
+def find(target: str | None, root: Path, mlflow: bool = True, committed: bool = False) -> Place:
     """What a user means: None (the workspace), a git revision, a DVC experiment, or a run's id (MLflow's or ours).
 
-    Raises CannotCheck where it is none of them.
+    run.json names its own run, so that a stage's id is found without MLflow. A pipeline row's is in no file: that one
+    is looked up there. With `committed` only what git holds counts. Raises CannotCheck where it is none of them, or
+    where one name means two commits.
     """
     here = workspace(root)
     if target is None:
         return here
-    if (commit := experiments(root).get(target)) is not None:
-        return Place(f"experiment {target}", Snapshot(root, commit))
-    if re.fullmatch("[0-9a-f]{32}", target) and (place := _holding(target, here, mlflow)):
-        return place
+    if committed and not _in_git(root):
+        raise _no_git(root)
+    is_id = re.fullmatch("[0-9a-f]{32}", target) is not None
+    place = _of_run(target, here, committed) if is_id else None
+    place = place or _named(target, root)
+    place = place or (_of_row(target, here, committed) if is_id and mlflow else None)
+    if place is None and re.fullmatch("[0-9a-f]{8,31}", target):
+        place = _of_run(target, here, committed)
+    if place is None:
+        found = "none of that name" if _in_git(root) else "no git repository here"
+        raise CannotCheck(
+            target, expected="an MLflow run id, a git revision or a DVC experiment",
+            found=found + (_forgotten(target) if mlflow else ""),
+            remedy="`dvc exp list --all` and `git log --all -- dvc.lock` show what there is; "
+            "another clone's runs are named there.",
+        )  # fmt: skip
+    return place
+
+
+def _named(target: str, root: Path) -> Place | None:
+    """A git revision, or a DVC experiment's name."""
     commit = lineage.git(
         "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{target}^{{commit}}"
     )
-    if commit:
-        return Place(f"revision {target}", Snapshot(root, commit))
-    if re.fullmatch("[0-9a-f]{8,31}", target) and (place := _holding(target, here, mlflow=False)):
-        return place
-    in_git = lineage.git("-C", str(root), "rev-parse", "--git-dir") is not None
-    raise CannotCheck(
-        target,
-        expected="an MLflow run id, a git revision, a DVC experiment or a folder",
-        found="none of that name" if in_git else "no git repository here",
-        remedy="`dvc exp list` and `git log -- dvc.lock` show what there is (a deleted experiment is gone); "
-        "another clone's runs are named there.",
-    )
+    named = {ref: at for ref, at in lineage.experiments(root).items() if ref.endswith(f"/{target}")}
+    meant = {commit: "git revision"} if commit else {}
+    for ref, at in named.items():
+        meant.setdefault(at, f"experiment on {''.join(ref.split('/')[2:4])[:7]}")
+    if len(meant) > 1:
+        raise CannotCheck(
+            target, expected="one commit of this name",
+            found=f"{len(meant)}: " + ", ".join(f"{at[:12]} ({what})" for at, what in meant.items()),
+            remedy="Give the commit instead.",
+        )  # fmt: skip
+    return next((Place(f"{'experiment' if named else 'revision'} {target}", Snapshot(root, at)) for at in meant), None)
 
 
-def _holding(run: str, here: Place, mlflow: bool) -> Place | None:
-    """The place whose records, or whose whole pipeline, are the run's; the workspace before any other."""
-    key = None
-    places = [here, *revisions(here.snapshot.root)]
-    for place in places:
-        if any(names_run(run, record) for record in loose_records(place.snapshot)):
-            return place
-    if mlflow:
-        from regrpo import tracking
-        from regrpo.mlflow_store import open_reader
+def _places(here: Place, committed: bool) -> Iterator[Place]:
+    """Where to look for a run: the workspace, then commits from the oldest on (the one that made it), experiments."""
+    if not committed:
+        yield here
+    yield from reversed(list(revisions(here.snapshot.root)))
 
-        key = open_reader(tracking.tracking_uri()).pipeline_key(run)
-    for place in places if key else ():
-        with contextlib.suppress(CannotCheck):
-            if lineage.pipeline_key(safe_lock(place.snapshot)) == key:
-                return place
+
+def _of_run(run: str, here: Place, committed: bool) -> Place | None:
+    """The place with a stage's record of this run, by either of its ids."""
+    for place in _places(here, committed):
+        for record in loose_records(place.snapshot):
+            if names_run(run, record):
+                return replace(place, mlflow_run_id=record.get("mlflow_run_id"))
     return None
+
+
+def _of_row(run: str, here: Place, committed: bool) -> Place | None:
+    """The place that holds every stage's run of a pipeline's row in MLflow, or what a reproduction reproduced.
+
+    Raises CannotCheck where MLflow knows the row and its results are nowhere.
+    """
+    from regrpo import tracking
+
+    with tracking.reading() as store:
+        found = store.run(run)
+    if found is None:
+        return None
+    tags, root = found["tags"], here.snapshot.root
+    if tags.get("regrpo.kind") == "reproduction":
+        return Place(f"commit {tags['regrpo.revision'][:12]}", Snapshot(root, tags["regrpo.revision"]),
+                     tags.get("regrpo.reproduces"))  # fmt: skip
+    stages = {name.removeprefix("regrpo.stage."): at for name, at in tags.items() if name.startswith("regrpo.stage.")}
+    for place in _places(here, committed) if stages else ():
+        records = {record["stage"]: record for record in loose_records(place.snapshot)}
+        ids = {stage: (record.get("run"), record.get("mlflow_run_id")) for stage, record in records.items()}
+        if all(at in ids.get(stage, ()) for stage, at in stages.items()):
+            return replace(place, mlflow_run_id=run)
+    experiment = tags.get("regrpo.experiment")
+    why = f"its DVC experiment {experiment!r} was removed" if experiment else "its results were never committed here"
+    raise CannotCheck(
+        run, expected="a commit that holds the run's dvc.lock and run.json files",
+        found=f"none: {why}" if stages else f"none: it is no run of a pipeline ({tags.get('regrpo.kind', 'foreign')})",
+        remedy="Commit dvc.lock and reports/ after a run (or `dvc exp branch NAME BRANCH`), in the run's repository.",
+    )  # fmt: skip
+
+
+def _forgotten(name: str) -> str:
+    """What MLflow remembers of a DVC experiment of this name; silent where there is no store to ask."""
+    from regrpo import tracking
+
+    with contextlib.suppress(CannotCheck):
+        if re.fullmatch(r"[\w.-]+", name):
+            with tracking.reading() as store:
+                known = store.tagged(regrpo__experiment=name)
+            if known:
+                return f" (MLflow remembers a DVC experiment of that name: it was removed; run {known[0]['id']})"
+    return ""
 
 
 def names_run(text: str, record: Mapping[str, Any]) -> bool:
@@ -231,3 +309,38 @@ def safe_lock(snapshot: Snapshot) -> dict[str, Any]:
             "dvc.lock", expected="DVC's lock file", found=f"a corrupted one ({' '.join(str(error).split())[:120]})",
             remedy="Restore it with git.",
         ) from error  # fmt: skip
+
+
+def read_records(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+    """Each stage's record at a revision, in running order, checked against dvc.lock.
+
+    Raises CannotCheck where results were not committed, or a record cannot be read or is not the one dvc.lock knows.
+    """
+    from ruamel.yaml import YAML
+
+    where = (snapshot.revision or "workspace")[:10]
+    remedy = "Name a commit that holds a finished run (`git log --oneline --all -- dvc.lock`), or commit the results."
+    try:
+        declared = list(YAML(typ="safe").load((snapshot.read("dvc.yaml") or b"").decode())["stages"])
+        lock = snapshot.lock()["stages"]
+    except Exception as error:  # YAML's many, and KeyError or TypeError for another shape
+        found = f"none that can be read ({type(error).__name__})"
+        raise CannotCheck(where, expected="a pipeline's dvc.yaml and dvc.lock", found=found, remedy=remedy) from error
+    missing = [name for name in declared if name not in lock or snapshot.read(f"reports/{name}/run.json") is None]
+    if missing:
+        found = f"none of {', '.join(missing)}: results that were never committed, or of a pipeline that did not finish"
+        raise CannotCheck(where, expected="dvc.lock and a run.json of every stage", found=found, remedy=remedy)
+    return {name: _whole_record(snapshot, name, lock[name], f"{where}:reports/{name}/run.json") for name in declared}
+
+
+def _whole_record(snapshot: Snapshot, stage: str, entry: dict[str, Any], where: str) -> dict[str, Any]:
+    data = snapshot.read(f"reports/{stage}/run.json") or b""
+    record = parse_record(data, where)[1]
+    known = {out["path"]: out["md5"] for out in entry.get("outs", [])}
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if known.get(f"reports/{stage}/run.json") != md5 or record["key"] != lineage.stage_key(entry):
+        raise CannotCheck(
+            where, expected="the record that dvc.lock knows", found="another one: it was altered, or is of another run",
+            remedy="Restore the file from another commit, or name one whose records are whole.",
+        )  # fmt: skip
+    return {"mlflow_run_id": None} | record

@@ -189,8 +189,7 @@ class Store:
         ]
         if lines:
             self._log(answer["run_id"], metrics)
-            last = max(answer.get("last_step", 0), *(line["step"] for line in lines))
-            journal.note(offset=offset, last_step=last)
+            journal.note(offset=offset)
 
     def _close(self, journal: Told, closed: Mapping[str, Any]) -> None:
         run_id, record = journal.answer["run_id"], closed["record"]
@@ -203,9 +202,12 @@ class Store:
         if (journal.folder / "files").is_dir():
             self.client.log_artifacts(run_id, str(journal.folder / "files"))
         self._show_results(journal, record, closed["ended"])
-        # At the last step, so that MLflow takes them for the latest where the stage logged one of that name.
-        step = journal.answer.get("last_step", 0)
-        self._log_final_metrics(run_id, rows.final_metrics(journal.reports()), closed["ended"], step, model_id)
+        # A name that was logged live (sft's loss) has its curve: a summary under it would be a second value at one of
+        # its steps. The pipeline's row has it.
+        live = {rows.mlflow_name(name) for line in journal.metrics_from(0)[0] for name in line["values"]}
+        final = rows.final_metrics(journal.reports())
+        summary = {name: value for name, value in final.items() if name not in live}
+        self._log_final_metrics(run_id, summary, closed["ended"], model_id)
         self._end(run_id, closed["status"], closed["ended"], "stage", journal.stage)
         self._level_params("stage", journal.stage)
         journal.note(ended=True)
@@ -213,13 +215,12 @@ class Store:
             journal.mark_sent()
 
     def _log_final_metrics(
-        self, run_id: str, values: Mapping[str, float], ended: float, step: int = 0, model_id: str | None = None
+        self, run_id: str, values: Mapping[str, float], ended: float, model_id: str | None = None
     ) -> None:
         from mlflow.entities import Metric
 
-        # A millisecond later than anything logged live: of two values at one step and time MLflow takes the larger.
-        time = int(ended * 1000) + 1
-        self._log(run_id, [Metric(name, value, time, step, model_id) for name, value in values.items()])
+        time = int(ended * 1000)
+        self._log(run_id, [Metric(name, value, time, 0, model_id) for name, value in values.items()])
 
     def _show_results(self, journal: Told, record: Mapping[str, Any] | None, ended: float) -> None:
         """What a person looks for on a stage's page: its description, its samples as a table, its models' scores."""
@@ -407,15 +408,14 @@ class Store:
         known = {run.info.run_id for run in found}
         return {stage: one for stage, one in made.items() if one in known}
 
-    def _log_curves(self, run_id: str, history: Iterable[Mapping[str, float]], ended: float) -> None:
+    def _log_curves(self, run_id: str, found: Mapping[str, Mapping[int, Sequence[float]]], ended: float) -> None:
         """GRPO's curves on the row, so that pipelines compare by them, restored ones too."""
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(views.curve(column), line[column], int(ended * 1000), int(line["step"]))
-            for line in history
-            for column in views.CURVES
-            if column in line
+            Metric(views.curve(name), values[-1], int(ended * 1000), step)
+            for name in views.CURVES
+            for step, values in found.get(name, {}).items()
         ]
         self._log(run_id, metrics)
 
@@ -508,6 +508,10 @@ class Reader:
         if run and "mlflow.parentRunId" in run["tags"]:
             run = self.run(run["tags"]["mlflow.parentRunId"])
         return run["tags"].get("regrpo.pipeline_key") if run else None
+
+    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Every (step, value) of a metric, in the order of steps."""
+        return sorted((point.step, point.value) for point in self.client.get_metric_history(run_id, metric))
 
     def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
         """The tags of each model that a stage logged."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from regrpo import card, differences, files, history, journals, params, records, revisions, rows, tracking
+from regrpo import card, differences, files, history, journals, params, records, rows, tracking
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 from regrpo.lineage import CODE, Snapshot, git
 
@@ -54,30 +54,28 @@ def reproduce(
     """
     root, started, is_default = Path.cwd(), time.time(), run is None
     run = "HEAD" if run is None else run
-    if not (root / "dvc.yaml").exists():
-        raise CannotCheck(run, expected="the project's root", found="no dvc.yaml here", remedy="Change to the root.")
     mlflow = mlflow and journals.enabled()
-    named = revisions.find(run, root, mlflow)
+    place = history.find(run, root, mlflow, committed=True)
+    snapshot, commit = place.snapshot, str(place.snapshot.revision)
+    names = [name for name, at in history.experiments(root).items() if at == commit]
+    experiment = run if run in names else next(iter(names), None)
     uncommitted = ", ".join(_uncommitted(root))
     if uncommitted and is_default:
         raise CannotCheck(
             "workspace", expected="what lies here to be committed", found=f"uncommitted changes in {uncommitted}",
             remedy="Commit first, or name the revision: `regrpo reproduce HEAD`.",
         )  # fmt: skip
-    snapshot = Snapshot(root, named.commit)
-    originals = revisions.read_records(snapshot)
+    originals = history.read_records(snapshot)
     chosen = _chosen(originals, stages)
     _require_disk(chosen)
     if mlflow:  # before the work, not after it
         with tracking.opened():
             pass
-    say(
-        f"reproducing {run}: commit {named.commit[:10]}" + (f", experiment {named.experiment}" * bool(named.experiment))
-    )
+    say(f"reproducing {run}: commit {commit[:10]}" + (f", experiment {experiment}" if experiment else ""))
     notes = [f"the workspace has uncommitted changes in {uncommitted}; the commit is reproduced"] if uncommitted else []
     for note in notes:
         say(f"note: {note}")
-    with _worktree(root, named.commit, keep) as (folder, tree):
+    with _worktree(root, commit, keep) as (folder, tree):
         workspace = Workspace(folder, tree, root, snapshot, originals)
         workspace.configure()
         workspace.restore_inputs(chosen)
@@ -94,8 +92,8 @@ def reproduce(
     cuda = any(record["environment"]["cuda"] for record in [*chosen.values(), *verdict.pop("records").values()])
     wanted = expect or ("equivalent" if cuda else "identical")
     verdict |= {
-        "schema_version": SCHEMA_VERSION, "asked": run, "revision": named.commit, "experiment": named.experiment,
-        "mlflow_run_id": named.mlflow_run_id, "pipeline_key": snapshot.pipeline_key(), "expected": wanted,
+        "schema_version": SCHEMA_VERSION, "asked": run, "revision": commit, "experiment": experiment,
+        "mlflow_run_id": place.mlflow_run_id, "pipeline_key": snapshot.pipeline_key(), "expected": wanted,
         "holds": verdict["verdict"] in ("identical", wanted), "started": started, "ended": time.time(),
         "kept": str(tree) if keep else None, "reproduction_run_id": None, "mlflow_error": None,
     }  # fmt: skip

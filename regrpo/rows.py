@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -50,8 +51,8 @@ class Row:
     tables: dict[str, samples.Table] = field(default_factory=dict)
     datasets: list[Mapping[str, Any]] = field(default_factory=list)
     """What the stages read, as their records have it."""
-    curves: list[dict[str, float]] = field(default_factory=list)
-    """The rows of grpo's history.csv, `step` among their columns; what TRL did not log is not there."""
+    curves: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    """What grpo logged by step (see `curves`)."""
     hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every output, by path."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +99,21 @@ def final_metrics(reports: Mapping[str, bytes]) -> dict[str, float]:
         if file in reports
         for name, value in numbers(json.loads(reports[file]), prefix)
     }
+
+
+def curves(reports: Mapping[str, bytes]) -> dict[str, dict[int, list[float]]]:
+    """{metric: {step: [value]}} of what a stage showed while it ran, from its reports ({file name: bytes}).
+
+    These are history.csv's columns, and of evaluate's metrics.json each model's value in each task.
+    """
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in csv.DictReader(io.StringIO(reports.get("history.csv", b"").decode())):
+        for name, value in row.items():
+            if name != "step" and value:
+                found.setdefault(mlflow_name(name), {}).setdefault(int(row["step"]), []).append(float(value))
+    for task, result in json.loads(reports.get("metrics.json", b"{}")).get("tasks", {}).items():
+        found |= {mlflow_name(f"{task}/{name}"): {0: [one["value"]]} for name, one in result["models"].items()}
+    return found
 
 
 def parameters(sections: Mapping[str, Any]) -> dict[str, str]:
@@ -182,7 +198,8 @@ def from_journals(journals: Iterable[Told]) -> Row:
         _add_stage(row, journal.stage, journal.reports(), record)
         row.tags[f"regrpo.stage.{journal.stage}"] = journal.answer.get("run_id") or facts["run"]
         _add_table(row, journal.stage, journal.kept("samples.parquet"))
-        row.curves += _curves(journal.kept("history.csv")) if journal.stage == "grpo" else []
+        if journal.stage == "grpo":
+            row.curves = _curves(journal.kept("history.csv"))
         kept = {path: journal.kept(path.rpartition("/")[2]) for path in SHOWN if f"/{journal.stage}/" in path}
         row.artifacts |= {path: data for path, data in kept.items() if data is not None}
     return row
@@ -211,14 +228,11 @@ def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
         row.tables[f"{stage}/{samples.NAME}"] = table
 
 
-def _curves(history: bytes | None) -> list[dict[str, float]]:
-    """The numbers of a history.csv; a line that is none (of a damaged file) is left out."""
-    found = []
-    for line in csv.DictReader((history or b"").decode(errors="replace").splitlines()):
-        with contextlib.suppress(ValueError, KeyError):
-            values = {column: float(value) for column, value in line.items() if column and value}
-            found.append({"step": values.pop("step"), **values})
-    return found
+def _curves(history: bytes | None) -> dict[str, dict[int, list[float]]]:
+    """What `curves` finds in a history.csv; nothing where it is not there, or damaged (the audit names that)."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return curves({"history.csv": history}) if history else {}
+    return {}
 
 
 def describe(row: Row, changed: str | None, stages: Mapping[str, str], experiment: str, run: str) -> str:

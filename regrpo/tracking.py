@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from regrpo import files, lineage
+from regrpo import files, history, lineage
 from regrpo.errors import CannotCheck, RegrpoError
 from regrpo.journals import Told, enabled, is_dvc, journal_folder, pending
 
 if TYPE_CHECKING:
-    from regrpo.mlflow_store import Store
+    from regrpo.mlflow_store import Reader, Store
 
 EVERY = 1.0
 """Seconds between two passes of the follower."""
@@ -102,12 +102,21 @@ def _stamp() -> str:
     database = tracking_uri().removeprefix("sqlite:///")
     return files.sha256_json(
         [
-            [tracking_uri(), experiment_name(), Path(database).exists() or "://" in database],
+            [tracking_uri(), experiment_name(), "://" in database or _is_sqlite(Path(database))],
             files.sha256(lock) if lock.exists() else None,
             lineage.experiments(root),
             [journal.folder.name for journal in pending()],
         ]
     )
+
+
+def _is_sqlite(database: Path) -> bool:
+    """Whether a file is there and begins as every SQLite database does."""
+    try:
+        with database.open("rb") as f:
+            return f.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
 
 
 def _synced() -> dict[str, Any]:
@@ -190,6 +199,11 @@ def _noting(done: Pass, what: str, journal: Told | None = None) -> Iterator[None
 def _log_and_name(error: Exception) -> str:
     """Write an error's traceback to the log; returns its class and first line."""
     print(_without_password("".join(traceback.format_exception(error))), file=sys.stderr)
+    return name_error(error)
+
+
+def name_error(error: Exception) -> str:
+    """An error's class and first line, without a password."""
     return _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")[:300]
 
 
@@ -263,13 +277,11 @@ def _open_store() -> Store:
 def sync(patience: float = 60.0) -> list[dict[str, str]]:
     """Bring MLflow up to date; returns the rows made or ended ({kind, name, status, run_id}).
 
-    Raises CannotCheck outside a repository, where MLflow cannot be reached or refuses something, or where the follower
-    is busy for `patience` seconds.
+    Raises CannotCheck outside a repository or in a broken one, where MLflow cannot be reached or refuses something, or
+    where the follower is busy for `patience` seconds.
     """
-    if not (lineage.dvc_root() / "dvc.yaml").exists():
-        raise CannotCheck(
-            "sync", expected="to be started in the repository's root", found="no dvc.yaml here", remedy="Change to it."
-        )
+    root = history.workspace(lineage.dvc_root()).snapshot.root
+    history.require_git(root)
     if not enabled() or up_to_date():
         return []
     deadline, told = time.monotonic() + patience, False
@@ -335,6 +347,22 @@ def opened(create: bool = True) -> Iterator[Store]:
             remedy = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without."
             problem = _log_and_name(error)
             raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[Reader]:
+    """The store, only to be looked at: nothing is made. Raises CannotCheck where there is none that can be read."""
+    try:
+        from regrpo.mlflow_store import open_reader
+
+        yield open_reader(tracking_uri())
+    except RegrpoError:
+        raise
+    except Exception as error:  # as in _noting
+        raise CannotCheck(
+            shown_uri(), expected="an MLflow store", found=name_error(error),
+            remedy="Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without.",
+        ) from error  # fmt: skip
 
 
 # --- the background -------------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from regrpo import audit, files, history
-from regrpo.errors import CannotCheck
+from regrpo import audit, history
 
 EXIT = {"complete": 0, "broken": 1, "not checkable": 2}
 
@@ -34,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    began, page = time.monotonic(), args.html.resolve() if args.html else None
+    from regrpo import graph, pages
+
+    began, page = time.monotonic(), args.html.absolute() if args.html else None
+    if page:
+        pages.require_writable(page)
     folder = _folder(args.target)
     target = None if folder else args.target
     with contextlib.chdir(folder or Path.cwd()):
@@ -42,14 +45,7 @@ def run(args: argparse.Namespace) -> int:
         result = audit.audit(place, remote=args.remote, mlflow=not args.no_mlflow, strict_env=args.strict_env)
         result["seconds"] = round(time.monotonic() - began, 1)
         if page:
-            from regrpo import graph, pages
-
-            try:
-                files.write_text(page, pages.audit_page(result, graph.of_places([place])))
-            except OSError as error:
-                raise CannotCheck(
-                    args.html.name, expected="a file that can be written", found=str(error), remedy="Name another."
-                ) from error
+            pages.write(page, pages.audit_page(result, graph.of_places([place])))
     if args.json:
         print(json.dumps(result, indent=2))
     elif not args.quiet:

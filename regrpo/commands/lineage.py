@@ -6,8 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo import files, graph, history, pages
-from regrpo.errors import CannotCheck
+from regrpo import graph, history, pages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     root, direction = Path.cwd(), "downstream" if args.downstream else "upstream"
     way: graph.Direction = "downstream" if args.downstream else "upstream"
-    whole = graph.of_places([history.workspace(root), *history.revisions(root)])
-    starts = graph.start(whole, args.target, root, way, mlflow=not args.no_mlflow)
-    part = whole.part(whole.reach(starts, way))
-    title = f"Lineage, {direction} of {args.target or 'the workspace'}"
+    if args.html:
+        pages.require_writable(args.html)
+    here = history.workspace(root)
+    history.require_git(root)
+    whole = graph.of_places([here, *history.revisions(root)])
+    part, starts = graph.ask(whole, args.target, root, way, mlflow=not args.no_mlflow)
     if args.json:
         print(
             json.dumps({"target": args.target, "direction": direction, "start": starts} | graph.plain(part), indent=2)
@@ -41,15 +42,11 @@ def run(args: argparse.Namespace) -> int:
     elif args.mermaid:
         print(graph.mermaid(part))
     elif args.html:
-        try:
-            files.write_text(args.html, pages.lineage_page(title, part))
-        except OSError as error:
-            raise CannotCheck(
-                str(args.html), expected="a file that can be written", found=str(error), remedy="Name another."
-            ) from error
+        title = f"Lineage, {direction} of {args.target or 'the workspace'}"
+        pages.write(args.html, pages.lineage_page(title, part))
         print(f"wrote {args.html}")
     elif starts:
-        for line in graph.tree(whole, starts, way):
+        for line in graph.tree(part, starts, way):
             print(line)
     else:
         print("Nothing was made from it." if args.downstream else "No run made it: it is a source.")
