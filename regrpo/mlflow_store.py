@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from regrpo import card, descriptions, lineage, rows, samples, views
+from regrpo import card, descriptions, files, lineage, rows, samples, views
 from regrpo.errors import CannotCheck
 from regrpo.journals import Told
 from regrpo.lineage import Snapshot
@@ -196,7 +196,7 @@ class Store:
         model_id = None
         if record:
             self._log(run_id, tags=rows.output_tags(record) | {"regrpo.environment": record["environment"]["sha256"]})
-            self._log_datasets(run_id, record["inputs"])
+            self._log_datasets(run_id, record["inputs"], Path(journal.facts["workspace"]))
             self.client.log_text(run_id, json.dumps(record, indent=2, sort_keys=True) + "\n", "run.json")
             model_id = self._log_model(journal, record)
         if (journal.folder / "files").is_dir():
@@ -242,7 +242,9 @@ class Store:
     def _log_table(self, run_id: str, path: str, table: samples.Table) -> None:
         """A table artifact that the UI renders; told again, it is left as it is (log_table would append to it)."""
         if path not in {one.path for one in self.client.list_artifacts(run_id, str(PurePosixPath(path).parent))}:
-            self.client.log_table(run_id, table.columns, path)
+            import pandas as pd
+
+            self.client.log_table(run_id, pd.DataFrame(table.columns, dtype=object), path)
 
     def _log_scores(
         self, run_id: str, record: Mapping[str, Any], ended: float, name: str, task: Mapping[str, Any]
@@ -276,8 +278,11 @@ class Store:
         found = search([self.experiment_id], conditions, max_results=1, order_by=newest) if sha256 else []
         return str(found[0].model_id) if found else None
 
-    def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]]) -> None:
-        """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag."""
+    def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]], folder: Path) -> None:
+        """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag.
+
+        Columns and number of rows are read from `folder` where the recorded bytes still lie there.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         found = []
@@ -285,7 +290,8 @@ class Store:
             path = PurePosixPath(item["path"])
             if path.is_relative_to("data/prepared") and path.suffix in ("", ".parquet"):
                 source = json.dumps({"uri": item["path"]})
-                dataset = Dataset(path.name, item["sha256"][:32], "local", source)
+                described = _schema_and_profile(folder / path, item["sha256"])
+                dataset = Dataset(path.name, item["sha256"][:32], "local", source, *described)
                 context = CONTEXTS.get(path.stem, "training")
                 tags = [InputTag("mlflow.data.context", context), InputTag("sha256", item["sha256"])]
                 found.append(DatasetInput(dataset, tags))
@@ -310,6 +316,7 @@ class Store:
             "regrpo.sha256": output["sha256"],
             "regrpo.key": record["key"],
             "regrpo.run": record["run"],
+            views.NOTE: f"`{output['path']}`, SHA-256 `{output['sha256']}`. DVC keeps the bytes; none are here.",
         }
         params = {"path": output["path"], "sha256": output["sha256"], "size": str(output["size"])}
         name = (
@@ -387,7 +394,8 @@ class Store:
         self._log(run_id, params=row.params, tags=row.tags | note)
         self._log_final_metrics(run_id, row.metrics, ended)
         self._log_curves(run_id, row.curves, ended)
-        self._log_datasets(run_id, [item for item in row.datasets if item["path"].endswith(".parquet")])
+        splits = [item for item in row.datasets if item["path"].endswith(".parquet")]
+        self._log_datasets(run_id, splits, lineage.dvc_root())
         self._link_models(run, row.hashes)
         self.client.log_text(run_id, json.dumps(row.hashes, indent=2, sort_keys=True) + "\n", rows.OUTPUTS)
         for path, table in sorted(row.tables.items()):  # the first is what the UI's comparison opens with: evaluate's
@@ -402,11 +410,13 @@ class Store:
 
     def _stage_runs(self, row: rows.Row) -> dict[str, str]:
         """Stage → run of a row's stages, as far as this experiment holds them: others were told to another store."""
-        made = {stage: row.tags.get(f"regrpo.stage.{stage}", "") for stage in STAGES}
-        ids = ", ".join(f"'{one}'" for one in made.values() if re.fullmatch("[0-9a-f]{32}", one))
-        found = self.client.search_runs([self.experiment_id], f"attributes.run_id IN ({ids})") if ids else []
-        known = {run.info.run_id for run in found}
-        return {stage: one for stage, one in made.items() if one in known}
+        found = {}
+        for stage in STAGES:
+            if made := row.tags.get(f"regrpo.stage.{stage}"):  # MLflow's id, or ours where the stage did not learn it
+                by_id = self.client.search_runs([self.experiment_id], f"attributes.run_id = '{made}'")
+                if run := next(iter(by_id), None) or self.find(regrpo__run=made):
+                    found[stage] = run.info.run_id
+        return found
 
     def _log_curves(self, run_id: str, found: Mapping[str, Mapping[int, Sequence[float]]], ended: float) -> None:
         """GRPO's curves on the row, so that pipelines compare by them, restored ones too."""
@@ -458,6 +468,23 @@ class Store:
         self._log_final_metrics(run_id, verdict["numbers"], verdict["ended"])
         self._end(run_id, "FINISHED", verdict["ended"], "reproduction", verdict["verdict"])
         return run_id
+
+
+def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None]:
+    """A Parquet file's columns and its number of rows, as MLflow spells them; (None, None) for other bytes."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if path.suffix != ".parquet" or not path.is_file() or files.sha256(path) != sha256:
+        return None, None
+    try:
+        opened = parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError):
+        return None, None
+    with opened:
+        names = {"int64": "long", "double": "double", "bool": "boolean", "string": "string", "large_string": "string"}
+        columns = [{"name": one.name, "type": names.get(str(one.type), "object")} for one in opened.schema_arrow]
+        return json.dumps({"mlflow_colspec": columns}), json.dumps({"num_rows": opened.metadata.num_rows})
 
 
 def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:

@@ -46,10 +46,11 @@ def table(stage: str, parquet: bytes, headline: str | None = None) -> Table | No
         return None
     try:
         frame = pd.read_parquet(io.BytesIO(parquet))
-        made = during_training(frame) if stage == "grpo" else before_and_after(frame, headline)
+        if frame.empty:
+            return None
+        return during_training(frame) if stage == "grpo" else before_and_after(frame, headline)
     except (ValueError, KeyError, OSError):  # a damaged or foreign file is the audit's to name
         return None
-    return made if made.columns and len(next(iter(made.columns.values()))) else None
 
 
 def during_training(frame: pd.DataFrame) -> Table:
@@ -87,7 +88,7 @@ def before_and_after(frame: pd.DataFrame, headline: str | None = None) -> Table:
         for id_ in wide.index
     ]
     shown = _share(rows, "sft → grpo")
-    columns = {name: [row[name] for row in shown] for name in (rows[0] if rows else {})}
+    columns = {name: [row[name] for row in shown] for name in rows[0]}
     return Table(columns, f"{len(shown):,} of {len(rows):,} questions of {task}")
 
 
