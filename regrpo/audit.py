@@ -914,8 +914,8 @@ class _Tracker:
             where = f"MLflow row {run['id']}"
             self._compare(None, where, "params", row.params, run["params"], whole=True)
             tags = {name: value for name, value in row.tags.items() if not name.startswith("regrpo.stage.")}
-            self._compare(None, where, "tags", tags, run["tags"])
-            self._compare_metrics(None, where, row.metrics, run["metrics"])
+            self._compare(None, where, "tags", _told(tags, run["tags"]), run["tags"])
+            self._compare_metrics(None, where, _told(row.metrics, run["metrics"]), run["metrics"])
 
     def _compare(
         self,
@@ -959,6 +959,11 @@ class _Tracker:
                 self.audit.say(
                     self.audit.notes, "restored", stage, stage, f"{text}, code {str(record.code.revision)[:12]}"
                 )
+
+
+def _told(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is expected of a row, without what it may lack."""
+    return {name: value for name, value in expected.items() if name in found or not name.startswith(rows.SHOWN_AGAIN)}
 
 
 def _own(stage: str) -> str:

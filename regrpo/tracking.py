@@ -433,11 +433,28 @@ def _refuse_for(seconds: float, problem: str) -> None:
         time.sleep(0.2)
 
 
+def print_addresses(server: str) -> None:
+    """The addresses at which a UI at `server` shows the experiment as it is meant to be seen; made where it is not."""
+    from regrpo import views
+
+    with opened() as store:
+        addresses = views.addresses(server, store.experiment_id)
+    for mode, address in addresses.items():
+        print(f"{mode:<8} {address}", flush=True)
+
+
 def main() -> None:
-    if sys.argv[1:] != ["--follow"]:
-        sys.exit("usage: python -m regrpo.tracking --follow  (`regrpo sync` is the command for people)")
-    if journal_folder().is_dir():
-        follow()
+    match sys.argv[1:]:
+        case ["--follow"]:
+            if journal_folder().is_dir():
+                follow()
+        case ["--addresses", server]:  # for `make ui`
+            try:
+                print_addresses(server)
+            except CannotCheck as error:
+                sys.exit(str(error))
+        case _:
+            sys.exit("usage: python -m regrpo.tracking --follow  (`regrpo sync` is the command for people)")
 
 
 if __name__ == "__main__":
