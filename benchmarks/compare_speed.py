@@ -35,7 +35,7 @@ def make(root: Path, runs: int, questions: int) -> list[str]:
             for number, task in enumerate(synthetic.ROLES)
         }
         params = {"grpo.learning_rate": round(1e-4 * (setting + 1), 6), "grpo.seed": seed}
-        made = synthetic.experiment(root, f"sweep-{index + 1}", synthetic.evaluation(values), params)
+        made = synthetic.experiment(root, f"sweep-{index + 1}", synthetic.evaluation(values), params, full=True)
         ids.append(made["grpo"])
     return ids
 

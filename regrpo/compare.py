@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,22 +64,33 @@ def compare(
         missing_from_sweep = [one.name for one in members if one.place is None]
     read, left_out = _read(named)
     notes = [tracker.problem] if tracker.problem else []
+    if len(read) < 2:
+        raise _too_few(read, targets, sweep, left_out, notes)
     if missing_from_sweep:
         notes.append(
-            f"sweep {sweep} is not whole: {len(members) - len(missing_from_sweep)} of {len(members)} runs are there; "
-            f"missing: {', '.join(missing_from_sweep)}"
+            f"sweep {sweep} is not whole: {len(members) - len(missing_from_sweep)} of {len(members)} runs are there"
         )
-    if len(read) < 2:
-        asked = f"sweep {sweep}" if sweep is not None else " ".join(targets) or "no run"
-        why = [f"{one['name']}: {one['reason']}" for one in left_out]
-        raise CannotCheck(
-            asked, expected="two runs to compare", found="; ".join([f"{len(read)} that can be read", *why, *notes[:1]]),
-            remedy="Name another (`workspace` is one; `dvc exp list` and `git log -- dvc.lock` show more)."
-            if sweep is None else "Wait until `dvc queue status` shows two finished, or name another run besides.",
-        )  # fmt: skip
     result = of_runs(read, examples=examples)
     result |= {"asked": {"runs": list(targets), "sweep": sweep}, "left_out": left_out, "notes": notes + _notes(read)}
     return result | ({"curves": find_curves(read, find_arms(read))} if curves else {})
+
+
+def _too_few(
+    read: Sequence[Run], targets: Sequence[str], sweep: str | None, left_out: Sequence[Json], notes: Sequence[str]
+) -> CannotCheck:
+    reasons: dict[str, list[str]] = {}
+    for one in left_out:
+        reasons.setdefault(one["reason"].replace(one["name"], "NAME"), []).append(one["name"])
+    why = [f"{', '.join(names)}: {reason.replace('NAME', names[0])}" for reason, names in reasons.items()]
+    remedy = "Name another: `workspace` is one, `dvc exp list` and `git log -- dvc.lock` show more."
+    if sweep is not None:
+        remedy = "Wait until `dvc queue status` shows two that are done, or name another run besides."
+    return CannotCheck(
+        f"sweep {sweep}" if sweep is not None else " ".join(targets) or "no run",
+        expected="two runs to compare",
+        found="; ".join([f"{len(read) or 'none'} that can be read", *(one.rstrip(".") for one in [*why, *notes])]),
+        remedy=remedy,
+    )
 
 
 def _read(named: Sequence[runs.Named]) -> tuple[list[Run], list[Json]]:
@@ -92,10 +104,16 @@ def _read(named: Sequence[runs.Named]) -> tuple[list[Run], list[Json]]:
         except CannotCheck as error:
             left_out.append({"name": one.name, "reason": error.found})
             continue
+        run.name = _short(run.name)
         same = sum(other.name.partition(" (")[0] == run.name for other in read)
         run.name += f" ({same + 1})" if same else ""
         read.append(run)
     return read, left_out
+
+
+def _short(name: str) -> str:
+    """Ids are cut to 12 digits, as far as anybody reads."""
+    return name[:12] if re.fullmatch("[0-9a-f]{32,40}", name) else name
 
 
 def _notes(read: Sequence[Run]) -> list[str]:

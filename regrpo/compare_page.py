@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from regrpo import charts, compare_text, pages
-from regrpo.compare_text import FEW_RUNS, short
+from regrpo.compare_text import FEW_RUNS
 from regrpo.verdicts import signed
 
 Json = dict[str, Any]
@@ -33,7 +33,6 @@ def page(result: Mapping[str, Any]) -> str:
         pairs=content["questions"]["pairs"] if len(content["questions"]["pairs"]) <= FEW_RUNS else [],
         differences=_differences(content),
         curves=list(_curves(content)),
-        short=short,
     )
 
 
@@ -52,9 +51,9 @@ def _differences(result: Json) -> str:
     pairs = result["questions"]["pairs"]
     for pair in pairs:
         few = len(pairs) <= FEW_RUNS
-        title = f"{short(pair['after'])} minus {short(pair['before'])}" if few else "Over questions, run by run"
+        title = f"{pair['after']} minus {pair['before']}" if few else "Over questions, run by run"
         shown = [line for line in pair["tasks"] if few or line["decisive"]]
-        groups.setdefault(title, []).extend(_row(line["task"] if few else short(pair["after"]), line) for line in shown)
+        groups.setdefault(title, []).extend(_row(line["task"] if few else pair["after"], line) for line in shown)
     kept = {name: rows[:MOST_ROWS] for name, rows in groups.items()}
     if not kept:
         return ""
@@ -71,7 +70,7 @@ def _curves(result: Json) -> Iterator[tuple[str, str]]:
     """(caption, chart) of each curve that was logged."""
     for metric, lines in result["curves"].items():
         title, y_label = CURVES[metric]
-        series = [charts.Series(short(name), points) for name, points in lines.items() if points]
+        series = [charts.Series(name, points) for name, points in lines.items() if points]
         if series:
             yield title, charts.line_chart(title, series, x_label="optimizer step", y_label=y_label)
 

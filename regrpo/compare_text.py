@@ -113,7 +113,7 @@ def _runs(result: Json) -> list[list[str]]:
     for index, run in enumerate(result["runs"]):
         kind, _, name = run["place"].partition(" ")
         rows.append(
-            [short(run["name"]), kind if name == run["name"] else run["place"],
+            [run["name"], kind if name == run["name"] else run["place"],
              (run["pipeline_key"] or "unfinished")[:12], (run["ended"] or "")[:16].replace("T", " "),
              run["health"] or "—", *(str(values[one][index] or "—") for one in told)]
         )  # fmt: skip
@@ -121,7 +121,7 @@ def _runs(result: Json) -> list[list[str]]:
 
 
 def _differences(result: Json) -> Iterator[Block]:
-    differs, names = result["differs"], [short(run["name"]) for run in result["runs"]]
+    differs, names = result["differs"], [run["name"] for run in result["runs"]]
     for what in ("parameters", "data"):
         if differs[what]:
             yield Block(f"What differs: {what}", table=_sides(differs[what], names), name=what)
@@ -172,7 +172,7 @@ def _counted(values: Sequence[str]) -> str:
 
 
 def _metrics(result: Json) -> list[list[str]]:
-    names = [short(run["name"]) for run in result["runs"]]
+    names = [run["name"] for run in result["runs"]]
     labels = [
         f"{line['task']} ({line['metric']})" + (f", {line['model']}" if line["model"] != "grpo" else "")
         for line in result["metrics"]
@@ -199,21 +199,22 @@ def _seeds(result: Json) -> Iterator[Block]:
     seeds = result["seeds"]
     if not any(arm["seeds"] > 1 for arm in seeds["arms"]):
         return
-    tested = {(line["after"], line["task"]): line for line in seeds["comparisons"] if line["design"]}
-    head = ["setting", "seeds", "task", "mean (95 % t interval)"]
-    rows = [head + (["difference", "95 % t interval", "p (Holm)", "is"] if tested else [])]
+    rows = [["setting", "seeds", "task", "mean (95 % t interval)"]]
     for arm in seeds["arms"]:
-        for task, mean in arm["means"].items():
-            line = tested.get((arm["name"], task))
-            rows.append([arm["name"], str(arm["seeds"]), task, _mean(mean)])
-            if line:
-                rows[-1] += [signed(line["difference"]), interval(line["ci95"], True), f"{line['p_holm']:.2g}"]
-                rows[-1].append(line["relation"])
-            rows[-1] += [""] * (len(rows[0]) - len(rows[-1]))
+        rows += [[arm["name"], str(arm["seeds"]), task, _mean(mean)] for task, mean in arm["means"].items()]
     repeats = [name for arm in seeds["arms"] for name in arm["repeats"]]
     said = [f"Vary: {', '.join(seeds['varying'])}."] if seeds["varying"] else []
     said += [f"Left out, of the same seeds as another: {', '.join(repeats)}."] if repeats else []
     yield Block("Over seeds", said, rows, name="seeds")
+    tested = [line for line in seeds["comparisons"] if line["design"]]
+    if tested:
+        rows = [["setting", "task", "difference", "95 % t interval", "p (Holm)", "is"]]
+        rows += [
+            [line["after"], line["task"], signed(line["difference"]), interval(line["ci95"], True),
+             f"{line['p_holm']:.2g}", line["relation"]]
+            for line in tested
+        ]  # fmt: skip
+        yield Block(f"Over seeds, minus {tested[0]['before']}", table=rows, name="seeds")
 
 
 def _mean(mean: Json) -> str:
@@ -228,10 +229,10 @@ def _questions(result: Json) -> Iterator[Block]:
         rows = [["run", "against", "task", "value", "difference", "95 % interval", "p (Holm)", "is"]]
         for pair in pairs:
             rows += [
-                [short(pair["after"]), short(pair["before"]), line["task"], f"{line['after']:.3f}",
+                [pair["after"], pair["before"], line["task"], f"{line['after']:.3f}",
                  signed(line["difference"]), interval(line["ci95"], True), f"{line['p_holm']:.3g}", _is(pair, line)]
                 for line in pair["tasks"] if line["decisive"]
-            ] or [[short(pair["after"]), short(pair["before"]), "—", "", "", "", "", _refused(pair)]]  # fmt: skip
+            ] or [[pair["after"], pair["before"], "—", "", "", "", "", _refused(pair)]]  # fmt: skip
         yield Block("On the shared questions", table=rows, name="pairs")
         return
     for pair in pairs:
@@ -274,19 +275,14 @@ def _examples(pair: Json) -> Iterator[str]:
     for way, said in (("gained", pair["after"]), ("lost", pair["before"])):
         for one in examples.get(way, []):
             right = f"   (right: {_brief(one['answer'], 30)})" if one["answer"] else ""
-            yield f"only {short(said)} right: {_brief(one['question'], 50)}{right}"
+            yield f"only {said} right: {_brief(one['question'], 50)}{right}"
             for side in ("before", "after"):
-                yield f"    {short(pair[side])}: {_brief(one[side], 74)}"
+                yield f"    {pair[side]}: {_brief(one[side], 74)}"
 
 
 def _brief(text: str | None, most: int) -> str:
     line = shown(text) if text is not None else "(choices were scored, nothing was written)"
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def short(name: str) -> str:
-    """A run's name in a column: ids are cut to 12 digits."""
-    return name[:12] if re.fullmatch("[0-9a-f]{32,40}", name) else name
 
 
 def _short_hash(value: str) -> str:

@@ -60,7 +60,6 @@ def compare_questions(before: Values, after: Values, kind: Kind) -> Tested:
     p is the exact McNemar test's or, for a continuous metric, the paired t test's. The other way round gives exactly
     the same with signs turned. Raises ValueError for no questions, unequal numbers of them, or what is not finite.
     """
-    import numpy as np
     from scipy.stats import ttest_1samp
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -72,7 +71,7 @@ def compare_questions(before: Values, after: Values, kind: Kind) -> Tested:
         return Tested(n, mean, MCNEMAR, p, gained, lost, math.sqrt((gained + lost) / n))
     deviation = float(d.std(ddof=1)) if n > 1 else math.nan
     # Without variation there is no t: equal everywhere, or apart by one and the same amount everywhere.
-    p = float(ttest_1samp(d, 0).pvalue) if np.ptp(d) > 0 else 1.0 if n == 1 or mean == 0 else 0.0
+    p = float(ttest_1samp(d, 0).pvalue) if _vary(d) else 1.0 if n == 1 or mean == 0 else 0.0
     return Tested(n, mean, PAIRED_T, p, None, None, deviation)
 
 
@@ -126,6 +125,13 @@ def _differences(before: Values, after: Values) -> Values:
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a value is not a finite number")
     return y - x
+
+
+def _vary(values: Values) -> bool:
+    """Whether values differ by more than the rounding of equal ones."""
+    import numpy as np
+
+    return bool(np.ptp(values) > 1e-12 * max(1.0, float(np.abs(values).max())))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -213,7 +219,7 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
     n, mean = len(x), float(x.mean())
     if n < FEWEST_SEEDS:
         return Mean(n, mean, float(x.std(ddof=1)) if n > 1 else None, None)
-    if np.ptp(x) == 0:
+    if not _vary(x):
         return Mean(n, float(x[0]), 0.0, (float(x[0]), float(x[0])))
     low, high = ttest_1samp(x, 0).confidence_interval(1 - ALPHA)
     return Mean(n, mean, float(x.std(ddof=1)), (float(low), float(high)))
@@ -239,10 +245,10 @@ def compare_seeds(
     difference = float((y - x).mean() if paired else y.mean() - x.mean()) + 0.0
     if paired:
         deviation = float((y - x).std(ddof=1))
-        found = ttest_1samp(y - x, 0) if np.ptp(y - x) else None
+        found = ttest_1samp(y - x, 0) if _vary(y - x) else None
     else:
         deviation = math.sqrt((float(x.var(ddof=1)) + float(y.var(ddof=1))) / 2)
-        found = ttest_ind(y, x, equal_var=False) if np.ptp(x) or np.ptp(y) else None
+        found = ttest_ind(y, x, equal_var=False) if _vary(x) or _vary(y) else None
     if found is None:  # no seed made any difference
         interval, p = (difference, difference), 0.0 if difference else 1.0
     else:

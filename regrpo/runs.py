@@ -135,8 +135,8 @@ def find(targets: Sequence[str], root: Path, mlflow: Rows) -> list[Named]:
         try:
             found.append(Named(target, history.find(target, root, mlflow=False)))
         except CannotCheck as error:
-            unknown = f"{error.found}; expected {error.expected}. {error.remedy}"
-            found.append(Named(target, None, _waiting(root).get(target) or f"unknown: {unknown}"))
+            unknown = f"unknown: {error.found} (`dvc exp list` and `git log -- dvc.lock` show what there is)"
+            found.append(Named(target, None, _waiting(root).get(target) or unknown))
     return found
 
 

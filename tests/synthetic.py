@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 Json = dict[str, Any]
 ROLES = {"heldout": "headline", "heldout_sampled": "sampled", "heldout_format": "format",
          "heldout_answer_prefilled": "control", "heldout_reasoning_prefilled": "control"}  # fmt: skip
+FEW_FILES = ("regrpo/rewards.py", "regrpo/card.py")
 PACKAGES = {"torch": "2.13.0", "trl": "1.16.0"}
 SPLITS = ("dataset.json", "dev.parquet", "eval.parquet", "sft.parquet", "train.parquet")
 
@@ -124,10 +125,12 @@ def write_run(
     day: int = 1,
     history: str | None = None,
     ids: str = "",
+    full: bool = False,
 ) -> dict[str, str]:
     """Leave the workspace as a run with these answers would, up to a stage; returns each stage's run id.
 
-    `params` are {"section.key": value}; `code` other contents of code files; `ids` sets runs of equal inputs apart.
+    `params` are {"section.key": value}; `code` other contents of code files; `ids` sets runs of equal inputs apart;
+    `full` gives dvc.lock the length and form that DVC gives it (slow to read and write).
     """  # fmt: skip
     profile = copy.deepcopy({stage: PROFILE[stage] for stage in STAGES})
     for name, value in (params or {}).items():
@@ -137,13 +140,15 @@ def write_run(
     lock: Json = {"schema": "2.0", "stages": {}}
     made: dict[str, tuple[str, str]] = {}
     names: dict[str, str] = {}
+    long = {"hash": "md5", "size": 1} if full else {}
     commit = revision or git(root, "rev-parse", "HEAD")
     for stage in STAGES[: STAGES.index(until) + 1]:
         declared = DECLARED[stage]
-        deps = {path: made.get(path) or _hashes((code or {}).get(path, path)) for path in declared["deps"]}
+        kept = [path for path in declared["deps"] if full or not path.startswith("regrpo/") or path in FEW_FILES]
+        deps = {path: made.get(path) or _hashes((code or {}).get(path, path)) for path in kept}
         entry: Json = {
             "cmd": declared["cmd"],
-            "deps": [{"path": path, "hash": "md5", "md5": md5, "size": 1} for path, (md5, _) in deps.items()],
+            "deps": [{"path": path, "md5": md5} | long for path, (md5, _) in deps.items()],
             "params": {"params.yaml": {stage: profile[stage]}},
         }
         key = lineage.stage_key(entry)
@@ -181,8 +186,11 @@ def write_run(
         data = canonical_json([record]).encode()
         made[f"reports/{stage}/run.json"] = _md5(data), hashlib.sha256(data).hexdigest()
         _write(root, f"reports/{stage}/run.json", data)
-        entry["outs"] = [{"path": path, "hash": "md5", "md5": made[path][0], "size": 1} for path in outs]
+        entry["outs"] = [{"path": path, "md5": made[path][0]} | long for path in outs]
         lock["stages"][stage] = entry
+    if not full:
+        (root / "dvc.lock").write_text(json.dumps(lock))
+        return names
     stream = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
