@@ -1,6 +1,7 @@
 """The pipeline's declaration against the code: dependencies, parameters, imports."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,18 @@ def test_stage_section_script_and_reports_share_one_name() -> None:
         ]
         assert f"reports/{name}/run.json" in outputs
         assert all(out.startswith((f"reports/{name}/", "data/prepared", "models/")) for out in outputs)
+
+
+def test_every_curve_is_drawn_only_at_the_steps_that_were_logged() -> None:
+    """history.csv has empty cells, which DVC's own templates draw as 0."""
+    pipeline = read_yaml(ROOT / "dvc.yaml")
+    outs = [out for stage in pipeline["stages"].values() for out in stage.get("plots", [])]
+    declared = [pair for plot in [*outs, *pipeline["plots"]] for pair in plot.items()]
+    curves = [about for name, about in declared if not name.endswith(".png")]
+    assert len(curves) == 11
+    assert {(one["template"], one["x"]) for one in curves} == {("curve", "step")}
+    template = json.loads((ROOT / ".dvc/plots/curve.json").read_text())
+    assert template["transform"] == [{"filter": {"not": {"field": "<DVC_METRIC_Y>", "equal": ""}}}]
 
 
 def test_training_waits_for_the_gate() -> None:

@@ -173,8 +173,9 @@ def test_a_candidate_carries_hashes_card_and_verdicts_and_is_the_same_version_wh
     first = promoted("run0")
     assert (first["verdict"], first["version"], first["created"]) == ("registered", "1", True)
     assert rules(first) == {"audit": "holds", "doctor": "holds", "comparison": "holds"}
-    again = promoted("run0")
-    assert (again["version"], again["created"]) == ("1", False)
+    for name in ("run0", first["tags"]["regrpo.row"], first["tags"]["regrpo.stage.grpo"]):  # by tag, row and stage run
+        again = promoted(name)
+        assert (again["version"], again["created"]) == ("1", False)
     found = registered()
     assert found["aliases"] == {"candidate": "1"}
     assert list(found["tags"]) == ["1"]
