@@ -139,10 +139,10 @@ def _whole(stage: str, model: type[BaseModel], key: str, text: str, values: Any)
     """A value for a key that a validator of the whole section refuses."""
     if near := re.search(r"did you mean `(\w+)`", text):
         return near[1]
-    if key == "num_generations" and isinstance(values, dict):
-        steps = values.get("steps_per_generation") or values.get("gradient_accumulation_steps", 1)
-        at_once = values.get("generation_batch_size") or values["per_device_train_batch_size"] * steps
-        return groups(at_once, values["num_generations"])
+    if completions := re.search(r"generated at once, (\d+)", text):
+        return groups(int(completions[1]), int(re.findall(r"\d+", text)[0]))
+    if multiple := re.search(r"\((\d+)\) must be a multiple of (\d+)", text):
+        return str(-(-int(multiple[1]) // int(multiple[2])) * int(multiple[2]))
     if "set by regrpo" in text or "refused" in text or "neither ours" in text:
         return "leave it out"
     if (shipped := _shipped(stage, key, values.get(key) if isinstance(values, dict) else None)) is not None:
@@ -192,10 +192,10 @@ def groups(at_once: int, near: int) -> str:
 def build(stage: str, section: Any, device: str) -> tuple[Any | None, list[Finding]]:
     """TRL's own configuration, from the stage's own settings, made as on a CPU so that no GPU is asked for.
 
-    bf16 and tf32 on a GPU are judged by `hardware_findings` instead.
+    bf16 on a GPU is judged by `hardware_findings`; tf32 asks for the GPU, a backend for the other processes.
     """
     settings = section.trainer_settings(device) | {"use_cpu": True}
-    settings.pop("tf32", None)
+    settings = {name: value for name, value in settings.items() if name not in ("tf32", "ddp_backend")}
     kind = _config_class(section.library)
     try:
         with warnings.catch_warnings(record=True) as told:

@@ -72,24 +72,28 @@ def of_card(name: str, half: bool) -> Roof | None:
     return Roof(known, peak if half else peak / 16, CARDS[known][1], LAUNCH)
 
 
-@cache
 def of_this_cpu(threads: int) -> Roof:
-    """Measured in a fifth of a second: float32 matrices of 512 multiplied, and 64 MB copied, by so many threads."""
+    """Measured with one thread, arithmetic times `threads`: several wait for each other where other work runs."""
+    flops, bandwidth = _one_thread()
+    return Roof(f"this CPU, {threads} × one thread, measured", threads * flops, bandwidth, 0.0, (0.7, 0.7))
+
+
+@cache
+def _one_thread() -> tuple[float, float]:
+    """FLOP/s and bytes per second in a fifth of a second: float32 matrices of 256 multiplied, 16 MB copied."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
-        a, source = torch.rand(512, 512), torch.rand(16_000_000)
-        flops = 2 * 512**3 / _seconds(lambda: a @ a)
-        bandwidth = 2 * source.nbytes / _seconds(source.clone)
+        a, source = torch.rand(256, 256), torch.rand(4_000_000)
+        return 2 * 256**3 / _seconds(lambda: a @ a), 2 * source.nbytes / _seconds(source.clone)
     finally:
         torch.set_num_threads(before)
-    return Roof(f"this CPU, {threads} thread{'s' * (threads > 1)}, measured", flops, bandwidth, 0.0, (0.7, 0.7))
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The quickest of the runs in a tenth of a second, after one to warm up."""
+    """The quickest of the runs in a tenth of a second, after one to warm up: beside other work, the least disturbed."""
     work()
     best, began = float("inf"), time.perf_counter()
     while time.perf_counter() - began < 0.1:

@@ -121,9 +121,7 @@ def _wrapped(text: str, first: str) -> list[str]:
 
 def _target_line(plan: dict[str, Any]) -> str:
     target, base = plan["target"], plan["base"]
-    gpu = (
-        f"{target['gpus'] or 1} × {target['gpu']} of {_gib(target['gpu_memory'])}" if target["gpu"] else "this machine"
-    )
+    gpu = f"{target['gpus']} × {target['gpu']} of {_gib(target['gpu_memory'])}" if target["gpu"] else "this CPU"
     model = f"{base['architecture']}, {base['parameters']:,} parameters" if base else "base not known yet"
     return f"for {gpu}{'' if target['here'] or not target['gpu'] else ' (not this machine)'}; {model}"
 
