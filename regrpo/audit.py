@@ -790,16 +790,21 @@ class _Tracker:
 
     def _check_metrics(self, stage: str, where: str, run: Mapping[str, Any]) -> None:
         """Final values, and every step of what was shown live, against the reports and the journal if it is here."""
-        audit, final = self.audit, _final_metrics(self.audit, stage)
-        curves = _live(audit, stage) | _curves(audit, stage)
+        audit, final, live = self.audit, _final_metrics(self.audit, stage), _live(self.audit, stage)
+        history, evaluation = (_recorded_report(audit, stage, name) for name in ("history.csv", "metrics.json"))
+        scores = rows.scores(evaluation) if evaluation and stage == "evaluate" else {}
+        curves = scores | live | (rows.curves(history) if history else {})
         summary = {name: value for name, value in final.items() if name not in curves}
         self._compare_metrics(stage, where, summary, run["metrics"])
         for name, steps in curves.items():
             found: dict[int, list[float]] = {}
             for step, value in self.reader.curve(run["id"], name):
                 found.setdefault(step, []).append(value)
+            latest = run["metrics"].get(name)
+            if name in scores.keys() - live.keys():  # the report's values are rounded
+                found = {step: [round(value, 6) for value in values] for step, values in found.items()}
+                latest = None if latest is None else round(latest, 6)
             if found:
-                latest = run["metrics"].get(name)
                 self._compare_curve(stage, f"{where}: metric {name}", steps, found, latest, final.get(name))
             else:
                 text, path = "none of its steps is there", f"{where}: metric {name}"
@@ -818,7 +823,8 @@ class _Tracker:
         if final is not None and len(doubled) == len(ends) + 1 and final in doubled:
             doubled.remove(final)
             ends.append(final)
-            self._note(f"{metric} has its final value besides at step {last}, as an older regrpo logged it", stage)
+            text = f"has its final value besides at step {last}, as an older regrpo logged it"
+            self.audit.say(self.audit.notes, "mlflow", stage, metric, text)
         for step in sorted(steps.keys() | found.keys()):
             was, now = steps.get(step, []), found.get(step, [])
             if text := _wrong(was, now):
@@ -1098,22 +1104,17 @@ def _final_metrics(audit: _Audit, stage: str) -> dict[str, float]:
         return {}
 
 
-def _curves(audit: _Audit, stage: str) -> dict[str, dict[int, list[float]]]:
-    """What the stage's reports say that it showed live; nothing where they are not the recorded ones (told as such)."""
-    recorded = {item.path: item.sha256 for item in audit.records[stage].outputs}
-    reports = {name: audit.snapshot.read(f"reports/{stage}/{name}") for name in ("history.csv", "metrics.json")}
-    return rows.curves(
-        {
-            name: data
-            for name, data in reports.items()
-            if data is not None and hashlib.sha256(data).hexdigest() == recorded.get(f"reports/{stage}/{name}")
-        }
-    )
+def _recorded_report(audit: _Audit, stage: str, name: str) -> bytes | None:
+    """A report's bytes; None where they are not the recorded ones (told as such)."""
+    path = f"reports/{stage}/{name}"
+    recorded = next((item.sha256 for item in audit.records[stage].outputs if item.path == path), None)
+    data = audit.snapshot.read(path)
+    return data if data is not None and hashlib.sha256(data).hexdigest() == recorded else None
 
 
-def _live(audit: _Audit, stage: str) -> dict[str, dict[int, list[float]]]:
+def _live(audit: _Audit, stage: str) -> rows.Curves:
     """What the journal says that the stage showed live, where it is here: custom code may log what it likes."""
-    found: dict[str, dict[int, list[float]]] = {}
+    found: rows.Curves = {}
     if journal := _journal(audit.records[stage]):
         for line in journal.metrics_from(0)[0]:
             for name, value in line["values"].items():

@@ -789,6 +789,23 @@ def test_an_mlflow_run_that_differs_from_the_files_is_named_and_nothing_else(sto
     assert (result["verdict"], result["unchecked"]) == ("broken", [])
 
 
+def test_without_the_journal_scores_are_compared_as_the_report_rounds_them(store: Path) -> None:
+    for table in ("metrics", "latest_metrics"):
+        change = f"update {table} set value = ? where run_uuid = ? and key = 'heldout/grpo'"
+        sql(change, accuracy() + 1e-8, run_id("evaluate"))
+    assert [one["path"].partition(": ")[2] for one in audited(mlflow=True)["faults"]] == [
+        "metric heldout/grpo at step 0",
+        "metric heldout/grpo: latest",
+    ]
+    Path(".regrpo/journal").rename(".regrpo/away")
+    try:
+        assert_complete(audited(mlflow=True))
+        set_step("evaluate", "heldout/grpo", 0, accuracy() + 1e-5)
+        assert audited(mlflow=True)["verdict"] == "broken"
+    finally:
+        Path(".regrpo/away").rename(".regrpo/journal")
+
+
 def test_a_final_value_that_an_older_version_logged_into_a_curve_is_noted(store: Path) -> None:
     final = files.read_json(Path("reports/sft/metrics.json"))["loss"]
     assert final != shown("sft", "loss", 10)

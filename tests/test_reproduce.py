@@ -207,7 +207,7 @@ def test_the_known_sources_of_another_outcome_are_named() -> None:
 def test_install_builds_an_environment_of_that_commits_constraints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    originals = {"grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0"}}}}
+    originals = {"grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0", "pytest": "9"}}}}
     workspace = reproduce.Workspace(tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), originals)
     commands, status = [], 0
 
@@ -218,13 +218,49 @@ def test_install_builds_an_environment_of_that_commits_constraints(
     monkeypatch.setattr(reproduce.Workspace, "run", said)
     workspace.install(lambda line: None)
     assert commands[0] == (sys.executable, "-m", "venv", str(tmp_path / "venv"))
-    assert commands[1][-4:] == ("-c", "constraints.txt", "-e", ".[cuda]")
+    assert commands[1][-4:] == ("-c", "constraints.txt", "-e", ".[cuda,dev]")
     assert workspace.variables()["PATH"].startswith(f"{tmp_path / 'venv/bin'}:")
     status = 1
     with pytest.raises(
         reproduce.CannotCheck, match=r"constraints.txt: expected to be installable; found ERROR: nothing"
     ):
         workspace.install(lambda line: None)
+
+
+@pytest.mark.slow
+def test_a_run_is_made_again_in_a_fresh_environment(made: Path, tmp_path: Path) -> None:
+    """pip installs what constraints.txt pins (minutes, some GB); the stages run in that and in no other."""
+    wheel = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "wheel"), "six"]
+    if subprocess.run(wheel, capture_output=True, check=False).returncode:
+        pytest.skip("no package index in reach")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(made), str(clone))
+    run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(made.parent / "remote"))
+    done = run(
+        clone, "python", "-m", "regrpo.cli", "reproduce", "--install", "--keep", "--no-mlflow", "--json",
+        "--stages", "prepare", "base_model", "sft", TMPDIR=str(tmp_path),
+    )  # fmt: skip
+    verdict = json.loads(done.stdout)
+    assert verdict["verdict"] == "identical"
+    tree = Path(verdict["kept"])
+    python = tree.parent / "venv/bin/python"
+    listed = json.loads(run(tree, str(python), "-m", "pip", "list", "--format=json").stdout)
+    packages = {one["name"].lower().replace("_", "-"): one["version"] for one in listed}
+    [record] = json.loads((tree / "reports/sft/run.json").read_text())
+    assert record["environment"]["packages"] == packages
+    pinned = dict(line.split("==") for line in (tree / "constraints.txt").read_text().splitlines() if "==" in line)
+    unpinned = {name for name, version in packages.items() if pinned.get(name, version) != version.partition("+")[0]}
+    assert unpinned == set()
+    told = {one["what"] for one in verdict["environment"]}
+    assert told == {name for name, version in packages.items() if version != distributions().get(name)} | (
+        distributions().keys() - packages.keys()
+    )
+
+
+def distributions() -> dict[str, str]:
+    """The packages of this environment, which made the run."""
+    packages: dict[str, str] = reproduce.records.environment()["packages"]
+    return packages
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
