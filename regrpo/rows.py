@@ -238,7 +238,7 @@ def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
 def _curves(history: bytes | None) -> dict[str, dict[int, list[float]]]:
     """What `curves` finds in a history.csv; nothing where it is not there, or damaged (the audit names that)."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return curves({"history.csv": history}) if history else {}
+        return curves(history) if history else {}
     return {}
 
 
