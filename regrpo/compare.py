@@ -235,7 +235,7 @@ def find_curves(read: Sequence[Run], arms: Sequence[Arm]) -> Json:
     """
     groups = {run.name: [run] for run in read}
     if len(groups) > MOST_LINES:
-        groups = {f"{arm.name} (mean of {len(arm.runs)})": arm.runs for arm in arms}
+        groups = {f"{arm.name} ×{len(arm.runs)}": arm.runs for arm in arms}
     chosen = list(groups.items())[:MOST_LINES]
     return {
         metric: {name: _mean_curve([runs.curve(run, metric) for run in of]) for name, of in chosen} for metric in CURVES

@@ -33,6 +33,7 @@ def page(result: Mapping[str, Any]) -> str:
         pairs=content["questions"]["pairs"] if len(content["questions"]["pairs"]) <= FEW_RUNS else [],
         differences=_differences(content),
         curves=list(_curves(content)),
+        curves_note=_curves_note(content),
     )
 
 
@@ -73,6 +74,16 @@ def _curves(result: Json) -> Iterator[tuple[str, str]]:
         series = [charts.Series(name, points) for name, points in lines.items() if points]
         if series:
             yield title, charts.line_chart(title, series, x_label="optimizer step", y_label=y_label)
+
+
+def _curves_note(result: Json) -> str:
+    """What the lines are, where they are not the runs one by one."""
+    lines = list(result["curves"]["reward"])
+    if set(lines) == {run["name"] for run in result["runs"]}:
+        return ""
+    settings = len(result["seeds"]["arms"])
+    first = f" (the first {len(lines)} of {settings} settings)" if len(lines) < settings else ""
+    return f"Means over the runs of a setting{first}"
 
 
 def _is_number(table: list[list[str]]) -> list[bool]:

@@ -720,11 +720,9 @@ def test_many_runs_are_rows_and_their_curves_are_drawn_by_setting(
     said = compare_text.text(result)
     assert len(re.findall(r"^  lr-\d+ +experiment", said, flags=re.MULTILINE)) == 10
     assert all(len(line) <= 100 for line in said.splitlines())
-    assert list(result["curves"]["reward"]) == [
-        f"grpo.learning_rate={rate} (mean of 5)" for rate in ("0.0001", "0.0003")
-    ]
-    assert result["curves"]["reward"]["grpo.learning_rate=0.0001 (mean of 5)"] == [(1.0, 0.3), (2.0, 0.5)]
-    assert result["curves"]["entropy"]["grpo.learning_rate=0.0001 (mean of 5)"] == []
+    assert list(result["curves"]["reward"]) == [f"grpo.learning_rate={rate} ×5" for rate in ("0.0001", "0.0003")]
+    assert result["curves"]["reward"]["grpo.learning_rate=0.0001 ×5"] == [(1.0, 0.3), (2.0, 0.5)]
+    assert result["curves"]["entropy"]["grpo.learning_rate=0.0001 ×5"] == []
 
 
 @pytest.mark.slow
