@@ -231,6 +231,8 @@ def test_too_little_memory_is_told_with_changes_that_do_fit(
     (advice,) = told["advice"]
     assert advice["stage"] == "grpo"
     assert advice["largest"] == "activations"
+    first = [next(iter(change["keys"])) for change in advice["changes"]]
+    assert first == ["grpo.per_device_train_batch_size", "grpo.activation_checkpointing"]
     for change in advice["changes"]:
         again = YAML().load((here / GEMMA).read_text())
         for key, value in change["keys"].items():
@@ -517,6 +519,22 @@ def test_memory_follows_what_each_setting_is_known_to_do() -> None:
     assert term("gradients, DDP's buckets", processes=4) == 4 * shape.parameters
     larger = memory.train_peak(shape, dataclasses.replace(work, batch=8), CPU, "sft").terms["activations"]
     assert larger == 2 * memory.train_peak(shape, work, CPU, "sft").terms["activations"]
+
+
+def test_changes_come_together_where_none_does_alone_and_none_where_nothing_helps() -> None:
+    shape = shapes.read(_config("Llama", 2))
+    work = Training(batch=64, prompt=512, completion=512)
+
+    def peak(train: Training, generate: Generation | None) -> int:
+        return memory.train_peak(shape, train, CUDA, "sft").total - CUDA.context
+
+    alone = memory.changes(shape, work, None, peak, peak(work, None) // 2, "sft")
+    assert all(len(one["keys"]) <= 2 and one["total"] <= peak(work, None) // 2 for one in alone)
+    least = min(one["total"] for one in memory.changes(shape, work, None, peak, peak(work, None) - 1, "sft"))
+    (together,) = memory.changes(shape, work, None, peak, least - 1, "sft")
+    assert together["total"] < least
+    assert {"sft.per_device_train_batch_size", "sft.activation_checkpointing"} <= set(together["keys"])
+    assert memory.changes(shape, work, None, peak, 1000, "sft") == []
 
 
 def test_vllm_sleeps_while_the_policy_trains_only_where_it_is_told_to() -> None:
