@@ -249,6 +249,16 @@ def test_a_code_revision_that_is_not_here_is_said(root: Path) -> None:
     assert compared("a", "b")["differs"]["code"]["diffstats"][0]["text"] == "one of the two is not in this repository"
 
 
+def test_commits_that_changed_no_code_are_no_difference(root: Path) -> None:
+    experiment(root, "a", evaluation({"heldout": right(0.5)}))
+    (root / "notes.txt").touch()
+    synthetic.commit(root)
+    experiment(root, "b", evaluation({"heldout": right(0.6)}), {"grpo.seed": 1})
+    said = compare_text.text(compared("a", "b"))
+    assert "What differs: code" not in said
+    assert "The same everywhere: data, environment, code, at different commits" in said
+
+
 # --- over seeds -----------------------------------------------------------------------------------------------------
 
 
