@@ -537,7 +537,15 @@ def test_unknown_runs_are_named_and_the_others_compared(root: Path, capsys: pyte
     assert "b is better than a" in said
 
 
-@pytest.mark.parametrize("content", ["stages: [", "stages: {prepare: {cmd: x, outs: [{path: 1}]}}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "stages: [",
+        "schema: '2.0'\nstages:\n  prepare:\n    cmd: [",
+        "stages:\n  a b\n",
+        "stages: {prepare: {cmd: x, outs: [{path: 1}]}}",
+    ],
+)
 def test_a_broken_lock_is_named(root: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     experiment(root, "a", evaluation({"heldout": right(0.5, 20)}))
     (root / "dvc.lock").write_text(content)
