@@ -22,14 +22,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-repro: install   ## the whole pipeline, then the MLflow row (PROFILE=profiles/... for another profile)
+repro: install   ## the whole pipeline, then the MLflow row and the report page (PROFILE=profiles/... for another profile)
 	@$(BIN)/regrpo check $(if $(PROFILE),--profile $(PROFILE))
 ifeq ($(PROFILE),)
-	@$(BIN)/dvc repro || { $(BIN)/regrpo sync --quiet; exit 1; }
+	@$(BIN)/dvc repro || { $(BIN)/regrpo sync --quiet; $(BIN)/regrpo report 2>/dev/null; exit 1; }
 else
-	@$(BIN)/dvc exp run -S profile=$(PROFILE) || { $(BIN)/regrpo sync --quiet; exit 1; }
+	@$(BIN)/dvc exp run -S profile=$(PROFILE) || { $(BIN)/regrpo sync --quiet; $(BIN)/regrpo report 2>/dev/null; exit 1; }
 endif
 	@$(BIN)/regrpo sync
+	@$(BIN)/regrpo report
 
 test: install    ## the quick tests (10 minutes at most)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"

@@ -16,6 +16,7 @@ COMMANDS = {
     "sync": "bring MLflow up to date with the files (idempotent)",
     "audit": "whether a run is what its records say, to the byte",
     "compare": "what differs between runs, and whether they differ by more than chance",
+    "report": "one page about a run, reports/index.html: states, gate, curves, evaluation, samples, lineage",
     "lineage": "which run made what from what, upstream or downstream",
 }
 
