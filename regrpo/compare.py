@@ -36,6 +36,7 @@ CURVES = ("reward", "dev_accuracy", "completions/mean_length", "entropy")
 MOST_LINES = 6
 MOST_PAIRS_WITH_EXAMPLES = 12
 MOST_DIFFSTATS = 3
+UNCHANGED = "no change of code"
 OPENED = "answer_prefilled"
 """In the name of the control whose answer tag is opened for the model."""
 
@@ -182,7 +183,7 @@ def _code(read: Sequence[Run]) -> Json:
     first = read[0].revisions[0]
     for other in [one for one in dict.fromkeys(run.revisions[0] for run in read) if one != first][:MOST_DIFFSTATS]:
         shown = lineage.git("-C", str(read[0].snapshot.root), "diff", "--stat=90", first, other, "--", *lineage.CODE)
-        text = "no change of code" if shown == "" else shown
+        text = UNCHANGED if shown == "" else shown
         stats_of.append({"from": first, "to": other, "text": text or "one of the two is not in this repository"})
     return {
         "revisions": _differing([{"revision": ", ".join(one[:12] for one in run.revisions)} for run in read]),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from regrpo.compare import UNCHANGED
 from regrpo.inference import FEWEST_SEEDS
 from regrpo.verdicts import interval, signed
 
@@ -127,7 +128,9 @@ def _differences(result: Json) -> Iterator[Block]:
             yield Block(f"What differs: {what}", table=_sides(differs[what], names), name=what)
     code = differs["code"]
     changed = code["revisions"] + code["uncommitted"]
-    if changed or code["files"]:
+    moved = any(one["text"] != UNCHANGED for one in code["diffstats"])
+    differs_in_code = bool(code["files"] or code["uncommitted"] or moved)
+    if differs_in_code:
         paths = [line["name"] for line in code["files"]]
         more = f" and {len(paths) - MOST} more (--json)" if len(paths) > MOST else ""
         said = (
@@ -140,7 +143,7 @@ def _differences(result: Json) -> Iterator[Block]:
     if differs["environment"]:
         yield Block("What differs: environment", table=_sides(differs["environment"], names), name="environment")
     same = [what for what in ("parameters", "data", "environment") if not differs[what]]
-    same += ["code"] if not changed and not code["files"] else []
+    same += [] if differs_in_code else ["code, at different commits" if changed else "code"]
     if same:
         yield Block(f"The same everywhere: {', '.join(same)}", name="same")
 

@@ -249,6 +249,16 @@ def test_a_code_revision_that_is_not_here_is_said(root: Path) -> None:
     assert compared("a", "b")["differs"]["code"]["diffstats"][0]["text"] == "one of the two is not in this repository"
 
 
+def test_commits_that_changed_no_code_are_no_difference(root: Path) -> None:
+    experiment(root, "a", evaluation({"heldout": right(0.5)}))
+    (root / "notes.txt").touch()
+    synthetic.commit(root)
+    experiment(root, "b", evaluation({"heldout": right(0.6)}), {"grpo.seed": 1})
+    said = compare_text.text(compared("a", "b"))
+    assert "What differs: code" not in said
+    assert "The same everywhere: data, environment, code, at different commits" in said
+
+
 # --- over seeds -----------------------------------------------------------------------------------------------------
 
 
@@ -527,7 +537,15 @@ def test_unknown_runs_are_named_and_the_others_compared(root: Path, capsys: pyte
     assert "b is better than a" in said
 
 
-@pytest.mark.parametrize("content", ["stages: [", "stages: {prepare: {cmd: x, outs: [{path: 1}]}}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "stages: [",
+        "schema: '2.0'\nstages:\n  prepare:\n    cmd: [",
+        "stages:\n  a b\n",
+        "stages: {prepare: {cmd: x, outs: [{path: 1}]}}",
+    ],
+)
 def test_a_broken_lock_is_named(root: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     experiment(root, "a", evaluation({"heldout": right(0.5, 20)}))
     (root / "dvc.lock").write_text(content)
