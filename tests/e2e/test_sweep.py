@@ -190,7 +190,7 @@ def test_plots_of_two_experiments_hold_their_series_and_no_step_that_was_not_log
 
 
 def test_metrics_of_two_experiments_differ_where_their_reports_do(swept: Path) -> None:
-    found = json.loads(run(swept, "dvc", "metrics", "diff", "lr-1", "lr-3", "--json").stdout)["diff"]
+    found = json.loads(run(swept, "dvc", "metrics", "diff", "lr-1", "lr-3", "--json").stdout)
     before, after = (
         json.loads(run(swept, "git", "show", f"{ref(swept, name)}:reports/grpo/metrics.json").stdout)
         for name in ("lr-1", "lr-3")
