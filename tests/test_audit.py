@@ -977,8 +977,6 @@ def test_what_is_missing_or_unreadable_is_not_checkable(
         (lambda: Path("dvc.yaml").write_text("stages: {sft: {outs: }}"), "corrupted"),
         (lambda: Path("dvc.yaml").write_text("stages: {sft: {outs: [{a: 1}]}}"), "corrupted"),
         (lambda: Path("dvc.yaml").write_text("stages: [}"), "corrupted"),
-        (lambda: Path(".dvc/config").write_text("[core\n"), ".dvc/config"),
-        (lambda: Path("dvc.yaml").unlink(), "dvc.yaml"),
         (lambda: shutil.rmtree(".dvc"), ".dvc"),
     ],
 )
@@ -1147,33 +1145,29 @@ def test_lineage_as_tree_mermaid_json_and_page(copy: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("name", ["audit", "lineage"])
-@pytest.mark.parametrize(
-    ("target", "told"),
-    [
-        ("no/such/folder/page.html", "no folder no/such/folder"),
-        ("models", "found a folder"),
-        ("dvc.yaml/page.html", "no folder dvc.yaml"),
-        ("pipe", "no regular file"),
-        ("x" * 300, "File name too long"),
-        ("full.html", "No space left on device"),
-    ],
-)
 def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(
-    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, target: str, told: str
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def full(path: Path, text: str) -> None:
         with files.replacing(path) as temporary:
             temporary.write_text(text[:1000])
             raise OSError(28, "No space left on device")
 
-    if target == "full.html":
-        monkeypatch.setattr(files, "write_text", full)
+    monkeypatch.setattr(files, "write_text", full)
     os.mkfifo("pipe")
     before = sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path))
-    code, out, err = command(capsys, name, "--no-mlflow", "--html", target)
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert told in err
-    assert sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path)) == before
+    for target, told in {
+        "no/such/folder/page.html": "no folder no/such/folder",
+        "models": "found a folder",
+        "dvc.yaml/page.html": "no folder dvc.yaml",
+        "pipe": "no regular file",
+        "x" * 300: "File name too long",
+        "full.html": "No space left on device",
+    }.items():
+        code, out, err = command(capsys, name, "--no-mlflow", "--html", target)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert told in err
+        assert sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path)) == before
 
 
 def test_a_page_takes_the_place_of_an_older_one(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
