@@ -790,46 +790,48 @@ class _Tracker:
 
     def _check_metrics(self, stage: str, where: str, run: Mapping[str, Any]) -> None:
         """Final values, and every step of what was shown live, against the reports and the journal if it is here."""
-        audit, final = self.audit, _final_metrics(self.audit, stage)
-        curves = _live(audit, stage) | _curves(audit, stage)
+        audit, final, live = self.audit, _final_metrics(self.audit, stage), _live(self.audit, stage)
+        history, evaluation = (_recorded_report(audit, stage, name) for name in ("history.csv", "metrics.json"))
+        scores = rows.scores(evaluation) if evaluation and stage == "evaluate" else {}
+        curves = scores | live | (rows.curves(history) if history else {})
         summary = {name: value for name, value in final.items() if name not in curves}
         self._compare_metrics(stage, where, summary, run["metrics"])
         for name, steps in curves.items():
             found: dict[int, list[float]] = {}
-            for step, value in self.reader.curve(run["id"], name) if name in run["metrics"] else ():
+            for step, value in self.reader.curve(run["id"], name):
                 found.setdefault(step, []).append(value)
-            if not found:
-                text, path = f"none of its {len(steps)} steps is there", f"{where}: metric {name}"
-                audit.fault("mlflow", stage, path, text, len(steps), 0)
+            latest = run["metrics"].get(name)
+            if name in scores.keys() - live.keys():  # the report's values are rounded
+                found = {step: [round(value, 6) for value in values] for step, values in found.items()}
+                latest = None if latest is None else round(latest, 6)
+            if found:
+                self._compare_curve(stage, f"{where}: metric {name}", steps, found, latest, final.get(name))
             else:
-                self._compare_steps(stage, f"{where}: metric {name}", steps, found, final.get(name))
+                text, path = "none of its steps is there", f"{where}: metric {name}"
+                audit.fault("mlflow", stage, path, text, f"{len(steps)} steps", None)
 
-    def _compare_steps(
+    def _compare_curve(
         self, stage: str, metric: str, steps: Mapping[int, list[float]], found: dict[int, list[float]],
-        final: float | None,
+        latest: float | None, final: float | None,
     ) -> None:  # fmt: skip
-        """One curve, step by step. `final`: what an older regrpo logged besides at the last step."""
+        """One curve, step by step, and what MLflow shows as its latest value.
+
+        `final`: what an older regrpo logged besides at the last step.
+        """
         last = max(steps)
-        doubled = found.get(last, [])
-        if final is not None and len(doubled) == len(steps[last]) + 1 and final in doubled:
+        ends, doubled = list(steps[last]), found.get(last, [])
+        if final is not None and len(doubled) == len(ends) + 1 and final in doubled:
             doubled.remove(final)
-            self._note(f"{metric} has its final value besides at step {last}, as an older regrpo logged it", stage)
+            ends.append(final)
+            text = f"has its final value besides at step {last}, as an older regrpo logged it"
+            self.audit.say(self.audit.notes, "mlflow", stage, metric, text)
         for step in sorted(steps.keys() | found.keys()):
             was, now = steps.get(step, []), found.get(step, [])
-            text = ""
-            if not now:
-                text = "is missing"
-            elif not was:
-                text = "is in no file"
-            elif not all(any(_same(a, b) for b in now) for a in was) or not all(
-                any(_same(a, b) for a in was) for b in now
-            ):
-                text = "is not what the files say"
-            elif len(now) > len(was):
-                text = f"is there {len(now)} times"
-            if text:
+            if text := _wrong(was, now):
                 values = (side[0] if len(side) == 1 else side or None for side in (was, now))
                 self.audit.fault("mlflow", stage, f"{metric} at step {step}", text, *values)
+        if latest is None or not any(_same(end, latest) for end in ends):
+            self.audit.fault("mlflow", stage, f"{metric}: latest", "is not that of the last step", ends[-1], latest)
 
     def _check_artifacts(self, stage: str, where: str, run_id: str, record: Record) -> None:
         """run.json and the report files as MLflow keeps them."""
@@ -850,8 +852,8 @@ class _Tracker:
             )
             if found != expected[name]:
                 audit.fault("mlflow", stage, f"{where}: artifact {name}", "changed", expected[name], found)
-        if "run.json" in names and _json(read("run.json")) != audit.written[stage]:
-            audit.fault("mlflow", stage, f"{where}: artifact run.json", f"is not what {_own(stage)} says")
+        if "run.json" in names:
+            self._compare_record(stage, f"{where}: artifact run.json", _json(read("run.json")))
         if lost := sorted((expected.keys() | {"run.json"}) - names):
             text = f"the store has lost {len(lost)} of its {len(expected) + 1}: {', '.join(lost)} (--no-mlflow)"
             audit.say(audit.unchecked, "mlflow", stage, f"{where}: artifacts", text)
@@ -870,6 +872,16 @@ class _Tracker:
             for fault in audit.faults:
                 if fault["kind"] == "code" and fault["stage"] == stage and isinstance(fault["found"], dict):
                     fault["found"]["diff"] = fault["found"]["diff"] or diff
+
+    def _compare_record(self, stage: str, path: str, kept: Any) -> None:
+        """MLflow's copy of run.json, leaf by leaf."""
+        written = self.audit.written[stage]
+        if not isinstance(kept, dict) or kept.get("run") != written["run"]:
+            found = kept.get("run") if isinstance(kept, dict) else "no record"
+            self.audit.fault("mlflow", stage, path, "is not this run's record", written["run"], found)
+            return
+        for name, (was, now) in _differences(written, kept).items():
+            self.audit.fault("mlflow", stage, f"{path}: {name}", f"is not what {_own(stage)} says", was, now)
 
     def _kept_beside(self, run_id: str) -> dict[str, Path]:
         """{name: file} of a run's artifacts in the folder beside mlflow.db; empty where they are kept elsewhere.
@@ -1092,22 +1104,17 @@ def _final_metrics(audit: _Audit, stage: str) -> dict[str, float]:
         return {}
 
 
-def _curves(audit: _Audit, stage: str) -> dict[str, dict[int, list[float]]]:
-    """What the stage's reports say that it showed live; nothing where they are not the recorded ones (told as such)."""
-    recorded = {item.path: item.sha256 for item in audit.records[stage].outputs}
-    reports = {name: audit.snapshot.read(f"reports/{stage}/{name}") for name in ("history.csv", "metrics.json")}
-    return rows.curves(
-        {
-            name: data
-            for name, data in reports.items()
-            if data is not None and hashlib.sha256(data).hexdigest() == recorded.get(f"reports/{stage}/{name}")
-        }
-    )
+def _recorded_report(audit: _Audit, stage: str, name: str) -> bytes | None:
+    """A report's bytes; None where they are not the recorded ones (told as such)."""
+    path = f"reports/{stage}/{name}"
+    recorded = next((item.sha256 for item in audit.records[stage].outputs if item.path == path), None)
+    data = audit.snapshot.read(path)
+    return data if data is not None and hashlib.sha256(data).hexdigest() == recorded else None
 
 
-def _live(audit: _Audit, stage: str) -> dict[str, dict[int, list[float]]]:
+def _live(audit: _Audit, stage: str) -> rows.Curves:
     """What the journal says that the stage showed live, where it is here: custom code may log what it likes."""
-    found: dict[str, dict[int, list[float]]] = {}
+    found: rows.Curves = {}
     if journal := _journal(audit.records[stage]):
         for line in journal.metrics_from(0)[0]:
             for name, value in line["values"].items():
@@ -1129,3 +1136,12 @@ def _same(one: float, other: float) -> bool:
     """Whether a value is another as MLflow's database gives it back: NaN is NaN, infinity the largest number."""
     largest = sys.float_info.max
     return (math.isnan(one) and math.isnan(other)) or max(-largest, min(one, largest)) == other
+
+
+def _wrong(was: list[float], now: list[float]) -> str:
+    """What is wrong with a step's values in MLflow; nothing where they are the expected ones."""
+    if not now or not was:
+        return "is in no file" if now else "is missing"
+    if not all(any(_same(a, b) for b in now) for a in was) or not all(any(_same(a, b) for a in was) for b in now):
+        return "is not what the files say"
+    return f"is there {len(now)} times" if len(now) > len(was) else ""

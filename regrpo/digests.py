@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +34,20 @@ class Digest:
 
 
 def of_stream(stream: IO[bytes], md5: bool) -> Digest:
-    """Read a stream to its end once."""
+    """Read a stream to its end once; of a large one the two hashes are computed side by side."""
     sha256, other, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-    buffer = bytearray(CHUNK)
-    view = memoryview(buffer)
-    while count := stream.readinto(buffer):  # type: ignore[attr-defined]
-        sha256.update(view[:count])
-        if md5:
-            other.update(view[:count])
-        size += count
+    now, before = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
+    pending: Future[None] | None = None
+    with ThreadPoolExecutor(1) as aside:  # its thread is made when a whole chunk comes; hashlib lets go of the lock
+        while count := stream.readinto(now):  # type: ignore[attr-defined]
+            chunk = now[:count]
+            following = aside.submit(other.update, chunk) if md5 and count == CHUNK else None
+            sha256.update(chunk)
+            if pending:
+                pending.result()  # its buffer is free to be read into
+            if md5 and not following:
+                other.update(chunk)
+            pending, now, before, size = following, before, now, size + count
     return Digest(sha256.hexdigest(), size, other.hexdigest() if md5 else None)
 
 

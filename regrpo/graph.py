@@ -303,7 +303,7 @@ def plain(graph: Graph) -> dict[str, Any]:
     }
 
 
-BOX, LINE, GAP, LANE = 190, 17, 64, 9
+BOX, LINE, GAP, LANE = 204, 17, 64, 9
 """The drawing's sizes in pixels: a box's width, a line's height, the space between columns and between two lanes."""
 
 

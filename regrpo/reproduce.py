@@ -37,6 +37,8 @@ SAMPLES = "reports/evaluate/samples.parquet"
 SCHEMA_VERSION = 1
 ROOM = 2 * 10**9
 """Free bytes that a reproduction needs besides what it writes (what `regrpo check` asks of every run)."""
+VENV = {"cpu": 8 * 10**9, "cuda": 25 * 10**9}
+"""Free bytes that --install needs besides: wheels as they come, and what they unpack to."""
 COMPUTING = ("torch", "numpy", "transformers", "trl", "peft", "accelerate", "vllm", "bitsandbytes", "liger-kernel",
              "deepspeed", "triton", "lm-eval", "datasets", "tokenizers", "pandas", "pyarrow")  # fmt: skip
 """Packages whose version may change bits."""
@@ -67,7 +69,7 @@ def reproduce(
         )  # fmt: skip
     originals = history.read_records(snapshot)
     chosen = _chosen(originals, stages)
-    _require_disk(chosen)
+    _require_disk(chosen, install)
     if mlflow:  # before the work, not after it
         with tracking.opened():
             pass
@@ -122,15 +124,17 @@ def _uncommitted(root: Path) -> list[str]:
     with contextlib.chdir(root):
         with contextlib.suppress(RegrpoError):  # a profile that cannot be read: params.yaml itself is looked at
             paths.append(str(params.active_profile()))
-        listed = git("-c", "status.relativePaths=true", "status", "--short", "--", *paths)
+        listed = git("--no-optional-locks", "-c", "status.relativePaths=true", "status", "--short", "--", *paths)
     return [line.split(maxsplit=1)[1] for line in (listed or "").splitlines()]
 
 
-def _require_disk(originals: Mapping[str, Json]) -> None:
-    """Room for inputs, outputs, and two checkpoints with optimizer state (three times a model) beside them."""
+def _require_disk(originals: Mapping[str, Json], install: bool) -> None:
+    """Room for inputs, outputs, two checkpoints with optimizer state (three times a model) beside them, and a venv."""
     sizes = [item["size"] for record in originals.values() for item in [*record["inputs"], *record["outputs"]]]
     where = Path(tempfile.gettempdir())
-    needed, free = ROOM + 6 * max(sizes, default=0) + sum(sizes), shutil.disk_usage(where).free
+    cuda = any("vllm" in record["environment"]["packages"] for record in originals.values())
+    needed = ROOM + 6 * max(sizes, default=0) + sum(sizes) + (VENV["cuda" if cuda else "cpu"] if install else 0)
+    free = shutil.disk_usage(where).free
     if free < needed:
         raise CannotCheck(
             f"disk ({where})", expected=f"{needed / 1e9:.1f} GB free for the temporary worktree",
@@ -321,7 +325,7 @@ class Workspace:
         """A virtual environment of that commit's constraints.txt, in the temporary folder."""
         venv = self.folder / "venv"
         packages = {name for record in self.originals.values() for name in record["environment"]["packages"]}
-        extras = [extra for extra, sign in (("cuda", "vllm"), ("s3", "dvc-s3")) if sign in packages]
+        extras = [extra for extra, sign in (("cuda", "vllm"), ("s3", "dvc-s3"), ("dev", "pytest")) if sign in packages]
         say("installing the environment of constraints.txt (this takes minutes) ...")
         project = f".[{','.join(extras)}]" if extras else "."
         for command in (

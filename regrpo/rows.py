@@ -39,6 +39,9 @@ SHOWN_AGAIN = ("headline/", "regrpo.headline")
 OF_SWEEP = re.compile(r"(.+)-\d+")
 """The names that `dvc exp run --queue -n NAME -S 'key=1,2'` gives its experiments."""
 
+Curves = dict[str, dict[int, list[float]]]
+"""{metric: {step: its values there}}."""
+
 
 @dataclass
 class Row:
@@ -101,19 +104,23 @@ def final_metrics(reports: Mapping[str, bytes]) -> dict[str, float]:
     }
 
 
-def curves(reports: Mapping[str, bytes]) -> dict[str, dict[int, list[float]]]:
-    """{metric: {step: [value]}} of what a stage showed while it ran, from its reports ({file name: bytes}).
-
-    These are history.csv's columns, and of evaluate's metrics.json each model's value in each task.
-    """
-    found: dict[str, dict[int, list[float]]] = {}
-    for row in csv.DictReader(io.StringIO(reports.get("history.csv", b"").decode())):
+def curves(history: bytes) -> Curves:
+    """What a history.csv says that its stage showed while it ran: its columns, every digit."""
+    found: Curves = {}
+    for row in csv.DictReader(io.StringIO(history.decode())):
         for name, value in row.items():
             if name != "step" and value:
                 found.setdefault(mlflow_name(name), {}).setdefault(int(row["step"]), []).append(float(value))
-    for task, result in json.loads(reports.get("metrics.json", b"{}")).get("tasks", {}).items():
-        found |= {mlflow_name(f"{task}/{name}"): {0: [one["value"]]} for name, one in result["models"].items()}
     return found
+
+
+def scores(evaluation: bytes) -> Curves:
+    """What evaluate's metrics.json says that it showed: each model's value in each task, rounded to 6 digits."""
+    tasks = json.loads(evaluation).get("tasks", {})
+    models = (
+        (f"{task}/{name}", one["value"]) for task, found in tasks.items() for name, one in found["models"].items()
+    )
+    return {mlflow_name(name): {0: [value]} for name, value in models}
 
 
 def parameters(sections: Mapping[str, Any]) -> dict[str, str]:

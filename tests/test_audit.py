@@ -6,8 +6,10 @@ One miniature pipeline is made for the module; each test works on a copy of it.
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -276,6 +278,22 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         ("output", "prepare", "data/prepared/more.parquet"),
         {},
     ),
+    "dangling link": (
+        lambda: Path("models/grpo/adapter.safetensors").symlink_to("nowhere"),
+        ("output", "grpo", "models/grpo/adapter.safetensors"),
+        {},
+    ),
+    "link to a folder": (
+        lambda: Path("models/grpo/more").symlink_to("../base", target_is_directory=True),
+        ("output", "grpo", "models/grpo/more"),
+        {},
+    ),
+    "link to a file": (
+        lambda: Path("models/grpo/other.safetensors").symlink_to("model.safetensors"),
+        ("output", "grpo", "models/grpo/other.safetensors"),
+        {},
+    ),
+    "pipe": (lambda: os.mkfifo("models/sft/pipe"), ("output", "sft", "models/sft/pipe"), {}),
     "renamed file": (
         lambda: Path("models/base/config.json").rename("models/base/conf.json"),
         ("output", "base_model", "models/base/conf.json"),
@@ -310,6 +328,16 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
     "locked size of a dependency": (
         lambda: set_dep("grpo", "models/sft", size=1),
         ("lock", "grpo", "dvc.lock: deps: models/sft"),
+        {},
+    ),
+    "locked hash's name taken away": (
+        lambda: edit_lock("sft", lambda e: e["outs"][0].pop("hash")),
+        ("lock", "sft", "dvc.lock: outs: models/sft"),
+        {},
+    ),
+    "dependency without its hash's name": (
+        lambda: edit_lock("sft", lambda e: e["deps"][0].pop("hash")),
+        ("lock", "sft", "dvc.lock: deps: data/prepared/dataset.json"),
         {},
     ),
     "locked hash's name": (
@@ -515,66 +543,199 @@ def test_a_planted_fault_is_found_and_named(copy: Path, name: str) -> None:
     assert result["verdict"] == "broken"
 
 
-TOLD: dict[str, tuple[Callable[[], object], Callable[[], tuple[str, str | None, str]]]] = {
+Planted = tuple[str | None, str, Any, Any]
+"""(stage, what is accused, what the files say, what MLflow says)."""
+
+
+def of_run(stage: str, what: str, recorded: Any, now: Any) -> Planted:
+    return stage, f"MLflow run {run_id(stage)}: {what}", recorded, now
+
+
+def of_row(what: str, recorded: Any, now: Any) -> Planted:
+    return None, f"MLflow row {row_id()}: {what}", recorded, now
+
+
+def code_of(stage: str) -> str:
+    return str(files.read_json(Path(f"reports/{stage}/run.json"))[0]["code"]["revision"])
+
+
+def output_sha(stage: str, path: str) -> str:
+    (record,) = files.read_json(Path(f"reports/{stage}/run.json"))
+    return str(next(out["sha256"] for out in record["outputs"] if out["path"] == path))
+
+
+def accuracy() -> float:
+    return float(files.read_json(Path("reports/evaluate/metrics.json"))["tasks"]["heldout"]["models"]["grpo"]["value"])
+
+
+def shown(stage: str, metric: str, step: int) -> float:
+    """A cell of history.csv."""
+    with Path(f"reports/{stage}/history.csv").open() as f:
+        return next(float(row[metric]) for row in csv.DictReader(f) if row["step"] == str(step))
+
+
+def set_step(stage: str, metric: str, step: int, value: float) -> None:
+    sql("update metrics set value = ? where run_uuid = ? and key = ? and step = ?", value, run_id(stage), metric, step)
+
+
+def drop_step(stage: str, metric: str, step: int) -> None:
+    sql("delete from metrics where run_uuid = ? and key = ? and step = ?", run_id(stage), metric, step)
+
+
+def add_step(stage: str, metric: str, step: int, value: float) -> None:
+    """One more value, a second after the last."""
+    last = "(select max(timestamp) + 1000 from metrics where run_uuid = ?)"
+    columns = "insert into metrics (run_uuid, key, step, value, is_nan, timestamp)"
+    sql(f"{columns} values (?, ?, ?, ?, 0, {last})", run_id(stage), metric, step, value, run_id(stage))
+
+
+def drop_curve(stage: str, metric: str) -> None:
+    for table in ("metrics", "latest_metrics"):
+        sql(f"delete from {table} where run_uuid = ? and key = ?", run_id(stage), metric)
+
+
+def kept(stage: str, name: str) -> Path:
+    (path,) = Path("mlartifacts").glob(f"**/{run_id(stage)}/artifacts/{name}")
+    return path
+
+
+def set_param(run: str, name: str, value: str) -> None:
+    sql("update params set value = ? where run_uuid = ? and key = ?", value, run, name)
+
+
+def set_tag(run: str, name: str, value: str) -> None:
+    sql("update tags set value = ? where run_uuid = ? and key = ?", value, run, name)
+
+
+def set_latest(run: str, name: str, value: float) -> None:
+    sql("update latest_metrics set value = ? where run_uuid = ? and key = ?", value, run, name)
+
+
+def forge_artifact() -> None:
+    content = files.read_json(kept("sft", "run.json"))
+    content["environment"]["packages"]["torch"] = "1.0"
+    files.write_json(kept("sft", "run.json"), content)
+
+
+TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
     "parameter": (
-        lambda: sql("update params set value = '1' where run_uuid = ? and key = 'grpo.learning_rate'", run_id("grpo")),
-        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: params grpo.learning_rate"),
+        lambda: set_param(run_id("grpo"), "grpo.learning_rate", "1"),
+        lambda: of_run("grpo", "params grpo.learning_rate", "0.0003", "1"),
     ),
     "parameter taken away": (
         lambda: sql("delete from params where run_uuid = ? and key = 'sft.seed'", run_id("sft")),
-        lambda: ("mlflow", "sft", f"MLflow run {run_id('sft')}: params sft.seed"),
+        lambda: of_run("sft", "params sft.seed", "0", None),
+    ),
+    "parameter added": (
+        lambda: sql("insert into params (run_uuid, key, value) values (?, 'sft.made_up', '1')", run_id("sft")),
+        lambda: of_run("sft", "params sft.made_up", None, "1"),
     ),
     "parameter of the row": (
-        lambda: sql("update params set value = '1' where run_uuid = ? and key = 'grpo.learning_rate'", row_id()),
-        lambda: ("mlflow", None, f"MLflow row {row_id()}: params grpo.learning_rate"),
+        lambda: set_param(row_id(), "grpo.learning_rate", "1"),
+        lambda: of_row("params grpo.learning_rate", "0.0003", "1"),
     ),
     "metric": (
-        lambda: add_metric("evaluate", "heldout.grpo", 0.99),
-        lambda: ("mlflow", "evaluate", f"MLflow run {run_id('evaluate')}: metric heldout.grpo"),
+        lambda: set_latest(run_id("evaluate"), "heldout.grpo", 0.99),
+        lambda: of_run("evaluate", "metric heldout.grpo", accuracy(), 0.99),
+    ),
+    "metric taken away": (
+        lambda: drop_curve("grpo", "health.fired"),
+        lambda: of_run("grpo", "metric health.fired", 0.0, None),
     ),
     "metric of the row": (
-        lambda: sql(
-            "update latest_metrics set value = 0.99 where run_uuid = ? and key = 'evaluate.heldout.grpo'", row_id()
+        lambda: set_latest(row_id(), "evaluate.heldout.grpo", 0.99),
+        lambda: of_row("metric evaluate.heldout.grpo", accuracy(), 0.99),
+    ),
+    "middle of a curve": (
+        lambda: set_step("grpo", "dev_accuracy", 1, 0.99),
+        lambda: of_run("grpo", "metric dev_accuracy at step 1", shown("grpo", "dev_accuracy", 1), 0.99),
+    ),
+    "last digit of a curve": (
+        lambda: set_step("grpo", "grad_norm", 1, math.nextafter(shown("grpo", "grad_norm", 1), math.inf)),
+        lambda: of_run(
+            "grpo", "metric grad_norm at step 1", shown("grpo", "grad_norm", 1),
+            math.nextafter(shown("grpo", "grad_norm", 1), math.inf),
         ),
-        lambda: ("mlflow", None, f"MLflow row {row_id()}: metric evaluate.heldout.grpo"),
+    ),
+    "missing step": (
+        lambda: drop_step("grpo", "completions/mean_length", 1),
+        lambda: of_run(
+            "grpo", "metric completions/mean_length at step 1", shown("grpo", "completions/mean_length", 1), None
+        ),
+    ),
+    "doubled step": (
+        lambda: add_step("grpo", "num_tokens", 1, shown("grpo", "num_tokens", 1)),
+        lambda: of_run(
+            "grpo", "metric num_tokens at step 1", shown("grpo", "num_tokens", 1), [shown("grpo", "num_tokens", 1)] * 2
+        ),
+    ),
+    "step with two values": (
+        lambda: add_step("sft", "learning_rate", 10, 9.0),
+        lambda: of_run(
+            "sft", "metric learning_rate at step 10", shown("sft", "learning_rate", 10),
+            [shown("sft", "learning_rate", 10), 9.0],
+        ),
+    ),
+    "step that never was": (
+        lambda: add_step("grpo", "entropy", 7, 0.5),
+        lambda: of_run("grpo", "metric entropy at step 7", None, 0.5),
+    ),
+    "curve taken away": (
+        lambda: drop_curve("grpo", "epoch"),
+        lambda: of_run("grpo", "metric epoch", "2 steps", None),
+    ),
+    "latest value of a curve": (
+        lambda: set_latest(run_id("grpo"), "reward_std", 0.99),
+        lambda: of_run("grpo", "metric reward_std: latest", shown("grpo", "reward_std", 2), 0.99),
+    ),
+    "what evaluate showed live": (
+        lambda: set_step("evaluate", "heldout/grpo", 0, 0.99),
+        lambda: of_run("evaluate", "metric heldout/grpo at step 0", accuracy(), 0.99),
     ),
     "hash": (
-        lambda: sql(
-            "update tags set value = 'x' where run_uuid = ? and key = 'regrpo.output.models/grpo'", run_id("grpo")
-        ),
-        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: tags regrpo.output.models/grpo"),
+        lambda: set_tag(run_id("grpo"), "regrpo.output.models/grpo", "x"),
+        lambda: of_run("grpo", "tags regrpo.output.models/grpo", output_sha("grpo", "models/grpo"), "x"),
     ),
     "hash taken away": (
         lambda: sql("delete from tags where run_uuid = ? and key = 'regrpo.output.data/prepared'", run_id("prepare")),
-        lambda: ("mlflow", "prepare", f"MLflow run {run_id('prepare')}: tags regrpo.output.data/prepared"),
+        lambda: of_run("prepare", "tags regrpo.output.data/prepared", output_sha("prepare", "data/prepared"), None),
     ),
     "hash of the logged model": (
         lambda: sql(
             "update logged_model_tags set tag_value = 'x' where tag_key = 'regrpo.sha256' and tag_value = ?",
-            model_sha(),
+            output_sha("grpo", "models/grpo"),
         ),
-        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: logged model: tags regrpo.sha256"),
+        lambda: of_run("grpo", "logged model: tags regrpo.sha256", output_sha("grpo", "models/grpo"), "x"),
     ),
     "commit": (
-        lambda: sql(
-            "update tags set value = 'x' where run_uuid = ? and key = 'mlflow.source.git.commit'", run_id("sft")
-        ),
-        lambda: ("mlflow", "sft", f"MLflow run {run_id('sft')}: tags mlflow.source.git.commit"),
+        lambda: set_tag(run_id("sft"), "mlflow.source.git.commit", "x"),
+        lambda: of_run("sft", "tags mlflow.source.git.commit", code_of("sft"), "x"),
+    ),
+    "status": (
+        lambda: sql("update runs set status = 'FAILED' where run_uuid = ?", run_id("sft")),
+        lambda: of_run("sft", "status", "FINISHED", "FAILED"),
     ),
     "artifact": (
-        lambda: flip(next(Path("mlartifacts").glob(f"**/{run_id('grpo')}/artifacts/curves.png"))),
-        lambda: ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifact curves.png"),
+        lambda: flip(kept("grpo", "curves.png")),
+        lambda: of_run(
+            "grpo", "artifact curves.png", output_sha("grpo", "reports/grpo/curves.png"),
+            files.sha256(kept("grpo", "curves.png")),
+        ),
     ),
-    "forged record": (
-        lambda: edit_record("sft", lambda record: record.update(peak_memory_mb=1)),
-        lambda: ("mlflow", "sft", f"MLflow run {run_id('sft')}: artifact run.json"),
+    "record": (
+        forge_artifact,
+        lambda: of_run(
+            "sft", "artifact run.json: environment.packages.torch", records.environment()["packages"]["torch"], "1.0"
+        ),
     ),
-}
-
-
-def model_sha() -> str:
-    (record,) = files.read_json(Path("reports/grpo/run.json"))
-    return str(next(out["sha256"] for out in record["outputs"] if out["path"] == "models/grpo"))
+    "another run's record": (
+        lambda: shutil.copyfile(kept("grpo", "run.json"), kept("sft", "run.json")),
+        lambda: of_run(
+            "sft", "artifact run.json", files.read_json(Path("reports/sft/run.json"))[0]["run"],
+            files.read_json(Path("reports/grpo/run.json"))[0]["run"],
+        ),
+    ),
+}  # fmt: skip
 
 
 def at_home(folder: Path) -> None:
@@ -619,12 +780,43 @@ def store(shared: Path, tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_an_mlflow_run_that_differs_from_the_files_is_named(store: Path, name: str) -> None:
+def test_an_mlflow_run_that_differs_from_the_files_is_named_and_nothing_else(store: Path, name: str) -> None:
     plant, expected = TOLD[name]
     plant()
     result = audited(mlflow=True)
-    assert expected() in found(result), [one["text"] for one in result["faults"]]
-    assert result["verdict"] == "broken"
+    accused = [(one["kind"], one["stage"], one["path"], one["recorded"], one["found"]) for one in result["faults"]]
+    assert accused == [("mlflow", *expected())]
+    assert (result["verdict"], result["unchecked"]) == ("broken", [])
+
+
+def test_without_the_journal_scores_are_compared_as_the_report_rounds_them(store: Path) -> None:
+    for table in ("metrics", "latest_metrics"):
+        change = f"update {table} set value = ? where run_uuid = ? and key = 'heldout/grpo'"
+        sql(change, accuracy() + 1e-8, run_id("evaluate"))
+    assert [one["path"].partition(": ")[2] for one in audited(mlflow=True)["faults"]] == [
+        "metric heldout/grpo at step 0",
+        "metric heldout/grpo: latest",
+    ]
+    Path(".regrpo/journal").rename(".regrpo/away")
+    try:
+        assert_complete(audited(mlflow=True))
+        set_step("evaluate", "heldout/grpo", 0, accuracy() + 1e-5)
+        assert audited(mlflow=True)["verdict"] == "broken"
+    finally:
+        Path(".regrpo/away").rename(".regrpo/journal")
+
+
+def test_a_final_value_that_an_older_version_logged_into_a_curve_is_noted(store: Path) -> None:
+    final = files.read_json(Path("reports/sft/metrics.json"))["loss"]
+    assert final != shown("sft", "loss", 10)
+    add_step("sft", "loss", 10, final)
+    set_latest(run_id("sft"), "loss", final)
+    result = audited(mlflow=True)
+    assert_complete(result)
+    assert [one["stage"] for one in result["notes"]] == ["sft"]
+    assert "final value besides at step 10" in result["notes"][0]["text"]
+    add_step("sft", "loss", 10, 9.0)
+    assert audited(mlflow=True)["verdict"] == "broken"
 
 
 def test_a_copied_repository_is_audited_against_its_own_artifacts(copy: Path) -> None:
@@ -707,7 +899,9 @@ def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) ->
     assert_complete(ran)
     made = {one["stage"]: one["run"] for one in ran["stages"]}
     assert {stage for stage in STAGES if made[stage] != first[stage]} == {"evaluate", "model_card"}
-    traced = {one["stage"]: one["text"] for one in ran["notes"]}
+    traced = {one["stage"]: one["text"] for one in ran["notes"] if one["kind"] == "restored"}
+    (uncommitted,) = (one for one in ran["notes"] if one["kind"] == "uncommitted")
+    assert uncommitted["path"] == "dvc.lock, reports/evaluate/run.json, reports/model_card/run.json"
     assert set(traced) == set(STAGES) - {"evaluate", "model_card"}
     assert run_id("grpo") in traced["grpo"]
     run(told, "git", "checkout", "-q", "--", ".")
@@ -723,13 +917,13 @@ def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) ->
 
     whole = graph.of_places([history.workspace(told), *history.revisions(told)])
     data = next(one["found"] for one in restored["artifacts"] if one["path"] == "data/prepared/train.parquet")
-    starts = graph.start(whole, data[:12], told, "downstream")
-    reached = whole.reach(starts, "downstream")
-    assert {first["model_card"], made["model_card"], first["grpo"]} <= reached
+    reached = graph.ask(whole, data[:12], told, "downstream")[0].runs
+    assert {first["model_card"], made["model_card"], first["grpo"]} <= reached.keys()
     assert first["prepare"] not in reached
-    upstream = whole.reach(graph.start(whole, made["model_card"], told, "upstream"), "upstream")
-    assert first["evaluate"] not in upstream
-    assert graph.start(whole, "short", told, "upstream") == [made["model_card"]]
+    for named in (made["model_card"], "short"):
+        upstream, starts = graph.ask(whole, named, told, "upstream")
+        assert starts == [made["model_card"]]
+        assert set(upstream.runs) == set(made.values())
 
 
 # --- what cannot be checked -------------------------------------------------------------------------------------------
@@ -808,15 +1002,40 @@ def test_no_remote_and_a_remote_without_the_object_are_not_checkable(copy: Path)
     assert found(audited(remote="other"), "unchecked") == {("remote", None, "remote other")}
 
 
-def test_a_file_that_no_run_recorded_is_noted(copy: Path) -> None:
+def test_what_no_hash_tells_of_is_noted(copy: Path) -> None:
     Path("reports/grpo/mine.txt").write_text("mine")
     Path("models/grpo/.DS_Store").write_text("hidden")
+    Path("models/grpo/.gitignore").write_text("*.bin")
+    Path("models/sft/empty/inner").mkdir(parents=True)
+    shutil.move("models/base/config.json", copy.parent / "config.json")
+    Path("models/base/config.json").symlink_to(copy.parent / "config.json")
     result = audited()
     assert_complete(result)
     assert found(result, "notes") == {
         ("output", "grpo", "reports/grpo/mine.txt"),
         ("output", "grpo", "models/grpo/.DS_Store"),
+        ("output", "grpo", "models/grpo/.gitignore"),
+        ("output", "sft", "models/sft/empty/inner"),
+        ("output", "base_model", "models/base/config.json"),
     }
+
+
+def test_dvcs_own_links_and_a_lock_without_sizes_are_nothing_to_tell_of(copy: Path) -> None:
+    target = cached(MODEL).resolve()
+    Path(MODEL).unlink()
+    Path(MODEL).symlink_to(target)
+    assert audited()["notes"] == []
+    edit_whole_lock(
+        lambda stages: [
+            one.pop(key, None)
+            for entry in stages.values() for one in [*entry["outs"], *entry["deps"]] for key in ("size", "nfiles")
+        ]
+    )  # fmt: skip
+    assert run(copy, "dvc", "status", DVC_SITE_CACHE_DIR=str(copy / "site")).stdout.strip().endswith("up to date.")
+    result = audited()
+    assert_complete(result)
+    assert found(result, "notes") == {("uncommitted", None, "dvc.lock")}
+    assert audited("HEAD")["notes"] == []
 
 
 def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
@@ -927,7 +1146,119 @@ def test_lineage_as_tree_mermaid_json_and_page(copy: Path, capsys: pytest.Captur
     assert (code, err.count("\n")) == (2, 1)
 
 
-def recorded(folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["audit", "lineage"])
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("no/such/folder/page.html", "no folder no/such/folder"),
+        ("models", "found a folder"),
+        ("dvc.yaml/page.html", "no folder dvc.yaml"),
+        ("pipe", "no regular file"),
+        ("x" * 300, "File name too long"),
+        ("full.html", "No space left on device"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, target: str, told: str
+) -> None:
+    def full(path: Path, text: str) -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text(text[:1000])
+            raise OSError(28, "No space left on device")
+
+    if target == "full.html":
+        monkeypatch.setattr(files, "write_text", full)
+    os.mkfifo("pipe")
+    before = sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path))
+    code, out, err = command(capsys, name, "--no-mlflow", "--html", target)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert told in err
+    assert sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path)) == before
+
+
+def test_a_page_takes_the_place_of_an_older_one(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("page.html").write_text("older")
+    assert command(capsys, "lineage", "--html", "page.html")[0] == 0
+    assert "<svg" in Path("page.html").read_text()
+
+
+BREAKAGES: dict[str, tuple[Callable[[], object], str]] = {
+    "configuration": (lambda: Path(".dvc/config").write_text("[core\n"), ".dvc/config: expected DVC's configuration"),
+    "local configuration": (lambda: Path(".dvc/config.local").write_bytes(b"\xff\xfe"), "expected DVC's configuration"),
+    "no git": (lambda: shutil.rmtree(".git"), "git repository"),
+    "no dvc.yaml": (lambda: Path("dvc.yaml").unlink(), "dvc.yaml"),
+    "store": (lambda: Path("mlflow.db").write_bytes(b"no database at all" * 100), "file is not a database"),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+@pytest.mark.parametrize("name", ["audit", "lineage", "sync", "reproduce"])
+def test_a_broken_repository_is_one_line_and_nothing_changes(
+    copy: Path, capfd: pytest.CaptureFixture[str], breakage: str, name: str
+) -> None:
+    plant, told = BREAKAGES[breakage]
+    plant()
+    # Lineage asks MLflow only about an id that no file holds.
+    arguments = ["f" * 32] if (name, breakage) == ("lineage", "store") else []
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and ".regrpo" not in path.parts}
+    assert cli.main([name, *arguments]) == 2
+    said = capfd.readouterr()
+    if name == "audit" and breakage in ("no git", "store"):  # all else is checked, and this is what is missing
+        lines = [line for line in said.out.splitlines() if line.startswith("UNCHECKED")]
+        assert said.err == ""
+    else:
+        lines = said.err.splitlines()
+        assert said.out == ""
+    assert len(lines) == 1, said
+    assert told in lines[0]
+    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and ".regrpo" not in path.parts}
+    assert after == before
+
+
+# --- how a run is named -----------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_found_where_its_own_runs_are_not_where_the_pipeline_is_the_same(told: Path) -> None:
+    """The workspace was made again since: the same key by other runs."""
+    before, head = row_id(), run(told, "git", "rev-parse", "HEAD").stdout.strip()
+    edit_record("grpo", lambda record: record.update(run="a" * 32, mlflow_run_id="b" * 32))
+    place = history.find(before, told)
+    assert (place.snapshot.revision, place.mlflow_run_id) == (head, before)
+    assert history.find("a" * 32, told, mlflow=False) == history.Place(
+        "workspace", place.snapshot.__class__(told), "b" * 32
+    )
+    with pytest.raises(CannotCheck, match="found none of that name"):
+        history.find("a" * 32, told, mlflow=False, committed=True)
+    from regrpo.mlflow_store import Store
+
+    store = Store(f"sqlite:///{told}/mlflow.db", "regrpo", told / "mlartifacts")
+    tags = {"regrpo.kind": "reproduction", "regrpo.revision": head, "regrpo.reproduces": before}
+    again = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+    assert history.find(again, told).snapshot.revision == head
+    foreign = store.client.create_run(store.experiment_id).info.run_id
+    with pytest.raises(CannotCheck, match="it is no run of a pipeline"):
+        history.find(foreign, told)
+
+
+def test_a_name_of_two_commits_is_refused(copy: Path) -> None:
+    head = run(copy, "git", "rev-parse", "HEAD").stdout.strip()
+    before = run(copy, "git", "rev-parse", "HEAD~1").stdout.strip()
+    for ref in (f"refs/exps/{head[:2]}/{head[2:]}/mine", "refs/tags/mine"):
+        run(copy, "git", "update-ref", ref, head)
+    assert history.find("mine", copy).snapshot.revision == head
+    run(copy, "git", "update-ref", f"refs/exps/{before[:2]}/{before[2:]}/mine", before)
+    for name, hits in {"mine": (head[:12], before[:12])}.items():
+        with pytest.raises(CannotCheck, match="Give the commit instead") as caught:
+            history.find(name, copy)
+        assert all(hit in caught.value.found for hit in hits)
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------------
+
+
+def recorded(
+    folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs: dict[str, Any], time: str = "2026"
+) -> None:
     """A run.json; a folder's value is its {file: SHA-256}."""
 
     def items(values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -941,11 +1272,62 @@ def recorded(folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs
     record = {
         "schema_version": 1, "stage": stage, "run": run, "key": "0" * 64, "command": "x", "parameters": {},
         "inputs": items(inputs), "outputs": items(outputs), "code": {"revision": None, "dirty": None},
-        "environment": {"packages": {}, "sha256": "0" * 64}, "started": "2026", "ended": "2026",
+        "environment": {"packages": {}, "sha256": "0" * 64}, "started": time, "ended": time,
     }  # fmt: skip
     path = folder / f"reports/{stage}/run.json"
     path.parent.mkdir(parents=True)
     files.write_json(path, [record])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """b kept a's prepare and sft; its gate ran again later with an equal verdict; grpo and card are its own."""
+    data, verdict, sft = {"data/prepared": {"train.parquet": "d" * 64}}, {"v": "e" * 64}, {"models/sft": "5" * 64}
+    shared = [("prepare", "p", {}, data, "1"), ("sft", "s", data | verdict, sft, "3")]
+    for name, gate_at, grpo_at in (("a", "2", "4"), ("b", "5", "6")):
+        model = {"models/grpo": name * 64}
+        own = [
+            ("validate", f"v-{name}", data, verdict, gate_at),
+            ("grpo", f"g-{name}", sft | verdict, model, grpo_at),
+            ("model_card", f"c-{name}", model, {"card": name * 64}, grpo_at + "1"),
+        ]
+        for stage in shared + own:
+            recorded(tmp_path / name, *stage)
+    names = {"a": "workspace", "b": "experiment b"}
+    places = {one: history.Place(names[one], audit.lineage.Snapshot(tmp_path / one)) for one in names}
+    whole = graph.of_places(list(places.values())[::order])
+    assert sorted(whole.runs) == ["c-a", "c-b", "g-a", "g-b", "p", "s", "v-a", "v-b"]
+    assert sorted(whole.runs["s"].places) == sorted(names.values())
+    monkeypatch.setattr(history, "find", lambda target, *_: places[target])
+    for target, name in ((None, "a"), ("b", "b")):
+        part, starts = graph.ask(whole, target, tmp_path, "upstream")
+        assert starts == [f"c-{name}"]
+        assert set(part.runs) == {"p", "s", f"v-{name}", f"g-{name}", f"c-{name}"}
+        lines = list(graph.tree(part, starts, "upstream"))
+        assert sum(line.lstrip("│├└─ ").startswith("sft  run s  [") for line in lines) == 1
+        assert graph.svg(part).count('<rect class="box') == 5
+        plain = graph.plain(part)
+        assert {one["run"]: one["made_from"] for one in plain["runs"]}[f"g-{name}"] == [f"v-{name}", "s"]
+    # Of the two gates with an equal verdict, the shared sft read the one that was there.
+    assert set(graph.ask(whole, "5" * 64, tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
+    assert set(graph.ask(whole, "models/sft", tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
+    downstream, starts = graph.ask(whole, "5" * 64, tmp_path, "downstream")
+    assert set(starts) == {"g-a", "g-b"}
+    assert set(downstream.runs) == {"g-a", "g-b", "c-a", "c-b"}
+
+
+def test_a_record_that_was_written_anew_is_the_same_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        recorded(tmp_path / name, "prepare", "p", {}, {"data/prepared": "d" * 64})
+    path = tmp_path / "b/reports/prepare/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[0]))  # as records were before they were lists
+    whole = graph.of_places([history.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")])
+    assert list(whole.runs) == ["p"]
+    assert [one.partition("@")[0] for one in whole.runs["p"].outputs] == [
+        "data/prepared", "reports/prepare/run.json", "reports/prepare/run.json",
+    ]  # fmt: skip
 
 
 def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path: Path) -> None:
@@ -966,8 +1348,7 @@ def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path
             own = {f"{stage}-{name}" for stage in ("prepare", "validate", "sft", "grpo")}
             assert whole.reach([f"grpo-{name}"], "upstream") == own
             assert whole.reach([f"prepare-{name}"], "downstream") == own
-            starts = graph.start(whole, name * 64, tmp_path, "downstream")
-            assert whole.reach(starts, "downstream") <= own
+            assert set(graph.ask(whole, name * 64, tmp_path, "downstream")[0].runs) <= own
 
 
 def test_a_folder_listing_hashes_as_dvc_and_the_records_hash_it(

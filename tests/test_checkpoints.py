@@ -164,6 +164,28 @@ def test_a_second_run_of_the_same_key_waits_for_the_first(tmp_path: Path) -> Non
     assert order == ["first", "second"]
 
 
+def test_the_lock_goes_with_the_folder_and_never_lets_two_in(tmp_path: Path) -> None:
+    inside: list[int] = []
+    met: list[int] = []
+
+    def run(name: int) -> None:
+        for _ in range(25):
+            with checkpoints.held(tmp_path / "key") as folder:
+                inside.append(name)
+                (folder / "mine").touch(exist_ok=False)
+                threading.Event().wait(0.0005)
+                met.append(len(inside))
+                inside.remove(name)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert met == [1] * 100
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_run_keeps_its_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "key/checkpoint-2").mkdir(parents=True)
     with pytest.raises(Interrupted), checkpoints.held(tmp_path / "key"):

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from regrpo import cli, reproduce
+from regrpo import cli, history, reproduce
 from regrpo.params import read_yaml
 from tests.conftest import MINIATURE, commit, edit_yaml, environment, make_project, run
 
@@ -207,7 +207,7 @@ def test_the_known_sources_of_another_outcome_are_named() -> None:
 def test_install_builds_an_environment_of_that_commits_constraints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    originals = {"grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0"}}}}
+    originals = {"grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0", "pytest": "9"}}}}
     workspace = reproduce.Workspace(tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), originals)
     commands, status = [], 0
 
@@ -218,13 +218,49 @@ def test_install_builds_an_environment_of_that_commits_constraints(
     monkeypatch.setattr(reproduce.Workspace, "run", said)
     workspace.install(lambda line: None)
     assert commands[0] == (sys.executable, "-m", "venv", str(tmp_path / "venv"))
-    assert commands[1][-4:] == ("-c", "constraints.txt", "-e", ".[cuda]")
+    assert commands[1][-4:] == ("-c", "constraints.txt", "-e", ".[cuda,dev]")
     assert workspace.variables()["PATH"].startswith(f"{tmp_path / 'venv/bin'}:")
     status = 1
     with pytest.raises(
         reproduce.CannotCheck, match=r"constraints.txt: expected to be installable; found ERROR: nothing"
     ):
         workspace.install(lambda line: None)
+
+
+@pytest.mark.slow
+def test_a_run_is_made_again_in_a_fresh_environment(made: Path, tmp_path: Path) -> None:
+    """pip installs what constraints.txt pins (minutes, some GB); the stages run in that and in no other."""
+    wheel = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "wheel"), "six"]
+    if subprocess.run(wheel, capture_output=True, check=False).returncode:
+        pytest.skip("no package index in reach")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(made), str(clone))
+    run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(made.parent / "remote"))
+    done = run(
+        clone, "python", "-m", "regrpo.cli", "reproduce", "--install", "--keep", "--no-mlflow", "--json",
+        "--stages", "prepare", "base_model", "sft", TMPDIR=str(tmp_path),
+    )  # fmt: skip
+    verdict = json.loads(done.stdout)
+    assert verdict["verdict"] == "identical"
+    tree = Path(verdict["kept"])
+    python = tree.parent / "venv/bin/python"
+    listed = json.loads(run(tree, str(python), "-m", "pip", "list", "--format=json").stdout)
+    packages = {one["name"].lower().replace("_", "-"): one["version"] for one in listed}
+    [record] = json.loads((tree / "reports/sft/run.json").read_text())
+    assert record["environment"]["packages"] == packages
+    pinned = dict(line.split("==") for line in (tree / "constraints.txt").read_text().splitlines() if "==" in line)
+    unpinned = {name for name, version in packages.items() if pinned.get(name, version) != version.partition("+")[0]}
+    assert unpinned == set()
+    told = {one["what"] for one in verdict["environment"]}
+    assert told == {name for name, version in packages.items() if version != distributions().get(name)} | (
+        distributions().keys() - packages.keys()
+    )
+
+
+def distributions() -> dict[str, str]:
+    """The packages of this environment, which made the run."""
+    packages: dict[str, str] = reproduce.records.environment()["packages"]
+    return packages
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------
@@ -284,7 +320,7 @@ def test_an_unknown_run_is_refused(refusal: Refusal) -> None:
 
 
 def test_an_unknown_mlflow_run_is_refused(refusal: Refusal) -> None:
-    assert "expected a known MLflow run; found neither in a committed run.json nor in sqlite" in refusal("0" * 32)
+    assert "expected an MLflow run id, a git revision or a DVC experiment; found none of that name" in refusal("0" * 32)
 
 
 def test_a_deleted_experiment_is_refused_by_name_and_by_run(refusal: Refusal, spoiled: Path) -> None:
@@ -298,18 +334,17 @@ def test_a_deleted_experiment_is_refused_by_name_and_by_run(refusal: Refusal, sp
     assert "its DVC experiment 'gone' was removed" in refusal(run_id)
 
 
-def test_an_experiment_is_found_by_its_name(spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from regrpo import revisions
-
-    monkeypatch.chdir(spoiled)
+def test_an_experiment_is_found_by_its_name(spoiled: Path) -> None:
     head = run(spoiled, "git", "rev-parse", "HEAD").stdout.strip()
     ref = f"refs/exps/{head[:2]}/{head[2:]}/mine"
     run(spoiled, "git", "update-ref", ref, head)
-    assert revisions.find("mine", spoiled, with_mlflow=False) == revisions.Revision(head, "mine")
+    place = history.find("mine", spoiled, mlflow=False, committed=True)
+    assert place == history.Place("experiment mine", reproduce.Snapshot(spoiled, head))
     run(spoiled, "git", "update-ref", "-d", ref)
     [record] = json.loads((spoiled / "reports/grpo/run.json").read_text())
-    for name in (record["run"], record["mlflow_run_id"]):
-        assert revisions.find(name, spoiled, with_mlflow=False).commit == head, "without MLflow: from run.json"
+    for name in (record["run"], record["mlflow_run_id"], record["run"][:9]):
+        place = history.find(name, spoiled, mlflow=False, committed=True)
+        assert (place.snapshot.revision, place.mlflow_run_id) == (head, record["mlflow_run_id"]), "from run.json"
 
 
 def test_results_that_were_never_committed_are_refused(refusal: Refusal) -> None:
@@ -318,9 +353,11 @@ def test_results_that_were_never_committed_are_refused(refusal: Refusal) -> None
 
 def test_a_folder_without_git_is_refused(refusal: Refusal, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    assert "found no dvc.yaml here" in refusal(folder=tmp_path / "bare")
+    assert "found no dvc.yaml" in refusal(folder=tmp_path / "bare")
     (tmp_path / "bare/dvc.yaml").touch()
-    assert "expected a git repository" in refusal(folder=tmp_path / "bare")
+    assert "found no .dvc/" in refusal(folder=tmp_path / "bare")
+    (tmp_path / "bare/.dvc").mkdir()
+    assert "expected a git repository around dvc.yaml; found none" in refusal(folder=tmp_path / "bare")
 
 
 def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
@@ -338,15 +375,13 @@ def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
 
 def test_a_record_of_the_older_form_is_read(spoiled: Path) -> None:
     """It was a single object before it was a list of one."""
-    from regrpo import revisions
-
     path = "reports/sft/run.json"
     [record] = json.loads((spoiled / path).read_text())
     old = json.dumps(record).encode()
     lock, md5s = (spoiled / "dvc.lock").read_bytes(), [hashlib.md5((spoiled / path).read_bytes()), hashlib.md5(old)]
     lock = lock.replace(*(md5.hexdigest().encode() for md5 in md5s), 1)  # the output, not what later stages read
     with committed(spoiled, path, old), committed(spoiled, "dvc.lock", lock):
-        assert revisions.read_records(reproduce.Snapshot(spoiled, "HEAD"))["sft"] == record
+        assert history.read_records(reproduce.Snapshot(spoiled, "HEAD"))["sft"] == record
 
 
 def test_a_corrupt_profile_is_refused(refusal: Refusal, spoiled: Path) -> None:
@@ -428,7 +463,7 @@ def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(
     refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
-    assert "gone.db: expected an MLflow store; found no such file" in refusal("0" * 32)
+    assert "MLflow: expected a store at gone.db; found no such file" in refusal("0" * 32)
     assert not (tmp_path / "gone.db").exists()
     (tmp_path / "gone.db").write_text("no database at all, but some text that is longer than its header" * 10)
     assert "expected an MLflow store; found " in refusal()

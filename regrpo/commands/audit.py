@@ -35,17 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from regrpo import graph, pages
 
-    began, page = time.monotonic(), args.html.absolute() if args.html else None
-    if page:
-        pages.require_writable(page)
+    began, page = time.monotonic(), ""
+    if args.html:
+        pages.require_writable(args.html)
     folder = _folder(args.target)
     target = None if folder else args.target
     with contextlib.chdir(folder or Path.cwd()):
         place = history.find(target, Path.cwd(), mlflow=not args.no_mlflow)
         result = audit.audit(place, remote=args.remote, mlflow=not args.no_mlflow, strict_env=args.strict_env)
         result["seconds"] = round(time.monotonic() - began, 1)
-        if page:
-            pages.write(page, pages.audit_page(result, graph.of_places([place])))
+        if args.html:
+            page = pages.audit_page(result, graph.of_places([place]))
+    if args.html:
+        pages.write(args.html, page)
     if args.json:
         print(json.dumps(result, indent=2))
     elif not args.quiet:
