@@ -418,14 +418,14 @@ class Store:
                     found[stage] = run.info.run_id
         return found
 
-    def _log_curves(self, run_id: str, found: Mapping[str, Mapping[int, Sequence[float]]], ended: float) -> None:
+    def _log_curves(self, run_id: str, found: rows.Curves, ended: float) -> None:
         """GRPO's curves on the row, so that pipelines compare by them, restored ones too."""
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(views.curve(name), values[-1], int(ended * 1000), step)
-            for name in views.CURVES
-            for step, values in found.get(name, {}).items()
+            Metric(name, value, int(ended * 1000), step)
+            for name, steps in rows.shown_curves(found).items()
+            for step, [value] in steps.items()
         ]
         self._log(run_id, metrics)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regrpo import descriptions, samples
+from regrpo import descriptions, samples, views
 from regrpo.card import code
 from regrpo.files import canonical_json
 from regrpo.journals import METRIC_REPORTS, Told
@@ -54,7 +54,7 @@ class Row:
     tables: dict[str, samples.Table] = field(default_factory=dict)
     datasets: list[Mapping[str, Any]] = field(default_factory=list)
     """What the stages read, as their records have it."""
-    curves: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
     """What grpo logged by step (see `curves`)."""
     hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every output, by path."""
@@ -235,11 +235,17 @@ def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
         row.tables[f"{stage}/{samples.NAME}"] = table
 
 
-def _curves(history: bytes | None) -> dict[str, dict[int, list[float]]]:
+def _curves(history: bytes | None) -> Curves:
     """What `curves` finds in a history.csv; nothing where it is not there, or damaged (the audit names that)."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return curves(history) if history else {}
     return {}
+
+
+def shown_curves(found: Curves) -> Curves:
+    """The curves that a row carries, under its names for them; of a step that was logged twice, the last value."""
+    kept = {name: found[name] for name in views.CURVES if name in found}
+    return {views.curve(name): {step: values[-1:] for step, values in steps.items()} for name, steps in kept.items()}
 
 
 def describe(row: Row, changed: str | None, stages: Mapping[str, str], experiment: str, run: str) -> str:

@@ -34,6 +34,9 @@ COLUMNS = {
 }  # fmt: skip
 """The table's columns in their order, with widths in pixels; the run's name and date stand before them."""
 
+HEADLINE = ("grpo", "gain", "gain_ci95_low", "gain_ci95_high", "sft", "base")
+"""What stands behind `headline/` in a row's metrics, in the order of the charts."""
+
 
 def curve(column: str) -> str:
     """The row's metric for a column of history.csv; the UI makes a section of what stands before the slash."""
@@ -43,7 +46,7 @@ def curve(column: str) -> str:
 def state() -> dict[str, Any]:
     """The saved view: pipelines, newest first, our columns; as charts, GRPO's curves and the headline first."""
     lines = [_chart("LINE", curve(column)) for column in CURVES]
-    bars = [_chart("BAR", f"headline/{name}") for name in ("grpo", "gain", "sft", "base")]
+    bars = [_chart("BAR", f"headline/{name}") for name in HEADLINE]
     sections = {"GRPO": lines, "headline": bars}
     return {
         "searchFilter": "tags.`regrpo.kind` = 'pipeline'", "orderByKey": "attributes.start_time", "orderByAsc": False,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,20 @@ if TYPE_CHECKING:
 __all__ = ["database", "root", "store"]
 
 
-def test_a_row_has_headline_curves_tables_description_datasets_and_models(root: Path, store: Store) -> None:
-    told.write_results(root)
-    told.tell(root, "one", DEAD)
-    assert tracking.sync_once(store).failures == []
-    row = only(store, kind="pipeline")
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[Store]:
+    """The store after one whole pipeline was told to it; tests only look, the last tells it again."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with told.repository(folder, database):
+        told.write_results(folder)
+        told.tell(folder, "one", DEAD)
+        opened = tracking._open_store()
+        assert tracking.sync_once(opened).failures == []
+        yield opened
+
+
+def test_a_row_has_headline_curves_tables_description_datasets_and_models(pipeline: Store) -> None:
+    store, row = pipeline, only(pipeline, kind="pipeline")
     assert {"headline/grpo": 0.75, "headline/sft": 0.5, "GRPO/dev_accuracy": 0.75}.items() <= row.data.metrics.items()
     rewards = store.client.get_metric_history(row.info.run_id, "GRPO/reward")
     assert [(point.step, point.value) for point in rewards] == [(step, step / 8) for step in range(1, 9)]
@@ -50,10 +61,8 @@ def test_a_row_has_headline_curves_tables_description_datasets_and_models(root: 
     assert len(store.client.get_run(row.info.run_id).outputs.model_outputs) == 3
 
 
-def test_evaluated_models_have_their_scores_on_the_dataset_they_were_asked(root: Path, store: Store) -> None:
-    told.write_results(root)
-    told.tell(root, "one", DEAD)
-    tracking.sync_once(store)
+def test_evaluated_models_have_their_scores_on_the_dataset_they_were_asked(pipeline: Store) -> None:
+    store = pipeline
     scores = {
         model.name: [(one.value, one.dataset_name) for one in model.metrics if one.key == "heldout"]
         for model in store.client.search_logged_models([store.experiment_id])
@@ -69,18 +78,16 @@ def test_evaluated_models_have_their_scores_on_the_dataset_they_were_asked(root:
     assert len(store.client.get_run(evaluate.info.run_id).inputs.model_inputs) == 3
 
 
-def test_told_again_after_a_kill_nothing_is_there_twice(root: Path, store: Store) -> None:
-    told.write_results(root)
-    told.tell(root, "one", DEAD)
-    tracking.sync_once(store)
+def test_told_again_after_a_kill_nothing_is_there_twice(pipeline: Store, tmp_path: Path) -> None:
+    store, root = pipeline, Path(os.environ["DVC_ROOT"])
 
     def state() -> list[Any]:
         row, stages = only(store, kind="pipeline"), runs(store, kind="stage")
         table = files.read_json(
-            Path(store.client.download_artifacts(row.info.run_id, "evaluate/samples.json", str(root)))
+            Path(store.client.download_artifacts(row.info.run_id, "evaluate/samples.json", str(tmp_path)))
         )
         history = {
-            name: len(store.client.get_metric_history(run.info.run_id, name))
+            (run.info.run_name, name): len(store.client.get_metric_history(run.info.run_id, name))
             for run in (row, *stages)
             for name in run.data.metrics
         }

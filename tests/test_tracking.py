@@ -19,7 +19,7 @@ import pytest
 from regrpo import files, lineage, records, rows, tracking
 from regrpo.errors import CannotCheck, Refused
 from regrpo.journals import Journal, Told, is_alive, pending
-from regrpo.params import SECTIONS, STAGES, Section
+from regrpo.params import STAGES, Section
 from tests.test_lineage import commit, digest, lock_entry, record, write_pipeline, write_stage
 
 if TYPE_CHECKING:
@@ -204,8 +204,8 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
     (model,) = store.client.search_logged_models([store.experiment_id])
     assert (model.name, model.source_run_id, str(model.status)) == ("Tiny-1-5-sft", run.info.run_id, "READY")
     assert (model.tags["regrpo.sha256"], model.params["path"]) == (digest("models/sft 0"), "models/sft")
-    assert {metric.key: metric.value for metric in model.metrics} == {"steps": 1200.0}
     assert model.params["sft.seed"] == "0"
+    assert {metric.key: metric.value for metric in model.metrics} == {"steps": 1200.0}
     assert [a.path for a in store.client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
 
     assert model.tags["mlflow.source.git.repoURL"] == ""
@@ -491,7 +491,7 @@ def stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(records, "require_checked_profile", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     (root / "code.py").write_text("pass\n")
-    sections = {name: {"seed": 1} for name in SECTIONS}
+    sections = {name: {"seed": 1} for name in STAGES}
     files.write_json(root / "params.yaml", {"profile": "params.yaml"} | sections)
     declared = {"cmd": "python -m stages.prepare", "deps": ["code.py"], "outs": ["out.txt", "reports/prepare/run.json"]}
     files.write_json(root / "dvc.yaml", {"stages": {"prepare": declared}})

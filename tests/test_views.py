@@ -26,6 +26,7 @@ def test_the_view_is_what_the_ui_writes_itself() -> None:
 def test_every_headline_column_is_a_metric_or_tag_that_rows_have() -> None:
     metrics = {f"metrics.`{name}`" for name in descriptions.headline_metrics(evaluation())}
     assert {name for name in views.COLUMNS if name.startswith("metrics.")} <= metrics
+    assert {f"metrics.`headline/{name}`" for name in views.HEADLINE} == metrics
 
 
 def test_a_view_that_a_person_changed_stays_and_an_older_one_of_ours_goes() -> None:

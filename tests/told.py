@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from regrpo import doctor, files, lineage
 from regrpo.journals import Journal
@@ -19,6 +22,22 @@ SECTIONS: dict[str, dict[str, Any]] = {name: {"seed": 0} for name in STAGES[:-1]
 SECTIONS |= {"grpo": {"seed": 0, "learning_rate": 3e-4}, "model_card": {"model_name": "tiny-sums"}}
 RIGHT = {"base": "0000", "sft": "1100", "grpo": "1011"}
 """Which of four questions each model answers right."""
+
+
+@contextlib.contextmanager
+def repository(root: Path, database: str | None = None) -> Iterator[None]:
+    """Be in an empty repository that is told to a database (its own mlflow.db), under its own name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))]:
+            patch.delenv(name)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("MLFLOW_TRACKING_URI", database or f"sqlite:///{root / 'mlflow.db'}")
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", root.name)
+        patch.chdir(root)
+        (root / "dvc.yaml").write_text("stages: {}\n")
+        (root / ".dvc").mkdir()
+        (root / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+        yield
 
 
 def evaluation(grpo: float = 0.75) -> dict[str, Any]:
@@ -33,10 +52,11 @@ def evaluation(grpo: float = 0.75) -> dict[str, Any]:
     return {"headline": "heldout", "tasks": tasks, "gain": gain}
 
 
-def answers(prompt: Any = "4+5-7=") -> pd.DataFrame:
-    """evaluate's samples.parquet of two tasks."""
+def answers(prompt: Any = None) -> pd.DataFrame:
+    """evaluate's samples.parquet of two tasks; without a prompt, each question has its own."""
     rows = [
-        {"task": task, "model": model, "id": f"q{index}", "prompt": prompt, "completion": f"{model} on {task} {index}",
+        {"task": task, "model": model, "id": f"q{index}", "prompt": prompt or f"{index}+5-7=",
+         "completion": f"{model} on {task} {index}",
          "answer": "2", "value": float(right)}
         for task in ("asked", "heldout") for model, row in RIGHT.items() for index, right in enumerate(row)
     ]  # fmt: skip
@@ -54,11 +74,12 @@ def completions(steps: int = 3, group: int = 4, prompt: Any = "4+5-7=") -> pd.Da
 
 
 def history(steps: int = 8, speed: float = 1.0) -> pd.DataFrame:
-    """grpo's history.csv: dev accuracy before the first step and after the last."""
+    """grpo's history.csv: dev accuracy before the first step and after the last; a slow run has a KL term."""
     rows: list[dict[str, float]] = [{"step": 0, "dev_accuracy": 0.25}]
     for step in range(1, steps + 1):
         rows.append({"step": step, "reward": speed * step / steps, "entropy": 1 / step, "loss": 0.0})
         rows[-1] |= {"completions/mean_length": 5 + step, "grad_norm": 1.0}
+        rows[-1] |= {"kl": 0.01} if speed < 1 else {}
     rows[-1]["dev_accuracy"] = speed * 0.75
     return pd.DataFrame(rows)
 
@@ -112,9 +133,9 @@ def tell(
             "params": {"params.yaml": {stage: dict(sections[stage])}},
         }
         made = record(stage, run=f"{name}-{stage}", key=lineage.stage_key(entry), parameters=entry["params"])
+        made["inputs"] = [item for item in made["inputs"] if not item["path"].endswith(".parquet")]
         for split in {"sft": ("sft",), "grpo": ("train", "dev"), "evaluate": ("eval",)}.get(stage, ()):
             path = f"data/prepared/{split}.parquet"
-            made["inputs"] = [item for item in made["inputs"] if item["path"] != path]
             made["inputs"].append({"path": path, "sha256": files.sha256(root / path), "size": 9})
         if stage == "prepare":
             made["outputs"][0]["files"] = {}
