@@ -188,9 +188,10 @@ def _noting(done: Pass, what: str, journal: Told | None = None) -> Iterator[None
 
 
 def _log_and_name(error: Exception) -> str:
-    """Write an error's traceback to the log; returns its class and first line."""
+    """Write an error's traceback to the log; returns its class and first line, long ones without their middle."""
     print(_without_password("".join(traceback.format_exception(error))), file=sys.stderr)
-    return _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")[:300]
+    line = _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return line if len(line) <= 300 else f"{line[:180]} … {line[-117:]}"  # an HTTP error tells its cause last
 
 
 def _outcome(journals: list[Told]) -> tuple[str | None, lineage.Snapshot | None]:
