@@ -41,7 +41,7 @@ def missing() -> str | None:
     """Why these servers cannot be started here; None where they can."""
     for module in ("moto", "psycopg2", "dvc_s3"):
         if importlib.util.find_spec(module) is None:
-            return f"the package {module} is not installed (extra `remotes`)"
+            return f"the package {module} is not installed (extra `dev`)"
     if postgres_binaries() is None:
         return "PostgreSQL is not installed (apt-get install postgresql)"
     if os.geteuid() == 0 and (_unprivileged() is None or not shutil.which("setpriv")):
