@@ -203,8 +203,9 @@ def _log_and_name(error: Exception) -> str:
 
 
 def name_error(error: Exception) -> str:
-    """An error's class and first line, without a password."""
-    return _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")[:300]
+    """An error's class and first line, without a password; long ones without their middle."""
+    line = _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return line if len(line) <= 300 else f"{line[:180]} … {line[-117:]}"  # an HTTP error tells its cause last
 
 
 def _outcome(journals: list[Told]) -> tuple[str | None, lineage.Snapshot | None]:

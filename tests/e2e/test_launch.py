@@ -20,7 +20,9 @@ TWO: dict[str, Any] = {"launch": {"processes": 2, "backend": "gloo"}}
 LORA = {"lora": {"r": 4, "lora_alpha": 8}, "learning_rate": 1e-2}
 SECTIONS = MINIATURE | {
     "sft": MINIATURE["sft"] | {"max_steps": 24, "logging_steps": 4, "save_steps": 8} | TWO,
-    "grpo": MINIATURE["grpo"] | {"max_steps": 12, "save_steps": 2} | TWO,
+    "grpo": MINIATURE["grpo"]
+    | {"max_steps": 12, "save_steps": 2, "reward_funcs": {"exact_answer": 1.0, "length_penalty": 0.5}}
+    | TWO,
 }
 REWARD_OF_ONE_RANK = """
 import os
@@ -103,6 +105,7 @@ def test_two_processes_train_one_writes_and_only_the_stage_is_tracked(base: Path
     assert not done.stderr.strip()
     assert done.stdout.count("step 2/2") == 1
     assert {file.name for file in (folder / "models/grpo").iterdir()} == MODEL_FILES
+    assert len(weights(folder)) == 2, "grpo moved them"
     metrics = files.read_json(folder / "reports/grpo/metrics.json")
     assert (metrics["steps"], metrics["prompts_seen"]) == (2, 2)
     samples = files.read_parquet(folder / "reports/grpo/samples.parquet")
@@ -120,7 +123,13 @@ def reference(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy(base, tmp_path_factory.mktemp("launch") / "reference")
     for stage in ("sft", "grpo"):
         run(folder, "python", "-m", f"stages.{stage}")
+    assert len(weights(folder)) == 3, "each stage moved them"
     return folder
+
+
+def weights(folder: Path) -> set[str]:
+    """The different weights of base, sft and grpo."""
+    return {digest for name, digest in outputs(folder).items() if name.endswith("/model.safetensors")}
 
 
 @pytest.mark.slow
@@ -157,7 +166,8 @@ def test_the_whole_group_killed_with_adapters(reference: Path, tmp_path: Path) -
     assert process.wait(30) == 2
     assert all_gone(others)
     run(folder, "python", "-m", "stages.grpo")
-    assert trained(folder) == trained(expected) != trained(reference)
+    assert trained(folder) == trained(expected)
+    assert len(weights(folder) | weights(reference)) == 4, "they moved, and elsewhere than without adapters"
 
 
 @pytest.mark.slow
