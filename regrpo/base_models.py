@@ -9,16 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from regrpo import files, hardware
-from regrpo.errors import CannotCheck, Refused
+from regrpo.brought import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
+from regrpo.errors import Refused
 from regrpo.params import Section, library_fields
-from regrpo.sources import file_under, require_commit
-
-RAW_MODELS = Path("models/raw")
-KEPT = (
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "chat_template.jinja"),
-    *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
-"""The files that a model is made of; nothing else of a folder is taken."""
 
 
 class Tokenizer(Section):
@@ -81,20 +74,7 @@ class Hub(Section):
     license: str
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        from huggingface_hub import snapshot_download
-
-        require_commit(self.repo, self.revision, "model", "base_model.source.revision")
-        try:
-            snapshot = snapshot_download(self.repo, revision=self.revision, allow_patterns=list(KEPT))
-        except Exception as error:  # the hub's client raises a different class for each kind of failure
-            raise CannotCheck(
-                f"base_model.source: {self.repo} at {self.revision[:12]}",
-                expected="its files from the hub",
-                found=f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
-                remedy="Check network, access and licence (log in with `hf auth login`; a gated model's licence is "
-                f"accepted on its page), or copy the folder to {RAW_MODELS}/ and use source kind `local`.",
-            ) from error
-        copy_model(Path(snapshot), folder)
+        copy_model(snapshot(self.repo, self.revision, "base_model.source"), folder)
         return {"source": f"hub model {self.repo}", "repo": self.repo, "revision": self.revision}
 
 
@@ -131,14 +111,7 @@ def copy_model(source: Path, folder: Path) -> None:
     for pattern in KEPT:
         for file in sorted(source.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
-    if not list(folder.glob("*.safetensors")):
-        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in source.glob(pattern)]
-        raise Refused(
-            f"{source}",
-            expected="weights as *.safetensors",
-            found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
-            remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
-        )
+    require_safetensors(source)
     for name, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
         if not list(folder.glob(name)):
             raise Refused(

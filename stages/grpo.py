@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import doctor, files, hardware, records
+from regrpo import doctor, files, hardware, prompts, records
+from regrpo.classifiers import TAKEN, Classifier, ClassifierName, load_all
 from regrpo.errors import Refused
 from regrpo.params import Training
 from regrpo.verifiers import get_verifier
@@ -28,6 +29,7 @@ class Params(Training):
         "remove_unused_columns": "rewards need the data's columns",
     }
     reward_funcs: dict[str, float] = Field(min_length=1)
+    classifiers: dict[ClassifierName, Classifier] = Field(default={})
     doctor: Literal["warn", "stop"] = "warn"
     dev_every: int = Field(ge=0)
     sample_every: int = Field(gt=0)
@@ -44,6 +46,10 @@ class Params(Training):
         taken = {"step", "id", "prompt", "completion", "answer", "reward"}
         if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
             raise ValueError(f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own")
+        if clash := sorted(set(self.classifiers) & set(TAKEN)):
+            raise ValueError(f"`classifiers`: {', '.join(clash)} is a reward of ours; give it a name of its own")
+        if unused := sorted(set(self.classifiers) - set(self.reward_funcs)):
+            raise ValueError(f"`classifiers`: {', '.join(unused)} has no weight in `reward_funcs`")
         return self
 
     @model_validator(mode="after")
@@ -111,15 +117,21 @@ def train(run: records.Run[Params]) -> None:
     params = run.params
     device = hardware.find_device(params.device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
-    verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
-    functions = [rewards.get_reward(name, verifier, params.max_completion_length) for name in params.reward_funcs]
+    dataset = files.read_json(DATA / "dataset.json")
+    verifier, cut = get_verifier(dataset["verifier"]), prompts.Cutter(dataset, SFT)
+    judges = load_all(params.classifiers, "grpo", device)
+    functions = [
+        rewards.get_reward(name, verifier, params.max_completion_length, judges) for name in params.reward_funcs
+    ]
     samples = rewards.Samples(list(params.reward_funcs.values()), params.sample_every, params.num_generations)
     history = training.History(
         "grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params)
     )
     callbacks = [history]
-    if params.dev_every and verifier:
-        dev = training.read_rows(DATA / "dev.parquet")
+    if params.dev_every and not verifier:
+        print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
+    elif params.dev_every and verifier:
+        dev = cut.rows(training.read_rows(DATA / "dev.parquet"))
         callbacks.insert(
             0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
         )
@@ -129,7 +141,7 @@ def train(run: records.Run[Params]) -> None:
                 model=str(SFT),
                 reward_funcs=samples.watching(functions),
                 args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                train_dataset=Dataset.from_list(training.read_rows(DATA / "train.parquet")),
+                train_dataset=Dataset.from_list(cut.rows(training.read_rows(DATA / "train.parquet"))),
                 processing_class=AutoTokenizer.from_pretrained(SFT),
                 peft_config=params.lora.config() if params.lora else None,
                 callbacks=callbacks,
@@ -142,6 +154,7 @@ def train(run: records.Run[Params]) -> None:
         files.write_json(run.reports / "health.json", doctor.examine(history.rows))
         files.write_parquet(run.reports / "samples.parquet", samples.frame())
     metrics = summary(trainer.state.global_step, history, samples.prompts_seen)
+    metrics["classifiers"] = {name: judge.facts for name, judge in judges.items()}
     metrics["deterministic"] = [f"{name}={value}" for name, value in turned_on.items()]
     files.write_json(run.reports / "metrics.json", metrics)
     curves.draw(history.rows, run.reports / "curves.png")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import files, hardware, records
+from regrpo import files, hardware, prompts, records
 from regrpo.errors import Refused
 from regrpo.params import Section, Training
 from regrpo.verifiers import Verifier, get_verifier
@@ -90,8 +90,9 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     device = hardware.find_device(params.device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     disable_progress_bars()
-    rows = training.read_rows(DATA / "sft.parquet")
-    verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
+    dataset = files.read_json(DATA / "dataset.json")
+    rows = prompts.Cutter(dataset, BASE).rows(training.read_rows(DATA / "sft.parquet"))
+    verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
     history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
