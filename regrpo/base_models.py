@@ -58,13 +58,17 @@ class Scratch(Section):
 
 
 class Local(Section):
+    """A folder under models/raw/; `published_as` is its name on the hub, where it is a copy from there."""
+
     kind: Literal["local"]
     path: str
     license: str
+    published_as: str | None = None
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         copy_model(file_under(RAW_MODELS, self.path, "base_model.source.path"), folder)
-        return {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
+        origin = {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
+        return origin | ({"published_as": self.published_as} if self.published_as else {})
 
 
 class Hub(Section):
@@ -122,6 +126,20 @@ def copy_model(source: Path, folder: Path) -> None:
             )
 
 
+def require_causal(config: Any) -> None:
+    """Refused for what TRL's trainers cannot train: an encoder-decoder, an encoder, a model of images alone."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    name = (config.architectures or ["no architecture"])[0]
+    causal = {one for value in KNOWN.values() for one in ([value] if isinstance(value, str) else value)}
+    if config.is_encoder_decoder or name not in causal:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no causal language model"
+        raise Refused(
+            "base_model.source", expected="a causal language model of transformers' own, which TRL can train",
+            found=f"{name} ({config.model_type}), {kind}", remedy="Take one such as Gemma 3, Llama or Qwen.",
+        )  # fmt: skip
+
+
 def inspect(folder: Path) -> dict[str, Any]:
     """Load configuration and tokenizer, count parameters. Raises Refused for what cannot be trained."""
     import math
@@ -131,6 +149,7 @@ def inspect(folder: Path) -> dict[str, Any]:
 
     try:
         config = AutoConfig.from_pretrained(folder)
+        require_causal(config)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         count = 0
         for file in sorted(folder.glob("*.safetensors")):
@@ -145,6 +164,12 @@ def inspect(folder: Path) -> dict[str, Any]:
         raise Refused(
             "base_model.source", expected="a tokenizer with an end-of-sequence token", found="none",
             remedy="Set `eos_token` and save the tokenizer again.",
+        )  # fmt: skip
+    if tokenizer.pad_token is None:
+        words = sorted(one for one in tokenizer.get_vocab() if "pad" in one.lower() and one[0] in "<[")[:5]
+        raise Refused(
+            "base_model.source", expected="a tokenizer with a padding token", found="none",
+            remedy=f"Set base_model.pad_token to one of its tokens ({', '.join([*words, tokenizer.eos_token])}).",
         )  # fmt: skip
     return {
         "parameters": count,

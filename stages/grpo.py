@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from regrpo import doctor, files, hardware, prompts, records
 from regrpo.classifiers import TAKEN, Classifier, ClassifierName, load_all
+from regrpo.early_stopping import EarlyStopping
 from regrpo.errors import Refused
 from regrpo.params import Training
 from regrpo.verifiers import get_verifier
@@ -38,6 +39,7 @@ class Params(Training):
     max_completion_length: int = Field(gt=0)
     beta: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=1.0, gt=0)
+    early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")
     def _rewards_have_names_of_their_own(self) -> Self:
@@ -50,6 +52,12 @@ class Params(Training):
             raise ValueError(f"`classifiers`: {', '.join(clash)} is a reward of ours; give it a name of its own")
         if unused := sorted(set(self.classifiers) - set(self.reward_funcs)):
             raise ValueError(f"`classifiers`: {', '.join(unused)} has no weight in `reward_funcs`")
+        return self
+
+    @model_validator(mode="after")
+    def _kl_is_logged(self) -> Self:
+        if self.early_stopping and self.early_stopping.kl_ceiling is not None and not self.beta:
+            raise ValueError("`early_stopping.kl_ceiling` needs `beta` above 0: TRL measures `kl` only then")
         return self
 
     @model_validator(mode="after")
@@ -116,6 +124,7 @@ def train(run: records.Run[Params]) -> None:
 
     params = run.params
     device = hardware.find_device(params.device)
+    hardware.require_bf16("grpo", params.wants_bf16, device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     dataset = files.read_json(DATA / "dataset.json")
     verifier, cut = get_verifier(dataset["verifier"]), prompts.Cutter(dataset, SFT)
@@ -135,6 +144,8 @@ def train(run: records.Run[Params]) -> None:
         callbacks.insert(
             0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
         )
+    if params.early_stopping:
+        callbacks.append(training.Stopper(params.early_stopping, history))
     try:
         with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("grpo"):
             trainer = GRPOTrainer(
@@ -144,16 +155,19 @@ def train(run: records.Run[Params]) -> None:
                 train_dataset=Dataset.from_list(cut.rows(training.read_rows(DATA / "train.parquet"))),
                 processing_class=AutoTokenizer.from_pretrained(SFT),
                 peft_config=params.lora.config() if params.lora else None,
+                quantization_config=params.quantization.config("grpo") if params.quantization else None,
                 callbacks=callbacks,
             )
             training.quiet(trainer)
             checkpoints.fit(trainer, folder, {"history": history, "samples": samples})
-            training.save(trainer.model, trainer.processing_class, OUT)
+            training.save(trainer.model, trainer.processing_class, OUT, start=SFT)
     finally:  # a run that was stopped leaves its evidence
         history.write_csv(run.reports / "history.csv")
         files.write_json(run.reports / "health.json", doctor.examine(history.rows))
         files.write_parquet(run.reports / "samples.parquet", samples.frame())
     metrics = summary(trainer.state.global_step, history, samples.prompts_seen)
+    verdict = params.early_stopping.verdict(history.rows) if params.early_stopping else None
+    metrics["stopped_early"] = verdict if verdict and verdict["step"] < params.max_steps else None
     metrics["classifiers"] = {name: judge.facts for name, judge in judges.items()}
     metrics["deterministic"] = [f"{name}={value}" for name, value in turned_on.items()]
     files.write_json(run.reports / "metrics.json", metrics)

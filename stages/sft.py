@@ -88,6 +88,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
 
     params = run.params
     device = hardware.find_device(params.device)
+    hardware.require_bf16("sft", params.wants_bf16, device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     disable_progress_bars()
     dataset = files.read_json(DATA / "dataset.json")
@@ -103,13 +104,14 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
             train_dataset=Dataset.from_list(pool),
             processing_class=AutoTokenizer.from_pretrained(BASE),
             peft_config=params.lora.config() if params.lora else None,
+            quantization_config=params.quantization.config("sft") if params.quantization else None,
             callbacks=[history],
         )
         if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         training.quiet(trainer)
         checkpoints.fit(trainer, folder, {"history": history})
-        training.save(trainer.model, trainer.processing_class, OUT)
+        training.save(trainer.model, trainer.processing_class, OUT, start=BASE)
     history.write_csv(run.reports / "history.csv")
     last = slice(-1, None)
     return {

@@ -145,7 +145,9 @@ def test_the_hub_without_network_is_told_with_what_to_do(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     hub = base_model.Hub(kind="hub", repo="google/gemma-3-1b-pt", revision="f" * 40, license="gemma")
-    with pytest.raises(CannotCheck, match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*copy the folder to models/raw/"):
+    with pytest.raises(
+        CannotCheck, match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*copy the folder to models/raw/"
+    ):
         hub.bring(tmp_path / "out", 0)
 
 

@@ -127,7 +127,9 @@ def test_a_branch_name_is_refused_and_its_commit_shown(monkeypatch: pytest.Monke
     commit = "e53f048856ff4f594e959d75785d2c2d37b678ee"
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=commit))
     sources.require_commit("openai/gsm8k", commit, "dataset", "key")
-    with pytest.raises(Refused, match=rf"key: expected a commit of dataset openai/gsm8k, 40 hex .*'main', which now points to {commit}"):
+    with pytest.raises(
+        Refused, match=rf"key: expected a commit of dataset openai/gsm8k, 40 hex .*'main', which now points to {commit}"
+    ):
         sources.require_commit("openai/gsm8k", "main", "dataset", "key")
 
 
