@@ -207,10 +207,11 @@ def test_a_kl_ceiling_ends_the_run_and_needs_beta(folder: Path) -> None:
 
 
 def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
+    from importlib.util import find_spec
 
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "bitsandbytes" else real(name))
+    # Only what regrpo sees: transformers remembers what it found.
+    absent = SimpleNamespace(find_spec=lambda name: None if name == "bitsandbytes" else find_spec(name))
+    monkeypatch.setattr(params, "importlib", SimpleNamespace(util=absent))
     four = {"quantization": {"load_in_4bit": True}, "lora": {"r": 4, "lora_alpha": 8}}
     with pytest.raises(Refused, match=r"grpo\.quantization: expected the package bitsandbytes.*set it to null"):
         train_grpo(**four)
@@ -218,6 +219,28 @@ def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(folder: Path, mon
         section(grpo.Params, "grpo", quantization={"load_in_4bit": True})
     with pytest.raises(Refused, match="one of `load_in_4bit` and `load_in_8bit`"):
         section(grpo.Params, "grpo", **four | {"quantization": {"load_in_4bit": True, "load_in_8bit": True}})
+
+
+@pytest.mark.filterwarnings("ignore:bitsandbytes")  # some of its CPU kernels have no gradient: CUDA's have
+def test_a_quantised_runs_adapter_is_merged_into_the_weights_as_they_were(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="of the extra cuda")
+    import torch
+    from safetensors.torch import load_file
+
+    nf4 = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "float32"}
+    train_grpo(quantization=nf4, lora={"r": 4, "lora_alpha": 8}, learning_rate=1e-2)
+    before, after = (load_file(f"models/{name}/model.safetensors") for name in ("sft", "grpo"))
+    adapter = load_file("models/grpo/adapter/adapter_model.safetensors")
+    assert "quantization_config" not in files.read_json(Path("models/grpo/config.json"))
+    moved = 0
+    for name, weight in before.items():
+        low = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        if f"{low}A.weight" in adapter:
+            delta = 2 * adapter[f"{low}B.weight"].float() @ adapter[f"{low}A.weight"].float()
+            moved += bool(delta.abs().max() > 0)
+            weight = weight + delta
+        torch.testing.assert_close(after[name], weight)
+    assert moved > 0
 
 
 def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_merged_weights_are_the_start_plus_the_adapter(finished: Path) -> None:
             low = f"base_model.model.{name.removesuffix('.weight')}.lora_"
             delta = torch.zeros_like(weight)
             if f"{low}A.weight" in adapter:
-                delta = scale * adapter[f"{low}B.weight"] @ adapter[f"{low}A.weight"]
+                delta = scale * adapter[f"{low}B.weight"].float() @ adapter[f"{low}A.weight"].float()
                 changed += bool(delta.abs().max() > 0)
             assert torch.allclose(after[name], weight + delta, atol=1e-6), name
         assert changed == sum(name.endswith("lora_A.weight") for name in adapter) > 0
