@@ -11,16 +11,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from regrpo import files, hardware
-from regrpo.errors import CannotCheck, Refused
+from regrpo.brought import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
+from regrpo.errors import Refused
 from regrpo.params import Section, library_fields
-from regrpo.sources import file_under, require_commit
-
-RAW_MODELS = Path("models/raw")
-KEPT = (
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "chat_template.jinja"),
-    *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
-"""The files that a model is made of; nothing else of a folder is taken."""
 
 
 class Tokenizer(Section):
@@ -82,13 +75,17 @@ def _told_as_refusal() -> Iterator[None]:
 
 
 class Local(Section):
+    """A folder under models/raw/; `published_as` is its name on the hub, where it is a copy from there."""
+
     kind: Literal["local"]
     path: str
     license: str
+    published_as: str | None = None
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         copy_model(file_under(RAW_MODELS, self.path, "base_model.source.path"), folder)
-        return {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
+        origin = {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
+        return origin | ({"published_as": self.published_as} if self.published_as else {})
 
 
 class Hub(Section):
@@ -123,20 +120,7 @@ class Hub(Section):
                 )  # fmt: skip
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        from huggingface_hub import snapshot_download
-
-        require_commit(self.repo, self.revision, "model", "base_model.source.revision")
-        try:
-            snapshot = snapshot_download(self.repo, revision=self.revision, allow_patterns=list(KEPT))
-        except Exception as error:  # the hub's client raises a different class for each kind of failure
-            raise CannotCheck(
-                f"base_model.source: {self.repo} at {self.revision[:12]}",
-                expected="its files from the hub",
-                found=f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
-                remedy="Check network, access and licence (log in with `hf auth login`; a gated model's licence is "
-                f"accepted on its page), or copy the folder to {RAW_MODELS}/ and use source kind `local`.",
-            ) from error
-        copy_model(Path(snapshot), folder)
+        copy_model(snapshot(self.repo, self.revision, "base_model.source"), folder)
         self.require_stated(folder)
         return {"source": f"hub model {self.repo}", "repo": self.repo, "revision": self.revision}
 
@@ -174,14 +158,7 @@ def copy_model(source: Path, folder: Path) -> None:
     for pattern in KEPT:
         for file in sorted(source.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
-    if not list(folder.glob("*.safetensors")):
-        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in source.glob(pattern)]
-        raise Refused(
-            f"{source}",
-            expected="weights as *.safetensors",
-            found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
-            remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
-        )
+    require_safetensors(source)
     for name, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
         if not list(folder.glob(name)):
             raise Refused(
@@ -190,6 +167,20 @@ def copy_model(source: Path, folder: Path) -> None:
                 found="none",
                 remedy="Save it into the folder with `save_pretrained`.",
             )
+
+
+def require_causal(config: Any) -> None:
+    """Refused for what TRL's trainers cannot train: an encoder-decoder, an encoder, a model of images alone."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    name = (config.architectures or ["no architecture"])[0]
+    causal = {one for value in KNOWN.values() for one in ([value] if isinstance(value, str) else value)}
+    if config.is_encoder_decoder or name not in causal:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no causal language model"
+        raise Refused(
+            "base_model.source", expected="a causal language model of transformers' own, which TRL can train",
+            found=f"{name} ({config.model_type}), {kind}", remedy="Take one such as Gemma 3, Llama or Qwen.",
+        )  # fmt: skip
 
 
 def inspect(folder: Path) -> dict[str, Any]:
@@ -201,6 +192,7 @@ def inspect(folder: Path) -> dict[str, Any]:
 
     try:
         config = AutoConfig.from_pretrained(folder)
+        require_causal(config)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         count = 0
         for file in sorted(folder.glob("*.safetensors")):
@@ -215,6 +207,12 @@ def inspect(folder: Path) -> dict[str, Any]:
         raise Refused(
             "base_model.source", expected="a tokenizer with an end-of-sequence token", found="none",
             remedy="Set `eos_token` and save the tokenizer again.",
+        )  # fmt: skip
+    if tokenizer.pad_token is None:
+        words = sorted(one for one in tokenizer.get_vocab() if "pad" in one.lower() and one[0] in "<[")[:5]
+        raise Refused(
+            "base_model.source", expected="a tokenizer with a padding token", found="none",
+            remedy=f"Set base_model.pad_token to one of its tokens ({', '.join([*words, tokenizer.eos_token])}).",
         )  # fmt: skip
     return {
         "parameters": count,

@@ -24,6 +24,20 @@ def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 
+def require_bf16(section: str, wanted: bool, device: str) -> None:
+    """Refused where bfloat16 is asked for on a GPU without it; a CPU computes it, if slowly."""
+    import torch
+
+    if wanted and device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        major, minor = torch.cuda.get_device_capability()
+        raise Refused(
+            f"{section}.bf16",
+            expected="a GPU that computes in bfloat16 (compute capability 8.0 or more)",
+            found=f"{torch.cuda.get_device_name()} (capability {major}.{minor})",
+            remedy="Set `bf16: false` and `fp16: true`.",
+        )
+
+
 def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, Any]:
     """Fix everything that draws or counts: Python, NumPy and torch generators, and torch's thread count.
 

@@ -268,6 +268,37 @@ class Launch(Section):
 
 LAUNCH_CONFIGS = Path("profiles/launch")
 """Where accelerate's configuration files lie."""
+
+
+class Quantization(Section):
+    """bitsandbytes' weights in 4 or 8 bits, by transformers' names (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = False
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.load_in_4bit == self.load_in_8bit:
+            raise ValueError("`quantization`: one of `load_in_4bit` and `load_in_8bit` must be true")
+        return self
+
+    def config(self, stage: str) -> Any:
+        """transformers' own BitsAndBytesConfig. Raises Refused where bitsandbytes is not installed."""
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise Refused(
+                f"{stage}.quantization",
+                expected="the package bitsandbytes, which quantises the weights",
+                found="none",
+                remedy="On a CUDA machine `pip install -c constraints.txt -e '.[cuda]'`; elsewhere set it to null.",
+            )
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(**self.model_dump())
+
+
 Seed: Any = Field(ge=0, lt=2**32)
 """What NumPy's generator takes, and with it transformers' set_seed."""
 
@@ -315,6 +346,7 @@ class Training(PassThrough):
     deterministic: bool = False
     lora: Lora | None = None
     launch: Launch | None = None
+    quantization: Quantization | None = None
     max_steps: int = Field(ge=-1)
     save_steps: int = Field(default=100, gt=0)
     per_device_train_batch_size: int = Field(gt=0)
@@ -334,6 +366,18 @@ class Training(PassThrough):
     def processes(self) -> int:
         """How many processes train together."""
         return self.launch.processes if self.launch else 1
+
+    @model_validator(mode="after")
+    def _quantised_weights_stay(self) -> Self:
+        if self.quantization and not self.lora:
+            raise ValueError("`quantization` needs `lora`: quantised weights are not trained themselves")
+        return self
+
+    @property
+    def wants_bf16(self) -> bool:
+        """Whether bfloat16 is asked for; TRL's default where neither it nor float16 is."""
+        asked = self.passed_through.get("bf16")
+        return bool(not self.passed_through.get("fp16", False) if asked is None else asked)
 
     @property
     def cycle(self) -> int:

@@ -7,7 +7,8 @@ import importlib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from regrpo import processes
@@ -16,6 +17,8 @@ from regrpo.verifiers import Verifier
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from regrpo.classifiers import Judge
 
 RewardFunc = Callable[..., Sequence[float | None]]
 """TRL's signature: (prompts, completions, completion_ids, **columns) → one value a completion; None: not applicable."""
@@ -53,11 +56,27 @@ def length_penalty(max_completion_length: int) -> RewardFunc:
     return length_penalty
 
 
-def get_reward(name: str, verifier: Verifier | None, max_completion_length: int) -> RewardFunc:
-    """The reward function of that name: ours, `custom.<module>:<function>`, or one of trl.rewards.
+def classified(judge: Judge) -> RewardFunc:
+    """What a classifier thinks of the completion: P(positive labels) − P(negative labels), -1 to 1."""
+
+    def classifier(completions: list[Any], **_: Any) -> list[float]:
+        return judge.values([text_of(one) for one in completions])
+
+    return classifier
+
+
+def get_reward(
+    name: str,
+    verifier: Verifier | None,
+    max_completion_length: int,
+    judges: Mapping[str, Judge] = MappingProxyType({}),
+) -> RewardFunc:
+    """The reward function of that name: a classifier's, ours, `custom.<module>:<function>`, or one of trl.rewards.
 
     Raises Refused for a name there is not, or for a reward that needs a verifier where the data has none.
     """
+    if name in judges:
+        return guarded(name, classified(judges[name]))
     if name in ("exact_answer", "answer_format"):
         if verifier is None:
             raise Refused(

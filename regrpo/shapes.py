@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regrpo.brought import file_under
 from regrpo.errors import Refused
-from regrpo.sources import file_under
 
 RAW_MODELS, BASE = Path("models/raw"), Path("models/base")
 RECORD = Path("reports/base_model/run.json")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from regrpo import files, records
+from regrpo import files, records, tokenizers
 from regrpo.base_models import Gguf, Hub, Local, Scratch, inspect
 from regrpo.params import Section, Seed
 
@@ -20,6 +20,8 @@ OUT = Path("models/base")
 
 class Params(Section):
     seed: int = Seed
+    pad_token: str | None = None  # one of the tokenizer's own, where it names none
+    chat_template: str | None = None  # a Jinja template, for a pretrained base that is to be asked by chat messages
     source: Annotated[Scratch | Local | Hub | Gguf, Field(discriminator="kind")]
 
 
@@ -27,6 +29,7 @@ def main() -> None:
     with records.stage("base_model", Params) as run:
         with files.replacing(OUT) as folder:
             origin = run.params.source.bring(folder, run.params.seed)
+            tokenizers.amend(folder, run.params.pad_token, run.params.chat_template)
             facts = origin | inspect(folder)
         listing = [{"file": file.name, "sha256": files.sha256(file)} for file in sorted(OUT.iterdir())]
         facts |= {"kind": run.params.source.kind, "license": run.params.source.license, "files": listing}

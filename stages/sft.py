@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import files, hardware, launch, processes, records
+from regrpo import files, hardware, launch, processes, prompts, records
 from regrpo.errors import Refused
 from regrpo.params import Section, Training
 from regrpo.verifiers import Verifier, get_verifier
@@ -88,10 +88,12 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
 
     params = run.params
     device = hardware.find_device(params.device)
+    hardware.require_bf16("sft", params.wants_bf16, device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     disable_progress_bars()
-    rows = training.read_rows(DATA / "sft.parquet")
-    verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
+    dataset = files.read_json(DATA / "dataset.json")
+    rows = prompts.Cutter(dataset, BASE).rows(training.read_rows(DATA / "sft.parquet"))
+    verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
     history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
@@ -102,13 +104,14 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
             train_dataset=Dataset.from_list(pool),
             processing_class=AutoTokenizer.from_pretrained(BASE),
             peft_config=params.lora.config() if params.lora else None,
+            quantization_config=params.quantization.config("sft") if params.quantization else None,
             callbacks=[history],
         )
         if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         training.quiet(trainer)
         resuming.fit(trainer, folder, {"history": history}, params.launch)
-        training.save(trainer.model, trainer.processing_class, OUT, sharding.whole_state(trainer))
+        training.save(trainer.model, trainer.processing_class, OUT, BASE, sharding.whole_state(trainer))
     if processes.is_main():
         history.write_csv(run.reports / "history.csv")
     last = slice(-1, None)

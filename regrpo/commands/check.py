@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import base_models, formats, launch, params, promote, rewards, sources, verifiers
+from regrpo import brought, formats, launch, params, promote, rewards, sources, verifiers
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -88,14 +88,29 @@ def require_data(section: Any, profile: Path) -> None:
     verifiers.get_verifier(section.verifier or form.verifier)
     if section.source.kind == "local":
         for part in filter(None, (section.source.train, section.source.eval)):
-            sources.file_under(sources.RAW_DATA, part, f"{profile}: prepare.source")
+            brought.file_under(sources.RAW_DATA, part, f"{profile}: prepare.source")
+    require_pin(section.source, "dataset", f"{profile}: prepare.source")
 
 
 def require_base(section: Any, profile: Path) -> None:
     """The folder or file under models/raw/ that base_model's section names."""
     name = getattr(section.source, "path", None) or getattr(section.source, "file", None)
     if name:
-        sources.file_under(base_models.RAW_MODELS, name, f"{profile}: base_model.source")
+        brought.file_under(brought.RAW_MODELS, name, f"{profile}: base_model.source")
+    require_pin(section.source, "model", f"{profile}: base_model.source")
+
+
+def require_pin(source: Any, kind: str, key: str) -> None:
+    """A hub repository's revision is a commit; the hub is not asked."""
+    if repo := getattr(source, "repo", None):
+        brought.require_commit(repo, source.revision, kind, f"{key}.revision", ask=False)
+
+
+def require_classifiers(section: Any, profile: Path) -> None:
+    """Each classifier's commit or folder, and its labels where its configuration is on this machine already."""
+    stage = type(section).__module__.rpartition(".")[2]
+    for name, one in section.classifiers.items():
+        one.look_up(f"{profile}: {stage}.classifiers.{name}")
 
 
 def require_launch(section: Any, profile: Path) -> None:
@@ -107,10 +122,13 @@ def require_launch(section: Any, profile: Path) -> None:
 def require_rewards(section: Any, profile: Path) -> None:
     """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
     require_launch(section, profile)
-    if unknown := [name for name in section.reward_funcs if not rewards.is_known(name)]:
+    require_classifiers(section, profile)
+    known = section.classifiers
+    if unknown := [name for name in section.reward_funcs if name not in known and not rewards.is_known(name)]:
         raise Refused(
             f"{profile}: grpo.reward_funcs",
-            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function>, or one of trl.rewards",
+            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function>, one of trl.rewards, or "
+            "one of grpo.classifiers",
             found=", ".join(unknown),
             remedy="Correct the name, or write the function.",
         )
@@ -121,6 +139,7 @@ def require_tasks(section: Any, profile: Path) -> None:
 
     An hour of training must not end at a misspelled task. Whether the task can be loaded shows when it is.
     """
+    require_classifiers(section, profile)
     spec = importlib.util.find_spec("lm_eval")
     installed = [Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])]
     left = set(section.tasks)
