@@ -186,11 +186,11 @@ def require_gguf() -> None:
     """CannotCheck where the package that reads GGUF files is not installed."""
     try:
         import gguf  # noqa: F401
-    except ImportError:
+    except ImportError as error:
         raise CannotCheck(
             "base_model.source", expected="the package gguf", found="none",
             remedy="Install it: `python -m pip install -c constraints.txt gguf` (from PyPI).",
-        )  # fmt: skip
+        ) from error  # fmt: skip
 
 
 def copy_model(source: Path, folder: Path) -> None:
