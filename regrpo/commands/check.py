@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import brought, formats, launch, params, promote, rewards, sources, verifiers
+from regrpo import base_models, brought, formats, launch, params, promote, rewards, sources, verifiers
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -93,7 +93,12 @@ def require_data(section: Any, profile: Path) -> None:
 
 
 def require_base(section: Any, profile: Path) -> None:
-    """The folder or file under models/raw/ that base_model's section names."""
+    """The folder or file under models/raw/, or in a package, that base_model's section names."""
+    if section.source.kind in ("gguf", "package"):
+        base_models.require_gguf()
+    if section.source.kind == "package":
+        section.source.find()
+        return
     name = getattr(section.source, "path", None) or getattr(section.source, "file", None)
     if name:
         brought.file_under(brought.RAW_MODELS, name, f"{profile}: base_model.source")
