@@ -72,3 +72,12 @@ def test_the_seed_reaches_every_generator() -> None:
         drawn.append((random.random(), float(np.random.random()), float(torch.rand(1))))
     assert drawn[0] == drawn[1]
     assert all(first != other for first, other in zip(drawn[0], drawn[2], strict=True))
+
+
+def test_peak_memory_counts_the_processes_that_were_started_and_ended() -> None:
+    import subprocess
+    import sys
+
+    before = hardware.peak_memory_mb()
+    subprocess.run([sys.executable, "-c", f"kept = b'x' * {(before + 200) * 10**6}"], check=True)
+    assert hardware.peak_memory_mb() > before + 150

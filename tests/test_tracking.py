@@ -547,3 +547,10 @@ def test_a_fault_of_ours_keeps_its_traceback_and_an_interrupted_stage_was_killed
         raise ZeroDivisionError
     assert caught.value.code == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_long_error_keeps_its_end_where_an_http_client_tells_the_cause() -> None:
+    told = tracking._log_and_name(RuntimeError(f"API request {'x' * 1000} (Caused by 503)"))
+    assert len(told) == 300
+    assert told.startswith("RuntimeError: API request")
+    assert told.endswith("(Caused by 503)")
