@@ -30,22 +30,27 @@ def draw(metrics: Mapping[str, Any], path: Path) -> None:
     )
     if not main:
         main, beside = beside, []
+    alike = all(tasks[name]["kind"] == "binary" for name in (*main, *beside))
+    # Shares fit one axis; other measures have each their own scale, hence an axis of their own.
+    panels = [one for one in (main, beside) if one] if alike else [[name] for name in (*main, *beside)]
     figure, axes = plt.subplots(
         1,
-        2 if beside else 1,
-        figsize=(1.6 + 1.75 * (len(main) + len(beside)), 4.2),
-        width_ratios=[len(main) + 0.5, len(beside)] if beside else [1],
+        len(panels),
+        figsize=(1.6 + (1.75 if alike else 2.3) * (len(main) + len(beside)), 4.2),
+        width_ratios=[len(main) + 0.5, len(beside)] if alike and beside else [1] * len(panels),
         layout="constrained",
         squeeze=False,
-        sharey=True,
+        sharey=alike,
     )
-    labels = [f"{name}\n({tasks[name]['metric']}, n = {tasks[name]['n']})" for name in main]
-    _bars(axes[0][0], [tasks[name] for name in main], labels)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        full = [f"{name}\n({tasks[name]['metric']}, n = {tasks[name]['n']})" for name in panel]
+        labels = full if panel[0] in main or not alike else [_wrapped(name) for name in panel]
+        _bars(axis, [tasks[name] for name in panel], labels)
     axes[0][0].set_title(f"{'Headline' if headline else 'Tasks'}, with 95 % CI", fontsize=11, loc="left")
     if beside:
-        _bars(axes[0][1], [tasks[name] for name in beside], [_wrapped(name) for name in beside])
-        axes[0][1].set_title("Beside it: sampled answers and controls", fontsize=11, loc="left")
-    if all(tasks[name]["kind"] == "binary" for name in (*main, *beside)):
+        told = "Beside it: sampled answers and controls" if alike else "Beside it"
+        axes[0][1 if alike else len(main)].set_title(told, fontsize=11, loc="left")
+    if alike:
         axes[0][0].set_ylim(0, 1.08)
         axes[0][0].set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     handles, names = axes[0][0].get_legend_handles_labels()

@@ -418,6 +418,75 @@ def test_the_picture_shows_what_there_is(tmp_path: Path) -> None:
         ("heldout", {"heldout": task("headline")}),
         (None, {"heldout_sampled": task("sampled")}),
         (None, {"mine": task("custom", "continuous"), "gsm8k": task("stock")}),
+        ("text", {"text": task("headline", "continuous"), "text_chrf": task("main", "continuous")}),
     ]):  # fmt: skip
         comparison.draw({"headline": headline, "tasks": tasks}, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_is_compared_with_its_reference_and_judged(root: Path) -> None:
+    from types import SimpleNamespace
+
+    from regrpo import harness
+
+    rows = write_data(root, verifier="none", questions=3)
+    for row in rows:
+        row |= {"answer": f"the sum of {row['id']} is {row['answer']}", "solution": None}
+    files.write_parquet(root / "data/prepared/eval.parquet", pd.DataFrame(rows))
+    length = SimpleNamespace(
+        spec=SimpleNamespace(positive=["long"], negative=[]), values=lambda texts: [len(text) / 100 for text in texts]
+    )
+    judges: Any = {"length": length, "again": length}
+    (found,) = harness.find_tasks(["heldout_text"], "none")
+    task = harness.with_judges(found, judges)
+    lm = known(lambda context: next(row["answer"] for row in rows if row["prompt"] == context))
+    asked = harness.ask(task, lm, chat=False, max_gen_toks=9, limit=None, seed=0)
+    judged = harness.judged(task, asked, judges)
+    by_metric = {key: [row["value"] for row in (*asked, *judged) if row["task"] == key] for key in
+                 (metric.key for metric in task.metrics)}  # fmt: skip
+    assert by_metric["heldout_text"] == [1.0] * 3
+    assert by_metric["heldout_text_chrf"] == pytest.approx([100.0] * 3)
+    assert by_metric["heldout_text_classifiers"] == by_metric["heldout_text_length"] == by_metric["heldout_text_again"]
+    assert by_metric["heldout_text_length"] == [len(row["answer"]) / 100 for row in rows]
+    assert {metric.kind for metric in task.metrics} == {"continuous"}
+    assert harness.with_judges(found, {}) == found
+
+
+def test_a_question_without_reference_is_refused_by_name(root: Path) -> None:
+    from regrpo import harness
+
+    rows = write_data(root, verifier="none", questions=4)
+    rows[2]["answer"] = None
+    files.write_parquet(root / "data/prepared/eval.parquet", pd.DataFrame(rows))
+    with pytest.raises(Refused, match=r"eval\.parquet: expected a reference .*found none for q02\."):
+        harness.find_tasks(["heldout_text"], "none")
+
+
+def test_the_headline_is_one_of_what_the_tasks_measure(root: Path) -> None:
+    from regrpo import harness
+    from stages.evaluate import find_headline
+
+    write_data(root)
+    tasks = harness.find_tasks(["heldout", "heldout_text"], "exact_int")
+    assert find_headline(tasks, None) == "heldout"
+    assert find_headline(tasks, "heldout_text_chrf") == "heldout_text_chrf"
+    assert find_headline(tasks[1:], None) is None
+    with pytest.raises(Refused, match=r"evaluate\.headline: expected one of heldout, heldout_format, .*found accuracy"):
+        find_headline(tasks, "accuracy")
+
+
+def test_where_few_shot_examples_come_from_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    from regrpo import harness
+
+    def local(path: str, name: str | None = None, **_: Any) -> Any:
+        rows = [{"question": f"What is {n} and 1?", "answer": f"#### {n + 1}"} for n in range(8)]
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split in ("train", "test")})
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    found = {task.name: task.few_shot for task in harness.find_tasks(["gsm8k", "gsm8k_platinum"], "exact_int")}
+    assert found["gsm8k"] == {"examples": 5, "dataset": "openai/gsm8k", "split": "train"}
+    assert found["gsm8k_platinum"] == {"examples": 5, "dataset": "madrylab/gsm8k-platinum", "split": "test"}
+    write_data(root)
+    assert harness.find_tasks(["heldout"], "exact_int")[0].few_shot is None

@@ -715,3 +715,28 @@ def test_the_front_matter_is_plain_yaml(reports: Path) -> None:
         json.loads(json.dumps(ModelCard(f"---\n{head}---\n").data.to_dict()))["model-index"][0]["name"]
         == PROFILE["model_card"]["model_name"]
     )
+
+
+def test_classifiers_cut_and_early_end_are_told(reports: Path) -> None:
+    judge = {
+        "source": "hub model a/toxicity", "repo": "a/toxicity", "revision": COMMIT, "license": "MIT",
+        "sha256": "ab" * 32,
+        "labels": ["ok", "bad"], "positive": ["ok"], "negative": ["bad"],
+    }  # fmt: skip
+    stopped = {"reason": "no reward (mean of 10) above 0.5 for 40 logged steps", "step": 77}
+    edit("reports/grpo/metrics.json", classifiers={"tox": judge}, stopped_early=stopped)
+    edit("data/prepared/dataset.json", verifier="none", max_prompt_tokens=None)
+    tasks = {
+        "text": task("headline", 0.11, 0.22, 0.21, "continuous"), "text_chrf": task("main", 14, 25, 24, "continuous")
+    }  # fmt: skip
+    edit("reports/evaluate/metrics.json", headline="text", tasks=tasks, gain=None)
+    records(grpo={"reward_funcs": {"tox": 0.5}, "classifiers": {"tox": {"repo": "a/toxicity"}}, "max_steps": 90})
+    text = the_card()
+    assert "| `tox`: P(`ok`) − P(`bad`) by [a/toxicity](https://huggingface.co/a/toxicity) at" in text
+    assert "**stopped early** at step 77 of 90: no reward (mean of 10) above 0.5" in text
+    assert "Every reward is a classifier's opinion" in text
+    assert "| grpo | 0.21 [0.1689, 0.2493] |\n" in text, "no column for a format that nothing asks for"
+    assert "McNemar p not available)" not in text
+    assert "correct was checked neither in training nor in evaluation" in text
+    records(grpo={"reward_funcs": {"tox": 0.5, "exact_answer": 1.0}, "classifiers": {"tox": {"repo": "a/toxicity"}}})
+    assert "Every reward is a classifier's opinion" not in the_card()

@@ -13,6 +13,7 @@ from regrpo.errors import Refused
 from regrpo.formats import FORMATS, get_format, normalise, words_only
 from regrpo.params import parse_section
 from stages import prepare
+from tests import stand_ins
 from tests.conftest import run
 
 Rows = list[dict[str, Any]]
@@ -65,6 +66,7 @@ def refusal(*args: Any, **kwargs: Any) -> str:
         ({"eval": "many"}, "`eval`: input should be a valid integer"),
         ({"drop_duplicate": True}, "did you mean `drop_duplicates`"),
         ({"prompt_template": "Question:"}, "`prompt_template`"),
+        ({"prompt_template": "{question} {question}", "max_prompt_tokens": 9}, "must hold {question} once"),
         ({"columns": {"questoin": "q"}}, "questoin"),
         ({"source": {"kind": "ftp"}}, "`source.kind`"),
     ],
@@ -269,3 +271,55 @@ def test_the_stage_tells_a_broken_line_in_one_line_and_leaves_nothing_half_writt
     )
     assert {file.name: files.sha256(file) for file in (folder / "data/prepared").iterdir()} == before
     assert [file.name for file in (folder / "data").iterdir()] in (["raw", "prepared"], ["prepared", "raw"])
+
+
+def news(count: int, **changes: str) -> Rows:
+    return [stand_ins.xlsum_row(index) | changes for index in range(count)]
+
+
+def test_an_article_is_the_question_and_its_summary_the_reference() -> None:
+    template = "Summarise:\n{question}\nSummary:"
+    found = splits(news(30), format="xlsum", prompt_template=template)
+    row = found["train"][0]
+    source = next(one for one in news(30) if one["id"] == row["id"])
+    assert (row["question"], row["answer"], row["solution"]) == (source["text"], source["summary"], source["summary"])
+    assert row["prompt"] == f"Summarise:\n{source['text']}\nSummary:"
+
+
+def test_an_article_is_text_and_nothing_in_it_is_filled_in_or_run() -> None:
+    text = "{question} {summary} {0.__class__} %s ${HOME} {{ 7 * 7 }}"
+    rows = [one | {"text": f"{text} {index}"} for index, one in enumerate(news(20))]
+    found = splits(rows, format="xlsum", prompt_template="{title}: {question}")
+    assert all(row["prompt"] == "{title}: " + row["question"] for row in found["train"])
+    assert all(row["question"].startswith(text) for row in found["train"])
+
+
+def test_articles_that_differ_in_punctuation_alone_are_one_class() -> None:
+    again = [one | {"id": f"{one['id']}-again", "text": one["text"].upper().replace(".", " !")} for one in news(20)]
+    found = splits([*news(20), *again], format="xlsum", drop_duplicates=True)
+    classes = {name: {words_only(row["question"]) for row in rows} for name, rows in found.items()}
+    assert not classes["eval"] & classes["train"]
+    assert not classes["dev"] & (classes["train"] | classes["sft"] | classes["eval"])
+
+
+def test_a_row_without_its_summary_is_refused_by_its_place() -> None:
+    told = refusal([*news(5), stand_ins.xlsum_row(5) | {"summary": None}], format="xlsum")
+    assert told.startswith("data/raw/train.jsonl, line 6: expected a row in format xlsum; found column summary holds")
+
+
+def test_grpo_gets_no_more_prompts_than_asked_for() -> None:
+    form = get_format("question_answer")
+
+    def trained(**changes: Any) -> Rows:
+        parts = {"train": prepare.read_part(placed(questions(40)), params(), form, "train")}
+        return prepare.split(parts, params(**changes), form)["train"]
+
+    every, some = trained(), trained(train=5)
+    assert some == every[:5]
+    assert len(every) > 5
+
+
+def test_where_prompts_are_cut_is_told_to_every_stage(written: Callable[..., dict[str, str]]) -> None:
+    written(questions(20), prompt_template="Q: {question}\nA:", max_prompt_tokens=32)
+    dataset = files.read_json(prepare.OUT / "dataset.json")
+    assert (dataset["max_prompt_tokens"], dataset["prompt_template"]) == (32, "Q: {question}\nA:")

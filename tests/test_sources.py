@@ -1,6 +1,7 @@
 """Files that cannot be read as they are: one line that names file, line or row, and what to do."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from regrpo import sources
 from regrpo.errors import CannotCheck, Refused, RegrpoError
+from tests import stand_ins
 
 GOOD = b'{"question": "1+1=", "answer": "2"}\n'
 
@@ -159,3 +161,24 @@ def test_a_hub_source_without_network_says_how_to_go_on(monkeypatch: pytest.Monk
 def test_a_generator_or_setting_there_is_not_is_refused(task: str, config: dict[str, Any]) -> None:
     with pytest.raises(RegrpoError, match=rf"prepare\.source: expected a reasoning-gym task .*{task}"):
         list(sources.reasoning_gym_rows(task, 0, 10, config))
+
+
+@pytest.mark.parametrize("layout", ["ukrainian/{split}/0000.parquet", "ukrainian/xlsum-{split}.parquet"])
+def test_a_parquet_conversion_is_read_by_its_folder(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both layouts that the hub's conversions have had; other configurations lie beside it and are left alone."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    stand_ins.xlsum(tmp_path, train=6, evaluation=3)
+    for language in ("ukrainian", "welsh"):
+        for split in ("train", "test"):
+            target = tmp_path / "repo" / layout.replace("ukrainian", language).format(split=split)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(tmp_path / f"{split}.parquet", target)
+    repo = str(tmp_path / "repo")
+    found = {
+        split: [row for _, row in sources.hub_rows(repo, None, "f" * 40, split, "ukrainian")]
+        for split in ("train", "test")
+    }
+    assert found["train"] == [stand_ins.xlsum_row(index) for index in range(6)]
+    assert len(found["test"]) == 3
