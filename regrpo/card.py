@@ -23,6 +23,7 @@ from urllib.parse import quote
 from regrpo import files, lineage
 from regrpo.errors import CannotCheck, Refused
 from regrpo.params import DEFAULT_PROFILE, STAGES
+from regrpo.prompts import Cutter
 from regrpo.verifiers import Verifier, get_verifier
 
 RECORDED = STAGES[:-1]
@@ -38,7 +39,7 @@ FRAMEWORKS = {
     "Tokenizers": "tokenizers", "PEFT": "peft", "Accelerate": "accelerate", "lm-eval": "lm-eval",
 }  # fmt: skip
 UNKNOWN = "not available"
-ROLES = ("headline", "sampled", "control", "format", "custom", "stock")
+ROLES = ("headline", "main", "sampled", "control", "format", "custom", "stock")
 MODELS = ("base", "sft", "grpo")
 PAIRS = ("base_sft", "sft_grpo", "base_grpo")
 Json = dict[str, Any]
@@ -125,6 +126,8 @@ def read_facts() -> Facts:
     require_one_chain(runs)
     row = files.read_parquet(tables[0]).iloc[0]
     prompt = row["prompt"] if isinstance(row["prompt"], str) else [dict(message) for message in row["prompt"]]
+    if contents["dataset"].get("max_prompt_tokens"):
+        prompt = Cutter(contents["dataset"], Path("models/grpo"))([prompt])[0]
     frame = files.read_parquet(tables[1])
     frame = frame[(frame["task"] == contents["evaluation"].get("headline")) & (frame["id"] == row["id"])]
     samples = dict(zip(frame["model"], frame["completion"].map(str), strict=True))
@@ -271,7 +274,8 @@ def origin(base: Json) -> str:
         return f"weights made from scratch ({prose(base['revision'])}; there is no published base model)"
     if base["kind"] == "gguf":
         return f"{code(base['source'])} (SHA-256 {code(base['revision'])}), dequantised"
-    return f"the {code(base['source'])} (its files' SHA-256 are in the lineage below)"
+    copied = f", a copy of {hub_link(base['published_as'])} as the profile says" if base.get("published_as") else ""
+    return f"the {code(base['source'])}{copied} (its files' SHA-256 are in the lineage below)"
 
 
 @cache
@@ -372,7 +376,7 @@ def settings(facts: Facts, stage: str) -> tuple[list[tuple[str, str, str]], list
     for key, value in sorted(facts.section(stage).items()):
         if key in defaults and defaults[key] == value and type(defaults[key]) is type(value):
             same.append(f"{code(key)} {code(json.dumps(value))}")
-        elif key != "reward_funcs":  # they have a table of their own
+        elif key not in ("reward_funcs", "classifiers"):  # they have a table of their own
             known = code(json.dumps(defaults[key])) if key in defaults else "—"
             different.append((code(key), code(json.dumps(value, ensure_ascii=False)), known))
     return different, same
@@ -428,10 +432,28 @@ def seeds(facts: Facts) -> str:
     return ", ".join(f"{stage} {facts.section(stage)['seed']}" for stage in RECORDED if "seed" in facts.section(stage))
 
 
-def few_shot_overlap(facts: Facts) -> list[str]:
-    """Stock tasks whose few-shot examples are training data here: lm-eval's gsm8k draws them from its train split."""
-    tasks = facts.tasks if facts.dataset["format"] == "gsm8k" else {}
-    return [name for name, task in tasks.items() if task["role"] == "stock" and name.startswith("gsm8k")]
+def few_shot_overlap(facts: Facts) -> list[tuple[str, Json]]:
+    """(task, where its few-shot examples come from) where that is training data here, as lm-eval's gsm8k has it.
+
+    A dataset is the same by the last part of its name: the hub's, or the format's where files were brought.
+    """
+    here = {str(one).rpartition("/")[2] for one in (facts.dataset.get("repo"), facts.dataset["format"]) if one}
+    drawn = [(name, task.get("few_shot")) for name, task in facts.tasks.items()]
+    return [
+        (name, one) for name, one in drawn
+        if one and one["split"].startswith("train") and one["dataset"].rpartition("/")[2] in here
+    ]  # fmt: skip
+
+
+def reward(facts: Facts, name: str) -> str:
+    """What a reward function is, where that is a classifier; nothing otherwise."""
+    one = facts.grpo.get("classifiers", {}).get(name)
+    if not one:
+        return ""
+    sides = zip((" + ", " − "), (one["positive"], one["negative"]), strict=True)
+    value = "".join(f"{sign}P({code(label)})" for sign, labels in sides for label in labels).removeprefix(" + ")
+    place = f"{hub_link(one['repo'])} at {code(one['revision'])}" if one["repo"] else f"the {code(one['source'])}"
+    return f": {value} by {place}, licence {prose(one['license'])}, files' SHA-256 {code(one['sha256'][:12])}"
 
 
 # What varies from run to run ----------------------------------------------------------------------------------------

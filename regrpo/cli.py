@@ -12,17 +12,21 @@ from regrpo.errors import RegrpoError
 
 COMMANDS = {
     "check": "the whole profile, the environment and free disk, before anything runs",
-    "reproduce": "make a run again in a temporary worktree, and say whether the same came out",
+    "plan": "whether a profile will train and fit on a GPU, before a second of it is spent",
     "sync": "bring MLflow up to date with the files (idempotent)",
+    "report": "one page about a run, reports/index.html: states, gate, curves, evaluation, samples, lineage",
+    "compare": "what differs between runs, and whether they differ by more than chance",
+    "promote": "register a run's model in MLflow; champion only if audit, doctor and paired test allow it",
     "audit": "whether a run is what its records say, to the byte",
     "lineage": "which run made what from what, upstream or downstream",
+    "reproduce": "make a run again in a temporary worktree, and say whether the same came out",
 }
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
     """The parser, with the arguments of `command` only: the others' modules stay unloaded."""
     parser = argparse.ArgumentParser(
-        prog="regrpo", description="Reproducible GRPO fine-tuning: check, sync, audit and lineage."
+        prog="regrpo", description="Reproducible GRPO fine-tuning: before a run, after it, and months later."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help_text in COMMANDS.items():

@@ -10,7 +10,7 @@ from regrpo import files
 
 COLOURS = {"base": "#999999", "sft": "#E69F00", "grpo": "#0072B2"}
 """Okabe and Ito's colour-blind safe grey, orange and blue."""
-BESIDE = ("sampled", "control", "format")
+BESIDE = ("main", "sampled", "control", "format")
 """The roles of the tasks that are shown beside the headline."""
 
 

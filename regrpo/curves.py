@@ -36,7 +36,9 @@ def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.set_ylim(bottom=0)
+        lowest = min((row[metric] for row in rows for metric, _ in lines if metric in row), default=0)
+        if lowest >= 0:  # a classifier's reward may be negative
+            axis.set_ylim(bottom=0)
         if len(lines) > 1:
             axis.legend(frameon=False, fontsize=9, loc="lower right")
     for axis in axes[1]:

@@ -229,6 +229,24 @@ class Remote:
             found = pool.map(lambda md5: self._try(md5, _slow), names)
             return dict(zip(names, found, strict=True))
 
+    def _require_bucket(self) -> None:
+        """S3 tells of a missing object and of a missing bucket alike."""
+        from regrpo.errors import CannotCheck
+
+        bucket = self._odb.path.partition("/")[0]
+        try:
+            if self._odb.fs.protocol == "s3":
+                self._odb.fs.fs.ls(bucket)
+        except FileNotFoundError as error:
+            raise CannotCheck(
+                "remote",
+                expected=f"the bucket {bucket}",
+                found="none of that name",
+                remedy="Make it, or correct the remote's address.",
+            ) from error
+        except OSError:  # one who may read objects need not be allowed to list them
+            return
+
     def _try(self, md5: str, use: Callable[[IO[bytes]], Any]) -> Any:
         from regrpo.errors import CannotCheck
 
@@ -236,6 +254,7 @@ class Remote:
             with self._odb.fs.open(self._odb.oid_to_path(md5), "rb") as stream:
                 return use(stream)
         except FileNotFoundError:
+            self._require_bucket()
             return None
         except Exception as error:  # every file system has exceptions of its own
             raise CannotCheck(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from regrpo.errors import Refused
 from regrpo.formats import Format, PromptStyle, normalise
 from regrpo.params import Section, Seed
+from regrpo.prompts import QUESTION
 from regrpo.sources import Row, Rows
 
 
@@ -24,15 +25,24 @@ class Plan(Section):
     prompt_style: PromptStyle | None = None  # null = the format's own, as for prompt_template
     prompt_template: str | None = Field(default=None, pattern=r"\{question\}")
     system_prompt: str | None = None
+    max_prompt_tokens: int | None = Field(default=None, gt=0)  # longer questions lose their end; null = none is cut
     drop_duplicates: bool = False
     eval: int | None = Field(default=None, gt=0)
     dev: int = Field(gt=0)
     sft: float = Field(ge=0, lt=1)
+    train: int | None = Field(default=None, gt=0)  # rows for grpo at most; null = all that are left
+
+    @model_validator(mode="after")
+    def _one_place_to_cut(self) -> Self:
+        template = self.prompt_template or QUESTION
+        if self.max_prompt_tokens and template.count(QUESTION) != 1:
+            raise ValueError(f"`max_prompt_tokens`: `prompt_template` must hold {QUESTION} once, to be cut there")
+        return self
 
 
 def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> list[Row]:
     """Rows of one part as the format reads them. Raises Refused with the row's place for one that it cannot read."""
-    template = plan.prompt_template or form.prompt_template
+    template = prompt_template(plan, form)
     chat = style(plan, form) == "chat"
     system = [{"role": "system", "content": plan.system_prompt}] if plan.system_prompt else []
     needed = set(plan.columns.values()) | (set(form.columns) - set(plan.columns))
@@ -63,7 +73,7 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> list[Row]:
         if plan.drop_duplicates and key in seen:
             continue
         seen.add(key)
-        text = template.replace("{question}", example.question)
+        text = template.replace(QUESTION, example.question)
         prepared.append(
             {
                 "id": None if name is None else str(name),
@@ -79,6 +89,11 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> list[Row]:
             f"prepare.source.{part}", expected="at least one row", found="none", remedy="Bring the data again."
         )
     return prepared
+
+
+def prompt_template(plan: Plan, form: Format) -> str:
+    """The text around the question: plain text in which {question} alone is replaced, once; nothing in it is run."""
+    return plan.prompt_template or form.prompt_template
 
 
 def style(plan: Plan, form: Format) -> PromptStyle:
@@ -146,7 +161,7 @@ def split(parts: dict[str, list[Row]], plan: Plan, form: Format) -> dict[str, li
     train = [row for name in names[cut:] for row in classes[name]]
     for rows in (sft, train):
         draw.shuffle(rows)
-    return {"sft": sft, "train": train, "dev": dev, "eval": evaluation}
+    return {"sft": sft, "train": train[: plan.train], "dev": dev, "eval": evaluation}
 
 
 def require(found: int, wanted: int, key: str, what: str) -> None:

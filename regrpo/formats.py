@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from regrpo.errors import Refused
-from regrpo.verifiers import parse_int
+from regrpo.verifiers import NONE, parse_int
 
 PromptStyle = Literal["text", "chat"]
 """Plain text that the model goes on from, or chat messages that the tokenizer's template renders."""
@@ -127,6 +127,12 @@ def _read_question_answer(row: Mapping[str, Any]) -> Example:
     return Example(_text(row, "question"), None if answer is None else answer.strip(), _optional(row, "solution"))
 
 
+def _read_xlsum(row: Mapping[str, Any]) -> Example:
+    """XL-Sum (Hasan et al. 2021, arXiv:2106.13822): the article's `text` and its `summary`, the reference."""
+    summary = _text(row, "summary").strip()
+    return Example(_text(row, "text").strip(), summary, summary)
+
+
 _WORDING = "case, white space or punctuation"
 
 FORMATS = {
@@ -161,6 +167,16 @@ FORMATS = {
             _read_question_answer,
             _canonical_chain_sum,
             f"{_WORDING}; sums, in the order of their terms",
+        ),
+        Format(
+            "xlsum",
+            NONE,
+            "text",
+            "{question}\n\nSummary:\n",
+            ("id", "text", "summary"),
+            _read_xlsum,
+            words_only,
+            _WORDING,
         ),
     )
 }

@@ -332,9 +332,9 @@ def svg(graph: Graph, verdicts: Mapping[str, str] | None = None) -> str:
     width, height = 20 + len(tops) * (BOX + GAP) - GAP, bottom + LANE * len(lanes) + 10
     title = "<title>Lineage: each box is a run of a stage with what it made; lines go from maker to reader</title>"
     inner = "\n".join(drawn + boxes)
-    return (
-        f'<svg role="img" viewBox="0 0 {max(width, 20)} {height}" style="max-width:{width}px">{title}\n{inner}\n</svg>'
-    )
+    wide = max(width, 20)
+    size = f'viewBox="0 0 {wide} {height}" style="max-width:{wide}px;min-width:min({wide}px,60rem)"'
+    return f'<svg class="lineage" role="img" {size}>{title}\n{inner}\n</svg>'
 
 
 def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:

@@ -24,6 +24,20 @@ def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 
+def require_bf16(section: str, wanted: bool, device: str) -> None:
+    """Refused where bfloat16 is asked for on a GPU without it; a CPU computes it, if slowly."""
+    import torch
+
+    if wanted and device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        major, minor = torch.cuda.get_device_capability()
+        raise Refused(
+            f"{section}.bf16",
+            expected="a GPU that computes in bfloat16 (compute capability 8.0 or more)",
+            found=f"{torch.cuda.get_device_name()} (capability {major}.{minor})",
+            remedy="Set `bf16: false` and `fp16: true`.",
+        )
+
+
 def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, Any]:
     """Fix everything that draws or counts: Python, NumPy and torch generators, and torch's thread count.
 
@@ -99,9 +113,9 @@ def cuda_devices() -> list[str]:
 
 
 def peak_memory_mb() -> int:
-    """Peak resident memory of this process so far, in MB (10^6 bytes)."""
+    """Peak resident memory of this process so far, or of the largest that it started and that ended, in 10^6 bytes."""
     import resource
     import sys
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)

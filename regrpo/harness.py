@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from regrpo.errors import CannotCheck, Refused
+from regrpo import stats
+from regrpo.errors import CannotCheck, Refused, RegrpoError
 from regrpo.verifiers import NONE
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
+    from regrpo.classifiers import Judge
+
 OURS, CUSTOM = Path("stages/eval_tasks"), Path("custom/eval_tasks")
+WITHOUT_VERIFIER = ("heldout_text",)
+"""Our tasks that know no correct answer."""
+JUDGED = "classifier"
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a task, by lm-eval's own name and filter ("none": unfiltered); `key` is its name in our reports."""
+    """One number of a task, by lm-eval's own name and filter ("none": unfiltered); `key` is its name in our reports.
+
+    `kind` is None where the values tell. A classifier's metric has the filter JUDGED.
+    """
 
     key: str
     name: str
     filter: str
     role: str
     description: str
+    kind: stats.Kind | None = None
 
     @property
     def label(self) -> str:
-        return self.name if self.filter == "none" else f"{self.name},{self.filter}"
+        return self.name if self.filter in ("none", JUDGED) else f"{self.name},{self.filter}"
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,8 @@ class Task:
     version: float | int | str
     metrics: tuple[Metric, ...]
     harness: Any
+    few_shot: dict[str, Any] | None = None
+    """Where its few-shot examples come from: their number, the dataset and its split."""
 
 
 @contextlib.contextmanager
@@ -82,12 +95,13 @@ def find_tasks(names: list[str], verifier: str) -> list[Task]:
     _refuse_unknown(names, manager)
     tasks: dict[str, Task] = {}
     for name in names:
-        if _origin(name, manager) == "ours" and verifier == NONE:
+        if _origin(name, manager) == "ours" and verifier == NONE and name not in WITHOUT_VERIFIER:
             raise Refused(
                 f"evaluate.tasks: {name}",
                 expected="a task that does not need a verifier",
                 found=f"the data name none (data/prepared/dataset.json: verifier {NONE})",
-                remedy=f"Name tasks of your own ({CUSTOM}/) or lm-eval's, or prepare data with verifiable answers.",
+                remedy=f"Name {', '.join(WITHOUT_VERIFIER)}, tasks of your own ({CUSTOM}/) or lm-eval's, or prepare "
+                "data with verifiable answers.",
             )
         tasks |= {task.name: task for task in _load(name, manager)}
     return list(tasks.values())
@@ -130,6 +144,8 @@ def _origin(name: str, manager: TaskManager) -> Literal["ours", "custom", "stock
 def _load(name: str, manager: TaskManager) -> list[Task]:
     try:
         loaded = manager.load([name])["tasks"]
+    except RegrpoError:
+        raise
     except Exception as error:  # a missing package, no network, a broken file: each of them raises its own
         raise CannotCheck(
             f"evaluate.tasks: {name}",
@@ -163,10 +179,53 @@ def _describe(name: str, task: Any, origin: Literal["ours", "custom", "stock"]) 
     metrics = []
     for number, (metric, one) in enumerate((metric, one) for metric in means for one in filters):
         key = name if not number else "_".join([name, metric] + [one] * (one != "none"))
-        role = origin if origin != "ours" else about["role"] if not number else metric
+        role = origin if origin != "ours" else about["role"] if not number else about.get(f"{metric}_role", metric)
         text = about.get("description" if not number else f"{metric}_description")
-        metrics.append(Metric(key, metric, one, role, text or f"{task.get_config('num_fewshot')}-shot"))
-    return Task(name, origin, about.get("version", 0), tuple(metrics), task)
+        shots = f"{task.get_config('num_fewshot')}-shot"
+        metrics.append(Metric(key, metric, one, role, text or shots, about.get("kind") if origin == "ours" else None))
+    return Task(name, origin, about.get("version", 0), tuple(metrics), task, _few_shot(task))
+
+
+def _few_shot(task: Any) -> dict[str, Any] | None:
+    """None where there are no examples, or they are written in the task itself."""
+    examples, config = task.get_config("num_fewshot"), task.get_config("fewshot_config")
+    split = task.get_config("fewshot_split") or getattr(config, "split", None) or task.get_config("training_split")
+    if not examples or not split or getattr(config, "samples", None):
+        return None
+    return {"examples": examples, "dataset": task.get_config("dataset_path"), "split": split}
+
+
+def with_judges(task: Task, judges: Mapping[str, Judge]) -> Task:
+    """The task with a metric per classifier more, and their mean where there are several: for our main tasks."""
+    if not judges or task.origin != "ours" or task.metrics[0].role != "main":
+        return task
+
+    def metric(name: str, description: str) -> Metric:
+        return Metric(f"{task.name}_{name}", name, JUDGED, "main", description, "continuous")
+
+    def words(judge: Judge) -> str:
+        sides = zip("+-", (judge.spec.positive, judge.spec.negative), strict=True)
+        return f"{' '.join(sign + ' '.join(f'P({label})' for label in side) for sign, side in sides if side)}"
+
+    each = [metric(name, f"the same completions as {name} judges them: {words(one)}") for name, one in judges.items()]
+    mean = [metric("classifiers", f"the mean of {' and '.join(judges)}, completion by completion")]
+    return dataclasses.replace(task, metrics=(*task.metrics, *each, *(mean if len(each) > 1 else [])))
+
+
+def judged(task: Task, rows: Sequence[Row], judges: Mapping[str, Judge]) -> list[Row]:
+    """What the classifiers think of the completions in `rows` (one model's, as `ask` gave them): rows like those."""
+    metrics = [metric for metric in task.metrics if metric.filter == JUDGED]
+    asked = [row for row in rows if row["task"] == task.metrics[0].key]
+    values = (
+        {name: judge.values([row["completion"] for row in asked]) for name, judge in judges.items()} if metrics else {}
+    )
+    if len(values) > 1:
+        values["classifiers"] = [sum(one) / len(one) for one in zip(*values.values(), strict=True)]
+    return [
+        row | {"task": metric.key, "value": value}
+        for metric in metrics
+        for row, value in zip(asked, values[metric.name], strict=True)
+    ]
 
 
 def load_model(
@@ -226,12 +285,13 @@ def ask(task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None,
     plain = harness.get_config("doc_to_text")
     harness.set_fewshot_seed(seed)
     if task.origin == "ours":
+        max_gen_toks *= (harness.get_config("metadata") or {}).get("max_gen_toks_times", 1)
         if max_gen_toks >= lm.max_length:
             raise Refused(
                 "evaluate.max_gen_toks",
                 expected=f"less than the model's window ({lm.max_length} tokens)",
-                found=str(max_gen_toks),
-                remedy="Lower it.",
+                found=f"{max_gen_toks} for {task.name}",
+                remedy="Lower it, or take the task off the list.",
             )
         harness.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
         if chat:  # the template writes the tokens that a text begins with, here as in training

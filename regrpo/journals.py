@@ -174,10 +174,14 @@ class Told:
             whole, newline, _ = f.read().rpartition(b"\n")
         return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
 
+    def kept(self, name: str) -> bytes | None:
+        """A kept file's bytes; None where there is none of that name."""
+        path = self.folder / "files" / name
+        return path.read_bytes() if path.is_file() else None
+
     def reports(self) -> dict[str, bytes]:
         """The kept files that hold final metrics, by name."""
-        paths = {name: self.folder / "files" / name for name in METRIC_REPORTS}
-        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+        return {name: data for name in METRIC_REPORTS if (data := self.kept(name)) is not None}
 
     def mark_sent(self) -> None:
         """MLflow holds everything of this journal, and of the execution that it belongs to."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from regrpo import rows
+from regrpo import card, descriptions, files, lineage, rows, samples, views
 from regrpo.errors import CannotCheck
 from regrpo.journals import Told
 from regrpo.lineage import Snapshot
+from regrpo.params import STAGES
 
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 """The most of each that MLflow takes in one call."""
@@ -25,8 +27,8 @@ MAX_VALUE = {"params": 6000, "tags": 8000}
 """Characters; longer values are cut, and lie whole in run.json and code.diff."""
 ABSENT = "(not set)"
 """A parameter that other runs of the same kind have: MLflow's comparison invents a value where there is none."""
-CONTEXTS = {"dev": "validation", "eval": "evaluation"}
-"""What MLflow calls the use of a split; every other is for training."""
+CONTEXTS = {"prepared": "gate", "dev": "validation", "eval": "evaluation"}
+"""What MLflow calls the use of a split, or of all of them; every other is for training."""
 
 
 def _limit_patience() -> None:
@@ -36,6 +38,7 @@ def _limit_patience() -> None:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
@@ -61,6 +64,9 @@ class Store:
         self.experiment_id = (
             found.experiment_id if found else self.client.create_experiment(experiment, location, tags=kind)
         )
+        present = found or self.client.get_experiment(self.experiment_id)
+        for key, value in views.missing_tags(present.tags, present.creation_time).items():
+            self.client.set_experiment_tag(self.experiment_id, key, value)
         self._monitors: dict[str, Any] = {}
         self.changed: list[dict[str, str]] = []
 
@@ -147,15 +153,22 @@ class Store:
         run_id = (
             known.info.run_id
             if known
-            else self._create(journal.stage, facts["started"], tags | _code_tags(facts["code"]))
+            else self._create(
+                # Two runs of a stage side by side are told apart by their names.
+                f"{journal.stage} {facts['experiment'] or facts['key'][:8]}",
+                facts["started"],
+                tags | _code_tags(facts["code"]),
+            )
         )
         journal.note(run_id=run_id, parent_run_id=parent)
 
     def _create_execution(self, journal: Told) -> str:
         facts = journal.facts
         tags = {"regrpo.kind": "pipeline", "regrpo.execution": str(journal.execution), "mlflow.source.name": "dvc.yaml"}
-        tags |= {f"regrpo.{key}": facts[key] for key in ("experiment", "baseline") if facts[key]}
-        return self._create(facts["experiment"] or "repro", facts["started"], tags | _code_tags(facts["code"]))
+        experiment = (facts["experiment"], facts["baseline"], facts["profile"], facts["sections"])
+        tags |= rows.experiment_tags(*experiment, lineage.dvc_root())
+        name = facts["experiment"] or rows.name(rows.parameters(facts["sections"]), str(journal.execution))
+        return self._create(name, facts["started"], tags | _code_tags(facts["code"]))
 
     def _describe(self, journal: Told) -> None:
         facts, run_id = journal.facts, journal.answer["run_id"]
@@ -184,11 +197,12 @@ class Store:
         model_id = None
         if record:
             self._log(run_id, tags=rows.output_tags(record) | {"regrpo.environment": record["environment"]["sha256"]})
-            self._log_datasets(run_id, record["inputs"])
+            self._log_datasets(run_id, record["inputs"], Path(journal.facts["workspace"]))
             self.client.log_text(run_id, json.dumps(record, indent=2, sort_keys=True) + "\n", "run.json")
             model_id = self._log_model(journal, record)
         if (journal.folder / "files").is_dir():
             self.client.log_artifacts(run_id, str(journal.folder / "files"))
+        self._show_results(journal, record, closed["ended"])
         # A name that was logged live (sft's loss) has its curve: a summary under it would be a second value at one of
         # its steps. The pipeline's row has it.
         live = {rows.mlflow_name(name) for line in journal.metrics_from(0)[0] for name in line["values"]}
@@ -209,8 +223,67 @@ class Store:
         time = int(ended * 1000)
         self._log(run_id, [Metric(name, value, time, 0, model_id) for name, value in values.items()])
 
-    def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]]) -> None:
-        """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag."""
+    def _show_results(self, journal: Told, record: Mapping[str, Any] | None, ended: float) -> None:
+        """What a person looks for on a stage's page: its description, its samples as a table, its models' scores."""
+        run_id, reports = journal.answer["run_id"], journal.reports()
+        evaluation = json.loads(reports.get("metrics.json", b"{}")) if journal.stage == "evaluate" else {}
+        lines = descriptions.evaluation_lines(evaluation)
+        if "health.json" in reports:
+            lines += [descriptions.health_line(json.loads(reports["health.json"])), ""]
+        parquet = journal.kept("samples.parquet")
+        if parquet and (table := samples.table(journal.stage, parquet, evaluation.get("headline"))):
+            self._log_table(run_id, samples.NAME, table)
+            link = descriptions.link(samples.NAME, self.experiment_id, run_id, samples.NAME)
+            lines += [f"**Samples:** {table.shows} in {link}; all of them in samples.parquet"]
+        if lines:
+            self._log(run_id, tags={views.NOTE: "\n".join(lines) + "\n"})
+        if record and (found := descriptions.headline_task(evaluation)):
+            self._log_scores(run_id, record, ended, *found)
+
+    def _log_table(self, run_id: str, path: str, table: samples.Table) -> None:
+        """A table artifact that the UI renders; told again, it is left as it is (log_table would append to it)."""
+        if path not in {one.path for one in self.client.list_artifacts(run_id, str(PurePosixPath(path).parent))}:
+            import pandas as pd
+
+            self.client.log_table(run_id, pd.DataFrame(table.columns, dtype=object), path)
+
+    def _log_scores(
+        self, run_id: str, record: Mapping[str, Any], ended: float, name: str, task: Mapping[str, Any]
+    ) -> None:
+        """Evaluate's headline as a metric of each evaluated model, on the dataset that it was asked.
+
+        One name for all of them, that models compare: step 0 is base, 1 sft, 2 grpo, so that a run's latest is grpo's.
+        """
+        from mlflow.entities import LoggedModelInput, Metric
+
+        inputs = {item["path"]: item["sha256"] for item in record["inputs"]}
+        asked = inputs.get("data/prepared/eval.parquet")
+        dataset = {"dataset_name": "eval.parquet", "dataset_digest": asked[:32]} if asked else {}
+        metrics = []
+        for step, model in enumerate(card.MODELS):
+            known = self._find_model(f"models/{model}", inputs.get(f"models/{model}"))
+            if known and (found := task["models"].get(model)):
+                metrics.append(
+                    Metric(rows.mlflow_name(name), found["value"], int(ended * 1000), step, known, **dataset)
+                )
+        self._log(run_id, metrics)
+        present = {one.model_id for one in self.client.get_run(run_id).inputs.model_inputs}
+        if new := [metric.model_id for metric in metrics if metric.model_id not in present]:
+            self.client.log_inputs(run_id, models=[LoggedModelInput(one) for one in new])
+
+    def _find_model(self, path: str, sha256: str | None) -> str | None:
+        """The newest logged model of these bytes; None where there is none."""
+        conditions = f"tags.`regrpo.sha256` = '{sha256}' AND tags.`regrpo.path` = '{path}'"
+        newest = [{"field_name": "creation_timestamp", "ascending": False}]
+        search = self.client.search_logged_models
+        found = search([self.experiment_id], conditions, max_results=1, order_by=newest) if sha256 else []
+        return str(found[0].model_id) if found else None
+
+    def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]], folder: Path) -> None:
+        """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag.
+
+        Columns and number of rows are read from `folder` where the recorded bytes still lie there.
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         found = []
@@ -218,7 +291,8 @@ class Store:
             path = PurePosixPath(item["path"])
             if path.is_relative_to("data/prepared") and path.suffix in ("", ".parquet"):
                 source = json.dumps({"uri": item["path"]})
-                dataset = Dataset(path.name, item["sha256"][:32], "local", source)
+                described = _schema_and_profile(folder / path, item["sha256"])
+                dataset = Dataset(path.name, item["sha256"][:32], "local", source, *described)
                 context = CONTEXTS.get(path.stem, "training")
                 tags = [InputTag("mlflow.data.context", context), InputTag("sha256", item["sha256"])]
                 found.append(DatasetInput(dataset, tags))
@@ -243,13 +317,18 @@ class Store:
             "regrpo.sha256": output["sha256"],
             "regrpo.key": record["key"],
             "regrpo.run": record["run"],
+            views.NOTE: f"`{output['path']}`, SHA-256 `{output['sha256']}`. DVC keeps the bytes; none are here.",
         }
         params = {"path": output["path"], "sha256": output["sha256"], "size": str(output["size"])}
+        name = (
+            f"{journal.facts['sections']['model_card'].get('model_name', 'model')}-{PurePosixPath(output['path']).name}"
+        )
+        params |= rows.parameters({journal.stage: journal.facts["sections"][journal.stage]})
         model = mlflow.create_external_model(
-            PurePosixPath(output["path"]).name,
+            re.sub("[/:.%\"']", "-", name),
             source_run_id=journal.answer["run_id"],
             tags=tags | _code_tags(record["code"]),
-            params=params,
+            params={name: value[: MAX_VALUE["params"]] for name, value in params.items()},
             experiment_id=self.experiment_id,
         )
         from mlflow.entities import LoggedModelOutput
@@ -279,10 +358,14 @@ class Store:
         """End an execution's run, filled from `snapshot` where that is a whole pipeline, else from the journals."""
         whole = snapshot is not None and snapshot.pipeline_key() is not None
         row = rows.from_snapshot(snapshot) if snapshot is not None and whole else rows.from_journals(journals)
+        name = journals[0].facts["experiment"] or rows.name(
+            row.params, row.tags.get("regrpo.pipeline_key", str(journals[0].execution))
+        )
         ended = max((journal.closed or {"ended": time.time()})["ended"] for journal in journals)
-        answer, facts = journals[0].answer, journals[0].facts
+        answer = journals[0].answer
+        self.client.update_run(answer["parent_run_id"], name=name)
         self._fill(answer["parent_run_id"], row, ended)
-        self._end(answer["parent_run_id"], status, ended, "pipeline", facts["experiment"] or "repro")
+        self._end(answer["parent_run_id"], status, ended, "pipeline", name)
         self._level_params("pipeline")
         if snapshot is not None:
             self._tag_models(journals, snapshot)
@@ -297,16 +380,27 @@ class Store:
             return
         last = snapshot.record("model_card") or {}
         tags = {"regrpo.kind": "pipeline", "regrpo.restored": "true", "mlflow.source.name": "dvc.yaml"}
-        tags |= {"regrpo.experiment": name} if name else {}
-        tags |= {"regrpo.baseline": baseline} if baseline else {}
-        run_id = self._create(name or "repro", None, tags | _code_tags(last.get("code") or {}))
-        self._fill(run_id, rows.from_snapshot(snapshot), time.time())
-        self._end(run_id, "FINISHED", None, "pipeline", name or "repro")
+        tags |= rows.experiment_tags(name, baseline, snapshot.profile(), snapshot.params(), snapshot.root)
+        row = rows.from_snapshot(snapshot)
+        name = name or rows.name(row.params, key)
+        run_id = self._create(name, None, tags | _code_tags(last.get("code") or {}))
+        self._fill(run_id, row, time.time())
+        self._end(run_id, "FINISHED", None, "pipeline", name)
         self._level_params("pipeline")
 
     def _fill(self, run_id: str, row: rows.Row, ended: float) -> None:
-        self._log(run_id, params=row.params, tags=row.tags)
+        run = self.client.get_run(run_id)
+        changed = run.data.tags.get("regrpo.changed")
+        note = {views.NOTE: rows.describe(row, changed, self._stage_runs(row), self.experiment_id, run_id)}
+        self._log(run_id, params=row.params, tags=row.tags | note)
         self._log_final_metrics(run_id, row.metrics, ended)
+        self._log_curves(run_id, row.curves, ended)
+        splits = [item for item in row.datasets if item["path"].endswith(".parquet")]
+        self._log_datasets(run_id, splits, lineage.dvc_root())
+        self._link_models(run, row.hashes)
+        self.client.log_text(run_id, json.dumps(row.hashes, indent=2, sort_keys=True) + "\n", rows.OUTPUTS)
+        for path, table in sorted(row.tables.items()):  # the first is what the UI's comparison opens with: evaluate's
+            self._log_table(run_id, path, table)
         with tempfile.TemporaryDirectory() as folder:
             for path, data in row.artifacts.items():
                 # reports/grpo/curves.png shows as grpo/curves.png.
@@ -314,6 +408,36 @@ class Store:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(data)
             self.client.log_artifacts(run_id, folder)
+
+    def _stage_runs(self, row: rows.Row) -> dict[str, str]:
+        """Stage → run of a row's stages, as far as this experiment holds them: others were told to another store."""
+        found = {}
+        for stage in STAGES:
+            if made := row.tags.get(f"regrpo.stage.{stage}"):  # MLflow's id, or ours where the stage did not learn it
+                by_id = self.client.search_runs([self.experiment_id], f"attributes.run_id = '{made}'")
+                if run := next(iter(by_id), None) or self.find(regrpo__run=made):
+                    found[stage] = run.info.run_id
+        return found
+
+    def _log_curves(self, run_id: str, found: rows.Curves, ended: float) -> None:
+        """GRPO's curves on the row, so that pipelines compare by them, restored ones too."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, int(ended * 1000), step)
+            for name, steps in rows.shown_curves(found).items()
+            for step, [value] in steps.items()
+        ]
+        self._log(run_id, metrics)
+
+    def _link_models(self, run: Any, hashes: Mapping[str, str]) -> None:
+        """Show a row's trained models beside it, whichever execution made them."""
+        from mlflow.entities import LoggedModelOutput
+
+        found = (self._find_model(path, digest) for path, digest in hashes.items() if path.startswith("models/"))
+        known = {one.model_id for one in run.outputs.model_outputs} if run.outputs else set()
+        if new := [one for one in found if one and one not in known]:
+            self.client.log_outputs(run.info.run_id, [LoggedModelOutput(one, step=0) for one in new])
 
     def _tag_models(self, journals: Iterable[Told], snapshot: Snapshot) -> None:
         """Give this execution's logged models the MD5 under which DVC keeps their bytes."""
@@ -345,6 +469,27 @@ class Store:
         self._log_final_metrics(run_id, verdict["numbers"], verdict["ended"])
         self._end(run_id, "FINISHED", verdict["ended"], "reproduction", verdict["verdict"])
         return run_id
+
+    def registry(self) -> Registry:
+        """The model registry of this store."""
+        return Registry(self.client)
+
+
+def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None]:
+    """A Parquet file's columns and its number of rows, as MLflow spells them; (None, None) for other bytes."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if path.suffix != ".parquet" or not path.is_file() or files.sha256(path) != sha256:
+        return None, None
+    try:
+        opened = parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError):
+        return None, None
+    with opened:
+        names = {"int64": "long", "double": "double", "bool": "boolean", "string": "string", "large_string": "string"}
+        columns = [{"name": one.name, "type": names.get(str(one.type), "object")} for one in opened.schema_arrow]
+        return json.dumps({"mlflow_colspec": columns}), json.dumps({"num_rows": opened.metadata.num_rows})
 
 
 def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
@@ -430,3 +575,62 @@ def open_reader(uri: str) -> Reader:
     import mlflow
 
     return Reader(mlflow.MlflowClient(uri))
+
+
+class Registry(Reader):
+    """MLflow's model registry, as `regrpo promote` reads and writes it; a version is {version, tags}."""
+
+    def logged_model(self, record: Mapping[str, Any], path: str) -> str | None:
+        """The id of the logged model that stands for a stage record's output; None where the store has none."""
+        run = self.run(record["mlflow_run_id"]) if record.get("mlflow_run_id") else None
+        for found in [run] if run else self.tagged(regrpo__run=record["run"]):
+            made = self.client.search_logged_models([found["experiment"]], f"source_run_id = '{found['id']}'")
+            for model in made:
+                if (model.tags.get("regrpo.path"), model.tags.get("regrpo.run")) == (path, record["run"]):
+                    return str(model.model_id)
+        return None
+
+    def row(self, pipeline_key: str) -> str | None:
+        """The id of the newest row of a whole pipeline; None where there is none."""
+        found = self.tagged(regrpo__pipeline_key=pipeline_key, regrpo__kind="pipeline")
+        return str(found[0]["id"]) if found else None
+
+    def holder(self, name: str, alias: str) -> dict[str, Any] | None:
+        """The version of a registered model that holds an alias; None where none does or there is no such model."""
+        version = self._aliases(name).get(alias)
+        found = self.client.get_model_version(name, version) if version else None
+        return {"version": str(found.version), "tags": dict(found.tags)} if found else None
+
+    def version_of(self, name: str, pipeline_key: str) -> dict[str, Any] | None:
+        """The version that a pipeline was registered as; None where it was not."""
+        found = self.client.search_model_versions(f"name = '{name}'", max_results=1000)
+        ours = [one for one in found if one.tags.get("regrpo.pipeline_key") == pipeline_key]
+        return {"version": str(ours[-1].version), "tags": dict(ours[-1].tags)} if ours else None
+
+    def _aliases(self, name: str) -> dict[str, str]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return {alias: str(version) for alias, version in self.client.get_registered_model(name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+    def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """A new version that points to a logged model (and it to the version); returns its number."""
+        import mlflow
+
+        return str(mlflow.register_model(f"models:/{model_id}", name, None, tags=dict(tags)).version)
+
+    def describe(self, name: str, version: str, tags: Mapping[str, str], description: str) -> None:
+        """Give a version these tags and this description (Markdown)."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version, key, value)
+        self.client.update_model_version(name, version, description)
+
+    def give_alias(self, name: str, version: str, alias: str) -> None:
+        """Move an alias to a version; a champion is no candidate any more."""
+        self.client.set_registered_model_alias(name, alias, version)
+        if alias == "champion" and self._aliases(name).get("candidate") == version:
+            self.client.delete_registered_model_alias(name, "candidate")

@@ -23,6 +23,8 @@ S = typing.TypeVar("S", bound="Section")
 DEFAULT_PROFILE = Path("params.yaml")
 STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model_card")
 """The stages in running order; also the sections of a profile and the folders of reports/."""
+SECTIONS = (*STAGES, "promote")
+"""The sections of a profile: one per stage, and the rule of `regrpo promote`, which no stage reads."""
 
 
 class Section(BaseModel):
@@ -171,15 +173,18 @@ def active_profile() -> Path:
     return Path(profile)
 
 
-def read_profile(path: Path) -> dict[str, Any]:
-    """A whole profile: a mapping with exactly one section per stage (besides `profile:`). Raises Refused otherwise."""
+def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> dict[str, Any]:
+    """A whole profile: a mapping of exactly SECTIONS (besides `profile:`), or of those `needed` at least.
+
+    Raises Refused for a missing or unknown one.
+    """
     profile = read_yaml(path)
     found = set(profile) - {"profile"} if isinstance(profile, dict) else set()
-    if found != set(STAGES):
-        missing, unknown = sorted(set(STAGES) - found), sorted(map(str, found - set(STAGES)))
+    missing, unknown = sorted(set(needed) - found), sorted(map(str, found - set(SECTIONS)))
+    if missing or unknown:
         raise Refused(
             str(path),
-            expected=f"one section per stage ({', '.join(STAGES)})",
+            expected=f"one section per stage, and promote ({', '.join(SECTIONS)})",
             found="; ".join(
                 part
                 for part in (
@@ -241,6 +246,59 @@ class Lora(Section):
         return LoraConfig(task_type="CAUSAL_LM", bias="none", **self.model_dump())
 
 
+class Launch(Section):
+    """Several processes for one training, by torchrun or, with a configuration of accelerate's, by accelerate."""
+
+    processes: int = Field(gt=0)
+    nodes: int = Field(default=1, gt=0)
+    backend: Literal["gloo", "nccl"]
+    config: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.processes % self.nodes:
+            raise ValueError(f"`launch`: nodes ({self.nodes}) must divide processes ({self.processes}, of all nodes)")
+        if self.config is not None and (self.processes == 1 or Path(self.config).parent != LAUNCH_CONFIGS):
+            raise ValueError(
+                f"`launch.config`: a file in {LAUNCH_CONFIGS}/, which DVC watches, for two processes or more; "
+                f"found {self.config} for {self.processes}"
+            )
+        return self
+
+
+LAUNCH_CONFIGS = Path("profiles/launch")
+"""Where accelerate's configuration files lie."""
+
+
+class Quantization(Section):
+    """bitsandbytes' weights in 4 or 8 bits, by transformers' names (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    bnb_4bit_use_double_quant: bool = False
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.load_in_4bit == self.load_in_8bit:
+            raise ValueError("`quantization`: one of `load_in_4bit` and `load_in_8bit` must be true")
+        return self
+
+    def config(self, stage: str) -> Any:
+        """transformers' own BitsAndBytesConfig. Raises Refused where bitsandbytes is not installed."""
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise Refused(
+                f"{stage}.quantization",
+                expected="the package bitsandbytes, which quantises the weights",
+                found="none",
+                remedy="On a CUDA machine `pip install -c constraints.txt -e '.[cuda]'`; elsewhere set it to null.",
+            )
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(**self.model_dump())
+
+
 Seed: Any = Field(ge=0, lt=2**32)
 """What NumPy's generator takes, and with it transformers' set_seed."""
 
@@ -252,6 +310,7 @@ class Training(PassThrough):
         "output_dir": "models/<stage>, which DVC tracks",
         "report_to": "MLflow gets the same files by `regrpo sync`",
         "use_cpu": "it follows from `device`",
+        "ddp_backend": "it is `launch.backend`",
         "data_seed": "it is `seed`",
         "trust_remote_code": "code from a model repository is never run",
         "push_to_hub": "regrpo writes to the workspace only",
@@ -286,12 +345,39 @@ class Training(PassThrough):
     threads: int = Field(gt=0)
     deterministic: bool = False
     lora: Lora | None = None
+    launch: Launch | None = None
+    quantization: Quantization | None = None
     max_steps: int = Field(ge=-1)
     save_steps: int = Field(default=100, gt=0)
     per_device_train_batch_size: int = Field(gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     learning_rate: float = Field(gt=0)
     logging_steps: int = Field(default=10, gt=0)
+
+    @model_validator(mode="after")
+    def _launch_fits(self) -> Self:
+        if self.launch and self.launch.backend == "nccl" and self.device == "cpu":
+            raise ValueError("`launch.backend`: nccl needs `device: cuda` (or auto); on CPUs it is gloo")
+        if self.launch and self.launch.config and self.lora:
+            raise ValueError("`lora`: its adapter cannot be merged out of shards; drop `launch.config`, or `lora`")
+        return self
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.launch.processes if self.launch else 1
+
+    @model_validator(mode="after")
+    def _quantised_weights_stay(self) -> Self:
+        if self.quantization and not self.lora:
+            raise ValueError("`quantization` needs `lora`: quantised weights are not trained themselves")
+        return self
+
+    @property
+    def wants_bf16(self) -> bool:
+        """Whether bfloat16 is asked for; TRL's default where neither it nor float16 is."""
+        asked = self.passed_through.get("bf16")
+        return bool(not self.passed_through.get("fp16", False) if asked is None else asked)
 
     @property
     def cycle(self) -> int:
@@ -306,4 +392,8 @@ class Training(PassThrough):
         # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile asks.
         boundary = math.lcm(self.cycle, self.logging_steps)
         fixed["save_steps"] = -(-self.save_steps // boundary) * boundary
-        return {"dataloader_pin_memory": device != "cpu"} | self.passed_through | named | fixed
+        together = {}
+        if self.launch and self.processes > 1:
+            fixed["ddp_backend"] = self.launch.backend
+            together["ddp_find_unused_parameters"] = False  # there are none, and the search costs time
+        return {"dataloader_pin_memory": device != "cpu"} | together | self.passed_through | named | fixed

@@ -465,7 +465,7 @@ def _changed_parameters(tree: Path, chosen: Mapping[str, Json]) -> list[Json]:
     """[{name, recorded, commit}]: parameters of that commit that are not those of the recorded run."""
     try:
         with contextlib.chdir(tree):
-            sections = params.read_profile(params.active_profile())
+            sections = params.read_profile(params.active_profile(), needed=params.STAGES)  # of any age
     except Refused as error:
         where = f"{error.where} of that commit"
         remedy = "Name a commit whose profile is whole."

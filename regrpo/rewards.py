@@ -7,14 +7,18 @@ import importlib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from regrpo import processes
 from regrpo.errors import CannotCheck, Refused
 from regrpo.verifiers import Verifier
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from regrpo.classifiers import Judge
 
 RewardFunc = Callable[..., Sequence[float | None]]
 """TRL's signature: (prompts, completions, completion_ids, **columns) → one value a completion; None: not applicable."""
@@ -52,11 +56,27 @@ def length_penalty(max_completion_length: int) -> RewardFunc:
     return length_penalty
 
 
-def get_reward(name: str, verifier: Verifier | None, max_completion_length: int) -> RewardFunc:
-    """The reward function of that name: ours, `custom.<module>:<function>`, or one of trl.rewards.
+def classified(judge: Judge) -> RewardFunc:
+    """What a classifier thinks of the completion: P(positive labels) − P(negative labels), -1 to 1."""
+
+    def classifier(completions: list[Any], **_: Any) -> list[float]:
+        return judge.values([text_of(one) for one in completions])
+
+    return classifier
+
+
+def get_reward(
+    name: str,
+    verifier: Verifier | None,
+    max_completion_length: int,
+    judges: Mapping[str, Judge] = MappingProxyType({}),
+) -> RewardFunc:
+    """The reward function of that name: a classifier's, ours, `custom.<module>:<function>`, or one of trl.rewards.
 
     Raises Refused for a name there is not, or for a reward that needs a verifier where the data has none.
     """
+    if name in judges:
+        return guarded(name, classified(judges[name]))
     if name in ("exact_answer", "answer_format"):
         if verifier is None:
             raise Refused(
@@ -172,7 +192,8 @@ def guarded(name: str, function: RewardFunc) -> RewardFunc:
 class Samples:
     """Completions with their rewards, kept from the reward functions' own calls every `every` optimizer steps.
 
-    Keeps the first two groups of `group` completions of a call, and counts the prompts of all calls.
+    Keeps the first two groups of `group` completions of a call, and counts the prompts of all calls. Of several
+    processes each is called with its share of a batch; the first groups of the whole batch are kept.
     """
 
     def __init__(self, weights: list[float], every: int, group: int) -> None:
@@ -191,11 +212,11 @@ class Samples:
         def watched(**kwargs: Any) -> Sequence[float | None]:
             values = function(**kwargs)
             step = kwargs["trainer_state"].global_step
-            self.prompts_seen += len(values) // self.group if first else 0
+            self.prompts_seen += len(values) * processes.world_size() // self.group if first else 0
             if step % self.every == 0:
-                for index in range(min(self.kept, len(values))):
-                    row = self._rows.setdefault((step, index), self._row(kwargs, step, index))
-                    row[function.__name__] = values[index]
+                here = [(self._row(kwargs, step, index), values[index]) for index in range(len(values))[: self.kept]]
+                for index, (row, value) in enumerate(processes.gathered(here)[: self.kept]):
+                    self._rows.setdefault((step, index), row)[function.__name__] = value
             return values
 
         return watched

@@ -6,7 +6,6 @@ Every source yields (place, row); the place, as "data/raw/train.jsonl, line 7", 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from regrpo import files
-from regrpo.errors import CannotCheck, Refused
+from regrpo.brought import file_under, hub_failure, require_commit
+from regrpo.errors import Refused
 from regrpo.params import Section
 
 RAW_DATA = Path("data/raw")
@@ -37,28 +37,6 @@ def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) 
         ) from error
     for index, row in enumerate(dataset):
         yield f"reasoning-gym {task}, row {index}", row
-
-
-def file_under(folder: Path, name: str, key: str) -> Path:
-    """The path of `name` under `folder`. Raises Refused for a path that leaves it or is not there."""
-    path = folder / name
-    # A linked file is hashed by its content, wherever that lies; the files of a linked folder are not.
-    leaves = Path(name).is_absolute() or ".." in Path(name).parts
-    if leaves or (path.is_dir() and not path.resolve().is_relative_to(folder.resolve())):
-        raise Refused(
-            key,
-            expected=f"a path under {folder}/",
-            found=name,
-            remedy=f"Bring it in first: `cp -r {name} {folder}/`, then name it relative to {folder}/.",
-        )
-    if not path.exists():
-        raise CannotCheck(
-            key,
-            expected=f"a file or folder at {path}",
-            found="nothing there",
-            remedy=f"Copy it to {path}, or `dvc pull` if it is tracked.",
-        )
-    return path
 
 
 def local_rows(path: Path) -> Rows:
@@ -187,38 +165,20 @@ def _parquet(path: Path) -> Rows:
         ) from error
 
 
-def require_commit(repo: str, revision: str, kind: str, key: str) -> None:
-    """Refuse a branch or tag name; the message shows the commit that it points to where the hub can be asked."""
-    if re.fullmatch(r"[0-9a-f]{40}", revision):
-        return
-    from huggingface_hub import HfApi
+def hub_rows(repo: str, config: str | None, revision: str, split: str, data_dir: str | None = None) -> Rows:
+    """Rows of a hub dataset's split at a commit. Raises CannotCheck where it cannot be loaded.
 
-    try:
-        found = f"{revision!r}, which now points to {HfApi().repo_info(repo, repo_type=kind, revision=revision).sha}"
-    except Exception as error:  # any failure to ask the hub leaves the same refusal, without the commit
-        found = f"{revision!r} (the hub could not be asked for its commit: {type(error).__name__})"
-    raise Refused(
-        key,
-        expected="a commit of 40 hex digits, so that the same bytes come back",
-        found=found,
-        remedy="Write the commit itself into the profile.",
-    )
-
-
-def hub_rows(repo: str, config: str | None, revision: str, split: str) -> Rows:
-    """Rows of a hub dataset's split at a commit. Raises CannotCheck where it cannot be loaded."""
+    `data_dir` is the folder of plain files that holds the splits: how a Parquet conversion (refs/convert/parquet) lays
+    out a configuration. No dataset script is ever run: `datasets` knows none any more.
+    """
     from datasets import load_dataset
 
     require_commit(repo, revision, "dataset", "prepare.source.revision")
     try:
-        dataset = load_dataset(repo, config, revision=revision, split=split)
+        dataset = load_dataset(repo, config, data_dir=data_dir, revision=revision, split=split)
     except Exception as error:  # the hub's client raises a different class for each kind of failure
-        raise CannotCheck(
-            f"prepare.source: {repo} at {revision[:12]}",
-            expected=f"split {split!r} from the hub",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}",
-            remedy="Check network and access (HF_TOKEN), or copy the files to data/raw/ and use source kind `local`.",
-        ) from error
+        instead = f"copy the files of split {split!r} to {RAW_DATA}/ and use source kind `local`"
+        raise hub_failure(error, repo, revision, "dataset", "prepare.source", instead) from error
     for index, row in enumerate(dataset):
         yield f"{repo} ({split}), row {index}", row
 
@@ -258,6 +218,7 @@ class Hub(Section):
     kind: Literal["hub"]
     repo: str
     config: str | None = None
+    data_dir: str | None = None
     revision: str
     train_split: str = "train"
     eval_split: str | None = None
@@ -265,12 +226,14 @@ class Hub(Section):
 
     def parts(self, seed: int) -> dict[str, Rows]:
         names = {"train": self.train_split} | ({"eval": self.eval_split} if self.eval_split else {})
-        return {part: hub_rows(self.repo, self.config, self.revision, name) for part, name in names.items()}
+        return {
+            part: hub_rows(self.repo, self.config, self.revision, name, self.data_dir) for part, name in names.items()
+        }
 
     def describe(self) -> dict[str, Any]:
         return {
             "source": f"hub dataset {self.repo}",
             "repo": self.repo,
-            "config": self.config,
+            "config": self.config or self.data_dir,
             "revision": self.revision,
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regrpo import files
+from regrpo.errors import Refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,38 @@ def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     for loading in ("is_local", "local_files_only"):
         config.pop(loading, None)
     files.write_json(path, config)
+
+
+def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> None:
+    """Give a model folder's tokenizer what it lacks; a folder that needs nothing keeps its bytes.
+
+    Raises Refused for a token that is not in the vocabulary and a template that cannot render a conversation.
+    """
+    if pad_token is None and chat_template is None:
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise Refused(
+                "base_model.pad_token", expected="a token of the base's vocabulary", found=repr(pad_token),
+                remedy="Name one of its own: a new token would need new weights.",
+            )  # fmt: skip
+        tokenizer.pad_token = pad_token
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+        try:
+            said = tokenizer.apply_chat_template([{"role": "user", "content": "said"}], tokenize=False)
+            wrong = None if "said" in said else "one that leaves the message out"
+        except Exception as error:  # a template may raise anything
+            wrong = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+        if wrong:
+            raise Refused(
+                "base_model.chat_template", expected="a Jinja template that renders messages (role, content)",
+                found=wrong, remedy="Correct it in the profile.",
+            )  # fmt: skip
+    save(tokenizer, folder)
 
 
 def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:

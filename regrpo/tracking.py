@@ -203,8 +203,9 @@ def _log_and_name(error: Exception) -> str:
 
 
 def name_error(error: Exception) -> str:
-    """An error's class and first line, without a password."""
-    return _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")[:300]
+    """An error's class and first line, without a password; long ones without their middle."""
+    line = _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+    return line if len(line) <= 300 else f"{line[:180]} … {line[-117:]}"  # an HTTP error tells its cause last
 
 
 def _outcome(journals: list[Told]) -> tuple[str | None, lineage.Snapshot | None]:
@@ -323,10 +324,12 @@ def _sync_locked() -> list[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def opened(create: bool = True) -> Iterator[Store]:
+def opened(
+    create: bool = True, remedy: str = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without."
+) -> Iterator[Store]:
     """The store, for a command to read or write besides what the journals hold; MLflow's chatter goes to the log.
 
-    Raises CannotCheck for whatever MLflow raises, and without `create` where the database is not there.
+    Raises CannotCheck (with `remedy`) for whatever MLflow raises, and without `create` where the database is not there.
     """
     database = Path(tracking_uri().removeprefix("sqlite:///"))
     if not create and tracking_uri().startswith("sqlite:") and not database.exists():
@@ -344,7 +347,6 @@ def opened(create: bool = True) -> Iterator[Store]:
         except RegrpoError:
             raise
         except Exception as error:  # as in _noting
-            remedy = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without."
             problem = _log_and_name(error)
             raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
 
@@ -432,11 +434,28 @@ def _refuse_for(seconds: float, problem: str) -> None:
         time.sleep(0.2)
 
 
+def print_addresses(server: str) -> None:
+    """The addresses at which a UI at `server` shows the experiment as it is meant to be seen; made where it is not."""
+    from regrpo import views
+
+    with opened() as store:
+        addresses = views.addresses(server, store.experiment_id)
+    for mode, address in addresses.items():
+        print(f"{mode:<8} {address}", flush=True)
+
+
 def main() -> None:
-    if sys.argv[1:] != ["--follow"]:
-        sys.exit("usage: python -m regrpo.tracking --follow  (`regrpo sync` is the command for people)")
-    if journal_folder().is_dir():
-        follow()
+    match sys.argv[1:]:
+        case ["--follow"]:
+            if journal_folder().is_dir():
+                follow()
+        case ["--addresses", server]:  # for `make ui`
+            try:
+                print_addresses(server)
+            except CannotCheck as error:
+                sys.exit(str(error))
+        case _:
+            sys.exit("usage: python -m regrpo.tracking --follow  (`regrpo sync` is the command for people)")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from regrpo import files
+from regrpo import adapters, files, processes
+from regrpo.early_stopping import EarlyStopping
 from regrpo.errors import Refused
 from regrpo.tokenizers import save as save_tokenizer
 from regrpo.verifiers import Verifier
@@ -48,8 +48,9 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         if "loss" not in values:  # the closing summary, not a step
             return
         self.add(state.global_step, values)
-        self._show(self.rows[-1], state)
-        self.check(self.rows)
+        if state.is_world_process_zero:
+            self._show(self.rows[-1], state)
+            self.check(self.rows)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The last step is logged, whatever logging_steps is."""
@@ -116,7 +117,10 @@ def random_states_kept() -> Iterator[None]:
 
 
 class DevAccuracy(TrainerCallback):  # type: ignore[misc]
-    """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` in the history."""
+    """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` in the history.
+
+    Each process answers its share of the questions.
+    """
 
     def __init__(
         self, rows: list[dict[str, Any]], verifier: Verifier, every: int, max_new_tokens: int, history: History
@@ -137,10 +141,33 @@ class DevAccuracy(TrainerCallback):  # type: ignore[misc]
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._measure(state.global_step, kwargs["model"], kwargs["processing_class"])
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A run that was stopped early is measured where it ended."""
+        last = self.history.rows[-1] if self.history.rows else {}
+        if last.get("step") == state.global_step and "dev_accuracy" not in last:
+            self._measure(state.global_step, kwargs["model"], kwargs["processing_class"])
+
     def _measure(self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        texts = greedy(model, tokenizer, [row["prompt"] for row in self.rows], self.max_new_tokens)
-        scores = [self.verifier.score(text, row["answer"]) for text, row in zip(texts, self.rows, strict=True)]
+        mine = self.rows[processes.rank() :: processes.world_size()]
+        texts = greedy(model, tokenizer, [row["prompt"] for row in mine], self.max_new_tokens)
+        scores = [self.verifier.score(text, row["answer"]) for text, row in zip(texts, mine, strict=True)]
+        scores = processes.gathered(scores)
         self.history.add(step, {"dev_accuracy": sum(scores) / len(scores)})
+
+
+class Stopper(TrainerCallback):  # type: ignore[misc]
+    """Ends the run at the step that the rule names, on the history that came before it in the list of callbacks."""
+
+    def __init__(self, rule: EarlyStopping, history: History) -> None:
+        self.rule, self.history = rule, history
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if verdict := self.rule.verdict(self.history.rows):
+            if not control.should_training_stop:
+                print(f"{self.history.name}: stopped at step {verdict['step']}: {verdict['reason']}", flush=True)
+            control.should_training_stop = True
+            control.should_save = False  # a run resumed from this very step would train one more
+        return control
 
 
 def greedy(
@@ -175,29 +202,30 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) 
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """A whole model folder: safetensors, config, tokenizer; LoRA merged, its adapter kept in `adapter/`. No pickle."""
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    start: Path,
+    state: dict[str, Any] | None = None,
+) -> None:
+    """A whole model folder: safetensors, config, tokenizer; LoRA merged, its adapter kept in `adapter/`. No pickle.
+
+    `start` is the folder of the model that was trained; `state` takes the place of weights that lie in shards. Of
+    several processes, the main one writes.
+    """
     from peft import PeftModel
 
+    if not processes.is_main():
+        return
     with files.replacing(folder) as temporary:
         temporary.mkdir()
         if isinstance(model, PeftModel):
-            model.save_pretrained(temporary / "adapter")
-            (temporary / "adapter" / "README.md").unlink(missing_ok=True)
-            _sort_adapter_config(temporary / "adapter" / "adapter_config.json")
-            model = model.merge_and_unload()
+            adapters.save(model, start, temporary / "adapter", folder / "adapter")
+            model = adapters.merge(model, start, temporary / "adapter")
         model.config.use_cache = True  # trainers turn it off; whoever loads the model generates
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=state)
         save_tokenizer(tokenizer, temporary)
-
-
-def _sort_adapter_config(path: Path) -> None:
-    """PEFT saves target_modules from a set, in an order that differs between processes."""
-    config = json.loads(path.read_text())
-    for key, value in config.items():
-        if isinstance(value, list) and key in ("target_modules", "modules_to_save", "exclude_modules"):
-            config[key] = sorted(value)
-    files.write_json(path, config)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from regrpo import comparison, files, hardware, harness, records, stats
+from regrpo.classifiers import Classifier, ClassifierName, Judge, load_all
+from regrpo.errors import Refused
 from regrpo.params import Section
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ class Params(Section):
     bootstrap: int = Field(ge=100)
     backend: Literal["hf", "vllm"] = "hf"
     model_args: dict[str, Any] = Field(default_factory=dict)
+    headline: str | None = None  # one of the report's metrics; null = heldout, where it is among the tasks
+    classifiers: dict[ClassifierName, Classifier] = Field(default={})
 
     @field_validator("model_args")
     @classmethod
@@ -47,7 +52,9 @@ class Params(Section):
         return value
 
 
-def answers(params: Params, tasks: list[harness.Task], style: str, device: str) -> pd.DataFrame:
+def answers(
+    params: Params, tasks: list[harness.Task], judges: Mapping[str, Judge], style: str, device: str
+) -> pd.DataFrame:
     """Every model asked every task: one row per (task, model, question), sorted."""
     import pandas as pd
 
@@ -63,7 +70,7 @@ def answers(params: Params, tasks: list[harness.Task], style: str, device: str) 
             asked = harness.ask(
                 task, lm, chat=style == "chat", max_gen_toks=params.max_gen_toks, limit=params.limit, seed=params.seed
             )
-            rows += [{"model": model, **row} for row in asked]
+            rows += [{"model": model, **row} for row in (*asked, *harness.judged(task, asked, judges))]
             shown = [row["value"] for row in asked if row["task"] == task.metrics[0].key]
             print(f"evaluate: {model:4} {task.name} {sum(shown) / len(shown):.3f} ({len(shown)} questions)", flush=True)
         del lm
@@ -72,20 +79,32 @@ def answers(params: Params, tasks: list[harness.Task], style: str, device: str) 
     return pd.DataFrame(rows, columns=columns).sort_values(columns[:3], ignore_index=True)
 
 
-def summarise(samples: pd.DataFrame, tasks: list[harness.Task], params: Params) -> dict[str, Any]:
+def find_headline(tasks: list[harness.Task], wanted: str | None) -> str | None:
+    """The metric to be judged by. Raises Refused for one that the tasks do not measure."""
+    known = [metric.key for task in tasks for metric in task.metrics]
+    if wanted and wanted not in known:
+        raise Refused(
+            "evaluate.headline", expected=f"one of {', '.join(known)}", found=wanted,
+            remedy="Name one of these, or add the task (or the classifier) that measures it.",
+        )  # fmt: skip
+    return wanted or (HEADLINE if HEADLINE in known else None)
+
+
+def summarise(samples: pd.DataFrame, tasks: list[harness.Task], params: Params, headline: str | None) -> dict[str, Any]:
     """metrics.json's `tasks`: per metric each model's estimate and each pair's comparison."""
     drawn = {"resamples": params.bootstrap, "seed": params.seed}
     summary: dict[str, Any] = {}
-    for metric, version in [(metric, task.version) for task in tasks for metric in task.metrics]:
+    for task, metric in ((one, metric) for one in tasks for metric in one.metrics):
         values = samples[samples["task"] == metric.key].pivot(index="id", columns="model", values="value")
-        kind = stats.kind_of(values.to_numpy().ravel())
+        kind = metric.kind or stats.kind_of(values.to_numpy().ravel())
         summary[metric.key] = {
             "metric": metric.label,
             "kind": kind,
             "n": len(values),
-            "role": metric.role,
+            "role": "headline" if metric.key == headline else metric.role,
             "description": metric.description,
-            "version": version,
+            "version": task.version,
+            "few_shot": task.few_shot,
             "models": {model: dataclasses.asdict(stats.estimate(values[model], kind, **drawn)) for model in MODELS},
             "pairs": {
                 pair: dataclasses.asdict(stats.compare(values[before], values[after], kind, **drawn))
@@ -125,14 +144,18 @@ def main() -> None:
         params, dataset = run.params, files.read_json(DATASET)
         device = hardware.find_device(params.device)
         harness.require_backend(params.backend, device)
-        tasks = harness.find_tasks(params.tasks, dataset["verifier"])
-        samples = answers(params, tasks, dataset["prompt_style"], device)
-        summary = summarise(samples, tasks, params)
+        judges = load_all(params.classifiers, "evaluate", device)
+        found = harness.find_tasks(params.tasks, dataset["verifier"])
+        tasks = [harness.with_judges(task, judges) for task in found]
+        headline = find_headline(tasks, params.headline)
+        samples = answers(params, tasks, judges, dataset["prompt_style"], device)
+        summary = summarise(samples, tasks, params, headline)
         metrics = {
-            "headline": HEADLINE if HEADLINE in summary else None,
+            "headline": headline,
+            "classifiers": {name: judge.facts for name, judge in judges.items()},
             "verifier": dataset["verifier"],
             "tasks": rounded(summary),
-            "gain": rounded(split_gain(samples, params)),
+            "gain": rounded(split_gain(samples, params)) if headline == HEADLINE else None,
         }
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
         samples["correct"] = samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")

@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import doctor, files, hardware, records
+from regrpo import doctor, files, hardware, launch, processes, prompts, records
+from regrpo.classifiers import TAKEN, Classifier, ClassifierName, load_all
+from regrpo.early_stopping import EarlyStopping
 from regrpo.errors import Refused
 from regrpo.params import Training
 from regrpo.verifiers import get_verifier
@@ -28,6 +30,7 @@ class Params(Training):
         "remove_unused_columns": "rewards need the data's columns",
     }
     reward_funcs: dict[str, float] = Field(min_length=1)
+    classifiers: dict[ClassifierName, Classifier] = Field(default={})
     doctor: Literal["warn", "stop"] = "warn"
     dev_every: int = Field(ge=0)
     sample_every: int = Field(gt=0)
@@ -36,6 +39,7 @@ class Params(Training):
     max_completion_length: int = Field(gt=0)
     beta: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=1.0, gt=0)
+    early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")
     def _rewards_have_names_of_their_own(self) -> Self:
@@ -44,26 +48,51 @@ class Params(Training):
         taken = {"step", "id", "prompt", "completion", "answer", "reward"}
         if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
             raise ValueError(f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own")
+        if clash := sorted(set(self.classifiers) & set(TAKEN)):
+            raise ValueError(f"`classifiers`: {', '.join(clash)} is a reward of ours; give it a name of its own")
+        if unused := sorted(set(self.classifiers) - set(self.reward_funcs)):
+            raise ValueError(f"`classifiers`: {', '.join(unused)} has no weight in `reward_funcs`")
+        return self
+
+    @model_validator(mode="after")
+    def _kl_is_logged(self) -> Self:
+        if self.early_stopping and self.early_stopping.kl_ceiling is not None and not self.beta:
+            raise ValueError("`early_stopping.kl_ceiling` needs `beta` above 0: TRL measures `kl` only then")
         return self
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        steps = self.passed_through.get("steps_per_generation") or self.gradient_accumulation_steps
-        completions = self.passed_through.get("generation_batch_size") or self.per_device_train_batch_size * steps
+        at_once = self.per_device_train_batch_size * self.processes  # completions of one micro-step
+        completions = self.passed_through.get("generation_batch_size") or at_once * self.generation_steps
+        together = f" × {self.processes} processes" * (self.processes > 1)
+        shape = f"per_device_train_batch_size {self.per_device_train_batch_size}{together}"
+        if completions % at_once:
+            raise ValueError(f"`generation_batch_size` ({completions}) must be a multiple of {at_once} ({shape})")
         if completions % self.num_generations:
             raise ValueError(
                 f"`num_generations` ({self.num_generations}) must divide the completions generated "
-                f"at once, {completions} (per_device_train_batch_size {self.per_device_train_batch_size} × {steps})"
+                f"at once, {completions} ({shape} × {self.generation_steps})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _dev_needs_whole_models(self) -> Self:
+        if self.dev_every and self.launch and self.launch.config:
+            raise ValueError("`dev_every`: 0 under `launch.config`, since no process may hold a whole model")
+        return self
+
+    @property
+    def generation_steps(self) -> int:
+        """Micro-steps that use one generation's completions."""
+        at_once = self.per_device_train_batch_size * self.processes
+        asked = self.passed_through.get("generation_batch_size", 0) // at_once
+        return self.passed_through.get("steps_per_generation") or asked or self.gradient_accumulation_steps
 
     @property
     def cycle(self) -> int:
         """One generation's use: TRL does not save its buffer of completions."""
-        per_device = self.passed_through.get("generation_batch_size", 0) // self.per_device_train_batch_size
-        generation = self.passed_through.get("steps_per_generation") or per_device or self.gradient_accumulation_steps
         micro_steps = math.lcm(
-            generation * self.passed_through.get("num_iterations", 1), self.gradient_accumulation_steps
+            self.generation_steps * self.passed_through.get("num_iterations", 1), self.gradient_accumulation_steps
         )
         return micro_steps // self.gradient_accumulation_steps
 
@@ -106,50 +135,68 @@ def train(run: records.Run[Params]) -> None:
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from regrpo import checkpoints, curves, rewards, training
+    from regrpo import checkpoints, curves, resuming, rewards, sharding, training
 
     params = run.params
     device = hardware.find_device(params.device)
+    hardware.require_bf16("grpo", params.wants_bf16, device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
-    verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
-    functions = [rewards.get_reward(name, verifier, params.max_completion_length) for name in params.reward_funcs]
+    dataset = files.read_json(DATA / "dataset.json")
+    verifier, cut = get_verifier(dataset["verifier"]), prompts.Cutter(dataset, SFT)
+    judges = load_all(params.classifiers, "grpo", device)
+    functions = [
+        rewards.get_reward(name, verifier, params.max_completion_length, judges) for name in params.reward_funcs
+    ]
     samples = rewards.Samples(list(params.reward_funcs.values()), params.sample_every, params.num_generations)
     history = training.History(
         "grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params)
     )
     callbacks = [history]
-    if params.dev_every and verifier:
-        dev = training.read_rows(DATA / "dev.parquet")
+    if params.dev_every and not verifier:
+        print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
+    elif params.dev_every and verifier:
+        dev = cut.rows(training.read_rows(DATA / "dev.parquet"))
         callbacks.insert(
             0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
         )
+    if params.early_stopping:
+        callbacks.append(training.Stopper(params.early_stopping, history))
     try:
         with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("grpo"):
             trainer = GRPOTrainer(
                 model=str(SFT),
                 reward_funcs=samples.watching(functions),
                 args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                train_dataset=Dataset.from_list(training.read_rows(DATA / "train.parquet")),
+                train_dataset=Dataset.from_list(cut.rows(training.read_rows(DATA / "train.parquet"))),
                 processing_class=AutoTokenizer.from_pretrained(SFT),
                 peft_config=params.lora.config() if params.lora else None,
+                quantization_config=params.quantization.config("grpo") if params.quantization else None,
                 callbacks=callbacks,
             )
             training.quiet(trainer)
-            checkpoints.fit(trainer, folder, {"history": history, "samples": samples})
-            training.save(trainer.model, trainer.processing_class, OUT)
+            resuming.fit(trainer, folder, {"history": history, "samples": samples}, params.launch)
+            training.save(trainer.model, trainer.processing_class, OUT, SFT, sharding.whole_state(trainer))
     finally:  # a run that was stopped leaves its evidence
-        history.write_csv(run.reports / "history.csv")
-        files.write_json(run.reports / "health.json", doctor.examine(history.rows))
-        files.write_parquet(run.reports / "samples.parquet", samples.frame())
+        if processes.is_main():
+            history.write_csv(run.reports / "history.csv")
+            files.write_json(run.reports / "health.json", doctor.examine(history.rows))
+            files.write_parquet(run.reports / "samples.parquet", samples.frame())
+    if not processes.is_main():
+        return
     metrics = summary(trainer.state.global_step, history, samples.prompts_seen)
+    verdict = params.early_stopping.verdict(history.rows) if params.early_stopping else None
+    metrics["stopped_early"] = verdict if verdict and verdict["step"] < params.max_steps else None
+    metrics["classifiers"] = {name: judge.facts for name, judge in judges.items()}
     metrics["deterministic"] = [f"{name}={value}" for name, value in turned_on.items()]
     files.write_json(run.reports / "metrics.json", metrics)
     curves.draw(history.rows, run.reports / "curves.png")
 
 
 def main() -> None:
+    if processes.is_worker():
+        return launch.work(Params, train)
     with records.stage("grpo", Params) as run:
-        train(run)
+        launch.run(train, run)
         health = files.read_json(run.reports / "health.json")
         for rule in health["rules"]:
             if rule["verdict"] == "fired":

@@ -52,7 +52,7 @@ def metadata(params: Params, facts: card.Facts) -> ModelCardData:
     ]
     return ModelCardData(
         model_name=params.model_name,
-        base_model=facts.base["repo"] if facts.base["kind"] == "hub" else None,
+        base_model=facts.base.get("repo") or facts.base.get("published_as"),
         datasets=[dataset["repo"]] if dataset.get("repo") else None,
         language=params.language,
         license=params.license.lower(),  # the hub's licence ids are lower case

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from regrpo import files, records
-from regrpo.examples import Plan, by_class, read_part, split, style
+from regrpo.examples import Plan, by_class, prompt_template, read_part, split, style
 from regrpo.formats import Format, get_format
 from regrpo.sources import Hub, Local, ReasoningGym, Row
 from regrpo.verifiers import get_verifier
@@ -46,6 +46,8 @@ def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[st
             "classes": f"questions that differ only in {form.classes}",
             "verifier": params.verifier or form.verifier,
             "prompt_style": style(params, form),
+            "prompt_template": prompt_template(params, form),
+            "max_prompt_tokens": params.max_prompt_tokens,
             "splits": {name: {**counts[name], "sha256": files.sha256(folder / f"{name}.parquet")} for name in SPLITS},
         }
         files.write_json(folder / "dataset.json", description)

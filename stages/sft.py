@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import files, hardware, records
+from regrpo import files, hardware, launch, processes, prompts, records
 from regrpo.errors import Refused
 from regrpo.params import Section, Training
 from regrpo.verifiers import Verifier, get_verifier
@@ -70,7 +70,7 @@ def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict
 def draw_order(count: int, params: Params) -> list[int]:
     """Indices into `examples` of `count` rows, phase by phase, drawn with replacement by sft.seed."""
     draw = random.Random(params.seed)
-    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
+    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps * params.processes
     order: list[int] = []
     for phase in params.curriculum or []:
         for _ in range(round(phase.share * params.max_steps) * batch):
@@ -84,14 +84,16 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from regrpo import checkpoints, training
+    from regrpo import checkpoints, resuming, sharding, training
 
     params = run.params
     device = hardware.find_device(params.device)
+    hardware.require_bf16("sft", params.wants_bf16, device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     disable_progress_bars()
-    rows = training.read_rows(DATA / "sft.parquet")
-    verifier = get_verifier(files.read_json(DATA / "dataset.json")["verifier"])
+    dataset = files.read_json(DATA / "dataset.json")
+    rows = prompts.Cutter(dataset, BASE).rows(training.read_rows(DATA / "sft.parquet"))
+    verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
     history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
@@ -102,14 +104,16 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
             train_dataset=Dataset.from_list(pool),
             processing_class=AutoTokenizer.from_pretrained(BASE),
             peft_config=params.lora.config() if params.lora else None,
+            quantization_config=params.quantization.config("sft") if params.quantization else None,
             callbacks=[history],
         )
         if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         training.quiet(trainer)
-        checkpoints.fit(trainer, folder, {"history": history})
-        training.save(trainer.model, trainer.processing_class, OUT)
-    history.write_csv(run.reports / "history.csv")
+        resuming.fit(trainer, folder, {"history": history}, params.launch)
+        training.save(trainer.model, trainer.processing_class, OUT, BASE, sharding.whole_state(trainer))
+    if processes.is_main():
+        history.write_csv(run.reports / "history.csv")
     last = slice(-1, None)
     return {
         "steps": trainer.state.global_step,
@@ -141,8 +145,10 @@ def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> No
 
 
 def main() -> None:
+    if processes.is_worker():
+        return launch.work(Params, train)
     with records.stage("sft", Params) as run:
-        metrics = train(run) if run.params.max_steps else pass_through(run)
+        metrics = launch.run(train, run) if run.params.max_steps else pass_through(run)
         files.write_json(run.reports / "metrics.json", metrics)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from regrpo import files, gate, records
+from regrpo import files, gate, prompts, records
 from regrpo.errors import Refused
 from regrpo.formats import get_format
 from regrpo.params import Section
@@ -67,29 +67,10 @@ def token_counter(model: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
 
     logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(model)
-
-    def count(prompts: Sequence[gate.Prompt]) -> list[int]:
-        if not prompts:
-            return []
-        if isinstance(prompts[0], str):  # prepare gives a dataset one style
-            return list(map(len, tokenizer(list(prompts))["input_ids"]))
-        try:
-            ids = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)[
-                "input_ids"
-            ]
-        except Exception as error:  # a template may raise anything
-            raise Refused(
-                f"{model}: chat template",
-                expected="to render the prompts",
-                found=f"{type(error).__name__}: {error}",
-                remedy="Set prepare.prompt_style: text, or mend the base model's chat template.",
-            ) from error
-        return list(map(len, ids))
-
-    return count
+    return lambda given: prompts.count_tokens(tokenizer, given, str(model))
 
 
-def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits) -> str:
+def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits, cut: int = 0) -> str:
     """The report: one HTML file that needs nothing else; every value from the data is escaped."""
     from jinja2 import Environment, StrictUndefined
 
@@ -100,6 +81,7 @@ def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits)
         outcomes={(one.check, one.split): one for one in verdict.outcomes},
         dataset=dataset,
         limits=limits,
+        cut=cut,
         checks=gate.CHECKS,
         first=gate.SHOWN,
     )
@@ -111,20 +93,21 @@ def main() -> None:
         tables = {split: read(PREPARED / f"{split}.parquet") for split in SPLITS}
         longest = min(run.params.max_prompt_tokens, window(BASE) or run.params.max_prompt_tokens)
         limits = gate.Limits(prompt_tokens=longest, rows=run.params.min_rows)
+        cut, count = prompts.Cutter(dataset, BASE), token_counter(BASE)
         print(f"validate: {sum(table.num_rows for table in tables.values())} rows ...", flush=True)
         with tempfile.TemporaryDirectory() as docs:
             verdict = gate.check(
                 tables,
                 get_format(dataset["format"]).canonical,
                 get_verifier(dataset["verifier"]),
-                token_counter(BASE),
+                lambda given: count(cut(given)),
                 limits,
                 Path(docs),
             )
             run.attach(Path(docs), "data_docs")
-        files.write_json(run.reports / "verdict.json", verdict.as_json())
+        files.write_json(run.reports / "verdict.json", verdict.as_json() | {"cut_prompts": cut.cut})
         files.write_parquet(run.reports / "failures.parquet", verdict.failure_table())
-        files.write_text(run.reports / "report.html", page(verdict, dataset, limits))
+        files.write_text(run.reports / "report.html", page(verdict, dataset, limits, cut.cut))
         if verdict.failed:
             raise Refused(
                 str(PREPARED),
@@ -132,7 +115,9 @@ def main() -> None:
                 found=f"{len(verdict.failed)} of {len(verdict.outcomes)} failed:\n{verdict.message()}",
                 remedy=f"\nCorrect the source (its rows count from 0) and run again. More: {run.reports}/report.html.",
             )
-        print(f"validate: all {len(verdict.outcomes)} checks hold -> {run.reports}/report.html")
+        skipped = f" ({len(verdict.not_applicable)} not applicable: no verifier)" if verdict.not_applicable else ""
+        told = f"; {cut.cut} prompts are cut to {cut.limit} tokens" if cut.cut else ""
+        print(f"validate: all {len(verdict.outcomes)} checks hold{skipped}{told} -> {run.reports}/report.html")
 
 
 if __name__ == "__main__":

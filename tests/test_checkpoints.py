@@ -20,7 +20,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "sft": {"max_steps": 24, "logging_steps": 4, "save_steps": 8},
     "grpo": {"max_steps": 6, "save_steps": 2, "dev_every": 2, "sample_every": 1},
     "grpo with LoRA": {"max_steps": 6, "save_steps": 2, "lora": {"r": 4, "lora_alpha": 8}, "learning_rate": 1e-2},
-}
+    "grpo stopped early": {"max_steps": 30, "save_steps": 1, "learning_rate": 1e-6, "dev_every": 0,
+                           "early_stopping": {"reward_patience": 1, "smoothing": 1}},
+}  # fmt: skip
 
 
 class Interrupted(Exception):
@@ -82,6 +84,25 @@ def test_a_resumed_run_ends_in_the_same_bytes(
     assert train(case) == expected
     assert f"resuming from checkpoint-{left[0]}" in capsys.readouterr().out
     assert not saved(case)
+
+
+def test_a_kill_after_an_early_stop_does_not_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were there a checkpoint of the very step, the resumed run would train one more before it looked at its rule."""
+    from regrpo import training
+
+    case = "grpo stopped early"
+    expected = train(case)
+    step = files.read_json(Path("reports/grpo/metrics.json"))["stopped_early"]["step"]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save", killed)
+        with pytest.raises(Interrupted):
+            train(case)
+    assert saved(case)[0] == step - 1
+    assert train(case) == expected
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "altered"])

@@ -311,7 +311,9 @@ def test_our_tasks_are_refused_where_the_data_have_no_verifier_and_others_are_no
     from regrpo import harness
 
     write_data(root, verifier="none")
-    with pytest.raises(Refused, match=r"heldout: .*verifier none\)\. Name tasks of your own .* or lm-eval's"):
+    with pytest.raises(
+        Refused, match=r"heldout: .*verifier none\)\. Name heldout_text, tasks of your own .* or lm-eval's"
+    ):
         harness.find_tasks(["heldout"], "none")
     (task,) = harness.find_tasks(["example_two_terms"], "none")
     assert [metric.key for metric in task.metrics] == ["example_two_terms"]

@@ -463,10 +463,22 @@ def test_a_lora_run_names_adapter_and_real_base(reports: Path) -> None:
 
 def test_stock_gsm8k_says_that_its_few_shot_examples_were_trained_on(reports: Path) -> None:
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
-    edit("reports/evaluate/metrics.json", tasks=metrics["tasks"] | {"gsm8k": task("stock", 0.1, 0.2, 0.3)})
+    stock = {
+        name: task("stock", 0.1, 0.2, 0.3) | {"few_shot": {"examples": 5, "dataset": dataset, "split": split}}
+        for name, dataset, split in (
+            ("gsm8k", "openai/gsm8k", "train"),
+            ("platinum", "madrylab/gsm8k-platinum", "test"),
+        )
+    }
+    edit("reports/evaluate/metrics.json", tasks=metrics["tasks"] | stock)
     assert "few-shot" not in the_card()
     edit("data/prepared/dataset.json", format="gsm8k", verifier="final_number")
-    assert "`gsm8k` draws its few-shot examples from the train split" in the_card()
+    text = the_card()
+    assert "`gsm8k` draws its 5 few-shot examples from split `train` of `openai/gsm8k`, which is also the data" in text
+    assert "`platinum` draws" not in text
+    stock["gsm8k"]["few_shot"] = None
+    edit("reports/evaluate/metrics.json", tasks=metrics["tasks"] | stock)
+    assert "few-shot" not in the_card()
 
 
 def test_the_gain_is_told_by_what_is_distinguishable(reports: Path) -> None:

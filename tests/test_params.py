@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from regrpo.errors import CannotCheck, Refused
-from regrpo.params import library_fields, parse_section, read_profile, read_yaml
+from regrpo.params import STAGES, library_fields, parse_section, read_profile, read_yaml
 from stages import base_model, grpo, prepare, sft
 
 ROOT = Path(__file__).parents[1]
@@ -122,6 +122,18 @@ def test_a_missing_or_unknown_section_is_named(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text().replace("\ngrpo:", "\ngrop:")
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(Refused, match=r"missing: grpo; unknown: grop"):
+        read_profile(tmp_path / "p.yaml")
+    text = (ROOT / "params.yaml").read_text().replace("\npromote:", "\npromot:")
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(Refused, match=r"missing: promote; unknown: promot"):
+        read_profile(tmp_path / "p.yaml")
+
+
+def test_a_profile_of_a_commit_before_the_rule_of_promotion_can_still_be_read(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "p.yaml").write_text(text[: text.index("\npromote:")])
+    assert set(STAGES) <= set(read_profile(tmp_path / "p.yaml", needed=STAGES))
+    with pytest.raises(Refused, match="missing: promote"):
         read_profile(tmp_path / "p.yaml")
 
 

@@ -127,7 +127,9 @@ def test_a_branch_name_is_refused_and_its_commit_shown(monkeypatch: pytest.Monke
     commit = "e53f048856ff4f594e959d75785d2c2d37b678ee"
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=commit))
     sources.require_commit("openai/gsm8k", commit, "dataset", "key")
-    with pytest.raises(Refused, match=rf"key: expected a commit of 40 hex .*'main', which now points to {commit}"):
+    with pytest.raises(
+        Refused, match=rf"key: expected a commit of dataset openai/gsm8k, 40 hex .*'main', which now points to {commit}"
+    ):
         sources.require_commit("openai/gsm8k", "main", "dataset", "key")
 
 
@@ -143,9 +145,9 @@ def test_a_hub_source_without_network_says_how_to_go_on(monkeypatch: pytest.Monk
     with pytest.raises(CannotCheck) as refusal:
         list(sources.hub_rows("openai/gsm8k", "main", "e53f048856ff4f594e959d75785d2c2d37b678ee", "train"))
     message = str(refusal.value)
-    assert message.startswith("prepare.source: openai/gsm8k at e53f048856ff: expected split 'train'")
-    assert "ConnectionError: Couldn't reach the Hub." in message
-    assert "copy the files to data/raw/" in message
+    assert message.startswith("prepare.source: openai/gsm8k at e53f048856ff: expected its files from the hub")
+    assert "no way to the hub (ConnectionError: Couldn't reach the Hub)" in message
+    assert "copy the files of split 'train' to data/raw/" in message
     assert "\n" not in message
     with pytest.raises(Refused, match=r"'main' \(the hub could not be asked for its commit: ConnectionError\)"):
         list(sources.hub_rows("openai/gsm8k", "main", "main", "train"))

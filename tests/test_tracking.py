@@ -75,7 +75,7 @@ def open_journal(root: Path, stage: str = "sft", **changes: Any) -> Journal:
         "experiment": None,
         "baseline": None,
         "profile": "params.yaml",
-        "sections": {name: {"seed": 0} for name in STAGES},
+        "sections": {name: {"seed": 0} for name in STAGES[:-1]} | {"model_card": {"model_name": "Tiny-1.5"}},
         "workspace": str(root),
         "started": time.time() - 5,
     }
@@ -167,7 +167,7 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
 
     run = only(store)
     facts = Told(journal.folder).facts
-    assert (run.info.run_name, run.info.status, run.info.user_id) == ("sft", "FINISHED", "regrpo")
+    assert (run.info.run_name, run.info.status, run.info.user_id) == (f"sft {facts['key'][:8]}", "FINISHED", "regrpo")
     assert run.info.start_time == int(facts["started"] * 1000)
     assert run.data.params == {
         "profile": "params.yaml",
@@ -202,8 +202,9 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
     assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training", "sha256": whole}
 
     (model,) = store.client.search_logged_models([store.experiment_id])
-    assert (model.name, model.source_run_id, str(model.status)) == ("sft", run.info.run_id, "READY")
+    assert (model.name, model.source_run_id, str(model.status)) == ("Tiny-1-5-sft", run.info.run_id, "READY")
     assert (model.tags["regrpo.sha256"], model.params["path"]) == (digest("models/sft 0"), "models/sft")
+    assert model.params["sft.seed"] == "0"
     assert {metric.key: metric.value for metric in model.metrics} == {"steps": 1200.0}
     assert [a.path for a in store.client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
 
@@ -297,7 +298,8 @@ def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, sto
     tracking.sync_once(store)
 
     row = only(store, kind="pipeline")
-    assert (row.info.run_name, row.info.status) == ("repro", "FINISHED")
+    key = str(lineage.Snapshot(root).pipeline_key())
+    assert (row.info.run_name, row.info.status) == (f"pipeline {key[:12]}", "FINISHED")
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(store, kind="stage")} == {row.info.run_id}
     assert {f"{stage}.seed" for stage in STAGES} <= set(row.data.params)
     assert row.data.metrics == {
@@ -308,7 +310,7 @@ def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, sto
         "evaluate.heldout.grpo": 0.9,
     }
     expected = {
-        "regrpo.pipeline_key": lineage.Snapshot(root).pipeline_key(),
+        "regrpo.pipeline_key": key,
         "regrpo.stage.prepare": "the run that made it",
         "regrpo.stage.grpo": "grpo-0",
         "regrpo.output.models/grpo": digest("models/grpo 0"),
@@ -316,11 +318,11 @@ def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, sto
         "regrpo.complete": "true",
     }
     assert expected.items() <= row.data.tags.items()
-    assert artifacts(store, row) == {"grpo/curves.png"}
+    assert artifacts(store, row) == {"grpo/curves.png", "outputs.json"}
     models = {
         model.name: model.tags["regrpo.dvc_md5"] for model in store.client.search_logged_models([store.experiment_id])
     }
-    assert models == {name: digest(f"models/{name} 0")[:32] for name in ("base", "sft", "grpo")}
+    assert models == {f"Tiny-1-5-{name}": digest(f"models/{name} 0")[:32] for name in ("base", "sft", "grpo")}
 
 
 def test_an_execution_that_failed_shows_nothing_of_an_earlier_one(root: Path, store: Store) -> None:
@@ -381,7 +383,8 @@ def test_pipelines_restored_from_cache_have_one_row_each(root: Path, store: Stor
     assert row.data.metrics["evaluate.heldout.grpo"] == 0.9
     write_pipeline(root, 1)
     tracking.sync_once(store)
-    assert {run.info.run_name for run in runs(store)} == {"restored", "repro"}
+    key = str(lineage.Snapshot(root).pipeline_key())
+    assert {run.info.run_name for run in runs(store)} == {"restored", f"pipeline {key[:12]}"}
     (root / ".regrpo" / "synced.json").unlink()
     assert tracking.sync_once(store).changed == []
 

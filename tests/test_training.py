@@ -44,7 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_data(values)
         source = section(base_model.Params, "base_model").source
         with files.replacing(base_model.OUT) as temporary:
-            source.bring(temporary, 0)
+            facts = source.bring(temporary, 0) | base_model.inspect(temporary)
+        digests = [{"file": file.name, "sha256": files.sha256(file)} for file in base_model.OUT.iterdir()]
+        files.write_json(Path("reports/base_model/source.json"), facts | {"kind": source.kind, "files": digests})
         sft.train(run_for(section(sft.Params, "sft"), "sft"))
         yield path
 
@@ -153,7 +155,106 @@ def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(f
         torch.testing.assert_close(tensor, adapted.state_dict()[name])
         moved += int(not torch.equal(tensor, start[name]))
     assert moved > 0
+    card = Path("models/grpo/adapter/README.md").read_bytes()
     assert train_grpo(lora=lora, learning_rate=1e-2) == first, "the adapter's initial weights are seeded"
+    assert Path("models/grpo/adapter/README.md").read_bytes() == card
+    assert b"Gemma3ForCausalLM of 294,144 parameters (made from scratch), after this pipeline's warm start" in card
+
+
+def test_an_adapter_of_an_unchanged_hub_base_names_repository_and_commit(folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from regrpo import adapters
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained("models/base"), LoraConfig(target_modules=["v_proj", "q_proj"])
+    )
+    base = files.read_json(adapters.SOURCE) | {"kind": "hub", "repo": "google/gemma-3-1b-pt", "revision": "f" * 40}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapters, "SOURCE", tmp_path / "source.json")
+        files.write_json(tmp_path / "source.json", base)
+        for start in ("base", "sft"):
+            adapters.save(model, Path("models") / start, tmp_path / start, Path("models/x/adapter"))
+    config = {start: files.read_json(tmp_path / start / "adapter_config.json") for start in ("base", "sft")}
+    assert config["base"]["base_model_name_or_path"] == "google/gemma-3-1b-pt"
+    assert config["base"]["revision"] == "f" * 40
+    assert config["sft"]["base_model_name_or_path"] == "models/sft", "its weights are another model's"
+    assert config["sft"]["revision"] is None
+    assert "base_model: google/gemma-3-1b-pt\n" in (tmp_path / "sft/README.md").read_text()
+
+
+def test_a_run_without_a_better_reward_stops_and_is_the_run_that_was_that_long(folder: Path) -> None:
+    rule = {"reward_patience": 1, "smoothing": 1}
+    stopped = train_grpo(early_stopping=rule, max_steps=30, dev_every=50, learning_rate=1e-6)
+    metrics = files.read_json(Path("reports/grpo/metrics.json"))
+    step = metrics["stopped_early"]["step"]
+    assert metrics["steps"] == step < 30
+    assert "no reward (mean of 1) above" in metrics["stopped_early"]["reason"]
+    rows = list(csv.DictReader(Path("reports/grpo/history.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows if row["dev_accuracy"]] == [0, step], "measured where it ended"
+    assert train_grpo(max_steps=step, learning_rate=1e-6, dev_every=0, warmup_steps=1) == stopped
+    assert files.read_json(Path("reports/grpo/metrics.json"))["stopped_early"] is None
+
+
+def test_a_kl_ceiling_ends_the_run_and_needs_beta(folder: Path) -> None:
+    with pytest.raises(Refused, match=r"`early_stopping\.kl_ceiling` needs `beta` above 0: TRL measures `kl`"):
+        section(grpo.Params, "grpo", early_stopping={"kl_ceiling": 0.1})
+    train_grpo(early_stopping={"kl_ceiling": 1e-6}, beta=0.05, max_steps=12, learning_rate=1e-2, dev_every=0)
+    metrics = files.read_json(Path("reports/grpo/metrics.json"))
+    assert metrics["steps"] == metrics["stopped_early"]["step"] < 12
+    assert "KL divergence" in metrics["stopped_early"]["reason"]
+
+
+def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.util import find_spec
+
+    # Only what regrpo sees: transformers remembers what it found.
+    absent = SimpleNamespace(find_spec=lambda name: None if name == "bitsandbytes" else find_spec(name))
+    monkeypatch.setattr(params, "importlib", SimpleNamespace(util=absent))
+    four = {"quantization": {"load_in_4bit": True}, "lora": {"r": 4, "lora_alpha": 8}}
+    with pytest.raises(Refused, match=r"grpo\.quantization: expected the package bitsandbytes.*set it to null"):
+        train_grpo(**four)
+    with pytest.raises(Refused, match="`quantization` needs `lora`"):
+        section(grpo.Params, "grpo", quantization={"load_in_4bit": True})
+    with pytest.raises(Refused, match="one of `load_in_4bit` and `load_in_8bit`"):
+        section(grpo.Params, "grpo", **four | {"quantization": {"load_in_4bit": True, "load_in_8bit": True}})
+
+
+@pytest.mark.filterwarnings("ignore:bitsandbytes")  # some of its CPU kernels have no gradient: CUDA's have
+def test_a_quantised_runs_adapter_is_merged_into_the_weights_as_they_were(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="of the extra cuda")
+    import torch
+    from safetensors.torch import load_file
+
+    nf4 = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "float32"}
+    train_grpo(quantization=nf4, lora={"r": 4, "lora_alpha": 8}, learning_rate=1e-2)
+    before, after = (load_file(f"models/{name}/model.safetensors") for name in ("sft", "grpo"))
+    adapter = load_file("models/grpo/adapter/adapter_model.safetensors")
+    assert "quantization_config" not in files.read_json(Path("models/grpo/config.json"))
+    moved = 0
+    for name, weight in before.items():
+        low = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        if f"{low}A.weight" in adapter:
+            delta = 2 * adapter[f"{low}B.weight"].float() @ adapter[f"{low}A.weight"].float()
+            moved += bool(delta.abs().max() > 0)
+            weight = weight + delta
+        torch.testing.assert_close(after[name], weight)
+    assert moved > 0
+
+
+def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(Refused, match=r"sft\.bf16: .*found Tesla T4 \(capability 7\.5\)\. Set `bf16: false`"):
+        hardware.require_bf16("sft", True, "cuda")
+    hardware.require_bf16("sft", False, "cuda")
+    hardware.require_bf16("sft", True, "cpu")
+    asked = [section(grpo.Params, "grpo", **one).wants_bf16 for one in ({"bf16": None}, {"bf16": None, "fp16": True})]
+    assert asked == [True, False], "TRL's own default"
 
 
 def test_only_model_files_are_saved(folder: Path) -> None:

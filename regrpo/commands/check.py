@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import base_models, formats, params, rewards, sources, verifiers
+from regrpo import base_models, brought, formats, launch, params, promote, rewards, sources, verifiers
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -50,6 +50,7 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
         return [*findings, {"what": "profile", "problem": str(error), "exit_code": error.exit_code}]
     for stage in params.STAGES:
         findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
+    findings.append(_finding(f"{path}: promote", lambda: _parse_promote(sections, path)))
     return findings
 
 
@@ -67,28 +68,72 @@ def _parse(stage: str, values: object, profile: Path) -> None:
         LOOK_UP[stage](section, profile)
 
 
+def _parse_promote(sections: dict[str, Any], profile: Path) -> None:
+    """The rule of `regrpo promote`, and that its task is one that evaluate asks (or another metric of one)."""
+    section = params.parse_section(promote.Params, sections["promote"], f"{profile}: promote")
+    evaluate = sections["evaluate"]
+    asked = list(map(str, evaluate.get("tasks") or [])) if isinstance(evaluate, dict) else []
+    if asked and not any(section.task == task or section.task.startswith(f"{task}_") for task in asked):
+        raise Refused(
+            f"{profile}: promote.task",
+            expected=f"a task of evaluate.tasks ({', '.join(asked)})",
+            found=section.task,
+            remedy="Name one of them, or add it there.",
+        )
+
+
 def require_data(section: Any, profile: Path) -> None:
     """The format, the verifier and the files that prepare's section names."""
     form = formats.get_format(section.format)
     verifiers.get_verifier(section.verifier or form.verifier)
     if section.source.kind == "local":
         for part in filter(None, (section.source.train, section.source.eval)):
-            sources.file_under(sources.RAW_DATA, part, f"{profile}: prepare.source")
+            brought.file_under(sources.RAW_DATA, part, f"{profile}: prepare.source")
+    require_pin(section.source, "dataset", f"{profile}: prepare.source")
 
 
 def require_base(section: Any, profile: Path) -> None:
-    """The folder or file under models/raw/ that base_model's section names."""
+    """The folder or file under models/raw/, or in a package, that base_model's section names."""
+    if section.source.kind in ("gguf", "package"):
+        base_models.require_gguf()
+    if section.source.kind == "package":
+        section.source.find()
+        return
     name = getattr(section.source, "path", None) or getattr(section.source, "file", None)
     if name:
-        sources.file_under(base_models.RAW_MODELS, name, f"{profile}: base_model.source")
+        brought.file_under(brought.RAW_MODELS, name, f"{profile}: base_model.source")
+    require_pin(section.source, "model", f"{profile}: base_model.source")
+
+
+def require_pin(source: Any, kind: str, key: str) -> None:
+    """A hub repository's revision is a commit; the hub is not asked."""
+    if repo := getattr(source, "repo", None):
+        brought.require_commit(repo, source.revision, kind, f"{key}.revision", ask=False)
+
+
+def require_classifiers(section: Any, profile: Path) -> None:
+    """Each classifier's commit or folder, and its labels where its configuration is on this machine already."""
+    stage = type(section).__module__.rpartition(".")[2]
+    for name, one in section.classifiers.items():
+        one.look_up(f"{profile}: {stage}.classifiers.{name}")
+
+
+def require_launch(section: Any, profile: Path) -> None:
+    """The accelerate configuration that sft's or grpo's section names."""
+    if section.launch:
+        launch.asked(section.launch)
 
 
 def require_rewards(section: Any, profile: Path) -> None:
     """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
-    if unknown := [name for name in section.reward_funcs if not rewards.is_known(name)]:
+    require_launch(section, profile)
+    require_classifiers(section, profile)
+    known = section.classifiers
+    if unknown := [name for name in section.reward_funcs if name not in known and not rewards.is_known(name)]:
         raise Refused(
             f"{profile}: grpo.reward_funcs",
-            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function>, or one of trl.rewards",
+            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function>, one of trl.rewards, or "
+            "one of grpo.classifiers",
             found=", ".join(unknown),
             remedy="Correct the name, or write the function.",
         )
@@ -99,6 +144,7 @@ def require_tasks(section: Any, profile: Path) -> None:
 
     An hour of training must not end at a misspelled task. Whether the task can be loaded shows when it is.
     """
+    require_classifiers(section, profile)
     spec = importlib.util.find_spec("lm_eval")
     installed = [Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])]
     left = set(section.tasks)
@@ -120,6 +166,7 @@ def require_tasks(section: Any, profile: Path) -> None:
 LOOK_UP: dict[str, Callable[[Any, Path], None]] = {
     "prepare": require_data,
     "base_model": require_base,
+    "sft": require_launch,
     "grpo": require_rewards,
     "evaluate": require_tasks,
 }

@@ -1,6 +1,7 @@
 """What the YAML files beside this one call: the evaluation questions, the text a model goes on from, and the score.
 
-The score is the dataset's verifier and nothing else, over the opening and the completion together.
+Where the dataset has a verifier, the score is that and nothing else, over the opening and the completion together;
+without one, completions are compared with a reference.
 """
 
 from __future__ import annotations
@@ -9,24 +10,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from regrpo.errors import Refused
 from regrpo.files import read_json
+from regrpo.overlap import chrf, rouge_l
+from regrpo.prompts import Cutter
 from regrpo.verifiers import get_verifier
 
 if TYPE_CHECKING:
     import datasets
 
-PREPARED = Path("data/prepared")
+PREPARED, BASE = Path("data/prepared"), Path("models/base")
 Messages = list[dict[str, str]]
 
 
-def questions(opening: Literal["", "answer", "reasoning"] = "", **_metadata: object) -> dict[str, datasets.Dataset]:
-    """data/prepared/eval.parquet and two columns more: `verifier` (its name), `opening` (the completion's start)."""
+def questions(
+    opening: Literal["", "answer", "reasoning"] = "", references: bool = False, **_metadata: object
+) -> dict[str, datasets.Dataset]:
+    """data/prepared/eval.parquet and two columns more: `verifier` (its name), `opening` (the completion's start).
+
+    Prompts are cut as they were in training. With `references`, every question must have an answer to compare with.
+    """
     import datasets
     import pyarrow.parquet as pq
 
-    name = read_json(PREPARED / "dataset.json")["verifier"]
+    dataset = read_json(PREPARED / "dataset.json")
+    name = dataset["verifier"]
     text = getattr(get_verifier(name), f"{opening}_opening") if opening else ""
-    rows = pq.read_table(PREPARED / "eval.parquet").to_pylist()
+    rows = Cutter(dataset, BASE).rows(pq.read_table(PREPARED / "eval.parquet").to_pylist())
+    if references and (missing := [row["id"] for row in rows if not row["answer"]]):
+        raise Refused(
+            f"{PREPARED / 'eval.parquet'}",
+            expected="a reference (answer) for every question, as heldout_text compares with it",
+            found=f"none for {', '.join(map(str, missing[:20]))}",
+            remedy="Bring references, or take heldout_text off evaluate.tasks.",
+        )
     # Held in memory: a dataset read through `load_dataset` would be cached by path and time stamp.
     return {"eval": datasets.Dataset.from_list([row | {"verifier": name, "opening": text} for row in rows])}
 
@@ -43,3 +60,9 @@ def score(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     assert verifier is not None  # evaluate refuses these tasks where there is none
     completion = doc["opening"] + results[0]
     return {"accuracy": verifier.score(completion, doc["answer"]), "format": float(verifier.is_formatted(completion))}
+
+
+def compare(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+    """{rougeL: 0 to 1, chrf: 0 to 100} of one completion against the reference."""
+    completion, reference = results[0].strip(), doc["answer"]
+    return {"rougeL": rouge_l(completion, reference), "chrf": chrf(completion, reference)}

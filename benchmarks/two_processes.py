@@ -1,0 +1,96 @@
+"""Tokens per second of two processes against one, on two CPU cores: sft and grpo of the default model, one thread each.
+
+Each process gets the same batch, so two do twice the work a step (weak scaling). The rounds take turns, and the ratio
+of the medians of one run is printed: 2 is perfect. Tokens are TRL's `num_tokens`, the seconds those between the first
+and the last logged step, so that neither start nor compilation counts. Wants two idle cores.
+Run it: python benchmarks/two_processes.py [--rounds 3] [--sft-steps 400] [--grpo-steps 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+LEAST = 1.6
+"""Of one process's tokens per second."""
+NEEDED = ("stages", "regrpo", "custom", "profiles", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt")
+
+
+def make_workspace(folder: Path) -> None:
+    """The project's code with data and base model."""
+    for name in NEEDED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copy(ROOT / name, folder / name)
+    for raw in ("data/raw", "models/raw"):
+        (folder / raw).mkdir(parents=True)
+    for stage in ("prepare", "base_model"):
+        run(folder, stage)
+
+
+def run(folder: Path, stage: str) -> None:
+    """One stage, alone and unwatched."""
+    environment = os.environ | {"REGRPO_TRACKING": "off", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{stage} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def tokens_per_second(folder: Path, stage: str, processes: int, steps: int) -> float:
+    """Train `steps` steps with so many processes."""
+    set_section(folder, stage, processes, steps)
+    run(folder, stage)
+    journal = max((folder / ".regrpo/journal").glob(f"*-{stage}"))
+    rows: list[dict[str, Any]] = [json.loads(line) for line in (journal / "metrics.jsonl").open()]
+    first, *_, last = [row for row in rows if "num_tokens" in row["values"]]
+    return float(last["values"]["num_tokens"] - first["values"]["num_tokens"]) / float(last["time"] - first["time"])
+
+
+def set_section(folder: Path, stage: str, processes: int, steps: int) -> None:
+    yaml = YAML()
+    profile = yaml.load((folder / "params.yaml").read_text())
+    launch = {"processes": processes, "backend": "gloo"} if processes > 1 else None
+    profile[stage] |= {"launch": launch, "max_steps": steps, "save_steps": steps, "threads": 1}
+    if stage == "grpo":
+        profile[stage] |= {"dev_every": 0}
+    with (folder / "params.yaml").open("w") as f:
+        yaml.dump(profile, f)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sft-steps", type=int, default=400)
+    parser.add_argument("--grpo-steps", type=int, default=40)
+    args = parser.parse_args()
+    worst = float("inf")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_workspace(folder)
+        for stage, steps in (("sft", args.sft_steps), ("grpo", args.grpo_steps)):
+            found: dict[int, list[float]] = {1: [], 2: []}
+            for _ in range(args.rounds):
+                for processes, rates in found.items():
+                    rates.append(tokens_per_second(folder, stage, processes, steps))
+            one, two = (statistics.median(found[processes]) for processes in (1, 2))
+            spread = "; ".join(f"{processes}: {min(r):,.0f} to {max(r):,.0f}" for processes, r in found.items())
+            print(f"{stage}: {one:,.0f} tokens/s with one process, {two:,.0f} with two: {two / one:.2f} ({spread})")
+            worst = min(worst, two / one)
+    print(f"least {LEAST}: {'holds' if worst >= LEAST else 'does not hold'}")
+    return 0 if worst >= LEAST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""regrpo promote: a run's model as a version in MLflow's model registry, and its place among them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from regrpo.promote import promote
+
+EXIT = {"registered": 0, "refused": 1, "not checkable": 2}
+MARKS = {"holds": "holds", "fails": "FAILS", "unknown": "UNKNOWN"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="RUN", help="an MLflow run id, a DVC experiment or a git revision")
+    parser.add_argument(
+        "--alias", choices=("candidate", "champion"), default="candidate",
+        help="champion asks for a clean audit, a doctor who found nothing fatal, and a paired test against the present "
+        "champion that is not worse (`promote:` in the profile); default: %(default)s",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="judge, and say what would happen; change nothing")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.epilog = (
+        "Safe to repeat: a run has one version. Exit code 0: done. 1: a rule fails, nothing was changed. "
+        "2: something could not be checked, nothing was changed."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    result = promote(args.target, Path.cwd(), alias=args.alias, dry_run=args.dry_run)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _print(result)
+    if result["verdict"] != "registered":
+        wrong = "fails" if result["verdict"] == "refused" else "unknown"
+        reasons = "; ".join(f"{one['rule']}: {one['text']}" for one in result["rules"] if one["verdict"] == wrong)
+        print(f"regrpo promote: {result['target']} does not become champion: {reasons}", file=sys.stderr)
+    return EXIT[result["verdict"]]
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(f"{result['target']}: pipeline {result['pipeline_key'][:12]}, model {result['model']}")
+    for one in result["rules"]:
+        print(f"  {one['rule']:<11} {MARKS[one['verdict']]:<8} {one['text']}")
+    for note in result["notes"]:
+        print(f"note {note}")
+    if result["verdict"] == "registered":
+        print(f"{_outcome(result)}  ({result['mlflow']})")
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    number = result["version"] or "(new)"
+    name = f"{result['model']} version {number}"
+    if result["reigns"]:
+        return f"{name} is the champion already: nothing to do"
+    verb = "would be" if result["dry_run"] else "is"
+    instead = f" instead of version {result['replaced']}" if result["replaced"] else ""
+    return f"{name} {verb} {result['alias']}{instead}"
