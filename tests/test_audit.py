@@ -1321,7 +1321,8 @@ def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its
         assert sum(line.lstrip("│├└─ ").startswith("sft  run s  [") for line in lines) == 1
         assert graph.svg(part).count('<rect class="box') == 5
         plain = graph.plain(part)
-        assert {one["run"]: one["made_from"] for one in plain["runs"]}[f"g-{name}"] == [f"v-{name}", "s"]
+        made_from = {one["run"]: one["made_from"] for one in plain["runs"]}
+        assert (made_from[f"g-{name}"], made_from["s"]) == ([f"v-{name}", "s"], ["p", f"v-{name}"])
     # Of the two gates with an equal verdict, the shared sft read the one that was there.
     assert set(graph.ask(whole, "5" * 64, tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
     assert set(graph.ask(whole, "models/sft", tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
