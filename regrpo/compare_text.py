@@ -185,7 +185,7 @@ def _metrics(result: Json) -> list[list[str]]:
             [label, *(_value(value) for value in line["values"])]
             for label, line in zip(labels, result["metrics"], strict=True)
         ]
-    kept = [(line["task"], line) for line in result["metrics"] if line["model"] == "grpo"][:5]
+    kept = [(line["task"], line) for line in result["metrics"] if line["model"] == "grpo"][:4]
     return [["run", *(task for task, _ in kept)]] + [
         [name, *(_value(line["values"][index], with_interval=number == 0) for number, (_, line) in enumerate(kept))]
         for index, name in enumerate(names)
