@@ -304,9 +304,10 @@ def _notes(place: Place, root: Path) -> list[str]:
 def _tags(
     place: Place, audited: Mapping[str, Any], comparison: Mapping[str, Any] | None, rule: Params, row: str | None
 ) -> dict[str, str]:
-    """Hashes (every output's SHA-256), keys and runs as a pipeline row has them, verdicts, the comparison's numbers."""
+    """Hashes (every output's SHA-256), keys and runs as in a pipeline row, verdicts, the comparison's numbers."""
     snapshot = place.snapshot
-    tags = rows.from_snapshot(snapshot).tags
+    told = rows.from_snapshot(snapshot)
+    tags = told.tags | {f"regrpo.output.{path}": sha256 for path, sha256 in told.hashes.items()}
     outs = {out["path"]: out["md5"] for out in snapshot.lock()["stages"]["grpo"]["outs"]}
     code = _record(snapshot, "grpo")["code"]
     tags |= {"regrpo.audit": audited["verdict"], "regrpo.dvc_md5": outs[MODEL]}
