@@ -19,7 +19,7 @@ import pytest
 from regrpo import files, lineage, records, rows, tracking
 from regrpo.errors import CannotCheck, Refused
 from regrpo.journals import Journal, Told, is_alive, pending
-from regrpo.params import STAGES, Section
+from regrpo.params import SECTIONS, STAGES, Section
 from tests.test_lineage import commit, digest, lock_entry, record, write_pipeline, write_stage
 
 if TYPE_CHECKING:
@@ -491,7 +491,7 @@ def stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(records, "require_checked_profile", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     (root / "code.py").write_text("pass\n")
-    sections = {name: {"seed": 1} for name in STAGES}
+    sections = {name: {"seed": 1} for name in SECTIONS}
     files.write_json(root / "params.yaml", {"profile": "params.yaml"} | sections)
     declared = {"cmd": "python -m stages.prepare", "deps": ["code.py"], "outs": ["out.txt", "reports/prepare/run.json"]}
     files.write_json(root / "dvc.yaml", {"stages": {"prepare": declared}})
