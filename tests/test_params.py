@@ -11,6 +11,7 @@ from stages import base_model, grpo, prepare, sft
 
 ROOT = Path(__file__).parents[1]
 PROFILE = read_profile(ROOT / "params.yaml")
+JUDGE = {"path": "tox", "positive": ["ok"], "negative": ["bad"]}
 
 
 def refusal(model: Any, values: dict[str, Any]) -> str:
@@ -149,3 +150,17 @@ def test_yaml_makes_no_python_objects(tmp_path: Path) -> None:
     (tmp_path / "evil.yaml").write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(Refused):
         read_yaml(tmp_path / "evil.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"classifiers": {"tox": JUDGE}}, "`classifiers`: tox has no weight in `reward_funcs`"),
+        ({"classifiers": {"exact_answer": JUDGE}}, "`classifiers`: exact_answer is a reward of ours"),
+        ({"classifiers": {"Tox!": JUDGE}, "reward_funcs": {"Tox!": 1.0}}, "`classifiers.Tox!"),
+        ({"classifiers": {"reward": JUDGE}, "reward_funcs": {"reward": 1.0}}, "`reward_funcs`: reward is taken"),
+        ({"classifiers": {"tox": JUDGE | {"label": "x"}}, "reward_funcs": {"tox": 1.0}}, "unknown key"),
+    ],
+)
+def test_a_classifier_has_a_name_of_its_own_and_a_weight(changes: dict[str, Any], words: str) -> None:
+    assert words in refusal(grpo.Params, PROFILE["grpo"] | changes)
