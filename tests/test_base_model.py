@@ -261,7 +261,7 @@ def test_weights_come_out_of_an_installed_package(raw: Path, monkeypatch: pytest
     source = package(raw, monkeypatch)
     origin = source.bring(Path("out"), 0)
     assert origin == {"source": "tiny_weights/tiny.gguf of the package tiny-weights==1.0", "revision": source.sha256}
-    assert base_model.inspect(Path("out"))["architecture"] == "LlamaForCausalLM"
+    assert (Path("out") / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

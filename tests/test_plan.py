@@ -297,6 +297,9 @@ def test_the_pinned_vllm_is_held_against_trls_range_where_none_is_installed(here
 def test_an_installed_vllm_judges_its_own_arguments(
     here: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from trl.import_utils import is_vllm_available
+
+    is_vllm_available()  # TRL remembers its first answer, which is not to be the stand-in's
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages/vllm.py").write_text(
         "from typing import Any\nclass EngineArgs:\n    def __init__(self, **given: Any) -> None:\n"

@@ -74,6 +74,7 @@ def execute(stage: str, samples: pd.DataFrame, history: Sequence[dict[str, float
             task = {"kind": "binary", "metric": "accuracy", "version": 1.0, "models": {"grpo": {"value": grpo.mean()}}}
             files.write_json(Path("reports/evaluate/metrics.json"), {"headline": "heldout", "tasks": {"heldout": task}})
             files.write_parquet(Path("reports/evaluate/samples.parquet"), samples)
+            frame.log({"heldout/grpo": grpo.mean()})
         if stage == "model_card":
             files.write_text(Path(promote.CARD), f"---\nlanguage: en\n---\n\n# {NAME}\n\nThe | summary.\n\n## More\n")
 
