@@ -295,11 +295,9 @@ def test_the_pinned_vllm_is_held_against_trls_range_where_none_is_installed(here
 
 
 def test_an_installed_vllm_judges_its_own_arguments(
-    here: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    from trl.import_utils import is_vllm_available
-
-    is_vllm_available()  # TRL remembers its first answer, which is not to be the stand-in's
+    request.addfinalizer(lambda: sys.modules.pop("vllm", None))  # or TRL would take the stand-in for vLLM ever after
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages/vllm.py").write_text(
         "from typing import Any\nclass EngineArgs:\n    def __init__(self, **given: Any) -> None:\n"
@@ -312,7 +310,6 @@ def test_an_installed_vllm_judges_its_own_arguments(
     edit_yaml(here / GEMMA, {"grpo": {"vllm_max_model_length": 2048}})
     found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
     assert [one["key"] for one in found] == ["grpo.use_vllm"]
-    monkeypatch.delitem(sys.modules, "vllm")
 
 
 def test_a_gguf_base_without_its_extra_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
