@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo import inference, lineage, runs, stats, verdicts
-from regrpo.comparison import BESIDE
 from regrpo.errors import CannotCheck
 from regrpo.inference import FEWEST_SEEDS, Tested
 from regrpo.runs import SEEDS, Evaluation, Questions, Run
@@ -37,6 +36,8 @@ MOST_LINES = 6
 MOST_PAIRS_WITH_EXAMPLES = 12
 MOST_DIFFSTATS = 3
 UNCHANGED = "no change of code"
+BESIDE = ("sampled", "control", "format")
+"""The roles of tasks that never decide."""
 OPENED = "answer_prefilled"
 """In the name of the control whose answer tag is opened for the model."""
 
@@ -221,7 +222,7 @@ def _ordered(evaluation: Evaluation | None) -> list[str]:
 
 
 def decisive_tasks(evaluation: Evaluation | None) -> list[str]:
-    """The headline; without one, every task that is not beside another (sampled, control, format)."""
+    """The headline; without one, every task that is not BESIDE another."""
     if evaluation is None:
         return []
     if evaluation.headline:

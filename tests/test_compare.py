@@ -121,6 +121,16 @@ def test_a_difference_too_small_to_see_comes_with_how_many_questions_would_do(ro
     assert f"differences from {line['minimum_detectable_effect']:.3f} on" in result["verdict"][0]
 
 
+def test_without_a_headline_the_main_tasks_decide_and_controls_do_not(root: Path) -> None:
+    for name, wrong in (("a", 0), ("b", 60)):
+        told = evaluation({"text": [1.0] * wrong + [0.0] * (60 - wrong), "aside": [0.0] * 60}, headline=None)
+        told[0]["tasks"]["text"]["role"], told[0]["tasks"]["aside"]["role"] = "main", "control"
+        experiment(root, name, told)
+    assert [(line["task"], line["decisive"]) for line in pair_of(compared("a", "b"))["tasks"]] == [
+        ("text", True), ("aside", False),
+    ]  # fmt: skip
+
+
 def test_a_number_is_called_higher_not_better(root: Path) -> None:
     x = np.random.default_rng(0).random(100)
     before, after = (
