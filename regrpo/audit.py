@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from regrpo import digests, files, journals, lineage, rows
+from regrpo.brought import is_commit
 from regrpo.digests import Digest
 from regrpo.errors import CannotCheck
 from regrpo.history import Item, Place, Record, parse_record, record_bytes, safe_lock
@@ -558,7 +558,7 @@ class _Audit:
     def _check_hub(self, stage: str) -> None:
         for where, source in _sources(self.records[stage].parameters, ""):
             revision = source.get("revision")
-            if not (isinstance(revision, str) and re.fullmatch("[0-9a-f]{40}", revision)):
+            if not (isinstance(revision, str) and is_commit(revision)):
                 text = "the hub's revision is not pinned to a commit (40 hex digits)"
                 self.fault("hub", stage, f"{where}.revision", text, "a commit", revision)
 
@@ -667,7 +667,7 @@ class _Cache:
     """DVC's cache objects of a dvc.lock."""
 
     def __init__(self, root: Path, lock: Mapping[str, Any]) -> None:
-        self.folder = digests.cache_folder(root)
+        self.folder = lineage.cache_folder(root)
         self.lock = lock
         self.found: dict[str, Digest | OSError] = {}
         self._listings: dict[str, dict[str, str] | None] = {}

@@ -53,12 +53,17 @@ def require_safetensors(folder: Path) -> None:
         )
 
 
+def is_commit(revision: str) -> bool:
+    """Whether it is a commit's whole name, and no branch's or tag's."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
 def require_commit(repo: str, revision: str, kind: str, key: str, ask: bool = True) -> None:
     """Refuse a branch or tag name, with the command that prints its commit; with `ask`, the hub is asked for it too.
 
     `kind` is "model" or "dataset".
     """
-    if re.fullmatch(r"[0-9a-f]{40}", revision):
+    if is_commit(revision):
         return
     found = repr(revision)
     if ask:

@@ -17,7 +17,6 @@ from regrpo.brought import KEPT, RAW_MODELS, file_under, require_commit, require
 from regrpo.errors import Refused
 from regrpo.params import Section
 
-TAKEN = ("exact_answer", "answer_format", "length_penalty")
 ClassifierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 """What a profile calls a classifier; rewards, metrics and columns bear it."""
 

@@ -107,25 +107,18 @@ def parse_listing(data: bytes) -> dict[str, str] | None:
         return None
 
 
-def dvc_config(root: Path) -> dict[str, Any]:
-    """DVC's configuration of the repository at `root`, as DVC reads it. Raises CannotCheck where it cannot be read."""
-    from dvc.config import Config
-    from dvc.exceptions import DvcException
-
-    from regrpo.errors import CannotCheck
-
-    try:
-        return dict(Config(str(root / ".dvc")))
-    except (DvcException, ValueError, OSError) as error:
-        raise CannotCheck(
-            ".dvc/config", expected="DVC's configuration", found=f"a broken one ({' '.join(str(error).split())[:120]})",
-            remedy="Mend it (or .dvc/config.local), or restore it with git.",
-        ) from error  # fmt: skip
+def cached(cache: Path, md5: str) -> bytes | None:
+    """An object of DVC's cache (`lineage.cache_folder`); None where it is not there, or not what its name says."""
+    path = cache / md5[:2] / md5[2:]
+    if not md5 or not path.is_file():
+        return None
+    data = path.read_bytes()
+    return data if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir") else None
 
 
-def cache_folder(root: Path) -> Path:
-    """Where DVC's cache of the repository at `root` keeps its objects."""
-    return Path(dvc_config(root).get("cache", {}).get("dir") or root / ".dvc" / "cache") / "files" / "md5"
+def cached_inside(cache: Path, folder: str, name: str) -> bytes | None:
+    """A file of a folder output in DVC's cache; `folder` is its MD5. None as for `cached`."""
+    return cached(cache, (parse_listing(cached(cache, folder) or b"") or {}).get(name, ""))
 
 
 class Tree:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
-from regrpo import digests, lineage
+from regrpo import lineage
 from regrpo.errors import CannotCheck
 from regrpo.lineage import Snapshot
 from regrpo.params import STAGES
@@ -114,13 +115,13 @@ def workspace(root: Path) -> Place:
             root.name or str(root), expected="the root of a repository of this pipeline", found=f"no {missing}",
             remedy="Change to the repository's root, or name it.",
         )  # fmt: skip
-    digests.dvc_config(root)
+    lineage.dvc_config(root)
     return Place("workspace", Snapshot(root))
 
 
 def require_git(root: Path) -> None:
     """Raise CannotCheck where there is no git repository, unless DVC was told to do without (`core.no_scm`)."""
-    if not _in_git(root) and not digests.dvc_config(root).get("core", {}).get("no_scm"):
+    if not _in_git(root) and not lineage.dvc_config(root).get("core", {}).get("no_scm"):
         raise _no_git(root)
 
 
@@ -277,16 +278,25 @@ def record_bytes(snapshot: Snapshot) -> dict[str, bytes]:
     paths = {stage: f"reports/{stage}/run.json" for stage in STAGES}
     if snapshot.revision is None:
         return {stage: data for stage, path in paths.items() if (data := snapshot.read(path)) is not None}
-    asked = "".join(f"{snapshot.revision}:./{path}\n" for path in paths.values()).encode()
-    command = ["git", "-C", str(snapshot.root), "cat-file", "--batch"]
-    answer = subprocess.run(command, input=asked, capture_output=True, check=False).stdout
-    found: dict[str, bytes] = {}
-    for stage in STAGES:
-        head, _, answer = answer.partition(b"\n")
-        if head.endswith(b" missing") or not head:
-            continue
-        size = int(head.rsplit(b" ", 1)[1])
-        found[stage], answer = answer[:size], answer[size + 1 :]
+    read = read_many(snapshot.root, [snapshot.revision], list(paths.values()))[snapshot.revision]
+    return {stage: data for stage, path in paths.items() if (data := read[path]) is not None}
+
+
+def read_many(root: Path, commits: Sequence[str], paths: Sequence[str]) -> dict[str, dict[str, bytes | None]]:
+    """{commit: {path: bytes, None where it is not there}}, with one git process for all."""
+    commits = list(dict.fromkeys(commits))
+    asked = "".join(f"{commit}:./{path}\n" for commit in commits for path in paths).encode()
+    command = ["git", "-C", str(root), "cat-file", "--batch"]
+    answer = io.BytesIO(subprocess.run(command, input=asked, capture_output=True, check=False).stdout if asked else b"")
+    found: dict[str, dict[str, bytes | None]] = {}
+    for commit in commits:
+        for path in paths:
+            head = answer.readline()
+            data = None
+            if head and not head.endswith(b" missing\n"):
+                data = answer.read(int(head.rsplit(b" ", 1)[1]))
+                answer.read(1)
+            found.setdefault(commit, {})[path] = data
     return found
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regrpo.errors import CannotCheck
 from regrpo.files import sha256_json
 from regrpo.params import STAGES, read_yaml
 
@@ -96,6 +97,25 @@ def dvc_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
+def dvc_config(root: Path) -> dict[str, Any]:
+    """DVC's configuration of the repository at `root`, as DVC reads it. Raises CannotCheck where it cannot be read."""
+    from dvc.config import Config
+    from dvc.exceptions import DvcException
+
+    try:
+        return dict(Config(str(root / ".dvc")))
+    except (DvcException, ValueError, OSError) as error:
+        raise CannotCheck(
+            ".dvc/config", expected="DVC's configuration", found=f"a broken one ({' '.join(str(error).split())[:120]})",
+            remedy="Mend it (or .dvc/config.local), or restore it with git.",
+        ) from error  # fmt: skip
+
+
+def cache_folder(root: Path) -> Path:
+    """Where DVC's cache of the repository at `root` keeps its objects."""
+    return Path(dvc_config(root).get("cache", {}).get("dir") or root / ".dvc" / "cache") / "files" / "md5"
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A pipeline's committed side: dvc.lock, params and uncached files of a folder, or of a git revision in it."""
@@ -118,7 +138,7 @@ class Snapshot:
             return data
         entries = (out for entry in self.lock()["stages"].values() for out in entry.get("outs", []))
         md5 = next((out["md5"] for out in entries if out["path"] == path), "")
-        cached = dvc_root() / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+        cached = cache_folder(dvc_root()) / md5[:2] / md5[2:]
         return cached.read_bytes() if md5 and cached.is_file() else None
 
     def json(self, path: str | Path) -> Any:

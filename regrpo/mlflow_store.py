@@ -76,8 +76,7 @@ class Store:
         """The newest run with these tags (`__` stands for a dot), deleted ones included; None where there is none."""
         from mlflow.entities import ViewType
 
-        conditions = " and ".join(f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items())
-        found = self.client.search_runs([self.experiment_id], conditions, ViewType.ALL, max_results=1)
+        found = self.client.search_runs([self.experiment_id], _with_tags(tags), ViewType.ALL, max_results=1)
         return found[0] if found else None
 
     def _create(self, name: str, started: float | None, tags: Mapping[str, str]) -> str:
@@ -492,6 +491,11 @@ def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None
         return json.dumps({"mlflow_colspec": columns}), json.dumps({"num_rows": opened.metadata.num_rows})
 
 
+def _with_tags(tags: Mapping[str, str]) -> str:
+    """MLflow's search condition for runs with these tags (`__` in a name stands for a dot)."""
+    return " and ".join(f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items())
+
+
 def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
     """The commit as MLflow shows it, and whether (and how: SHA-256 of the diff) the code differed from it."""
     if not code.get("revision"):
@@ -531,15 +535,7 @@ class Reader:
     def tagged(self, **tags: str) -> list[dict[str, Any]]:
         """The runs of every experiment with these tags (`__` stands for a dot)."""
         everywhere = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        conditions = " and ".join(f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items())
-        return [self._plain(run) for run in self.client.search_runs(everywhere, conditions)]
-
-    def pipeline_key(self, run_id: str) -> str | None:
-        """The key of the pipeline that a run is the row of, or that the execution it belongs to made."""
-        run = self.run(run_id)
-        if run and "mlflow.parentRunId" in run["tags"]:
-            run = self.run(run["tags"]["mlflow.parentRunId"])
-        return run["tags"].get("regrpo.pipeline_key") if run else None
+        return [self._plain(run) for run in self.client.search_runs(everywhere, _with_tags(tags))]
 
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """Every (step, value) of a metric, in the order of steps."""

@@ -17,7 +17,7 @@ from regrpo import graph as graphs
 from regrpo.curves import PANELS
 from regrpo.doctor import RULES
 from regrpo.errors import CannotCheck
-from regrpo.report import MODELS, Evaluation, Finding, Gain, Report, Task, frameworks
+from regrpo.report import Evaluation, Finding, Gain, Report, Task, frameworks
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -115,7 +115,7 @@ def report_page(report: Report, out: Path) -> str:
         card=card,
         checks=gate.CHECKS,
         states=STATES,
-        models=MODELS,
+        models=card.MODELS,
         curves=_curves(report),
         evaluation_charts=_evaluation_charts(evaluation) if evaluation else (),
         paired=_paired_words(evaluation) if evaluation else None,
@@ -258,7 +258,7 @@ def _moved(value: float, ci95: tuple[float, float], kind: str) -> str:
 def _intervals(task: Task) -> list[charts.Interval]:
     return [
         charts.Interval(model, one.value, *one.ci95, text=card.score(one.value, task.kind), colour=COLOURS[model])
-        for model in MODELS
+        for model in card.MODELS
         if (one := task.models.get(model))
     ]
 

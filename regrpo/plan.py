@@ -5,6 +5,7 @@ Findings come from regrpo.preflight, memory from regrpo.memory, times from regrp
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -13,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrpo import memory, preflight, roofline, shapes
-from regrpo.errors import CannotCheck, Refused
+from regrpo import launch, memory, preflight, roofline, shapes
+from regrpo.brought import RAW_MODELS
+from regrpo.errors import CannotCheck, Refused, RegrpoError
 from regrpo.memory import Generation, Phase, Training
-from regrpo.params import read_yaml
 from regrpo.preflight import GIB, TRAINED, Finding, Target, unchecked, world, wrong
 
 
@@ -60,7 +61,7 @@ def work_of(
         checkpointing=bool(config.activation_checkpointing),
         autocast=bool(config.bf16 or config.fp16),
         weight_bytes=2 if half else 4,
-        quantised=_quantised(getattr(section, "quantization", None)),
+        quantised=_quantised(section.quantization),
         eager=settings.get("attn_implementation") == "eager",
         optimizer=str(getattr(config.optim, "value", config.optim)),
         adapter=adapter,
@@ -104,10 +105,10 @@ def _is_sharded(section: Any, config: Any) -> bool:
     """FSDP or ZeRO-3 by the trainer's own keys, or by the accelerate configuration that `launch` names."""
     if config.fsdp_plugin_args or config.deepspeed:
         return True
-    named = getattr(getattr(section, "launch", None), "config", None)
-    content = read_yaml(Path(named)) if named and Path(named).exists() else {}
-    kind = content.get("distributed_type")
-    return kind == "FSDP" or (kind == "DEEPSPEED" and content.get("deepspeed_config", {}).get("zero_stage") == 3)
+    with contextlib.suppress(RegrpoError):  # a launch.config that is none: `regrpo check` says so
+        spread = launch.asked(section.launch) if section.launch else "DDP"
+        return spread.startswith("FSDP") or spread == "ZeRO-3"
+    return False
 
 
 def _classifier_folders(section: Any) -> dict[str, Path | None]:
@@ -116,7 +117,7 @@ def _classifier_folders(section: Any) -> dict[str, Path | None]:
 
     found: dict[str, Path | None] = {}
     for name, one in (getattr(section, "classifiers", None) or {}).items():
-        folder = shapes.RAW_MODELS / one.path if getattr(one, "path", None) else None
+        folder = RAW_MODELS / one.path if getattr(one, "path", None) else None
         if folder is None and getattr(one, "repo", None):
             cached = try_to_load_from_cache(one.repo, "config.json", revision=one.revision)
             folder = Path(cached).parent if isinstance(cached, str) else None

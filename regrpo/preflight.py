@@ -24,6 +24,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from regrpo import files, roofline, shapes
+from regrpo.brought import is_commit
 from regrpo.errors import Refused
 from regrpo.params import PassThrough, read_yaml
 
@@ -573,7 +574,7 @@ def pins(sections: Mapping[str, Any]) -> Iterator[Finding]:
     """Revisions that are no commit: placeholders, which a run refuses."""
     for stage, section in sections.items():
         for key, value in _walk(section.model_dump(), stage):
-            if key.endswith(".revision") and value is not None and not re.fullmatch(r"[0-9a-f]{40}", str(value)):
+            if key.endswith(".revision") and value is not None and not is_commit(str(value)):
                 yield warning(
                     key,
                     f"{value!r} is a placeholder, no commit: the stage will refuse it",

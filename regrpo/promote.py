@@ -143,7 +143,7 @@ def _output(snapshot: lineage.Snapshot, path: str, stage: str) -> bytes:
     data: bytes | None = snapshot.read(path)
     if data is None:
         md5 = next(one["md5"] for one in snapshot.lock()["stages"][stage]["outs"] if one["path"] == path)
-        cached = digests.cache_folder(snapshot.root) / md5[:2] / md5[2:]
+        cached = lineage.cache_folder(snapshot.root) / md5[:2] / md5[2:]
         data = cached.read_bytes() if cached.is_file() else None
     if data is None or digests.of_bytes(data).sha256 != out["sha256"]:
         raise CannotCheck(

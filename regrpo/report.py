@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from regrpo import graph, history, lineage, tracking
-from regrpo.card import FRAMEWORKS
+from regrpo import digests, graph, history, lineage, tracking
+from regrpo.card import FRAMEWORKS, ROLES
 from regrpo.errors import CannotCheck
 from regrpo.history import Place, Record
 from regrpo.journals import Told, journal_folder
@@ -28,12 +28,10 @@ from regrpo.params import STAGES
 T = TypeVar("T")
 Json = dict[str, Any]
 State = Literal["ran", "cached", "stale", "running", "failed", "killed", "refused", "unreadable", "missing"]
-MODELS = ("base", "sft", "grpo")
 SHOWN = 4
 """Questions of each kind, and offending rows of each failed check, that the page shows."""
 HASHED = 32 * 2**20
 """Bytes up to which a dependency is hashed to tell whether it changed; of larger ones the size is compared."""
-NOT_A_TASK_OF_OURS = ("headline", "sampled", "control", "format")
 
 
 class _Shape(BaseModel):
@@ -84,8 +82,8 @@ class Evaluation(_Shape):
 
     @property
     def shown_tasks(self) -> dict[str, Task]:
-        """The headline first, then controls and other tasks."""
-        order = {role: index for index, role in enumerate((*NOT_A_TASK_OF_OURS, "custom", "stock"))}
+        """The headline first, then what stands beside it, controls and other tasks."""
+        order = {role: index for index, role in enumerate(ROLES)}
         return dict(sorted(self.tasks.items(), key=lambda item: (order.get(item[1].role, 9), item[0])))
 
 
@@ -447,18 +445,9 @@ class _Reader:
 
     def _inner(self, folder: str, name: str) -> bytes | None:
         """A file inside a folder output, from DVC's cache; None where it is not there."""
-        from regrpo.digests import cache_folder, parse_listing
-
-        cache = cache_folder(self.root)
         outs = (out for entry in self.lock["stages"].values() for out in entry.get("outs", []))
         md5 = next((out["md5"] for out in outs if out["path"] == folder), "")
-        for step in range(2):
-            path = cache / md5[:2] / md5[2:]
-            if not md5 or not path.is_file():
-                return None
-            if step == 0:
-                md5 = (parse_listing(path.read_bytes()) or {}).get(name, "")
-        return path.read_bytes()
+        return digests.cached_inside(lineage.cache_folder(self.root), md5, name)
 
     def failures(self, verdict: Verdict | None) -> list[Json]:
         """The failed checks, each with its first offending rows."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from regrpo.classifiers import Judge
 
+OURS = ("exact_answer", "answer_format", "length_penalty")
+"""The names of our own rewards."""
 RewardFunc = Callable[..., Sequence[float | None]]
 """TRL's signature: (prompts, completions, completion_ids, **columns) → one value a completion; None: not applicable."""
 
@@ -97,7 +99,7 @@ def is_known(name: str) -> bool:
     import importlib.util
     from pathlib import Path
 
-    if name in ("exact_answer", "answer_format", "length_penalty"):
+    if name in OURS:
         return True
     module, colon, function = name.partition(":")
     if colon:
@@ -149,8 +151,7 @@ def _from_trl(name: str) -> RewardFunc:
         usable = [n for n in dir(rewards) if n.endswith("_reward")]
         raise Refused(
             f"grpo.reward_funcs: {name}",
-            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function> or one of TRL's "
-            f"({', '.join(usable)})",
+            expected=f"{', '.join(OURS)}, custom.<module>:<function> or one of TRL's ({', '.join(usable)})",
             found=name,
             remedy="Correct the name.",
         )

@@ -12,11 +12,10 @@ import hashlib
 import io
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -197,7 +196,7 @@ class _Ids:
     def __init__(self, root: Path) -> None:
         places = [history.workspace(root), *history.revisions(root)]
         commits = [place.snapshot.revision for place in places if place.snapshot.revision]
-        read = read_many(root, commits, RECORDS)
+        read = history.read_many(root, commits, RECORDS)
         self._places: list[tuple[Place, frozenset[str]]] = []
         for place in places:
             revision = place.snapshot.revision
@@ -244,46 +243,21 @@ def _waiting(root: Path) -> dict[str, str]:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_many(root: Path, commits: Sequence[str], paths: Sequence[str]) -> dict[str, dict[str, bytes | None]]:
-    """{commit: {path: bytes, None where it is not there}}, with one git process for all."""
-    commits = list(dict.fromkeys(commits))
-    asked = "".join(f"{commit}:./{path}\n" for commit in commits for path in paths).encode()
-    command = ["git", "-C", str(root), "cat-file", "--batch"]
-    answer = io.BytesIO(subprocess.run(command, input=asked, capture_output=True, check=False).stdout if asked else b"")
-    found: dict[str, dict[str, bytes | None]] = {}
-    for commit in commits:
-        for path in paths:
-            head = answer.readline()
-            data = None
-            if head and not head.endswith(b" missing\n"):
-                data = answer.read(int(head.rsplit(b" ", 1)[1]))
-                answer.read(1)
-            found.setdefault(commit, {})[path] = data
-    return found
-
-
 @dataclass(frozen=True)
 class Loaded(Snapshot):
-    """A snapshot whose small files are read already, and whose dvc.lock is parsed once."""
+    """A snapshot whose small files are read already."""
 
     small: Mapping[str, bytes | None] = field(default_factory=dict)
 
     def read(self, path: str | Path) -> bytes | None:
         return self.small[str(path)] if str(path) in self.small else super().read(path)
 
-    def lock(self) -> dict[str, Any]:
-        return self._lock
-
-    @cached_property
-    def _lock(self) -> dict[str, Any]:
-        return super().lock()
-
 
 def load(places: Sequence[Place]) -> list[Loaded]:
     """The places' snapshots, with what a comparison reads."""
     root = places[0].snapshot.root if places else Path()
     commits = [place.snapshot.revision for place in places if place.snapshot.revision]
-    read = read_many(root, commits, READ)
+    read = history.read_many(root, commits, READ)
     loaded: dict[str | None, Loaded] = {}
     for place in places:
         at = place.snapshot.revision
@@ -498,24 +472,14 @@ def _data(snapshot: Snapshot, entries: Mapping[str, Any], records: Mapping[str, 
 
 def _dataset(snapshot: Snapshot, md5: str) -> dict[str, Any]:
     """dataset.json of the prepared data with this DVC hash; empty where it is not here."""
-    listing = digests.parse_listing(_object(snapshot.root, md5) or b"")
     with contextlib.suppress(ValueError):
-        return dict(json.loads(_object(snapshot.root, (listing or {}).get("dataset.json", "")) or b"{}"))
+        return dict(json.loads(digests.cached_inside(_cache(snapshot.root), md5, "dataset.json") or b"{}"))
     return {}
 
 
 @cache
 def _cache(root: Path) -> Path:
-    return digests.cache_folder(root)
-
-
-def _object(root: Path, md5: str) -> bytes | None:
-    """An object of DVC's cache, if it is there and its bytes are those of its name."""
-    file = _cache(root) / md5[:2] / md5[2:]
-    if not md5 or not file.is_file():
-        return None
-    data = file.read_bytes()
-    return data if _md5(data) == md5.removesuffix(".dir") else None
+    return lineage.cache_folder(root)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrpo.brought import file_under
+from regrpo.brought import RAW_MODELS, file_under
 from regrpo.errors import Refused
 
-RAW_MODELS, BASE = Path("models/raw"), Path("models/base")
+BASE = Path("models/base")
 RECORD = Path("reports/base_model/run.json")
 
 

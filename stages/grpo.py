@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import doctor, files, hardware, launch, processes, prompts, records
-from regrpo.classifiers import TAKEN, Classifier, ClassifierName, load_all
+from regrpo import doctor, files, hardware, launch, processes, prompts, records, rewards
+from regrpo.classifiers import Classifier, ClassifierName, load_all
 from regrpo.early_stopping import EarlyStopping
 from regrpo.errors import Refused
 from regrpo.params import Training
@@ -48,7 +48,7 @@ class Params(Training):
         taken = {"step", "id", "prompt", "completion", "answer", "reward"}
         if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
             raise ValueError(f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own")
-        if clash := sorted(set(self.classifiers) & set(TAKEN)):
+        if clash := sorted(set(self.classifiers) & set(rewards.OURS)):
             raise ValueError(f"`classifiers`: {', '.join(clash)} is a reward of ours; give it a name of its own")
         if unused := sorted(set(self.classifiers) - set(self.reward_funcs)):
             raise ValueError(f"`classifiers`: {', '.join(unused)} has no weight in `reward_funcs`")
@@ -135,7 +135,7 @@ def train(run: records.Run[Params]) -> None:
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from regrpo import checkpoints, curves, resuming, rewards, sharding, training
+    from regrpo import checkpoints, curves, resuming, sharding, training
 
     params = run.params
     device = hardware.find_device(params.device)

@@ -218,6 +218,20 @@ def test_an_altered_record_makes_no_pipeline(tmp_path: Path) -> None:
     assert lineage.Snapshot(tmp_path).pipeline_key() is None
 
 
+def test_an_output_is_found_in_the_cache_that_dvc_is_told_to_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    digest = hashlib.md5(b"rows").hexdigest()
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[cache]\n    dir = ../elsewhere\n")
+    (tmp_path / "dvc.lock").write_text(f"stages: {{sft: {{outs: [{{path: a.parquet, md5: {digest}}}]}}}}\n")
+    kept = tmp_path / "elsewhere/files/md5" / digest[:2] / digest[2:]
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"rows")
+    assert lineage.Snapshot(tmp_path).output("a.parquet") == b"rows"
+
+
 def test_only_experiments_are_listed_as_such(tmp_path: Path) -> None:
     (tmp_path / "reports").mkdir()
     (tmp_path / "dvc.lock").write_text("{}")

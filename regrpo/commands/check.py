@@ -132,8 +132,8 @@ def require_rewards(section: Any, profile: Path) -> None:
     if unknown := [name for name in section.reward_funcs if name not in known and not rewards.is_known(name)]:
         raise Refused(
             f"{profile}: grpo.reward_funcs",
-            expected="exact_answer, answer_format, length_penalty, custom.<module>:<function>, one of trl.rewards, or "
-            "one of grpo.classifiers",
+            expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, or one of "
+            "grpo.classifiers",
             found=", ".join(unknown),
             remedy="Correct the name, or write the function.",
         )
