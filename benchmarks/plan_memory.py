@@ -84,7 +84,7 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
     import psutil
     from trl import GRPOTrainer, SFTTrainer
 
-    from regrpo import hardware
+    from regrpo import adapters, hardware
     from stages import grpo, sft
 
     assert GRPOTrainer.__name__
@@ -99,6 +99,9 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
         pd.DataFrame(rows).to_parquet(f"data/prepared/{split}.parquet")
     verifier = "none" if stage == "sft" else "exact_int"  # sft then shows the solution
     Path("data/prepared/dataset.json").write_text(json.dumps({"verifier": verifier}))
+    adapters.SOURCE.parent.mkdir()
+    told = {"kind": "local", "files": [], "architecture": "Llama", "parameters": 134_515_008, "source": "a benchmark"}
+    adapters.SOURCE.write_text(json.dumps(told))  # for an adapter's card
     run = types.SimpleNamespace(
         params=section(name, case),
         log=lambda values, step=0: None,

@@ -799,9 +799,9 @@ class _Tracker:
         for name, steps in curves.items():
             found = self._told_curve(run["id"], name)
             latest = run["metrics"].get(name)
-            if name in scores.keys() - live.keys():  # the report's values are rounded
-                found = {step: [round(value, 6) for value in values] for step, values in found.items()}
-                latest = None if latest is None else round(latest, 6)
+            if name in scores.keys() - live.keys():
+                found = {step: [_as_reported(value) for value in values] for step, values in found.items()}
+                latest = None if latest is None else _as_reported(latest)
             if found:
                 self._compare_curve(stage, f"{where}: metric {name}", steps, found, latest, final.get(name))
             else:
@@ -1144,6 +1144,11 @@ def _same(one: float, other: float) -> bool:
     """Whether a value is another as MLflow's database gives it back: NaN is NaN, infinity the largest number."""
     largest = sys.float_info.max
     return (math.isnan(one) and math.isnan(other)) or max(-largest, min(one, largest)) == other
+
+
+def _as_reported(value: float) -> float:
+    """A score as evaluate's report states it: six significant digits."""
+    return float(f"{value:.6g}")
 
 
 def _wrong(was: list[float], now: list[float]) -> str:

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from regrpo import audit, cli, descriptions, digests, files, graph, history, records
 from regrpo.errors import CannotCheck
 from regrpo.params import STAGES
+from stages import evaluate
 from tests.conftest import commit, edit_yaml, make_project, run
 
 Result = dict[str, Any]
@@ -807,21 +808,28 @@ def test_an_mlflow_run_that_differs_from_the_files_is_named_and_nothing_else(sto
     assert (result["verdict"], result["unchecked"]) == ("broken", [])
 
 
-def test_without_the_journal_scores_are_compared_as_the_report_rounds_them(store: Path) -> None:
-    for table in ("metrics", "latest_metrics"):
-        change = f"update {table} set value = ? where run_uuid = ? and key = 'heldout/grpo'"
-        sql(change, accuracy() + 1e-8, run_id("evaluate"))
-    assert [one["path"].partition(": ")[2] for one in audited(mlflow=True)["faults"]] == [
-        "metric heldout/grpo at step 0",
-        "metric heldout/grpo: latest",
-    ]
+def test_without_the_journal_scores_are_compared_with_the_report(store: Path) -> None:
     Path(".regrpo/journal").rename(".regrpo/away")
     try:
         assert_complete(audited(mlflow=True))
-        set_step("evaluate", "heldout/grpo", 0, accuracy() + 1e-5)
-        assert audited(mlflow=True)["verdict"] == "broken"
+        for table in ("metrics", "latest_metrics"):
+            change = f"update {table} set value = ? where run_uuid = ? and key = 'heldout/grpo'"
+            sql(change, accuracy() + 1e-8, run_id("evaluate"))
+        faults = audited(mlflow=True)["faults"]
     finally:
         Path(".regrpo/away").rename(".regrpo/journal")
+    assert faults == audited(mlflow=True)["faults"]
+    assert [one["path"].partition(": ")[2] for one in faults] == [
+        "metric heldout/grpo at step 0",
+        "metric heldout/grpo: latest",
+    ]
+
+
+@pytest.mark.parametrize("questions", [24, 48, 300, 1319])
+def test_no_share_of_questions_is_rounded_otherwise_than_in_the_report(questions: int) -> None:
+    for right in range(questions + 1):
+        share = right / questions
+        assert audit._as_reported(share) == evaluate.rounded(share)
 
 
 def test_a_final_value_that_an_older_version_logged_into_a_curve_is_noted(store: Path) -> None:

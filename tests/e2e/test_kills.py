@@ -92,12 +92,12 @@ def test_a_killed_pipeline_goes_on_to_the_same_bytes(
     moment: float, reference: tuple[dict[str, str], float], tmp_path: Path
 ) -> None:
     expected, seconds = reference
-    for attempt in ("first", "second"):
-        folder = make_project(tmp_path / attempt, SECTIONS)
+    for attempt in range(5):
+        folder = make_project(tmp_path / str(attempt), SECTIONS)
         killed, lived = kill_after(folder, 1 + moment * (seconds - 1))
         if killed:
             break
-        seconds = lived  # the machine has less to do than when the reference was made
+        seconds = 0.95 * lived  # the machine has less to do than when the reference was made, and may have still less
     assert killed, f"it was over after {lived:.0f} s"
     goes_on_to(expected, folder)
 

@@ -188,6 +188,8 @@ def test_one_worker_killed_ends_the_stage_with_a_line(reference: Path, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
 def test_a_stage_told_to_end_ends_its_workers(sent: int, code: int, reference: Path, tmp_path: Path) -> None:
+    # Under nohup and the like SIGINT is ignored, and what is ignored is inherited: a handler of ours is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = copy(reference, tmp_path / "project")
     process, others = started(folder, "grpo")
     wait_for_checkpoint(folder, "grpo", process)
