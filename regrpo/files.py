@@ -81,24 +81,31 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None), temporary)
 
 
+@contextlib.contextmanager
+def told_if_no_parquet(path: Path) -> Iterator[None]:
+    """Raises Refused for a file of this pipeline that is no readable Parquet."""
+    import pyarrow as pa
+
+    from regrpo.errors import Refused
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise Refused(
+            str(path),
+            expected="a whole Parquet file with UTF-8 text",
+            found=str(error).splitlines()[0],
+            remedy="Restore it with `dvc checkout`, or make it again with `dvc repro`.",
+        ) from error
+
+
 def read_parquet(path: Path) -> pd.DataFrame:
     """Read one Parquet file written by this pipeline into a frame (chat prompts come back as lists of dicts).
 
     Raises Refused for a file that is no readable Parquet.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from regrpo.errors import Refused
-
-    try:
-        with path.open("rb") as f:
-            frame: pd.DataFrame = pq.read_table(f).to_pandas()
-            return frame
-    except (pa.ArrowInvalid, OSError) as error:
-        raise Refused(
-            str(path),
-            expected="a Parquet file",
-            found=str(error).splitlines()[0],
-            remedy="Restore it with `dvc checkout`, or make it again with `dvc repro`.",
-        ) from error
+    with told_if_no_parquet(path), path.open("rb") as f:
+        frame: pd.DataFrame = pq.read_table(f).to_pandas()
+        return frame

@@ -1,25 +1,27 @@
 """The validation gate: what must hold before anything trains, as a Great Expectations suite run on every split.
 
-`derive` computes columns (normalised question, prompt tokens, the verifier's scores, …), `suite` declares expectations
-on them, and Great Expectations does the checking. In the derived columns null means "nothing wrong" or "already told by
+`derive` computes columns (prompt tokens, what repeats where, the verifier's scores, …) of some rows at a time, `suite`
+declares expectations on them, and Great Expectations does the checking, batch by batch: what the verdict says of a row
+does not depend on the rows that lie in its batch. In the derived columns null means "nothing wrong" or "already told by
 another check": its column expectations skip nulls, so that one fault is reported once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
 import shutil
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from regrpo import spool
 from regrpo.errors import CannotCheck
-from regrpo.formats import normalise
+from regrpo.repeats import CHAINS, SPELLINGS, Repeats, spellings
 from regrpo.verifiers import Verifier
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ SHOWN = 20
 """Offending rows of a check that messages and the report show."""
 LONGEST_VALUE = 300
 """Characters of an offending value that are kept."""
+KEPT = 1000
+"""Offending rows of a check in a split that failures.parquet holds; all are counted."""
+BATCH = 16_384
+"""Rows that are looked at together."""
 Row = dict[str, Any]
 Prompt = str | list[dict[str, str]]
 
@@ -100,8 +106,8 @@ VERIFIED = ("answer_parses", *(name for name in CHECKS if "_scores_" in name))
 DERIVED = (
     *("row", "id", "source_row", "question", "answer"),
     *("prompt_tokens", "empty", "invalid", "control", "not_nfc", "unparsed", *VERIFIED[1:]),
-    *("given_id", "exact", "normalised", "canonical"),
-    *("given_id_elsewhere", "exact_elsewhere", "normalised_elsewhere", "canonical_elsewhere"),
+    "given_id",
+    *(f"{name}_{where}" for name in SPELLINGS for where in ("again", "elsewhere")),
 )
 """The columns of a derived frame; the first line's identify a row."""
 
@@ -116,7 +122,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One check on one split. `failures` holds each offending row: id, source_row, value, question, answer."""
+    """One check on one split: of `rows` rows `failed` did.
+
+    `failures` holds the first `KEPT` of these: id, source_row, value, question, answer.
+    """
 
     check: str
     split: str
@@ -182,61 +191,107 @@ def shown(text: str, longest: int = LONGEST_VALUE) -> str:
     return cut if cut.isprintable() else repr(cut)[1:-1]
 
 
+class Split(Protocol):
+    """A split's rows as a pyarrow.Table gives them, which need not be in memory."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+    @property
+    def num_rows(self) -> int: ...
+    def to_batches(self, max_chunksize: int) -> Iterable[pa.RecordBatch]: ...
+
+
 def check(
-    tables: Mapping[str, pa.Table],
+    tables: Mapping[str, Split],
     canonical: Callable[[str], str],
     verifier: Verifier | None,
     count_tokens: Callable[[Sequence[Prompt]], Sequence[int]],
     limits: Limits,
     docs: Path | None = None,
+    batch_rows: int = BATCH,
+    progress: Callable[[str, int], None] = lambda split, rows: None,
 ) -> Verdict:
     """Run every check on every split; `docs` is a folder for Great Expectations' own pages.
 
-    Where the schema does not hold, the other checks could not read the rows and are not run. Raises CannotCheck where
-    an expectation could not be evaluated.
+    `progress` is told how many rows of a split have been checked. Where the schema does not hold, the other checks
+    could not read the rows and are not run. Raises CannotCheck where an expectation could not be evaluated.
     """
-    context = _context(docs)
-    outcomes = [
-        one for split, table in tables.items() for one in _run(context, f"{split} schema", split, *_schema(table))
-    ]
-    if all(one.passed for one in outcomes):
-        frames = derive(tables, canonical, verifier, count_tokens)
-        for split, frame in frames.items():
-            fewest = 0 if split == "sft" and frame.empty else limits.rows
-            outcomes += _run(context, split, split, frame, suite(split, fewest, limits.prompt_tokens, verifier))
-    if docs is not None:
-        context.build_data_docs()
-        shutil.rmtree(docs / "static" / "images", ignore_errors=True)  # 3 MB of stock pictures for every run
-    order = {name: index for index, name in enumerate(CHECKS)}
-    outcomes.sort(key=lambda one: order[one.check])  # stable: splits keep their order
-    rows = {split: table.num_rows for split, table in tables.items()}
-    return Verdict(rows, tuple(outcomes), () if verifier else VERIFIED)
+    suites, tally = Suites(docs), Tally()
+    for split, table in tables.items():
+        tally.add(suites.run(f"{split} schema", split, *_schema(table.schema)))
+    if all(one.passed for one in tally.outcomes.values()):
+        with spool.database() as database:
+            repeats = Repeats(database, canonical)
+            for split, start, rows in _numbered(tables, batch_rows):
+                repeats.add(split, start, rows)
+            repeats.settle()
+            for split, start, rows in _numbered(tables, batch_rows):
+                told = repeats.of(split, start, start + len(rows))
+                frame = derive(start, rows, told, canonical, verifier, count_tokens)
+                tally.add(suites.run(split, split, frame, suite(split, limits.prompt_tokens, verifier)))
+                progress(split, start + len(rows))
+        for split, table in tables.items():
+            fewest = 0 if split == "sft" and not table.num_rows else limits.rows
+            tally.add(suites.run(f"{split} rows", split, *_row_count(split, table.num_rows, fewest)))
+    suites.write_pages()
+    rows_in = {split: table.num_rows for split, table in tables.items()}
+    return Verdict(rows_in, tally.in_order(list(tables)), () if verifier else VERIFIED)
 
 
-def suite(split: str, fewest: int, longest_prompt: int, verifier: Verifier | None) -> dict[str, Any]:
+class Tally:
+    """The batches' outcomes as one for each check and split."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[str, str], Outcome] = {}
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        for one in outcomes:
+            if known := self.outcomes.get((one.check, one.split)):
+                one = dataclasses.replace(
+                    known,
+                    rows=known.rows + one.rows,
+                    failed=known.failed + one.failed,
+                    failures=(known.failures + one.failures)[:KEPT],
+                )
+            self.outcomes[one.check, one.split] = one
+
+    def in_order(self, splits: Sequence[str]) -> tuple[Outcome, ...]:
+        """In the order of checks, then splits."""
+        keys = [(name, split) for name in CHECKS for split in splits]
+        return tuple(self.outcomes[key] for key in keys if key in self.outcomes)
+
+
+def _numbered(tables: Mapping[str, Split], batch_rows: int) -> Iterator[tuple[str, int, list[Row]]]:
+    """Split, number of the first row, and rows of each batch; an empty split is one batch without rows."""
+    for split, table in tables.items():
+        start = 0
+        for batch in table.to_batches(max_chunksize=batch_rows):
+            yield split, start, batch.to_pylist()
+            start += batch.num_rows
+        if not start:
+            yield split, 0, []
+
+
+def suite(split: str, longest_prompt: int, verifier: Verifier | None) -> dict[str, Any]:
     """The expectations on a derived frame, by the name of the check."""
     import great_expectations.expectations as gxe
 
     def nothing_in(column: str) -> Any:
         return gxe.ExpectColumnValuesToBeNull(column=column)
 
-    def unique(column: str) -> Any:
-        return gxe.ExpectColumnValuesToBeUnique(column=column)
-
     def score(column: str) -> Any:
         return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[float(column[-1])])
 
     expectations = {
-        "row_count": gxe.ExpectTableRowCountToBeBetween(min_value=fewest),
         "id_present": gxe.ExpectColumnValuesToNotBeNull(column="given_id"),
-        "id_unique": unique("given_id"),
+        "id_unique": nothing_in("given_id_again"),
         "id_disjoint": nothing_in("given_id_elsewhere"),
         "not_empty": nothing_in("empty"),
         "prompt_length": gxe.ExpectColumnValuesToBeBetween(
             column="prompt_tokens", min_value=1, max_value=longest_prompt
         ),
-        "question_unique": unique("exact"),
-        "question_unique_normalised": unique("normalised"),
+        "question_unique": nothing_in("exact_again"),
+        "question_unique_normalised": nothing_in("normalised_again"),
         "disjoint": nothing_in("exact_elsewhere"),
         "disjoint_normalised": nothing_in("normalised_elsewhere"),
         "disjoint_canonical": nothing_in("canonical_elsewhere"),
@@ -245,7 +300,7 @@ def suite(split: str, fewest: int, longest_prompt: int, verifier: Verifier | Non
         "no_control_characters": nothing_in("control"),
     }
     if split in ("dev", "eval"):
-        expectations["class_unique"] = unique("canonical")
+        expectations["class_unique"] = nothing_in("canonical_again")
     if verifier:
         expectations["answer_parses"] = nothing_in("unparsed")
         expectations |= {name: score(name) for name in VERIFIED[1:]}
@@ -253,24 +308,37 @@ def suite(split: str, fewest: int, longest_prompt: int, verifier: Verifier | Non
 
 
 def derive(
-    tables: Mapping[str, pa.Table],
+    start: int,
+    rows: list[Row],
+    repeats: Mapping[int, Row],
     canonical: Callable[[str], str],
     verifier: Verifier | None,
     count_tokens: Callable[[Sequence[Prompt]], Sequence[int]],
-) -> dict[str, pd.DataFrame]:
-    """One frame per split: the columns that `suite` looks at, those that identify a row, and `row`, its position."""
+) -> pd.DataFrame:
+    """The columns that `suite` looks at, those that identify a row, and `row`, its position in the split.
+
+    `repeats`: of each row that repeats anything, what `Repeats.of` says.
+    """
     import pandas as pd
 
-    splits = {split: table.to_pylist() for split, table in tables.items()}
-    for rows in splits.values():
-        given = [row["prompt"] for row in rows if row["prompt"]]  # an absent one is told by not_empty
-        tokens = iter(count_tokens(given))
-        for index, row in enumerate(rows):
-            row |= {"row": index, "prompt_tokens": next(tokens) if row["prompt"] else None}
-            row |= _text_faults(row) | (_self_test(row, verifier) if verifier else {})
-    _compare(splits, "id", {"given_id": str})
-    _compare(splits, "question", {"exact": str, "normalised": normalise, "canonical": canonical})
-    return {split: pd.DataFrame(rows, columns=DERIVED) for split, rows in splits.items()}
+    tokens = iter(count_tokens([row["prompt"] for row in rows if row["prompt"]]))  # an absent one is told by not_empty
+    for index, row in enumerate(rows, start):
+        row |= {"row": index, "prompt_tokens": next(tokens) if row["prompt"] else None}
+        row["given_id"] = row["id"] if row["id"] and row["id"].strip() else None
+        row |= _repeated(row, repeats.get(index, {}), canonical)
+        row |= _text_faults(row) | (_self_test(row, verifier) if verifier else {})
+    return pd.DataFrame(rows, columns=DERIVED)
+
+
+def _repeated(row: Row, repeats: Row, canonical: Callable[[str], str]) -> Row:
+    """`<spelling>_again`, the text that the split holds twice, and `<spelling>_elsewhere`, who else has it."""
+    spelled = spellings(canonical)
+    texts = {
+        f"{name}_again": spelled[name](row[column]) if repeats.get(f"{name}_again") else None
+        for column, chain in CHAINS.items()
+        for name in chain
+    }
+    return {name: repeats.get(name) for name in DERIVED if name.endswith("_elsewhere")} | texts
 
 
 def prompt_text(prompt: Prompt | None) -> str:
@@ -318,36 +386,7 @@ def _self_test(row: Row, verifier: Verifier) -> Row:
     }
 
 
-def _compare(splits: Mapping[str, list[Row]], column: str, spellings: Mapping[str, Callable[[str], str]]) -> None:
-    """Add each spelling of a column, finest first, and `<spelling>_elsewhere`: where another split has it too.
-
-    A coarser spelling is null where a finer one repeats already; all are where the text is empty.
-    """
-    places: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    spelled = {}
-    for split, rows in splits.items():
-        for row in rows:
-            text = row[column] or ""
-            keys = {name: spell(text) if text.strip() else None for name, spell in spellings.items()}
-            spelled[split, row["row"]] = keys
-            for name, key in keys.items():
-                if key is not None:
-                    places[name, key].setdefault(split, str(row["id"]))
-    for split, rows in splits.items():
-        seen: set[tuple[str, str]] = set()
-        for row in rows:
-            repeats = leaks = False
-            for name, key in spelled[split, row["row"]].items():
-                others = [] if key is None else [f"{s} {i}" for s, i in places[name, key].items() if s != split]
-                row[name] = None if repeats else key
-                row[f"{name}_elsewhere"] = None if leaks or not others else "also " + ", ".join(others)
-                leaks = leaks or bool(others)
-                if key is not None:
-                    repeats = repeats or (name, key) in seen
-                    seen.add((name, key))
-
-
-def _schema(table: pa.Table) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _schema(given: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The columns and types that are expected and found, a row per column, and the expectation that they are equal."""
     import great_expectations.expectations as gxe
     import pandas as pd
@@ -355,7 +394,7 @@ def _schema(table: pa.Table) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     text = dict.fromkeys(("id", "prompt", "question", "answer", "solution"), pa.string())
     expected = text | {"source_row": pa.int64()}
-    found = dict(zip(table.schema.names, table.schema.types, strict=True))
+    found = dict(zip(given.names, given.types, strict=True))
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     if found.get("prompt") == messages:
         expected["prompt"] = found["prompt"]
@@ -369,6 +408,63 @@ def _schema(table: pa.Table) -> tuple[pd.DataFrame, dict[str, Any]]:
         }
     )
     return frame, {"schema": gxe.ExpectColumnPairValuesToBeEqual(column_A="expected", column_B="found")}
+
+
+def _row_count(split: str, rows: int, fewest: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    import great_expectations.expectations as gxe
+    import pandas as pd
+
+    enough = gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="rows", column_B="fewest", or_equal=True)
+    return pd.DataFrame([{"row": 0, "id": split, "rows": rows, "fewest": fewest}]), {"row_count": enough}
+
+
+class Suites:
+    """Great Expectations' suites, run on frames; its own pages show the first frame of each."""
+
+    def __init__(self, docs: Path | None) -> None:
+        self.docs, self.context = docs, _context(docs)
+        self._batches: dict[str, Any] = {}
+
+    def run(self, name: str, split: str, frame: pd.DataFrame, expectations: Mapping[str, Any]) -> Iterator[Outcome]:
+        """Evaluate named expectations on a frame, as one suite. Raises CannotCheck for one that cannot be."""
+        for result in self._results(name, frame, expectations):
+            config, found = result.expectation_config, result.result
+            if "unexpected_index_list" not in found:
+                raise CannotCheck(
+                    f"{config.meta['check']} in {split}",
+                    expected=f"Great Expectations to evaluate {config.type}",
+                    found=str(result.exception_info)[:500],
+                    remedy="Please report this: the gate refuses what it cannot check.",
+                )
+            unexpected = found["unexpected_index_list"] or []
+            first = int(frame["row"].iloc[0]) if unexpected else 0
+            failures = [_failure(frame.iloc[one["row"] - first].to_dict(), one) for one in unexpected[:KEPT]]
+            yield Outcome(config.meta["check"], split, config.type, len(frame), len(unexpected), tuple(failures))
+
+    def _results(self, name: str, frame: pd.DataFrame, expectations: Mapping[str, Any]) -> Any:
+        import great_expectations as gx
+
+        how = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"], "include_unexpected_rows": False}
+        if name in self._batches:
+            definition, suite = self._batches[name]
+            return definition.get_batch({"dataframe": frame}).validate(suite, result_format=how).results
+        for check_name, expectation in expectations.items():
+            expectation.meta = {"check": check_name}
+            expectation.description = CHECKS[check_name].holds
+        suite = self.context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations.values())))
+        asset = self.context.data_sources.get("prepared").add_dataframe_asset(name)
+        definition = asset.add_batch_definition_whole_dataframe("all")
+        self._batches[name] = definition, suite
+        shown = self.context.validation_definitions.add(
+            gx.ValidationDefinition(name=name, data=definition, suite=suite)
+        )
+        return shown.run(batch_parameters={"dataframe": frame}, result_format=how).results
+
+    def write_pages(self) -> None:
+        """Great Expectations' own pages, where they were asked for."""
+        if self.docs is not None:
+            self.context.build_data_docs()
+            shutil.rmtree(self.docs / "static" / "images", ignore_errors=True)  # 3 MB of stock pictures for every run
 
 
 def _context(docs: Path | None) -> Any:
@@ -391,39 +487,7 @@ def _context(docs: Path | None) -> Any:
     return context
 
 
-def _run(
-    context: Any, name: str, split: str, frame: pd.DataFrame, expectations: Mapping[str, Any]
-) -> Iterator[Outcome]:
-    """Evaluate named expectations on a frame, as one Great Expectations suite."""
-    import great_expectations as gx
-
-    for check_name, expectation in expectations.items():
-        expectation.meta = {"check": check_name}
-        expectation.description = CHECKS[check_name].holds
-    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations.values())))
-    asset = context.data_sources.get("prepared").add_dataframe_asset(name)
-    batch = asset.add_batch_definition_whole_dataframe("all")
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
-    complete = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"], "include_unexpected_rows": False}
-    for result in definition.run(batch_parameters={"dataframe": frame}, result_format=complete).results:
-        config, found = result.expectation_config, result.result
-        if "unexpected_index_list" not in found and "observed_value" not in found:
-            raise CannotCheck(
-                f"{config.meta['check']} in {split}",
-                expected=f"Great Expectations to evaluate {config.type}",
-                found=str(result.exception_info)[:500],
-                remedy="Please report this: the gate refuses what it cannot check.",
-            )
-        if "observed_value" in found:
-            told = f"{found['observed_value']} rows, fewer than {config.kwargs.get('min_value')}"
-            failures = [] if result.success else [_failure(split, {}, {"rows": told})]
-        else:
-            unexpected = found["unexpected_index_list"] or []
-            failures = [_failure("", frame.iloc[one["row"]].to_dict(), one) for one in unexpected]
-        yield Outcome(config.meta["check"], split, config.type, len(frame), len(failures), tuple(failures))
-
-
-def _failure(name: str, row: Row, found: Row) -> Row:
+def _failure(row: Row, found: Row) -> Row:
     """What is kept of an offending row: its id, where it comes from, the value found, the question and the answer."""
     import pandas as pd
 
@@ -433,7 +497,7 @@ def _failure(name: str, row: Row, found: Row) -> Row:
     told = ", ".join(f"{column} {text}" for column, text in values.items())
     known = {column: row[column] for column in ("id", "source_row", "question", "answer") if pd.notna(row.get(column))}
     return {
-        "id": str(known.get("id", name or "null")),
+        "id": str(known.get("id", "null")),
         "source_row": int(known["source_row"]) if "source_row" in known else None,
         "value": (told if len(values) > 1 else next(iter(values.values())))[:LONGEST_VALUE],
         "question": str(known.get("question", "")),

@@ -46,6 +46,9 @@ class AsAsked(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                 found="{} processes, {}, {}".format(*is_there),
                 remedy=f"Nothing was trained. Correct launch in the profile{self._file()}.",
             )
+        if "DDP" in is_there:
+            # torch's own argument, which transformers cannot pass on. The buffers are constants (rotary frequencies).
+            self.trainer.model_wrapped.forward_sync_buffers = False
 
     def _file(self) -> str:
         return f", or {self.launch.config}" if self.launch.config else ""

@@ -232,7 +232,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a Parquet file as plain Python values (chat prompts as lists of messages)."""
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    with files.told_if_no_parquet(path), path.open("rb") as file:
+        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
     return rows
 
 

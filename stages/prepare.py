@@ -7,26 +7,26 @@ per split, dataset.json) and reports/prepare/metrics.json.  Run it by hand: pyth
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
-from regrpo import files, records
-from regrpo.examples import Plan, by_class, prompt_template, read_part, split, style
+from regrpo import files, records, spool
+from regrpo.examples import Plan, prompt_template, prompted, read_part, style
 from regrpo.formats import Format, get_format
-from regrpo.sources import Hub, Local, ReasoningGym, Row
+from regrpo.sources import Hub, Local, ReasoningGym
+from regrpo.splits import SPLITS, Splits, batches
 from regrpo.verifiers import get_verifier
 
 OUT = Path("data/prepared")
-SPLITS = ("sft", "train", "dev", "eval")
 
 
 class Params(Plan):
     source: Annotated[ReasoningGym | Local | Hub, Field(discriminator="kind")]
 
 
-def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[str, Any]:
-    """Write the Parquet files and dataset.json; returns the counts."""
+def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, int]]:
+    """Write the Parquet files and dataset.json; returns each split's counts."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -34,12 +34,13 @@ def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[st
     prompt = pa.list_(message) if style(params, form) == "chat" else pa.string()
     text = dict.fromkeys(("id", "prompt", "question", "answer", "solution"), pa.string())
     schema = pa.schema(text | {"prompt": prompt, "source_row": pa.int64()})
-    counts: dict[str, Any] = {}
+    counts = {name: splits.count(name) for name in SPLITS}
     with files.replacing(OUT) as folder:
         folder.mkdir()
         for name in SPLITS:
-            pq.write_table(pa.Table.from_pylist(splits[name], schema=schema), folder / f"{name}.parquet")
-            counts[name] = {"rows": len(splits[name]), "classes": len(by_class(splits[name], form))}
+            with pq.ParquetWriter(folder / f"{name}.parquet", schema) as file:
+                for rows in batches(prompted(row, params, form) for row in splits.rows(name)):
+                    file.write_table(pa.Table.from_pylist(rows, schema=schema))
         description = params.source.describe() | {
             "license": params.source.license,
             "format": form.name,
@@ -54,17 +55,26 @@ def write(splits: dict[str, list[Row]], params: Params, form: Format) -> dict[st
     return counts
 
 
+def prepare(params: Params) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Source to data/prepared/: the rows given of each part, and the counts of each split."""
+    form = get_format(params.format)
+    get_verifier(params.verifier or form.verifier)
+    style(params, form)
+    with spool.database() as database:
+        splits = Splits(database, params, form)
+        for part, rows in params.source.parts(params.seed).items():
+            splits.add(part, read_part(rows, params, form, part))
+        splits.divide()
+        return splits.given, write(splits, params, form)
+
+
 def main() -> None:
     with records.stage("prepare", Params) as run:
-        form = get_format(run.params.format)
-        get_verifier(run.params.verifier or form.verifier)
-        sources = run.params.source.parts(run.params.seed)
-        parts = {part: read_part(rows, run.params, form, part) for part, rows in sources.items()}
-        counts = write(split(parts, run.params, form), run.params, form)
+        given, counts = prepare(run.params)
         files.write_json(run.reports / "metrics.json", counts)
-        given = sum(map(len, parts.values()))
         used = ", ".join(f"{name} {count['rows']}" for name, count in counts.items())
-        print(f"prepare: {given} rows -> {used} (left out: {given - sum(c['rows'] for c in counts.values())})")
+        left_out = sum(given.values()) - sum(count["rows"] for count in counts.values())
+        print(f"prepare: {sum(given.values())} rows -> {used} (left out: {left_out})")
 
 
 if __name__ == "__main__":

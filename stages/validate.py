@@ -8,7 +8,7 @@ Run it by hand: python -m stages.validate
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,23 +34,24 @@ class Params(Section):
     min_rows: int = Field(gt=0)
 
 
-def read(path: Path) -> pa.Table:
-    """A split's table, its text checked to be UTF-8."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class Parquet:
+    """A split's file, read some rows at a time, its text checked to be UTF-8. Raises Refused for a damaged one."""
 
-    try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
-        table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        raise Refused(
-            str(path),
-            expected="a whole Parquet file with UTF-8 text",
-            found=str(error).splitlines()[0],
-            remedy="Restore it with `dvc checkout`, or make it again with `dvc repro`.",
-        ) from error
-    return table
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        with files.told_if_no_parquet(path), path.open("rb") as file:
+            metadata = pq.read_metadata(file)
+            self.num_rows, self.schema = metadata.num_rows, metadata.schema.to_arrow_schema()
+
+    def to_batches(self, max_chunksize: int) -> Iterator[pa.RecordBatch]:
+        import pyarrow.parquet as pq
+
+        with files.told_if_no_parquet(self.path), self.path.open("rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(max_chunksize):
+                batch.validate(full=True)
+                yield batch
 
 
 def window(model: Path) -> int | None:
@@ -68,6 +69,12 @@ def token_counter(model: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
     logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(model)
     return lambda given: prompts.count_tokens(tokenizer, given, str(model))
+
+
+def show_progress(split: str, checked: int, rows: int) -> None:
+    """Show how far a split that takes a while is checked."""
+    if rows > gate.BATCH:
+        print(f"validate: {split} {checked:,} of {rows:,} rows", flush=True)
 
 
 def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits, cut: int = 0) -> str:
@@ -90,7 +97,7 @@ def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits,
 def main() -> None:
     with records.stage("validate", Params) as run:
         dataset = files.read_json(PREPARED / "dataset.json")
-        tables = {split: read(PREPARED / f"{split}.parquet") for split in SPLITS}
+        tables = {split: Parquet(PREPARED / f"{split}.parquet") for split in SPLITS}
         longest = min(run.params.max_prompt_tokens, window(BASE) or run.params.max_prompt_tokens)
         limits = gate.Limits(prompt_tokens=longest, rows=run.params.min_rows)
         cut, count = prompts.Cutter(dataset, BASE), token_counter(BASE)
@@ -103,6 +110,7 @@ def main() -> None:
                 lambda given: count(cut(given)),
                 limits,
                 Path(docs),
+                progress=lambda split, rows: show_progress(split, rows, tables[split].num_rows),
             )
             run.attach(Path(docs), "data_docs")
         files.write_json(run.reports / "verdict.json", verdict.as_json() | {"cut_prompts": cut.cut})
@@ -116,8 +124,8 @@ def main() -> None:
                 remedy=f"\nCorrect the source (its rows count from 0) and run again. More: {run.reports}/report.html.",
             )
         skipped = f" ({len(verdict.not_applicable)} not applicable: no verifier)" if verdict.not_applicable else ""
-        told = f"; {cut.cut} prompts are cut to {cut.limit} tokens" if cut.cut else ""
-        print(f"validate: all {len(verdict.outcomes)} checks hold{skipped}{told} -> {run.reports}/report.html")
+        shortened = f"; {cut.cut} prompts are cut to {cut.limit} tokens" if cut.cut else ""
+        print(f"validate: all {len(verdict.outcomes)} checks hold{skipped}{shortened} -> {run.reports}/report.html")
 
 
 if __name__ == "__main__":

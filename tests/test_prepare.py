@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from regrpo import files
-from regrpo.errors import Refused
-from regrpo.formats import FORMATS, get_format, normalise, words_only
+from regrpo import files, spool
+from regrpo.errors import CannotCheck, Refused
+from regrpo.formats import FORMATS, Format, get_format, normalise, words_only
 from regrpo.params import parse_section
+from regrpo.splits import SPLITS
 from stages import prepare
 from tests import stand_ins
 from tests.conftest import run
@@ -39,12 +40,22 @@ def placed(rows: Rows) -> Any:
     return ((f"data/raw/train.jsonl, line {line}", row) for line, row in enumerate(rows, start=1))
 
 
-def splits(train: Rows, evaluation: Rows | None = None, **changes: Any) -> dict[str, Rows]:
+def splits(train: Rows, evaluation: Rows | None = None, /, **changes: Any) -> dict[str, Rows]:
     values = params(**changes)
     form = get_format(values.format)
     given = {"train": train} | ({} if evaluation is None else {"eval": evaluation})
-    parts = {part: prepare.read_part(placed(rows), values, form, part) for part, rows in given.items()}
-    return prepare.split(parts, values, form)
+    with spool.database() as database:
+        made = prepare.Splits(database, values, form)
+        for part, rows in given.items():
+            made.add(part, prepare.read_part(placed(rows), values, form, part))
+        made.divide()
+        found = {name: [prepare.prompted(row, values, form) for row in made.rows(name)] for name in SPLITS}
+        assert {name: made.count(name)["rows"] for name in SPLITS} == {name: len(rows) for name, rows in found.items()}
+        return found
+
+
+def by_class(rows: Rows, form: Format) -> set[str]:
+    return {form.canonical(row["question"]) for row in rows}
 
 
 def ids(rows: Rows) -> list[str]:
@@ -154,7 +165,7 @@ def test_the_splits_share_no_class_hold_every_row_once_and_dev_and_eval_one_per_
     ]
     made = splits(train, format="chain_sum", eval=10, dev=5, sft=0.6)
     form = get_format("chain_sum")
-    classes = {name: set(prepare.by_class(rows, form)) for name, rows in made.items()}
+    classes = {name: by_class(rows, form) for name, rows in made.items()}
     assert sum(map(len, classes.values())) == len(set().union(*classes.values())) == 56
     assert (len(made["eval"]), len(made["dev"])) == (10, 5) == (len(classes["eval"]), len(classes["dev"]))
     assert len(classes["sft"]) == round(0.6 * 41)
@@ -191,6 +202,31 @@ def test_dropping_duplicates_keeps_the_first_of_each_and_no_variant_of_an_eval_q
     assert rest == sorted(f"train-{i}" for i in range(2, 20))
 
 
+def test_rows_that_are_added_to_a_source_move_no_question_from_evaluation_to_training() -> None:
+    before, after = (splits(questions(count), eval=40, dev=20) for count in (400, 404))
+    trained = {name: set(ids(made["sft"] + made["train"])) for name, made in (("before", before), ("after", after))}
+    moved = set(ids(before["eval"])) & trained["after"]
+    assert len(moved) <= 4, "only as many as came"
+
+
+def test_more_rows_than_are_held_at_once_are_split_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [*questions(40), *questions(3)]
+    expected = splits(rows, rows[:6])
+    monkeypatch.setattr("regrpo.splits.BATCH", 7)
+    assert splits(rows, rows[:6]) == expected
+
+
+def test_a_full_disk_is_told_in_one_line() -> None:
+    def fill() -> None:
+        with spool.database() as database:
+            database.execute("pragma max_page_count = 8")
+            made = prepare.Splits(database, params(), get_format("question_answer"))
+            made.add("train", prepare.read_part(placed(questions(2000)), params(), made.form, "train"))
+
+    with pytest.raises(CannotCheck, match=r"room for the rows.*database or disk is full.*SQLITE_TMPDIR"):
+        fill()
+
+
 def test_a_source_with_too_few_questions_for_the_profile_is_refused_with_the_numbers() -> None:
     assert "prepare.eval: expected a number of questions" in refusal(questions(20), eval=None)
     message = refusal(questions(8))
@@ -221,10 +257,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., di
 
     def write(rows: Rows, **changes: Any) -> dict[str, str]:
         Path("data/raw/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        values = params(**changes)
-        form = get_format(values.format)
-        parts = {name: prepare.read_part(part, values, form, name) for name, part in values.source.parts(1).items()}
-        prepare.write(prepare.split(parts, values, form), values, form)
+        prepare.prepare(params(**changes))
         return {file.name: files.sha256(file) for file in sorted(prepare.OUT.iterdir())}
 
     return write
@@ -308,13 +341,7 @@ def test_a_row_without_its_summary_is_refused_by_its_place() -> None:
 
 
 def test_grpo_gets_no_more_prompts_than_asked_for() -> None:
-    form = get_format("question_answer")
-
-    def trained(**changes: Any) -> Rows:
-        parts = {"train": prepare.read_part(placed(questions(40)), params(), form, "train")}
-        return prepare.split(parts, params(**changes), form)["train"]
-
-    every, some = trained(), trained(train=5)
+    every, some = splits(questions(40))["train"], splits(questions(40), train=5)["train"]
     assert some == every[:5]
     assert len(every) > 5
 

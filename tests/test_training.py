@@ -14,7 +14,6 @@ import pytest
 
 from regrpo import files, hardware, params
 from regrpo.errors import Refused
-from regrpo.formats import get_format
 from stages import base_model, grpo, prepare, sft
 from tests.conftest import MINIATURE, MODEL_FILES, ROOT
 
@@ -40,8 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("training")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        values = section(prepare.Params, "prepare")
-        write_data(values)
+        prepare.prepare(section(prepare.Params, "prepare"))
         source = section(base_model.Params, "base_model").source
         with files.replacing(base_model.OUT) as temporary:
             facts = source.bring(temporary, 0) | base_model.inspect(temporary)
@@ -49,14 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         files.write_json(Path("reports/base_model/source.json"), facts | {"kind": source.kind, "files": digests})
         sft.train(run_for(section(sft.Params, "sft"), "sft"))
         yield path
-
-
-def write_data(values: Any) -> None:
-    form = get_format(values.format)
-    parts = {
-        part: prepare.read_part(rows, values, form, part) for part, rows in values.source.parts(values.seed).items()
-    }
-    prepare.write(prepare.split(parts, values, form), values, form)
 
 
 def weights(name: str) -> str:

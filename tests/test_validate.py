@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from regrpo import files, gate
+from regrpo import files, gate, spool
 from regrpo.errors import CannotCheck, Refused
 from regrpo.formats import get_format
+from regrpo.repeats import CHAINS, Repeats, spellings
 from regrpo.tokenizers import character_tokenizer
 from regrpo.verifiers import VERIFIERS, Verifier
 from stages import validate
@@ -185,6 +187,74 @@ def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
     kept = verdict.failure_table()
     assert list(kept.columns) == ["check", "split", "id", "value"]
     assert [f"{r.check} {r.split} {r.id}" for r in kept.itertuples()] == told
+
+
+def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(count: Callable[..., list[int]]) -> None:
+    splits: Splits = {name: [] for name in good()}
+    for plant, _ in FAULTS.values():
+        planted = good()
+        plant(planted)
+        for name, rows in planted.items():
+            splits[name] += rows
+    tables = {name: table(rows) for name, rows in splits.items()}
+    whole, *others = (
+        gate.check(tables, CANONICAL, EXACT, count, LIMITS, batch_rows=rows) for rows in (gate.BATCH, 3, 50)
+    )
+    assert {one.check for one in whole.failed} > {"id_unique", "disjoint_canonical", "question_unique", "answer_parses"}
+    assert others == [whole, whole]
+
+
+def expected_repeats(splits: Splits, canonical: Callable[[str], str]) -> dict[tuple[str, int], dict[str, Any]]:
+    """What `Repeats` must find, with all rows in memory."""
+    told: dict[tuple[str, int], dict[str, Any]] = {(name, i): {} for name in splits for i in range(len(splits[name]))}
+    spelled = spellings(canonical)
+    for column, chain in CHAINS.items():
+        places: dict[tuple[str, str], dict[str, str]] = {}
+        shown: dict[tuple[str, str, str], list[int]] = {}
+        for split, rows in splits.items():
+            for index, one in enumerate(rows):
+                keys = {name: spelled[name](one[column]) for name in chain if (one[column] or "").strip()}
+                for depth, (name, text) in enumerate(keys.items()):
+                    places.setdefault((name, text), {}).setdefault(split, str(one["id"]))
+                    finer = list(keys.items())[:depth]
+                    if not any((split, n, t) in shown and shown[split, n, t][0] < index for n, t in finer):
+                        shown.setdefault((split, name, text), []).append(index)
+                    else:
+                        shown.setdefault((split, name, text), [index])
+                        told[split, index][f"{name}_hidden"] = True
+        for split, rows in splits.items():
+            for index, one in enumerate(rows):
+                leaks = False
+                for name in chain if (one[column] or "").strip() else ():
+                    text = spelled[name](one[column])
+                    hidden = told[split, index].pop(f"{name}_hidden", False)
+                    told[split, index][f"{name}_again"] = not hidden and len(shown[split, name, text]) > 1
+                    others = [f"{s} {i}" for s, i in places[name, text].items() if s != split]
+                    told[split, index][f"{name}_elsewhere"] = (
+                        "also " + ", ".join(others) if others and not leaks else None
+                    )
+                    leaks = leaks or bool(others)
+    return told
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_repeats_are_found_on_disk_as_they_would_be_in_memory(seed: int) -> None:
+    draw = random.Random(seed)
+    questions = ["1+2=", "2+1=", "1 + 2=", "1+2 =", "3+4=", "4+3=", "9+9=", "", " ", None, "ＡＢ", "ab", "a b."]
+    splits = {
+        name: [{"id": draw.choice(["a", "b", "c", None, " ", f"{name}-{i}"]), "question": draw.choice(questions)}
+               for i in range(draw.randrange(12))]
+        for name in ("sft", "train", "dev", "eval")
+    }  # fmt: skip
+    with spool.database() as database:
+        repeats = Repeats(database, CANONICAL)
+        for name, rows in splits.items():
+            for start in range(0, max(len(rows), 1), 5):
+                repeats.add(name, start, rows[start : start + 5])
+        repeats.settle()
+        found = {name: repeats.of(name, 0, len(rows)) for name, rows in splits.items()}
+    for (name, index), told in expected_repeats(splits, CANONICAL).items():
+        assert {k: v for k, v in found[name].get(index, {}).items() if v} == {k: v for k, v in told.items() if v}
 
 
 def test_an_empty_sft_split_is_allowed_and_an_empty_train_split_is_not(check: Callable[..., gate.Verdict]) -> None:
@@ -382,7 +452,7 @@ def test_great_expectations_own_pages_go_to_the_folder_that_is_asked_for(
 ) -> None:
     gate.check({name: table(rows) for name, rows in good().items()}, CANONICAL, EXACT, count, LIMITS, tmp_path / "docs")
     assert (tmp_path / "docs/index.html").exists()
-    assert len(list((tmp_path / "docs/validations").rglob("*.html"))) == 8  # schema and rows of four splits
+    assert len(list((tmp_path / "docs/validations").rglob("*.html"))) == 12  # schema, row count and rows of four splits
 
 
 @pytest.mark.parametrize("damage", ["truncated", "not UTF-8", "missing"])
@@ -396,7 +466,7 @@ def test_a_split_that_cannot_be_read_is_refused_by_file_and_remedy(tmp_path: Pat
     with pytest.raises(
         Refused, match=r"train\.parquet: expected a whole Parquet file with UTF-8 text; found .*dvc checkout"
     ):
-        validate.read(path)
+        sum(batch.num_rows for batch in validate.Parquet(path).to_batches(gate.BATCH))
 
 
 def test_the_stage_refuses_by_name_leaves_its_reports_and_passes_mended_data(

@@ -33,6 +33,12 @@ def my_reward(completions, answer, **columns):
     return [float(len(one)) for one in completions]
 """
 
+REWARD_OF_ANY_TEXT = """
+def letters(completions, **columns):
+    return [float(len(set(str(one)))) for one in completions]
+"""
+"""Differs between completions of a model that knows nothing, so that each step moves it."""
+
 
 def trained(folder: Path) -> dict[str, str]:
     """SHA-256 of what sft and grpo leave."""
@@ -100,7 +106,8 @@ def copy(base: Path, folder: Path, **changes: dict[str, Any]) -> Path:
 def test_two_processes_train_one_writes_and_only_the_stage_is_tracked(base: Path, tmp_path: Path) -> None:
     # Two completions a process and four a prompt: each group lies on both.
     small = {"max_steps": 2, "per_device_train_batch_size": 2, "sample_every": 1}
-    folder = copy(base, tmp_path / "project", grpo=small)
+    folder = copy(base, tmp_path / "project", grpo=small | {"reward_funcs": {"custom.varied:letters": 1.0}})
+    (folder / "custom/varied.py").write_text(REWARD_OF_ANY_TEXT)
     done = run(folder, "python", "-m", "stages.grpo", REGRPO_TRACKING="off")
     assert not done.stderr.strip()
     assert done.stdout.count("step 2/2") == 1
