@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from regrpo import digests, files, journals, lineage, rows
+from regrpo import digests, files, journals, lineage, rows, stats
 from regrpo.brought import is_commit
 from regrpo.digests import Digest
 from regrpo.errors import CannotCheck
@@ -800,8 +800,8 @@ class _Tracker:
             found = self._told_curve(run["id"], name)
             latest = run["metrics"].get(name)
             if name in scores.keys() - live.keys():
-                found = {step: [_as_reported(value) for value in values] for step, values in found.items()}
-                latest = None if latest is None else _as_reported(latest)
+                found = {step: stats.rounded(values) for step, values in found.items()}
+                latest = stats.rounded(latest)
             if found:
                 self._compare_curve(stage, f"{where}: metric {name}", steps, found, latest, final.get(name))
             else:
@@ -1144,11 +1144,6 @@ def _same(one: float, other: float) -> bool:
     """Whether a value is another as MLflow's database gives it back: NaN is NaN, infinity the largest number."""
     largest = sys.float_info.max
     return (math.isnan(one) and math.isnan(other)) or max(-largest, min(one, largest)) == other
-
-
-def _as_reported(value: float) -> float:
-    """A score as evaluate's report states it: six significant digits."""
-    return float(f"{value:.6g}")
 
 
 def _wrong(was: list[float], now: list[float]) -> str:

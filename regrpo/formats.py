@@ -11,6 +11,8 @@ from typing import Any, Literal
 from regrpo.errors import Refused
 from regrpo.verifiers import NONE, parse_int
 
+SPLITS = ("sft", "train", "dev", "eval")
+"""What prepare writes, a Parquet file each; `train` is grpo's."""
 PromptStyle = Literal["text", "chat"]
 """Plain text that the model goes on from, or chat messages that the tokenizer's template renders."""
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Prompt = str | list[dict[str, str]]
 QUESTION = "{question}"
+AT_ONCE = 512
+"""Prompts that are tokenized together: their tokens are in memory."""
 LONGEST_WORD = 40
 """Characters: a cut inside a longer run without white space (a script without spaces) is left where it is."""
 
@@ -28,12 +30,18 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], 
 
     Raises Refused where the tokenizer has no chat template, or one that cannot render them.
     """
-    if not prompts:
-        return []
+    return [
+        tokens
+        for start in range(0, len(prompts), AT_ONCE)
+        for tokens in _count(tokenizer, list(prompts[start : start + AT_ONCE]), where)
+    ]
+
+
+def _count(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str) -> list[int]:
     if isinstance(prompts[0], str):  # prepare gives a dataset one style
-        return list(map(len, tokenizer(list(prompts))["input_ids"]))
+        return list(map(len, tokenizer(prompts)["input_ids"]))
     try:
-        ids = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
     except Exception as error:  # a template may raise anything
         raise Refused(
             f"{where}: chat template",

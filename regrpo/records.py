@@ -6,6 +6,7 @@ Nothing here changes what a stage computes; a test runs the pipeline without it 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -166,6 +167,13 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            traceback.print_exc()
+        else:
+            found = f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
+            print(f"{name}: expected room on the disk; found {found}. Free some, and run `dvc repro`.", file=sys.stderr)
+        sys.exit(CannotCheck.exit_code)
     except Exception:
         traceback.print_exc()
         sys.exit(2)

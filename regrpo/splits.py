@@ -1,7 +1,8 @@
 """The four splits of a source's rows, which may be more than memory holds: they lie in a temporary database.
 
-Where a row goes is decided by hashes of the seed and its class, so that what is added to a source moves nothing else:
-classes stand in the order of their hashes, and each split takes the next share of them.
+Where a row goes follows from a hash of the seed and its class: classes stand in the order of their hashes, and each
+split takes the next share of them. So rows that are appended to a source move at most as many other classes from one
+split to the next as they bring.
 """
 
 from __future__ import annotations
@@ -15,14 +16,11 @@ from regrpo.errors import Refused
 from regrpo.examples import Plan
 from regrpo.formats import Format, normalise
 from regrpo.sources import Row
-from regrpo.spool import key
+from regrpo.spool import BATCH, key
 
-SPLITS = ("sft", "train", "dev", "eval")
-BATCH = 16_384
-"""Rows in memory at once, and in a row group of the Parquet files."""
 COLUMNS = ("id", "question", "answer", "solution", "source_row")
-Selection = tuple[str, dict[str, Any]]
-"""What follows `select …`, and the values of its parameters."""
+Selection = tuple[str, str, dict[str, Any]]
+"""What follows `select …`: which rows, then their order or their limit, and the values of the parameters."""
 _FROM_EVAL = "from rows where part = 'eval'"
 _NTH = "row_number() over (partition by class order by source_row) as nth"
 
@@ -57,8 +55,9 @@ class Splits:
                 f"prepare.source.{part}", expected="at least one row", found="none", remedy="Bring the data again."
             )
         if self.plan.drop_duplicates:
-            first = f"select min(rowid) from rows where part = '{part}' group by spelled"
-            self.database.execute(f"delete from rows where part = '{part}' and rowid not in ({first})")
+            nth = "row_number() over (partition by spelled order by rowid) as nth"
+            again = f"select rowid from (select rowid, {nth} from rows where part = '{part}') where nth > 1"
+            self.database.execute(f"delete from rows where rowid in ({again})")
 
     def _keyed(self, part: str, rows: list[Row]) -> Iterator[tuple[Any, ...]]:
         seed = f"{self.plan.seed}"
@@ -80,8 +79,8 @@ class Splits:
                 self.count("eval")["rows"], plan.eval or 1, "prepare.eval", "questions in the source's evaluation part"
             )
             if drop:
-                same = f"class in (select class {_FROM_EVAL})"
-                self.database.execute(f"delete from rows where part = 'train' and {same}")
+                same = " or ".join(f"{name} in (select {name} {_FROM_EVAL})" for name in ("class", "spelled"))
+                self.database.execute(f"delete from rows where part = 'train' and ({same})")
         elif plan.eval is None:
             raise Refused(
                 "prepare.eval",
@@ -109,7 +108,7 @@ class Splits:
     def _brought_evaluation(self) -> Selection:
         given = f"select *, {_NTH} {_FROM_EVAL}"
         where = "where nth = 1" if self.plan.drop_duplicates else ""
-        return f"from ({given}) {where} order by source_row limit :most", {"most": self.plan.eval or -1}
+        return f"from ({given}) {where}", "order by source_row limit :most", {"most": self.plan.eval or -1}
 
     def _range(self, start: int, classes: int) -> dict[str, Any]:
         """The first and the last of some classes that follow each other; of none, a range that holds nothing."""
@@ -125,25 +124,25 @@ class Splits:
         given = f"select *, {_NTH} from rows where part = 'train' and class between :low and :high"
         again = "id is null or id in (select id from repeated_id) or spelled in (select spelled from repeated_spelled)"
         wanted = "nth = 1" if self.plan.drop_duplicates else f"nth = 1 or {again}"
-        return f"from ({given}) where {wanted} order by class, source_row", self._range(start, classes)
+        return f"from ({given}) where {wanted}", "order by class, source_row", self._range(start, classes)
 
     def _whole(self, start: int, classes: int, most: int | None) -> Selection:
-        wanted = "part = 'train' and class between :low and :high"
-        return f"from rows where {wanted} order by place limit :most", self._range(start, classes) | {
-            "most": most or -1
-        }
+        limit, values = ("limit :most", {"most": most}) if most else ("", {})
+        rows = "from rows where part = 'train' and class between :low and :high"
+        return rows, f"order by place {limit}", self._range(start, classes) | values
 
     def count(self, split: str) -> dict[str, int]:
         """`rows` and `classes` of a split."""
-        selection, values = self._selections[split]
-        query = f"select count(*), count(distinct class) from (select class {selection})"
-        found = self.database.execute(query, values).fetchone()
+        rows, order, values = self._selections[split]
+        chosen = f"select class {rows} {order if 'limit' in order else ''}"
+        each = f"select count(*) as n from ({chosen}) group by class"
+        found = self.database.execute(f"select coalesce(sum(n), 0), count(*) from ({each})", values).fetchone()
         return dict(zip(("rows", "classes"), found, strict=True))
 
     def rows(self, split: str) -> Iterator[Row]:
         """A split's rows, in its order."""
-        selection, values = self._selections[split]
-        for found in self.database.execute(f"select {', '.join(COLUMNS)} {selection}", values):
+        rows, order, values = self._selections[split]
+        for found in self.database.execute(f"select {', '.join(COLUMNS)} {rows} {order}", values):
             yield dict(zip(COLUMNS, found, strict=True))
 
 

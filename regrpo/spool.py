@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from regrpo.errors import CannotCheck
 
+BATCH = 16_384
+"""Rows in memory at once."""
 MEMORY = 64
 """MiB of pages that are held, and that a sort may use; the rest lies on the disk."""
 
@@ -26,9 +28,15 @@ def database() -> Iterator[sqlite3.Connection]:
         try:
             yield opened
         except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (
+                sqlite3.SQLITE_FULL,
+                sqlite3.SQLITE_IOERR,
+                sqlite3.SQLITE_CANTOPEN,
+            ):
+                raise
             raise CannotCheck(
                 "the disk for temporary files",
-                expected="room for the rows, about twice the size of the source",
+                expected="room for the rows, about three times the size of the source",
                 found=str(error),
                 remedy="Free some, or name another folder: SQLITE_TMPDIR=/where/there/is/room.",
             ) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,3 +155,12 @@ def _checked(values: Sequence[float], kind: Kind) -> Values:
     if kind == "binary" and kind_of(x.tolist()) != "binary":
         raise ValueError("a binary metric has values other than 0 and 1")
     return x
+
+
+def rounded(value: Any) -> Any:
+    """Six significant digits: more than any interval here is worth, fewer than where machines begin to differ."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return float(f"{value:.6g}") + 0.0 if isinstance(value, float) else value

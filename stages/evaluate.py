@@ -130,15 +130,6 @@ def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
     return gain
 
 
-def rounded(value: Any) -> Any:
-    """Six significant digits: more than any interval here is worth, fewer than where machines begin to differ."""
-    if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(one) for one in value]
-    return float(f"{value:.6g}") + 0.0 if isinstance(value, float) else value
-
-
 def main() -> None:
     with records.stage("evaluate", Params) as run, harness.surroundings():
         params, dataset = run.params, files.read_json(DATASET)
@@ -154,8 +145,8 @@ def main() -> None:
             "headline": headline,
             "classifiers": {name: judge.facts for name, judge in judges.items()},
             "verifier": dataset["verifier"],
-            "tasks": rounded(summary),
-            "gain": rounded(split_gain(samples, params)) if headline == HEADLINE else None,
+            "tasks": stats.rounded(summary),
+            "gain": stats.rounded(split_gain(samples, params)) if headline == HEADLINE else None,
         }
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
         samples["correct"] = samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from regrpo import files, records, spool
 from regrpo.examples import Plan, prompt_template, prompted, read_part, style
-from regrpo.formats import Format, get_format
+from regrpo.formats import SPLITS, Format, get_format
 from regrpo.sources import Hub, Local, ReasoningGym
-from regrpo.splits import SPLITS, Splits, batches
+from regrpo.splits import Splits, batches
 from regrpo.verifiers import get_verifier
 
 OUT = Path("data/prepared")

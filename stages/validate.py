@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from regrpo import files, gate, prompts, records
+from regrpo import files, gate, prompts, records, spool
 from regrpo.errors import Refused
-from regrpo.formats import get_format
+from regrpo.formats import SPLITS, get_format
 from regrpo.params import Section
 from regrpo.verifiers import get_verifier
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 PREPARED = Path("data/prepared")
 BASE = Path("models/base")
-SPLITS = ("sft", "train", "dev", "eval")
 TEMPLATE = Path(__file__).parent / "templates" / "gate_report.html.j2"
 
 
@@ -37,19 +36,22 @@ class Params(Section):
 class Parquet:
     """A split's file, read some rows at a time, its text checked to be UTF-8. Raises Refused for a damaged one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: list[str] | None = None) -> None:
         import pyarrow.parquet as pq
 
-        self.path = path
+        self.path, self.columns = path, columns
         with files.told_if_no_parquet(path), path.open("rb") as file:
             metadata = pq.read_metadata(file)
             self.num_rows, self.schema = metadata.num_rows, metadata.schema.to_arrow_schema()
+
+    def select(self, columns: list[str]) -> Parquet:
+        return Parquet(self.path, columns)
 
     def to_batches(self, max_chunksize: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
 
         with files.told_if_no_parquet(self.path), self.path.open("rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(max_chunksize):
+            for batch in pq.ParquetFile(file).iter_batches(max_chunksize, columns=self.columns):
                 batch.validate(full=True)
                 yield batch
 
@@ -73,7 +75,7 @@ def token_counter(model: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
 
 def show_progress(split: str, checked: int, rows: int) -> None:
     """Show how far a split that takes a while is checked."""
-    if rows > gate.BATCH:
+    if rows > spool.BATCH:
         print(f"validate: {split} {checked:,} of {rows:,} rows", flush=True)
 
 

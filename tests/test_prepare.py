@@ -1,6 +1,7 @@
 """From a source's rows to four splits: what is read, what is refused, what is left out and what is left in."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ import pytest
 
 from regrpo import files, spool
 from regrpo.errors import CannotCheck, Refused
-from regrpo.formats import FORMATS, Format, get_format, normalise, words_only
+from regrpo.formats import FORMATS, SPLITS, Format, get_format, normalise, words_only
 from regrpo.params import parse_section
-from regrpo.splits import SPLITS
 from stages import prepare
 from tests import stand_ins
 from tests.conftest import run
@@ -205,8 +205,8 @@ def test_dropping_duplicates_keeps_the_first_of_each_and_no_variant_of_an_eval_q
 def test_rows_that_are_added_to_a_source_move_no_question_from_evaluation_to_training() -> None:
     before, after = (splits(questions(count), eval=40, dev=20) for count in (400, 404))
     trained = {name: set(ids(made["sft"] + made["train"])) for name, made in (("before", before), ("after", after))}
-    moved = set(ids(before["eval"])) & trained["after"]
-    assert len(moved) <= 4, "only as many as came"
+    assert not set(ids(before["eval"])) & trained["after"], "20 questions of dev lie between"
+    assert len(set(ids(before["dev"])) & trained["after"]) <= 4, "no more than came"
 
 
 def test_more_rows_than_are_held_at_once_are_split_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +214,19 @@ def test_more_rows_than_are_held_at_once_are_split_alike(monkeypatch: pytest.Mon
     expected = splits(rows, rows[:6])
     monkeypatch.setattr("regrpo.splits.BATCH", 7)
     assert splits(rows, rows[:6]) == expected
+
+
+def test_a_question_of_evaluation_in_other_digits_is_dropped_from_training() -> None:
+    made = splits([*questions(20), {"question": "\uff11+2=", "answer": "3"}], [{"question": "1+2=", "answer": "3"}],
+                  eval=1, dev=2, drop_duplicates=True)  # fmt: skip
+    assert [
+        row["question"] for rows in made.values() for row in rows if row["answer"] == "3" and "+2=" in row["question"]
+    ] == ["1+2="]
+
+
+def test_a_mistake_of_ours_in_sql_is_no_full_disk() -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such column"), spool.database() as database:
+        database.execute("select nonsense")
 
 
 def test_a_full_disk_is_told_in_one_line() -> None:
@@ -304,6 +317,18 @@ def test_the_stage_tells_a_broken_line_in_one_line_and_leaves_nothing_half_writt
     )
     assert {file.name: files.sha256(file) for file in (folder / "data/prepared").iterdir()} == before
     assert [file.name for file in (folder / "data").iterdir()] in (["raw", "prepared"], ["prepared", "raw"])
+
+
+def test_a_disk_that_is_full_when_the_splits_are_written_is_one_line(project: Callable[..., Path]) -> None:
+    folder = project({"prepare": {}}, with_git=False)
+    command = (
+        "ulimit -f 16; exec python -m stages.prepare"  # blocks of 1,024 bytes: room for the records, not for the rows
+    )
+    done = run(folder, "bash", "-c", command, check=False, REGRPO_TRACKING="off")
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert line.startswith("prepare: expected room on the disk; found ")
+    assert not (folder / "data/prepared").exists()
 
 
 def news(count: int, **changes: str) -> Rows:

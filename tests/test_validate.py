@@ -191,6 +191,7 @@ def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
 
 def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(count: Callable[..., list[int]]) -> None:
     splits: Splits = {name: [] for name in good()}
+    splits["sft"] = [row("sft", 90, "1+90=", prompt=None), row("sft", 91, "1+91=", prompt="1" * 30)]
     for plant, _ in FAULTS.values():
         planted = good()
         plant(planted)
@@ -198,10 +199,32 @@ def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(count
             splits[name] += rows
     tables = {name: table(rows) for name, rows in splits.items()}
     whole, *others = (
-        gate.check(tables, CANONICAL, EXACT, count, LIMITS, batch_rows=rows) for rows in (gate.BATCH, 3, 50)
+        gate.check(tables, CANONICAL, EXACT, count, LIMITS, batch_rows=rows) for rows in (spool.BATCH, 3, 50)
     )
     assert {one.check for one in whole.failed} > {"id_unique", "disjoint_canonical", "question_unique", "answer_parses"}
     assert others == [whole, whole]
+
+
+def test_great_expectations_own_pages_show_a_fault_wherever_it_lies(
+    count: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    splits = good()
+    splits["train"][3]["answer"] = "?"
+    tables = {name: table(rows) for name, rows in splits.items()}
+    gate.check(tables, CANONICAL, EXACT, count, LIMITS, tmp_path, batch_rows=2)
+    assert (tmp_path / "index.html").read_text().count("fa-times text-danger") == 1
+    first, failing = sorted((tmp_path / "validations/train").rglob("*.html"))
+    assert ("fa-times" in first.read_text(), "fa-times" in failing.read_text()) == (False, True)
+
+
+def test_what_the_table_does_not_hold_is_counted_and_said(
+    check: Callable[..., gate.Verdict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "KEPT", 30)
+    verdict = check({"train": [row("train", i, f"{100 + i}+1=", answer="?") for i in range(50)]})
+    assert (verdict.failed[0].failed, len(verdict.failure_table())) == (50, 30)
+    dataset = dict.fromkeys(("source", "license", "format", "verifier", "prompt_style", "revision"), "a")
+    assert "The first 20; the first 30 are in failures.parquet." in validate.page(verdict, dataset, LIMITS)
 
 
 def expected_repeats(splits: Splits, canonical: Callable[[str], str]) -> dict[tuple[str, int], dict[str, Any]]:
@@ -466,7 +489,7 @@ def test_a_split_that_cannot_be_read_is_refused_by_file_and_remedy(tmp_path: Pat
     with pytest.raises(
         Refused, match=r"train\.parquet: expected a whole Parquet file with UTF-8 text; found .*dvc checkout"
     ):
-        sum(batch.num_rows for batch in validate.Parquet(path).to_batches(gate.BATCH))
+        sum(batch.num_rows for batch in validate.Parquet(path).to_batches(spool.BATCH))
 
 
 def test_the_stage_refuses_by_name_leaves_its_reports_and_passes_mended_data(

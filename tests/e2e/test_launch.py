@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,11 +193,18 @@ def test_one_worker_killed_ends_the_stage_with_a_line(reference: Path, tmp_path:
     assert trained(folder) == trained(reference)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT not ignored: under nohup and the like it is, and what is ignored is inherited, as no handler is."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
 def test_a_stage_told_to_end_ends_its_workers(sent: int, code: int, reference: Path, tmp_path: Path) -> None:
-    # Under nohup and the like SIGINT is ignored, and what is ignored is inherited: a handler of ours is not.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = copy(reference, tmp_path / "project")
     process, others = started(folder, "grpo")
     wait_for_checkpoint(folder, "grpo", process)
