@@ -27,7 +27,7 @@ def here(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_good_profile_is_told_section_by_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     said = capsys.readouterr().out
-    assert said.count("ok  ") == 11
+    assert said.count("ok  ") == 12
     assert "params.yaml: model_card" in said
     assert "params.yaml: promote" in said
 
@@ -52,6 +52,20 @@ def test_a_misspelled_task_is_found_before_anything_is_trained(here: Path, capsy
     assert "found gsm8kk, which none of their files names" in capsys.readouterr().err
 
 
+def test_data_without_answers_want_rewards_and_tasks_that_need_none(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_yaml(here / "params.yaml", {"prepare": {"verifier": "none"}})
+    assert cli.main(["check"]) == 1
+    assert "grpo.reward_funcs: exact_answer: expected a dataset with a verifier" in capsys.readouterr().err
+    edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": {"length_penalty": 1.0}}})
+    assert cli.main(["check"]) == 1
+    assert "params.yaml: evaluate.tasks: expected tasks that need no verifiable answer" in capsys.readouterr().err
+    task = {"tasks": ["heldout_text"]}
+    edit_yaml(here / "params.yaml", {"evaluate": task, "promote": {"task": "heldout_text"}})
+    assert cli.main(["check"]) == 0
+
+
 def test_the_rule_of_promotion_is_checked_with_the_profile(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_yaml(here / "params.yaml", {"promote": {"task": "heldout_format"}})
     assert cli.main(["check", "--quiet"]) == 0, "a further metric of a task that is asked"
@@ -65,7 +79,12 @@ def test_the_rule_of_promotion_is_checked_with_the_profile(here: Path, capsys: p
 
 
 def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rewards = {"think_format_reward": 1.0, "custom.rewards:short_thought": 0.1, "custom.rewards:none": 1.0, "exct": 1.0}
+    rewards = {
+        "think_format_reward": 1.0,
+        "custom.rewards:short_thought": 0.1,
+        "custom.rewards:none": 1.0,
+        "exct_answer": 1.0,
+    }
     source = {"kind": "local", "train": "mine.jsonl", "license": "MIT"}
     base = {"kind": "local", "path": "mine", "license": "MIT"}
     edit_yaml(
@@ -74,7 +93,7 @@ def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pyt
     )
     assert cli.main(["check"]) == 2
     said = capsys.readouterr().err
-    assert "found custom.rewards:none, exct." in said
+    assert "found custom.rewards:none, exct_answer (did you mean exact_answer?)." in said
     assert "a file or folder at data/raw/mine.jsonl" in said
     assert "a file or folder at models/raw/mine" in said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import json
 import re
@@ -13,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import base_models, brought, formats, launch, params, promote, rewards, sources, verifiers
+from regrpo import base_models, brought, formats, harness, launch, params, promote, rewards, sources, verifiers
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -51,6 +52,9 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
     for stage in params.STAGES:
         findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
     findings.append(_finding(f"{path}: promote", lambda: _parse_promote(sections, path)))
+    if not any(finding["problem"] for finding in findings):
+        whole = f"{path}: rewards and tasks go with the data"
+        findings.append(_finding(whole, lambda: require_answers(sections, path)))
     return findings
 
 
@@ -79,6 +83,24 @@ def _parse_promote(sections: dict[str, Any], profile: Path) -> None:
             expected=f"a task of evaluate.tasks ({', '.join(asked)})",
             found=section.task,
             remedy="Name one of them, or add it there.",
+        )
+
+
+def require_answers(sections: dict[str, Any], profile: Path) -> None:
+    """Data without verifiable answers have rewards and tasks that need none. Raises Refused otherwise."""
+    given = sections["prepare"]
+    name = given.get("verifier") or formats.get_format(given["format"]).verifier
+    if verifiers.get_verifier(name):
+        return
+    for reward in set(sections["grpo"]["reward_funcs"]) & set(rewards.OURS):
+        rewards.get_reward(reward, None, max_completion_length=1)
+    ours = [task for task in sections["evaluate"]["tasks"] if Path("stages/eval_tasks", f"{task}.yaml").exists()]
+    if needy := [task for task in ours if task not in harness.WITHOUT_VERIFIER]:
+        raise Refused(
+            f"{profile}: evaluate.tasks",
+            expected=f"tasks that need no verifiable answer (prepare's verifier is {name})",
+            found=", ".join(needy),
+            remedy=f"Take {', '.join(harness.WITHOUT_VERIFIER)}, your own or lm-eval's tasks, or data with answers.",
         )
 
 
@@ -134,9 +156,14 @@ def require_rewards(section: Any, profile: Path) -> None:
             f"{profile}: grpo.reward_funcs",
             expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, or one of "
             "grpo.classifiers",
-            found=", ".join(unknown),
+            found=", ".join(name + _nearest(name, [*rewards.OURS, *known]) for name in unknown),
             remedy="Correct the name, or write the function.",
         )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def require_tasks(section: Any, profile: Path) -> None:
