@@ -198,11 +198,9 @@ def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(count
         for name, rows in planted.items():
             splits[name] += rows
     tables = {name: table(rows) for name, rows in splits.items()}
-    whole, *others = (
-        gate.check(tables, CANONICAL, EXACT, count, LIMITS, batch_rows=rows) for rows in (spool.BATCH, 3, 50)
-    )
+    whole, other = (gate.check(tables, CANONICAL, EXACT, count, LIMITS, batch_rows=rows) for rows in (spool.BATCH, 35))
     assert {one.check for one in whole.failed} > {"id_unique", "disjoint_canonical", "question_unique", "answer_parses"}
-    assert others == [whole, whole]
+    assert other == whole
 
 
 def test_great_expectations_own_pages_show_a_fault_wherever_it_lies(

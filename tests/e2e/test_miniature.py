@@ -116,6 +116,7 @@ def test_the_stage_key_is_what_dvc_lock_says(finished: Path) -> None:
         assert json.loads((finished / f"reports/{stage}/run.json").read_text())[0]["key"] == stage_key(lock[stage])
 
 
+@pytest.mark.slow  # make repro and .ci/same_bytes.py say it of the default each time
 def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_path: Path) -> None:
     """Determinism, and the observers' law: records and tracking change no other output."""
     other = make_project(tmp_path / "some other path", with_git=False)

@@ -33,6 +33,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
     },
     "evaluate": CPU | {"backend": "hf", "max_gen_toks": 16, "bootstrap": 200, "batch_size": 10},
 }  # fmt: skip
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
