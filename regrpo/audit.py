@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from regrpo import digests, files, journals, lineage, rows, stats
+from regrpo import digests, files, journals, lineage, mlflow_uri, rows, stats
 from regrpo.brought import is_commit
 from regrpo.digests import Digest
 from regrpo.errors import CannotCheck
@@ -313,8 +313,15 @@ class _Audit:
                 self.say(self.notes, "output", stage, item.path, "not in the workspace; checked in DVC's cache")
         else:
             self.row(item.path, self._here, stage, item.sha256, None, "unchecked")
-            text = "neither here nor in DVC's cache; fetch it with `dvc pull`"
+            text = f"neither here nor in DVC's cache; {self._remedy}"
             self.say(self.unchecked, "output", stage, item.path, text, item.sha256)
+
+    @cached_property
+    def _remedy(self) -> str:
+        """What brings an output that was never fetched."""
+        if lineage.dvc_config(self.snapshot.root).get("core", {}).get("remote"):
+            return "fetch it with `dvc pull`"
+        return "DVC knows no remote to pull it from: make it again with `dvc repro`"
 
     @cached_property
     def _uncached(self) -> set[str]:
@@ -710,10 +717,9 @@ class _Cache:
 
 
 def _open_store() -> Any:
-    from regrpo import tracking
     from regrpo.mlflow_store import open_reader
 
-    return open_reader(tracking.tracking_uri())
+    return open_reader(mlflow_uri.tracking_uri())
 
 
 class _Tracker:
@@ -733,9 +739,8 @@ class _Tracker:
             if isinstance(error, CannotCheck) and not recorded:
                 self._note("no run of this pipeline was told to MLflow")
                 return
-            from regrpo.tracking import name_error
-
-            text = (str(error) if isinstance(error, CannotCheck) else name_error(error)).removeprefix("MLflow: ")
+            text = str(error) if isinstance(error, CannotCheck) else mlflow_uri.name_error(error)
+            text = text.removeprefix("MLflow: ")
             how = "" if "--no-mlflow" in text else "; set MLFLOW_TRACKING_URI, or use --no-mlflow"
             self.audit.say(self.audit.unchecked, "mlflow", None, "MLflow", text + how)
 
@@ -892,9 +897,7 @@ class _Tracker:
 
         A local store records whole paths: in a copied repository they lead to the original's files, not to its own.
         """
-        from regrpo import tracking
-
-        store, uri = tracking.tracking_uri(), str(self.reader.client.get_run(run_id).info.artifact_uri)
+        store, uri = mlflow_uri.tracking_uri(), str(self.reader.client.get_run(run_id).info.artifact_uri)
         address = urlsplit(uri)
         if not store.startswith("sqlite:///") or address.scheme not in ("", "file"):
             return {}

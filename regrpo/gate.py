@@ -225,10 +225,11 @@ def check(
             for split, start, rows in _numbered(looked_at, batch_rows):
                 repeats.add(split, start, rows)
             repeats.settle()
+            suite_of = {split: suite(split, limits.prompt_tokens, verifier) for split in tables}
             for split, start, rows in _numbered(tables, batch_rows):
                 told = repeats.of(split, start, start + len(rows))
                 frame = derive(start, rows, told, canonical, verifier, count_tokens)
-                tally.add(suites.run(split, split, frame, suite(split, limits.prompt_tokens, verifier)))
+                tally.add(suites.run(split, split, frame, suite_of[split]))
                 progress(split, start + len(rows))
         for split, table in tables.items():
             fewest = 0 if split == "sft" and not table.num_rows else limits.rows

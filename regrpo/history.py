@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
-from regrpo import lineage
+from regrpo import lineage, mlflow_uri
 from regrpo.errors import CannotCheck
 from regrpo.lineage import Snapshot
 from regrpo.params import STAGES
@@ -220,9 +220,7 @@ def _of_row(run: str, here: Place, committed: bool) -> Place | None:
 
     Raises CannotCheck where MLflow knows the row and its results are nowhere.
     """
-    from regrpo import tracking
-
-    with tracking.reading() as store:
+    with mlflow_uri.reading() as store:
         found = store.run(run)
     if found is None:
         return None
@@ -247,11 +245,9 @@ def _of_row(run: str, here: Place, committed: bool) -> Place | None:
 
 def _forgotten(name: str) -> str:
     """What MLflow remembers of a DVC experiment of this name; silent where there is no store to ask."""
-    from regrpo import tracking
-
     with contextlib.suppress(CannotCheck):
         if re.fullmatch(r"[\w.-]+", name):
-            with tracking.reading() as store:
+            with mlflow_uri.reading() as store:
                 known = store.tagged(regrpo__experiment=name)
             if known:
                 return f" (MLflow remembers a DVC experiment of that name: it was removed; run {known[0]['id']})"

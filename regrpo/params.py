@@ -58,7 +58,7 @@ class PassThrough(Section):
             return f"`{key}` is set by regrpo: {cls.owned[key]}"
         if key not in fields:
             known = [*cls.model_fields, *(name for name in fields if name not in cls.owned)]
-            return f"`{key}` is neither ours nor a field of {cls.library.rpartition(':')[2]}{_nearest(key, known)}"
+            return f"`{key}` is neither ours nor a field of {cls.library.rpartition(':')[2]}{did_you_mean(key, known)}"
         return runs_remote_code(key, value) or _type_problem(key, value, fields[key])
 
     @property
@@ -67,7 +67,8 @@ class PassThrough(Section):
         return dict(self.model_extra or {})
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def did_you_mean(key: str, known: list[str]) -> str:
+    """The known name that a misspelled one resembles, in brackets; nothing where none does."""
     import difflib
 
     close = difflib.get_close_matches(key, known, n=1)
@@ -218,7 +219,7 @@ def parse_section(model: type[S], values: object, where: str) -> S:
 def _problem(error: Any, known: list[str]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown key `{key}`{_nearest(key, known)}"
+        return f"unknown key `{key}`{did_you_mean(key, known)}"
     if error["type"] == "missing":
         return f"`{key}` is missing"
     if error["type"].startswith("union_tag"):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from regrpo import audit, digests, history, lineage, params, rows, stats, tracking
+from regrpo import audit, digests, history, lineage, mlflow_uri, params, rows, stats, tracking
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 from regrpo.history import Place
 from regrpo.params import STAGES, Section
@@ -65,7 +65,7 @@ def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: boo
             model_id = registry.logged_model(_record(snapshot, "grpo"), MODEL)
         if model_id is None:
             raise CannotCheck(
-                f"MLflow ({tracking.shown_uri()})", expected=f"the model that {target}'s grpo stage logged",
+                f"MLflow ({mlflow_uri.shown_uri()})", expected=f"the model that {target}'s grpo stage logged",
                 found="none", remedy="Run `regrpo sync`, or set MLFLOW_TRACKING_URI to the store that holds the run.",
             )  # fmt: skip
         key = str(snapshot.pipeline_key())
@@ -84,7 +84,7 @@ def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: boo
             "target": place.name, "pipeline_key": key, "model": name, "alias": alias,
             "version": mine["version"] if mine else None, "created": False, "dry_run": dry_run,
             "replaced": champion["version"] if champion and alias == "champion" and not reigns else None,
-            "reigns": reigns, "rules": rules, "comparison": comparison, "mlflow": tracking.shown_uri(),
+            "reigns": reigns, "rules": rules, "comparison": comparison, "mlflow": mlflow_uri.shown_uri(),
             "notes": _notes(place, root),
         }  # fmt: skip
         row = registry.row(key)

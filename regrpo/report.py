@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from regrpo import digests, graph, history, lineage, tracking
+from regrpo import digests, graph, history, lineage, mlflow_uri
 from regrpo.card import FRAMEWORKS, ROLES
 from regrpo.errors import CannotCheck
 from regrpo.history import Place, Record
@@ -233,7 +233,7 @@ def read(place: Place, root: Path) -> Report:
         counts=counts,
         graph=graph.of_places([place]),
         committed=place.snapshot.revision is not None or _is_committed(root),
-        mlflow_uri=tracking.shown_uri().replace(f"sqlite:///{lineage.dvc_root()}/", ""),
+        mlflow_uri=mlflow_uri.shown_uri().replace(f"sqlite:///{lineage.dvc_root()}/", ""),
         mlflow_row=journal.get("parent_run_id"),
     )
 

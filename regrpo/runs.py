@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from regrpo import digests, files, history, lineage, rows, stats
+from regrpo import digests, files, history, lineage, mlflow_uri, rows, stats
 from regrpo.errors import CannotCheck
 from regrpo.history import Place, Record
 from regrpo.lineage import Snapshot
@@ -82,7 +82,6 @@ class Rows:
     def _ask(self, question: Callable[[Reader], T]) -> T | None:
         if not self._enabled or self.problem:
             return None
-        from regrpo import tracking
         from regrpo.mlflow_store import open_reader
 
         answer: list[T] = []
@@ -96,7 +95,7 @@ class Rows:
 
         try:
             with contextlib.redirect_stderr(io.StringIO()):
-                reader = open_reader(tracking.tracking_uri())
+                reader = open_reader(mlflow_uri.tracking_uri())
                 thread = threading.Thread(target=ask, daemon=True)  # a server may be silent for minutes
                 thread.start()
                 thread.join(PATIENCE)
@@ -107,7 +106,7 @@ class Rows:
         if answer:
             return answer[0]
         why = problem[0] if problem else f"no answer within {PATIENCE:.0f} s"
-        self.problem = f"MLflow ({tracking.shown_uri()}) could not be asked: {why}; git and DVC only"
+        self.problem = f"MLflow ({mlflow_uri.shown_uri()}) could not be asked: {why}; git and DVC only"
         return None
 
 

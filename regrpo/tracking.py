@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from regrpo import files, history, lineage
 from regrpo.errors import CannotCheck, RegrpoError
 from regrpo.journals import Told, enabled, is_dvc, journal_folder, pending
+from regrpo.mlflow_uri import experiment_name, name_error, shown_uri, tracking_uri, without_password
 
 if TYPE_CHECKING:
-    from regrpo.mlflow_store import Reader, Store
+    from regrpo.mlflow_store import Store
 
 EVERY = 1.0
 """Seconds between two passes of the follower."""
@@ -34,26 +34,6 @@ RETRY = 10.0
 GRACE = 20.0
 """Seconds after the end of a DVC experiment's process in which DVC may still write its reference."""
 _followers: list[subprocess.Popen[bytes]] = []  # kept, so that none is waited for when it is forgotten
-
-
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or mlflow.db in the root of the user's repository (also from DVC's temporary workspaces)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{lineage.dvc_root() / 'mlflow.db'}"
-
-
-def shown_uri() -> str:
-    """The tracking URI without user and password."""
-    return _without_password(tracking_uri())
-
-
-def _without_password(text: str) -> str:
-    user = urlsplit(tracking_uri()).netloc.rpartition("@")[0]
-    return text.replace(f"{user}@", "") if user else text
-
-
-def experiment_name() -> str:
-    """The MLflow experiment: MLFLOW_EXPERIMENT_NAME, or regrpo."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "regrpo"
 
 
 def _state(name: str) -> Path:
@@ -198,14 +178,8 @@ def _noting(done: Pass, what: str, journal: Told | None = None) -> Iterator[None
 
 def _log_and_name(error: Exception) -> str:
     """Write an error's traceback to the log; returns its class and first line."""
-    print(_without_password("".join(traceback.format_exception(error))), file=sys.stderr)
+    print(without_password("".join(traceback.format_exception(error))), file=sys.stderr)
     return name_error(error)
-
-
-def name_error(error: Exception) -> str:
-    """An error's class and first line, without a password; long ones without their middle."""
-    line = _without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-    return line if len(line) <= 300 else f"{line[:180]} … {line[-117:]}"  # an HTTP error tells its cause last
 
 
 def _outcome(journals: list[Told]) -> tuple[str | None, lineage.Snapshot | None]:
@@ -349,22 +323,6 @@ def opened(
         except Exception as error:  # as in _noting
             problem = _log_and_name(error)
             raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[Reader]:
-    """The store, only to be looked at: nothing is made. Raises CannotCheck where there is none that can be read."""
-    try:
-        from regrpo.mlflow_store import open_reader
-
-        yield open_reader(tracking_uri())
-    except RegrpoError:
-        raise
-    except Exception as error:  # as in _noting
-        raise CannotCheck(
-            shown_uri(), expected="an MLflow store", found=name_error(error),
-            remedy="Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without.",
-        ) from error  # fmt: skip
 
 
 # --- the background -------------------------------------------------------------------------------------------------

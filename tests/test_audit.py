@@ -896,6 +896,15 @@ def test_a_clone_is_complete_once_pulled_and_says_before_what_it_lacks(copy: Pat
         assert not Path("mlflow.db").exists()
 
 
+def test_a_clone_without_a_remote_is_not_told_to_pull(copy: Path, tmp_path: Path) -> None:
+    run(copy, "dvc", "remote", "default", "--unset")
+    run(copy, "git", "commit", "-qam", "No default remote")
+    run(tmp_path, "git", "clone", "-q", str(copy), "clone")
+    with contextlib.chdir(tmp_path / "clone"):
+        texts = [one["text"] for one in audited()["unchecked"] if one["kind"] == "output"]
+        assert texts and all("no remote" in text and "`dvc repro`" in text for text in texts)
+
+
 def test_objects_that_were_only_fetched_are_checked_in_the_cache(copy: Path) -> None:
     for path in ("data/prepared", "models/base", "models/sft", "models/grpo"):
         shutil.rmtree(path)

@@ -93,7 +93,7 @@ def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pyt
     )
     assert cli.main(["check"]) == 2
     said = capsys.readouterr().err
-    assert "found custom.rewards:none, exct_answer (did you mean exact_answer?)." in said
+    assert "found custom.rewards:none, exct_answer (did you mean `exact_answer`?)." in said
     assert "a file or folder at data/raw/mine.jsonl" in said
     assert "a file or folder at models/raw/mine" in said
 

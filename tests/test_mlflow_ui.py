@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from regrpo import files, tracking, views
+from regrpo import files, mlflow_uri, tracking, views
 from tests import told
 from tests.browser import Watch, chromium
 from tests.test_lineage import commit, digest
@@ -91,7 +91,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         with (root / "server.log").open("w") as log:
             server = subprocess.Popen(
-                [*command, "--backend-store-uri", tracking.tracking_uri()],
+                [*command, "--backend-store-uri", mlflow_uri.tracking_uri()],
                 cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
     address = f"http://127.0.0.1:{port}"

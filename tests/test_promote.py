@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ConfigDict
 
-from regrpo import cli, doctor, files, params, promote, records, tracking
+from regrpo import cli, doctor, files, mlflow_uri, params, promote, records, tracking
 from regrpo.errors import CannotCheck, Refused
 from regrpo.journals import Journal
 from regrpo.params import STAGES, Section
@@ -310,7 +310,7 @@ def test_an_unknown_run_an_unfinished_one_and_one_whose_results_are_gone_are_tol
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(mlflow_uri.tracking_uri())
     failed = client.create_run("1").info.run_id
     client.set_terminated(failed, "FAILED")
     assert cli.main(["promote", failed]) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.util
 import json
 import re
@@ -156,14 +155,9 @@ def require_rewards(section: Any, profile: Path) -> None:
             f"{profile}: grpo.reward_funcs",
             expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, or one of "
             "grpo.classifiers",
-            found=", ".join(name + _nearest(name, [*rewards.OURS, *known]) for name in unknown),
+            found=", ".join(name + params.did_you_mean(name, [*rewards.OURS, *known]) for name in unknown),
             remedy="Correct the name, or write the function.",
         )
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def require_tasks(section: Any, profile: Path) -> None:

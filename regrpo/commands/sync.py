@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo import files, tracking
+from regrpo import files, mlflow_uri, tracking
 from regrpo.journals import enabled
 
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     changed = tracking.sync()
     latest = tracking.latest_pipeline()
     if args.json:
-        place = {"uri": tracking.shown_uri(), "experiment": tracking.experiment_name()}
+        place = {"uri": mlflow_uri.shown_uri(), "experiment": mlflow_uri.experiment_name()}
         print(json.dumps(place | {"changed": changed, "latest": latest}, indent=2))
     elif not args.quiet:
         for row in changed or ([latest] if latest else []):
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         if headline := _headline():
             print(headline)
         if enabled():
-            where = f"{tracking.shown_uri()} (experiment {tracking.experiment_name()})"
+            where = f"{mlflow_uri.shown_uri()} (experiment {mlflow_uri.experiment_name()})"
             print(f"MLflow is up to date: {where}; look at it with `make ui`")
         else:
             print("Tracking is off (REGRPO_TRACKING).")
