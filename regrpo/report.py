@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from regrpo import digests, graph, history, lineage, mlflow_uri
 from regrpo.card import FRAMEWORKS, ROLES
 from regrpo.errors import CannotCheck
+from regrpo.formats import SPLITS
 from regrpo.history import Place, Record
 from regrpo.journals import Told, journal_folder
 from regrpo.params import STAGES
@@ -119,6 +120,11 @@ class Verdict(_Shape):
     rows: dict[str, int]
     checks: list[Outcome]
     not_applicable: list[str] = []
+
+    @property
+    def splits(self) -> list[tuple[str, int]]:
+        """Each split's rows, in the order of their use; verdict.json sorts by name."""
+        return sorted(self.rows.items(), key=lambda one: SPLITS.index(one[0]) if one[0] in SPLITS else len(SPLITS))
 
 
 class Dataset(_Shape):

@@ -22,7 +22,14 @@ CHAT_TEMPLATE = (
 
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save a tokenizer, but not what transformers 5 notes of its loading (HF_HUB_OFFLINE would change the bytes)."""
+    """Save a tokenizer, but nothing of how it was used.
+
+    transformers 5 notes its loading (HF_HUB_OFFLINE would change the bytes), and tokenizer.json would keep the last
+    call's padding and truncation, which are then everyone's defaults who reads it without transformers.
+    """
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = files.read_json(path)

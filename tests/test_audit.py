@@ -902,7 +902,8 @@ def test_a_clone_without_a_remote_is_not_told_to_pull(copy: Path, tmp_path: Path
     run(tmp_path, "git", "clone", "-q", str(copy), "clone")
     with contextlib.chdir(tmp_path / "clone"):
         texts = [one["text"] for one in audited()["unchecked"] if one["kind"] == "output"]
-        assert texts and all("no remote" in text and "`dvc repro`" in text for text in texts)
+        assert texts
+        assert all("no remote" in text and "`dvc repro`" in text for text in texts)
 
 
 def test_objects_that_were_only_fetched_are_checked_in_the_cache(copy: Path) -> None:

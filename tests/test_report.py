@@ -323,6 +323,11 @@ def test_an_unknown_run_and_an_unwritable_place_are_one_line_each(
     ]
 
 
+def test_the_splits_stand_in_the_order_of_their_use() -> None:
+    verdict = report.Verdict(passed=True, rows={"dev": 1, "eval": 2, "other": 5, "sft": 3, "train": 4}, checks=[])
+    assert [name for name, _ in verdict.splits] == ["sft", "train", "dev", "eval", "other"]
+
+
 def test_hostile_text_is_text_and_nothing_else(inside: Callable[..., Path], tmp_path: Path) -> None:
     with contextlib.chdir(workspace(tmp_path / "clean")):
         clean = written()

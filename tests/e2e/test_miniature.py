@@ -77,6 +77,11 @@ def test_models_hold_model_files_only_and_no_pickle(finished: Path) -> None:
         assert {file.name for file in (finished / "models" / model).iterdir()} == MODEL_FILES
 
 
+def test_training_leaves_the_tokenizer_as_it_is(finished: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert len({(finished / "models" / model / name).read_bytes() for model in ("base", "sft", "grpo")}) == 1, name
+
+
 def test_mlflow_has_one_finished_parent_and_a_finished_run_per_stage(finished: Path) -> None:
     parents, stages = rows(finished, "pipeline"), rows(finished, "stage")
     [parent] = parents
