@@ -11,20 +11,16 @@ git's code. It returns plain data and changes nothing:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import math
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from regrpo import digests, files, journals, lineage, mlflow_uri, rows, stats
+from regrpo import audit_mlflow, differences, digests, files, journals, lineage
+from regrpo.audit_findings import Findings
 from regrpo.brought import is_commit
 from regrpo.digests import Digest
 from regrpo.errors import CannotCheck
@@ -35,8 +31,6 @@ RAW = ("data/raw", "models/raw")
 """What users bring: its bytes may lie outside git, so that a clone need not have them."""
 CODE = ("stages/", "regrpo/", "custom")
 """The inputs that are code: git must hold them at the recorded revision."""
-CUT = {"params": 6000, "tags": 8000}
-"""MLflow's own limits, to which longer values are cut."""
 
 
 def audit(place: Place, *, remote: str | bool = False, mlflow: bool = True, strict_env: bool = False) -> dict[str, Any]:
@@ -44,25 +38,16 @@ def audit(place: Place, *, remote: str | bool = False, mlflow: bool = True, stri
 
     `remote`: True for DVC's default remote, or a remote's name. Raises CannotCheck where there is no pipeline to audit.
     """
-    return _Audit(place, strict_env).walk(remote, mlflow)
+    return _Audit(place, strict_env=strict_env).walk(remote, mlflow)
 
 
 @dataclass
-class _Audit:
-    place: Place
-    strict_env: bool
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-    faults: list[dict[str, Any]] = field(default_factory=list)
-    unchecked: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[dict[str, Any]] = field(default_factory=list)
-    records: dict[str, Record] = field(default_factory=dict)
-    written: dict[str, dict[str, Any]] = field(default_factory=dict)
+class _Audit(Findings):
+    strict_env: bool = False
 
     def walk(self, remote: str | bool, mlflow: bool) -> dict[str, Any]:
-        self.snapshot = self.place.snapshot
         self.tree = digests.Tree(self.snapshot)
-        self.lock: dict[str, Any] = safe_lock(self.snapshot)["stages"]
+        self.lock = safe_lock(self.snapshot)["stages"]
         if not self.lock:
             raise CannotCheck(
                 "dvc.lock", expected="a pipeline that was run", found=f"no finished stage in the {self.place.name}",
@@ -71,7 +56,7 @@ class _Audit:
         self.declared = _declared(self.snapshot)
         self.raw = record_bytes(self.snapshot)
         with ThreadPoolExecutor(1) as aside:  # importing mlflow takes seconds, in which the bytes are hashed
-            store = aside.submit(_open_store) if mlflow else None
+            store = aside.submit(audit_mlflow.open_store) if mlflow else None
             self._read_records()
             self.cache = _Cache(self.snapshot.root, self.lock)
             self._hash_workspace()
@@ -90,49 +75,9 @@ class _Audit:
             if remote:
                 self._check_remote(None if remote is True else str(remote))
             if store is not None:
-                _Tracker(self, store).check()
+                audit_mlflow.Tracker(self, store).check()
         self._trace()
-        return self._report(mlflow, remote)
-
-    # --- telling ------------------------------------------------------------------------------------------------
-
-    def say(
-        self, what: list[dict[str, Any]], kind: str, stage: str | None, path: str, text: str,
-        recorded: Any = None, found: Any = None,
-    ) -> None:  # fmt: skip
-        one = {"kind": kind, "stage": stage, "path": path, "recorded": recorded, "found": found, "text": text}
-        if one not in what:
-            what.append(one)
-
-    def fault(
-        self, kind: str, stage: str | None, path: str, text: str, recorded: Any = None, found: Any = None
-    ) -> None:
-        self.say(self.faults, kind, stage, path, text, recorded, found)
-
-    def row(self, path: str, place: str, stage: str, recorded: str | None, found: str | None, verdict: str) -> None:
-        run = self.records[stage].run
-        self.artifacts.append(
-            {"path": path, "place": place, "stage": stage, "run": run}
-            | {"recorded": recorded, "found": found, "verdict": verdict}
-        )
-
-    def _report(self, mlflow: bool, remote: str | bool) -> dict[str, Any]:
-        verdict = "broken" if self.faults else "not checkable" if self.unchecked else "complete"
-        order = {stage: index for index, stage in enumerate(STAGES)}
-        for findings in (self.faults, self.unchecked, self.notes):
-            findings.sort(key=lambda one: order.get(one["stage"], len(order)))
-        return {
-            "target": self.place.name,
-            "revision": self.snapshot.revision,
-            "pipeline_key": lineage.pipeline_key({"stages": self.lock}),
-            "looked_at": {"mlflow": mlflow, "remote": bool(remote)},
-            "verdict": verdict,
-            "stages": self.stages,
-            "artifacts": self.artifacts,
-            "faults": self.faults,
-            "unchecked": self.unchecked,
-            "notes": self.notes,
-        }
+        return self.report(mlflow, remote)
 
     # --- records and dvc.lock -----------------------------------------------------------------------------------
 
@@ -178,7 +123,7 @@ class _Audit:
             self.row(own, self._here, stage, outs[own], outs[own], "ok")
         if entry["cmd"] != record.command:
             self.fault("lock", stage, "dvc.lock: cmd", "is not run.json's command", record.command, entry["cmd"])
-        for name, (was, now) in _differences(record.parameters, entry.get("params", {})).items():
+        for name, was, now in _parameter_differences(record.parameters, entry.get("params", {})):
             self.fault("lock", stage, f"dvc.lock: {name}", "is not run.json's parameter", was, now)
         for what, ours, theirs in (
             ("outs", {item.path for item in record.outputs} | {own}, set(outs)),
@@ -242,7 +187,7 @@ class _Audit:
             if stage not in self.records or sections is None:
                 continue
             now = {profile: {stage: sections.get(stage)}}
-            for name, (was, found) in _differences(self.records[stage].parameters, now).items():
+            for name, was, found in _parameter_differences(self.records[stage].parameters, now):
                 self.fault("input", stage, name, "the parameter changed since", was, found)
 
     # --- bytes --------------------------------------------------------------------------------------------------
@@ -619,7 +564,7 @@ class _Audit:
 
     def _diff(self, record: Record) -> str | None:
         """The diff of uncommitted code out of the journal, if it is the recorded one (MLflow's comes later)."""
-        journal = _journal(record)
+        journal = journals.of_run(record.stage, record.run)
         diff = str(journal.facts.get("diff") or "") if journal else ""
         return diff if diff and files.sha256_text(diff) == record.code.diff_sha256 else None
 
@@ -716,273 +661,6 @@ class _Cache:
         return [out["path"] for out in self.lock[stage].get("outs", []) if self.holds(out["md5"])]
 
 
-def _open_store() -> Any:
-    from regrpo.mlflow_store import open_reader
-
-    return open_reader(mlflow_uri.tracking_uri())
-
-
-class _Tracker:
-    """MLflow's runs against the files, by the very mapping that `regrpo sync` writes with (regrpo.rows)."""
-
-    def __init__(self, audit: _Audit, store: Future[Any]) -> None:
-        self.audit, self._store = audit, store
-
-    def check(self) -> None:
-        recorded = [record for record in self.audit.records.values() if record.mlflow_run_id]
-        try:
-            self.reader = self._store.result()
-            parents = [self._check_stage(stage, record) for stage, record in self.audit.records.items()]
-            self._check_rows()
-            self._mark_kept(parents)
-        except Exception as error:  # MLflow, its database layer and its HTTP client raise classes of their own
-            if isinstance(error, CannotCheck) and not recorded:
-                self._note("no run of this pipeline was told to MLflow")
-                return
-            text = str(error) if isinstance(error, CannotCheck) else mlflow_uri.name_error(error)
-            text = text.removeprefix("MLflow: ")
-            how = "" if "--no-mlflow" in text else "; set MLFLOW_TRACKING_URI, or use --no-mlflow"
-            self.audit.say(self.audit.unchecked, "mlflow", None, "MLflow", text + how)
-
-    def _note(self, text: str, stage: str | None = None) -> None:
-        self.audit.say(self.audit.notes, "mlflow", stage, "MLflow", text)
-
-    def _check_stage(self, stage: str, record: Record) -> str | None:
-        """One stage's run; returns its parent's id."""
-        audit = self.audit
-        if record.mlflow_run_id:
-            run = self.reader.run(record.mlflow_run_id)
-        else:
-            run = next(iter(self.reader.tagged(regrpo__run=record.run)), None)
-        if run is None:
-            if record.mlflow_run_id:
-                text = f"the store has no run {record.mlflow_run_id}; set MLFLOW_TRACKING_URI, or use --no-mlflow"
-                audit.say(audit.unchecked, "mlflow", stage, "MLflow", text)
-            else:
-                self._note("the run was not told to MLflow (`regrpo sync` does, if its journal is here)", stage)
-            return None
-        where = f"MLflow run {run['id']}"
-        if run["deleted"]:
-            self._note(f"run {run['id']} is marked as deleted", stage)
-        if run["status"] != "FINISHED":
-            audit.fault("mlflow", stage, f"{where}: status", "is not FINISHED", "FINISHED", run["status"])
-        sections = {name: values for params in record.parameters.values() for name, values in params.items()}
-        profile = next(iter(record.parameters), "")
-        expected = rows.parameters(sections) | {"profile": profile}
-        self._compare(stage, where, "params", expected, run["params"], whole=True)
-        tags = rows.output_tags(audit.written[stage]) | {
-            "regrpo.run": record.run, "regrpo.key": record.key, "regrpo.stage": stage,
-            "regrpo.environment": record.environment.sha256,
-        }  # fmt: skip
-        if record.code.revision:
-            tags |= {
-                "mlflow.source.git.commit": record.code.revision,
-                "regrpo.git.dirty": str(record.code.dirty).lower(),
-            }
-        tags |= {"regrpo.git.diff_sha256": record.code.diff_sha256} if record.code.diff_sha256 else {}
-        self._compare(stage, where, "tags", tags, run["tags"])
-        self._check_metrics(stage, where, run)
-        for model in self.reader.models(run):
-            output = next((out for out in record.outputs if out.path == model.get("regrpo.path")), None)
-            wanted = {
-                "regrpo.sha256": output.sha256 if output else "",
-                "regrpo.run": record.run,
-                "regrpo.key": record.key,
-            }
-            self._compare(stage, f"{where}: logged model", "tags", wanted, model)
-        self._check_artifacts(stage, where, run["id"], record)
-        return str(run["tags"].get("mlflow.parentRunId") or run["id"])
-
-    def _check_metrics(self, stage: str, where: str, run: Mapping[str, Any]) -> None:
-        """Final values, and every step of what was shown live, against the reports and the journal if it is here."""
-        audit, final, live = self.audit, _final_metrics(self.audit, stage), _live(self.audit, stage)
-        history, evaluation = (_recorded_report(audit, stage, name) for name in ("history.csv", "metrics.json"))
-        scores = rows.scores(evaluation) if evaluation and stage == "evaluate" else {}
-        curves = scores | live | (rows.curves(history) if history else {})
-        summary = {name: value for name, value in final.items() if name not in curves}
-        self._compare_metrics(stage, where, summary, run["metrics"])
-        for name, steps in curves.items():
-            found = self._told_curve(run["id"], name)
-            latest = run["metrics"].get(name)
-            if name in scores.keys() - live.keys():
-                found = {step: stats.rounded(values) for step, values in found.items()}
-                latest = stats.rounded(latest)
-            if found:
-                self._compare_curve(stage, f"{where}: metric {name}", steps, found, latest, final.get(name))
-            else:
-                text, path = "none of its steps is there", f"{where}: metric {name}"
-                audit.fault("mlflow", stage, path, text, f"{len(steps)} steps", None)
-
-    def _told_curve(self, run_id: str, name: str) -> dict[int, list[float]]:
-        found: dict[int, list[float]] = {}
-        for step, value in self.reader.curve(run_id, name):
-            found.setdefault(step, []).append(value)
-        return found
-
-    def _compare_curve(
-        self, stage: str | None, metric: str, steps: Mapping[int, list[float]], found: dict[int, list[float]],
-        latest: float | None, final: float | None,
-    ) -> None:  # fmt: skip
-        """One curve, step by step, and what MLflow shows as its latest value.
-
-        `final`: what an older regrpo logged besides at the last step.
-        """
-        last = max(steps)
-        ends, doubled = list(steps[last]), found.get(last, [])
-        if final is not None and len(doubled) == len(ends) + 1 and final in doubled:
-            doubled.remove(final)
-            ends.append(final)
-            text = f"has its final value besides at step {last}, as an older regrpo logged it"
-            self.audit.say(self.audit.notes, "mlflow", stage, metric, text)
-        for step in sorted(steps.keys() | found.keys()):
-            was, now = steps.get(step, []), found.get(step, [])
-            if text := _wrong(was, now):
-                values = (side[0] if len(side) == 1 else side or None for side in (was, now))
-                self.audit.fault("mlflow", stage, f"{metric} at step {step}", text, *values)
-        if latest is None or not any(_same(end, latest) for end in ends):
-            self.audit.fault("mlflow", stage, f"{metric}: latest", "is not that of the last step", ends[-1], latest)
-
-    def _check_artifacts(self, stage: str, where: str, run_id: str, record: Record) -> None:
-        """run.json and the report files as MLflow keeps them."""
-        audit, reports = self.audit, f"reports/{stage}/"
-        expected = {
-            out.path.removeprefix(reports): out.sha256 for out in record.outputs if out.path.startswith(reports)
-        }
-        kept = self._kept_beside(run_id)
-        names = set(kept or self.reader.artifacts(run_id))
-
-        def read(name: str) -> bytes:
-            return kept[name].read_bytes() if kept else self.reader.artifact(run_id, name)
-
-        for name in sorted(names & expected.keys()):
-            found = hashlib.sha256(read(name)).hexdigest()
-            audit.row(
-                reports + name, "mlflow", stage, expected[name], found, "ok" if found == expected[name] else "changed"
-            )
-            if found != expected[name]:
-                audit.fault("mlflow", stage, f"{where}: artifact {name}", "changed", expected[name], found)
-        if "run.json" in names:
-            self._compare_record(stage, f"{where}: artifact run.json", _json(read("run.json")))
-        if lost := sorted((expected.keys() | {"run.json"}) - names):
-            text = f"the store has lost {len(lost)} of its {len(expected) + 1}: {', '.join(lost)} (--no-mlflow)"
-            audit.say(audit.unchecked, "mlflow", stage, f"{where}: artifacts", text)
-        if record.code.dirty and "code.diff" in names:
-            diff = read("code.diff").decode(errors="replace").strip("\n")
-            if files.sha256_text(diff) != record.code.diff_sha256:
-                text = "is not the diff that run.json records"
-                audit.fault(
-                    "mlflow",
-                    stage,
-                    f"{where}: artifact code.diff",
-                    text,
-                    record.code.diff_sha256,
-                    files.sha256_text(diff),
-                )
-            for fault in audit.faults:
-                if fault["kind"] == "code" and fault["stage"] == stage and isinstance(fault["found"], dict):
-                    fault["found"]["diff"] = fault["found"]["diff"] or diff
-
-    def _compare_record(self, stage: str, path: str, kept: Any) -> None:
-        """MLflow's copy of run.json, leaf by leaf."""
-        written = self.audit.written[stage]
-        if not isinstance(kept, dict) or kept.get("run") != written["run"]:
-            found = kept.get("run") if isinstance(kept, dict) else "no record"
-            self.audit.fault("mlflow", stage, path, "is not this run's record", written["run"], found)
-            return
-        for name, (was, now) in _differences(written, kept).items():
-            self.audit.fault("mlflow", stage, f"{path}: {name}", f"is not what {_own(stage)} says", was, now)
-
-    def _kept_beside(self, run_id: str) -> dict[str, Path]:
-        """{name: file} of a run's artifacts in the folder beside mlflow.db; empty where they are kept elsewhere.
-
-        A local store records whole paths: in a copied repository they lead to the original's files, not to its own.
-        """
-        store, uri = mlflow_uri.tracking_uri(), str(self.reader.client.get_run(run_id).info.artifact_uri)
-        address = urlsplit(uri)
-        if not store.startswith("sqlite:///") or address.scheme not in ("", "file"):
-            return {}
-        _, _, inner = unquote(address.path).rpartition("/mlartifacts/")
-        beside = Path(store.removeprefix("sqlite:///")).parent / "mlartifacts"
-        folder = beside / inner
-        if not inner or not folder.resolve().is_relative_to(beside.resolve()):
-            return {}
-        return {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-
-    def _check_rows(self) -> None:
-        """The whole pipeline's rows, if MLflow has any."""
-        audit = self.audit
-        key = lineage.pipeline_key({"stages": audit.lock})
-        if key is None or set(audit.records) != set(STAGES):
-            return
-        found = self.reader.tagged(regrpo__pipeline_key=key)
-        if not found:
-            self._note("has no row of the whole pipeline; `regrpo sync` makes one")
-            return
-        try:
-            row = rows.from_snapshot(audit.snapshot)
-        except ValueError:  # a damaged report is a fault of its own
-            return
-        row.tags.pop("regrpo.pipeline_key")
-        for run in found:
-            where = f"MLflow row {run['id']}"
-            self._compare(None, where, "params", row.params, run["params"], whole=True)
-            tags = {name: value for name, value in row.tags.items() if not name.startswith("regrpo.stage.")}
-            self._compare(None, where, "tags", _told(tags, run["tags"]), run["tags"])
-            self._compare_metrics(None, where, _told(row.metrics, run["metrics"]), run["metrics"])
-            for name, steps in rows.shown_curves(row.curves).items():
-                if name in run["metrics"]:
-                    found_steps, latest = self._told_curve(run["id"], name), run["metrics"][name]
-                    self._compare_curve(None, f"{where}: metric {name}", steps, found_steps, latest, None)
-
-    def _compare(
-        self,
-        stage: str | None,
-        where: str,
-        what: str,
-        expected: Mapping[str, str],
-        found: Mapping[str, str],
-        whole: bool = False,
-    ) -> None:
-        """Values as MLflow cuts them; with `whole`, what is there and not expected is a fault too."""
-        from regrpo.mlflow_store import ABSENT
-
-        for name, value in expected.items():
-            value, now = value[: CUT[what]], found.get(name[:250])
-            if value != now:
-                self.audit.fault("mlflow", stage, f"{where}: {what} {name}", "is not what the files say", value, now)
-        for name in sorted(set(found) - set(expected)) if whole else ():
-            if found[name] != ABSENT:
-                text = "is not in the files"
-                self.audit.fault("mlflow", stage, f"{where}: {what} {name}", text, None, found[name])
-
-    def _compare_metrics(
-        self, stage: str | None, where: str, expected: Mapping[str, float], found: Mapping[str, float]
-    ) -> None:
-        for name, value in expected.items():
-            now = found.get(name)
-            if now is None or not _same(value, now):
-                self.audit.fault("mlflow", stage, f"{where}: metric {name}", "is not what the files say", value, now)
-
-    def _mark_kept(self, parents: Iterable[str | None]) -> None:
-        """Stages of more than one execution: say which run made each of the older ones."""
-        known = dict(zip(self.audit.records, parents, strict=True))
-        last = max(self.audit.records, key=lambda stage: self.audit.records[stage].started, default=None)
-        for stage, parent in known.items():
-            record = self.audit.records[stage]
-            if last is not None and parent and known[last] and parent != known[last]:
-                text = (
-                    f"kept or restored: made by run {record.mlflow_run_id or record.run} on {record.started[:16]} UTC"
-                )
-                self.audit.say(
-                    self.audit.notes, "restored", stage, stage, f"{text}, code {str(record.code.revision)[:12]}"
-                )
-
-
-def _told(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What is expected of a row, without what it may lack."""
-    return {name: value for name, value in expected.items() if name in found or not name.startswith(rows.SHOWN_AGAIN)}
-
-
 def _own(stage: str) -> str:
     return f"reports/{stage}/run.json"
 
@@ -998,13 +676,6 @@ def _name(declared: Any) -> str:
 
 def _shown(value: Any) -> str | None:
     return None if value is None else value if isinstance(value, str) else files.canonical_json(value)
-
-
-def _json(data: bytes) -> Any:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return None
 
 
 def _yaml(snapshot: lineage.Snapshot, path: str) -> dict[str, Any] | None:
@@ -1069,26 +740,12 @@ def _recorded(item: Item) -> dict[str, str]:
     return {f"{item.path}/{name}": digest for name, digest in item.files.items()}
 
 
-def _differences(was: Any, now: Any) -> dict[str, tuple[Any, Any]]:
-    """{dotted name: (was, now)} of the leaves that differ; numbers compare as numbers."""
-    before, after = dict(_leaves(was, "")), dict(_leaves(now, ""))
-    names = sorted(before.keys() | after.keys())
-    return {
-        name: (before.get(name, "not there"), after.get(name, "not there"))
-        for name in names
-        if name not in before or name not in after or before[name] != after[name]
-    }
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            # params.yaml: grpo.learning_rate
-            yield from _leaves(
-                inner, f"{name}{': ' if name.count(':') == 0 and '.yaml' in name else '.'}{key}" if name else str(key)
-            )
-    else:
-        yield name, value
+def _parameter_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(file: key, was, now) of the parameters that differ; numbers compare as numbers."""
+    for file in sorted(was.keys() | now.keys()):
+        here, there = was.get(file, differences.ABSENT), now.get(file, differences.ABSENT)
+        for name, before, after in differences.unequal_leaves(here, there):
+            yield f"{file}: {name}" if name else file, before, after
 
 
 def _sources(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -1105,54 +762,3 @@ def _sources(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 if not where
                 else f"{where}: {key}",
             )
-
-
-def _final_metrics(audit: _Audit, stage: str) -> dict[str, float]:
-    reports = {name: audit.snapshot.read(f"reports/{stage}/{name}") for name in journals.METRIC_REPORTS}
-    try:
-        return rows.final_metrics({name: data for name, data in reports.items() if data is not None})
-    except ValueError:  # a damaged report is a fault of its own
-        return {}
-
-
-def _recorded_report(audit: _Audit, stage: str, name: str) -> bytes | None:
-    """A report's bytes; None where they are not the recorded ones (told as such)."""
-    path = f"reports/{stage}/{name}"
-    recorded = next((item.sha256 for item in audit.records[stage].outputs if item.path == path), None)
-    data = audit.snapshot.read(path)
-    return data if data is not None and hashlib.sha256(data).hexdigest() == recorded else None
-
-
-def _live(audit: _Audit, stage: str) -> rows.Curves:
-    """What the journal says that the stage showed live, where it is here: custom code may log what it likes."""
-    found: rows.Curves = {}
-    if journal := _journal(audit.records[stage]):
-        for line in journal.metrics_from(0)[0]:
-            for name, value in line["values"].items():
-                found.setdefault(rows.mlflow_name(name), {}).setdefault(line["step"], []).append(float(value))
-    return found
-
-
-def _journal(record: Record) -> journals.Told | None:
-    """The journal of a record's run, where it is here and can be read."""
-    for path in sorted(journals.journal_folder().glob(f"*-{record.stage}/open.json")):
-        with contextlib.suppress(ValueError, OSError):
-            journal = journals.Told(path.parent)
-            if journal.facts.get("run") == record.run:
-                return journal
-    return None
-
-
-def _same(one: float, other: float) -> bool:
-    """Whether a value is another as MLflow's database gives it back: NaN is NaN, infinity the largest number."""
-    largest = sys.float_info.max
-    return (math.isnan(one) and math.isnan(other)) or max(-largest, min(one, largest)) == other
-
-
-def _wrong(was: list[float], now: list[float]) -> str:
-    """What is wrong with a step's values in MLflow; nothing where they are the expected ones."""
-    if not now or not was:
-        return "is in no file" if now else "is missing"
-    if not all(any(_same(a, b) for b in now) for a in was) or not all(any(_same(a, b) for a in was) for b in now):
-        return "is not what the files say"
-    return f"is there {len(now)} times" if len(now) > len(was) else ""

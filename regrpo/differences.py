@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 Json = dict[str, Any]
+ABSENT = "(absent)"
+"""Stands for a value that one side lacks."""
 
 
 def compare_file(original: Path, found: Path) -> Json:
@@ -175,22 +177,20 @@ def _brief(value: Any) -> str:
 def compare_json(original: Path, found: Path) -> Json:
     """Two JSON files: `key` (dotted) of the first value that differs, and both values."""
     before, after = (json.loads(path.read_text(encoding="utf-8")) for path in (original, found))
-    for key, a, b in _unequal_leaves(before, after, ""):
+    for key, a, b in unequal_leaves(before, after):
         what = f"{key}: {_brief(a)} → {_brief(b)}"
         return {"kind": "json", "key": key, "original": a, "reproduction": b, "what": what}
     return {"kind": "json", "key": None, "what": "the same values, written otherwise"}
 
 
-def _unequal_leaves(a: Any, b: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
-    absent = "(absent)"
+def unequal_leaves(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, a's, b's) of the values that differ in two structures of JSON, `ABSENT` for one that is missing."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in dict.fromkeys([*a, *b]):
-            yield from _unequal_leaves(
-                a.get(key, absent), b.get(key, absent), f"{prefix}.{key}" if prefix else str(key)
-            )
+            yield from unequal_leaves(a.get(key, ABSENT), b.get(key, ABSENT), f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from _unequal_leaves(x, y, f"{prefix}[{index}]")
+            yield from unequal_leaves(x, y, f"{prefix}[{index}]")
     elif not _same(a, b):
         yield prefix, a, b
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from regrpo.errors import Refused
+from regrpo.errors import entry
 from regrpo.verifiers import NONE, parse_int
 
 SPLITS = ("sft", "train", "dev", "eval")
@@ -186,11 +186,4 @@ FORMATS = {
 
 def get_format(name: str) -> Format:
     """The format of that name. Raises Refused for a name there is not."""
-    if name not in FORMATS:
-        raise Refused(
-            "prepare.format",
-            expected=f"one of {', '.join(FORMATS)}",
-            found=repr(name),
-            remedy="Name one of these, or add yours to regrpo/formats.py.",
-        )
-    return FORMATS[name]
+    return entry(FORMATS, name, "prepare.format", "regrpo/formats.py")

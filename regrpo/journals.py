@@ -194,3 +194,13 @@ def pending() -> Iterator[Told]:
     for journal in sorted(folder.iterdir()) if folder.is_dir() else []:
         if (journal / "open.json").exists() and not (journal / "sent").exists():
             yield Told(journal)
+
+
+def of_run(stage: str, run: str) -> Told | None:
+    """The journal of a stage's run, where it is here and can be read."""
+    for path in sorted(journal_folder().glob(f"*-{stage}/open.json")):
+        with contextlib.suppress(ValueError, OSError):
+            journal = Told(path.parent)
+            if journal.facts.get("run") == run:
+                return journal
+    return None

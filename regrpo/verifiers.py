@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from regrpo.errors import Refused
+from regrpo.errors import entry
 
 _INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
 _LONGEST = 1000  # characters; Python refuses to read integers beyond 4,300 digits, and a completion may hold them
@@ -100,13 +100,4 @@ NONE = "none"
 
 def get_verifier(name: str) -> Verifier | None:
     """The verifier of that name; None for "none". Raises Refused for a name there is not."""
-    if name == NONE:
-        return None
-    if name not in VERIFIERS:
-        raise Refused(
-            "verifier",
-            expected=f"one of {', '.join([*VERIFIERS, NONE])}",
-            found=repr(name),
-            remedy="Name one of these, or add yours to regrpo/verifiers.py.",
-        )
-    return VERIFIERS[name]
+    return entry(VERIFIERS | {NONE: None}, name, "verifier", "regrpo/verifiers.py")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from regrpo import audit, files, lineage, rows, tracking, views
+from regrpo import audit_mlflow, files, lineage, rows, tracking, views
 from tests import told
 from tests.test_lineage import commit
 from tests.test_tracking import DEAD, artifacts, database, only, root, runs, store
@@ -162,8 +162,8 @@ def test_what_an_experiment_changes_is_told_against_its_own_profile(root: Path) 
 
 def test_a_row_may_lack_what_only_says_the_result_again(root: Path) -> None:
     expected = {"headline/grpo": 0.5, "grpo.steps": 8.0}
-    assert audit._told(expected, {"grpo.steps": 8.0}) == {"grpo.steps": 8.0}
-    assert audit._told(expected, {"headline/grpo": 0.9}) == expected
+    assert audit_mlflow._told(expected, {"grpo.steps": 8.0}) == {"grpo.steps": 8.0}
+    assert audit_mlflow._told(expected, {"headline/grpo": 0.9}) == expected
 
 
 def test_make_ui_prints_addresses_that_open_the_saved_view(root: Path, store: Store) -> None:
