@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,18 @@ def require_bf16(section: str, wanted: bool, device: str) -> None:
         )
 
 
+def require_vllm(where: str, instead: str, device: str = "cuda") -> None:
+    """Refused where vLLM is asked for (`where`) and cannot run; `instead` is what the profile can say otherwise."""
+    installed = importlib.util.find_spec("vllm") is not None
+    if device == "cpu" or not installed:
+        raise Refused(
+            where,
+            expected="a CUDA device and the vllm package",
+            found=f"device {device}, vllm {'installed' if installed else 'not installed'}",
+            remedy=f"Set `{instead}`; or, on a CUDA machine, pip install -c constraints.txt -e '.[cuda]'.",
+        )
+
+
 def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, Any]:
     """Fix everything that draws or counts: Python, NumPy and torch generators, and torch's thread count.
 
@@ -67,14 +80,13 @@ def turn_on_determinism() -> dict[str, Any]:
     capability 8.0, and vLLM itself refuses a model that has no such mode. Returns {name: value} of what is on.
     """
     import os
-    from importlib.util import find_spec
 
     import torch
 
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     variables = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
-    if find_spec("vllm") and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+    if importlib.util.find_spec("vllm") and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
         variables["VLLM_BATCH_INVARIANT"] = "1"
     os.environ.update(variables)
     return {

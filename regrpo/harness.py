@@ -259,19 +259,6 @@ def _load_backend(
     return HFLM(**arguments, device=device, dtype="float32" if device == "cpu" else "auto")
 
 
-def require_backend(backend: str, device: str) -> None:
-    """Refused where vLLM is asked for and cannot run."""
-    from importlib.util import find_spec
-
-    if backend == "vllm" and (device != "cuda" or find_spec("vllm") is None):
-        raise Refused(
-            "evaluate.backend",
-            expected="a CUDA device and the vllm package (backend: vllm)",
-            found=f"device {device}, vllm {'installed' if find_spec('vllm') else 'not installed'}",
-            remedy="Use `backend: hf`; or, on a CUDA machine, pip install -c constraints.txt -e '.[cuda]'.",
-        )
-
-
 def ask(task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None, seed: int) -> list[Row]:
     """One model's answers: a row (task, id, prompt, completion, answer, value) per question and metric.
 

@@ -1,8 +1,8 @@
 """Prompts as the models see them: cut to a number of tokens so that the question loses its end and nothing else.
 
 The instruction around the question, system messages and the chat's scaffold stay whole. Where to cut stands in
-dataset.json (`max_prompt_tokens`, `prompt_template`), so that validate, sft, grpo and evaluate cut alike: the models
-that they load share one tokenizer.
+dataset.json (`max_prompt_tokens`, `prompt_template`), so that validate, grpo and evaluate cut alike: the models that
+they load share one tokenizer. sft may read on to a limit of its own.
 """
 
 from __future__ import annotations
@@ -55,8 +55,17 @@ def _count(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str
 class Cutter:
     """Cuts prompts as dataset.json says; `cut` counts how many it had to. Without a limit there, it cuts nothing."""
 
-    def __init__(self, dataset: Mapping[str, Any], model: Path) -> None:
-        self.limit: int | None = dataset.get("max_prompt_tokens")
+    def __init__(self, dataset: Mapping[str, Any], model: Path, sft: int | None = None) -> None:
+        """`sft`: sft's own limit. Raises Refused for one where prepare cuts nothing."""
+        self.limit: int | None = sft or dataset.get("max_prompt_tokens")
+        self.key = "sft.max_prompt_tokens" if sft else "prepare.max_prompt_tokens"
+        if sft and not dataset.get("max_prompt_tokens"):
+            raise Refused(
+                self.key,
+                expected="prepare.max_prompt_tokens beside it, for everything but sft",
+                found="none, so that no question may be cut",
+                remedy="Set both, or neither.",
+            )
         self.model, self.cut = model, 0
         if self.limit is None:
             return
@@ -89,7 +98,7 @@ class Cutter:
         while tokens > self.limit:
             if not kept:
                 raise Refused(
-                    "prepare.max_prompt_tokens",
+                    self.key,
                     expected=f"room for the instruction, which alone is {tokens} tokens long",
                     found=str(self.limit),
                     remedy="Raise it, or shorten prepare.prompt_template or prepare.system_prompt.",

@@ -246,13 +246,13 @@ def quiet(trainer: Any) -> None:
 
 @contextlib.contextmanager
 def told_as_refusal(section: str) -> Iterator[None]:
-    """A ValueError of TRL, PEFT or transformers about a setting, told as a refusal of the section."""
+    """What TRL, PEFT or transformers say of a setting, or of a package that it needs, told as the section's refusal."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise Refused(
             section,
             expected="settings that the trainer accepts",
             found=" ".join(str(error).split())[:400],
-            remedy="Correct them in the profile.",
+            remedy="Correct them in the profile; a package that is missing may be in an extra (pyproject.toml).",
         ) from error

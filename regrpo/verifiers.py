@@ -100,4 +100,4 @@ NONE = "none"
 
 def get_verifier(name: str) -> Verifier | None:
     """The verifier of that name; None for "none". Raises Refused for a name there is not."""
-    return entry(VERIFIERS | {NONE: None}, name, "verifier", "regrpo/verifiers.py")
+    return entry(VERIFIERS | {NONE: None}, name, "prepare.verifier", "regrpo/verifiers.py")

@@ -10,9 +10,9 @@ import dataclasses
 import gc
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from regrpo import comparison, files, hardware, harness, records, stats
 from regrpo.classifiers import Classifier, ClassifierName, Judge, load_all
@@ -50,6 +50,13 @@ class Params(Section):
         if taken := [key for key in OWNED if key in value]:
             raise ValueError(f"{', '.join(taken)}: set by regrpo")
         return value
+
+    @model_validator(mode="after")
+    def _headline_is_measured(self) -> Self:
+        """Its task is asked; which metrics a task of lm-eval's has shows when it is loaded."""
+        if self.headline and not any(f"{self.headline}_".startswith(f"{task}_") for task in self.tasks):
+            raise ValueError(f"`headline`: {self.headline!r} is no task of `tasks`, nor `<task>_<metric>` of one")
+        return self
 
 
 def answers(
@@ -134,7 +141,8 @@ def main() -> None:
     with records.stage("evaluate", Params) as run, harness.surroundings():
         params, dataset = run.params, files.read_json(DATASET)
         device = hardware.find_device(params.device)
-        harness.require_backend(params.backend, device)
+        if params.backend == "vllm":
+            hardware.require_vllm("evaluate.backend", "backend: hf", device)
         judges = load_all(params.classifiers, "evaluate", device)
         found = harness.find_tasks(params.tasks, dataset["verifier"])
         tasks = [harness.with_judges(task, judges) for task in found]

@@ -140,6 +140,8 @@ def train(run: records.Run[Params]) -> None:
     params = run.params
     device = hardware.find_device(params.device)
     hardware.require_bf16("grpo", params.wants_bf16, device)
+    if params.passed_through.get("use_vllm"):
+        hardware.require_vllm("grpo.use_vllm", "use_vllm: false", device)
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     dataset = files.read_json(DATA / "dataset.json")
     verifier, cut = get_verifier(dataset["verifier"]), prompts.Cutter(dataset, SFT)

@@ -36,6 +36,7 @@ class Params(Training):
         "train_sampling_strategy": "a curriculum keeps its order, anything else is shuffled by sft.seed",
     }
     curriculum: list[Phase] | None = None
+    max_prompt_tokens: int | None = Field(default=None, gt=0)  # null = prepare's
 
     @model_validator(mode="after")
     def _phases_add_up(self) -> Self:
@@ -44,6 +45,15 @@ class Params(Training):
                 raise ValueError("`curriculum`: the shares must add up to 1")
             if self.max_steps < 0:
                 raise ValueError("`max_steps`: a curriculum needs a number of steps")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_have_room(self) -> Self:
+        longest = self.passed_through.get("max_length", 1024)
+        if self.max_prompt_tokens and longest is not None and self.max_prompt_tokens >= longest:
+            raise ValueError(
+                f"`max_prompt_tokens` must be below `max_length` ({longest}), where the answer's end is cut"
+            )
         return self
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
@@ -92,7 +102,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     disable_progress_bars()
     dataset = files.read_json(DATA / "dataset.json")
-    rows = prompts.Cutter(dataset, BASE).rows(training.read_rows(DATA / "sft.parquet"))
+    rows = prompts.Cutter(dataset, BASE, params.max_prompt_tokens).rows(training.read_rows(DATA / "sft.parquet"))
     verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -96,6 +97,21 @@ def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pyt
     assert "found custom.rewards:none, exct_answer (did you mean `exact_answer`?)." in said
     assert "a file or folder at data/raw/mine.jsonl" in said
     assert "a file or folder at models/raw/mine" in said
+
+
+def test_vllm_that_is_not_installed_is_named_before_anything_trains(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name))
+    edit_yaml(here / "params.yaml", {"grpo": {"use_vllm": True}, "evaluate": {"backend": "vllm"}})
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "params.yaml: grpo.use_vllm: expected a CUDA device and the vllm package; found device auto, vllm not" in said
+    )
+    assert "params.yaml: evaluate.backend: expected a CUDA device" in said
+    assert "Set `backend: hf`; or, on a CUDA machine, pip install" in said
 
 
 def test_findings_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -362,11 +362,10 @@ def test_a_metric_that_is_no_mean_over_questions_is_refused(root: Path) -> None:
 
 
 def test_vllm_is_refused_where_it_cannot_run() -> None:
-    from regrpo import harness
+    from regrpo import hardware
 
     with pytest.raises(Refused, match=r"backend: expected a CUDA device and the vllm package.*found device cpu"):
-        harness.require_backend("vllm", "cpu")
-    harness.require_backend("hf", "cpu")
+        hardware.require_vllm("evaluate.backend", "backend: hf", "cpu")
 
 
 def test_vllm_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,6 +395,8 @@ def test_vllm_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"backend": "gguf"}, "backend"),
         ({"max_gen_tokens": 3}, "did you mean `max_gen_toks`"),
         ({"model_args": {"trust_remote_code": True}}, "trust_remote_code: set by regrpo"),
+        ({"headline": "accuracy"}, "`headline`: 'accuracy' is no task of `tasks`"),
+        ({"headline": "heldout_sampled", "tasks": ["heldout_s"]}, "`headline`: 'heldout_sampled' is no task"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(change: dict[str, Any], message: str) -> None:

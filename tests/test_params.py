@@ -48,6 +48,12 @@ def test_a_misspelled_key_is_refused_with_the_nearest_known_one() -> None:
     assert "unknown key `developement`" in refusal(prepare.Params, {**PROFILE["prepare"], "developement": 3})
 
 
+def test_sft_reads_prompts_that_leave_room_for_the_answer() -> None:
+    assert parse_section(sft.Params, {**PROFILE["sft"], "max_prompt_tokens": 63}, "sft").max_prompt_tokens == 63
+    told = refusal(sft.Params, {**PROFILE["sft"], "max_prompt_tokens": 64})
+    assert "`max_prompt_tokens` must be below `max_length` (64)" in told
+
+
 def test_a_key_that_regrpo_sets_itself_is_refused_with_the_reason() -> None:
     assert "`output_dir` is set by regrpo: models/<stage>" in refusal(
         grpo.Params, {**PROFILE["grpo"], "output_dir": "/tmp"}

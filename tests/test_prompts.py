@@ -76,6 +76,14 @@ def test_an_instruction_longer_than_the_limit_is_refused(model: Path) -> None:
         cutter(model, 20)([prompt("news")])
 
 
+def test_sft_may_have_a_limit_of_its_own_where_prepare_has_one(model: Path) -> None:
+    dataset = {"max_prompt_tokens": SCAFFOLD + 10, "prompt_template": TEMPLATE}
+    assert Cutter(dataset, model, 400)([prompt("x" * 300)]) == [prompt("x" * 300)]
+    assert Cutter(dataset, model)([prompt("x" * 300)]) == [prompt("x" * 10)]
+    with pytest.raises(Refused, match=r"sft\.max_prompt_tokens: expected prepare\.max_prompt_tokens beside it"):
+        Cutter(dataset | {"max_prompt_tokens": None}, model, 400)
+
+
 def test_without_a_limit_nothing_is_cut_and_no_tokenizer_loaded(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"id": "a", "prompt": "x" * 9000}]
     assert Cutter({}, tmp_path / "none").rows(rows) == rows

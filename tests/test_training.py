@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from regrpo import files, hardware, params
+from regrpo import files, hardware, params, training
 from regrpo.errors import Refused
 from stages import base_model, grpo, prepare, sft
 from tests.conftest import MINIATURE, MODEL_FILES, ROOT
@@ -245,6 +246,21 @@ def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) ->
     hardware.require_bf16("sft", True, "cpu")
     asked = [section(grpo.Params, "grpo", **one).wants_bf16 for one in ({"bf16": None}, {"bf16": None, "fp16": True})]
     assert asked == [True, False], "TRL's own default"
+
+
+def test_vllm_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "find_device", lambda wanted: "cuda")
+    monkeypatch.setattr(hardware, "require_bf16", lambda *_: None)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name))
+    with pytest.raises(Refused, match=r"^grpo\.use_vllm: expected .*found device cuda, vllm not installed.*\[cuda\]"):
+        grpo.train(run_for(section(grpo.Params, "grpo", use_vllm=True), "grpo"))
+
+
+def test_a_package_that_the_trainer_misses_is_one_line() -> None:
+    told = r"^grpo: expected settings that the trainer accepts; found flash_attn is missing.*an extra"
+    with pytest.raises(Refused, match=told), training.told_as_refusal("grpo"):
+        raise ImportError("flash_attn is missing")
 
 
 def test_only_model_files_are_saved(folder: Path) -> None:

@@ -13,7 +13,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import base_models, brought, formats, harness, launch, params, promote, rewards, sources, verifiers
+from regrpo import (
+    base_models,
+    brought,
+    formats,
+    hardware,
+    harness,
+    launch,
+    params,
+    promote,
+    rewards,
+    sources,
+    verifiers,
+)
 from regrpo.errors import CannotCheck, Refused, RegrpoError
 
 FREE_BYTES = 2 * 10**9
@@ -149,6 +161,8 @@ def require_rewards(section: Any, profile: Path) -> None:
     """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
     require_launch(section, profile)
     require_classifiers(section, profile)
+    if section.passed_through.get("use_vllm"):
+        hardware.require_vllm(f"{profile}: grpo.use_vllm", "use_vllm: false", section.device)
     known = section.classifiers
     if unknown := [name for name in section.reward_funcs if name not in known and not rewards.is_known(name)]:
         raise Refused(
@@ -166,6 +180,8 @@ def require_tasks(section: Any, profile: Path) -> None:
     An hour of training must not end at a misspelled task. Whether the task can be loaded shows when it is.
     """
     require_classifiers(section, profile)
+    if section.backend == "vllm":
+        hardware.require_vllm(f"{profile}: evaluate.backend", "backend: hf", section.device)
     spec = importlib.util.find_spec("lm_eval")
     installed = [Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])]
     left = set(section.tasks)

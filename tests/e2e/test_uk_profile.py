@@ -26,7 +26,9 @@ STAND_INS: dict[str, dict[str, Any]] = {
         "source": {"kind": "local", "path": "tiny", "license": "gemma", "published_as": "google/gemma-3-1b-pt"}
     },
     "validate": {"min_rows": 4, "max_prompt_tokens": LIMIT},
-    "sft": TRAINER | {"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1},
+    "sft": TRAINER | {
+        "max_steps": 3, "max_prompt_tokens": 300, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
+    },
     "grpo": TRAINER | {
         "max_steps": 8, "max_completion_length": 16, "sample_every": 1, "learning_rate": 0.05, "beta": 0.02,
         "early_stopping": {"reward_patience": 2, "smoothing": 1},
@@ -143,7 +145,7 @@ def test_the_card_tells_the_judges_the_cut_and_the_early_end(finished: Path) -> 
     text = (finished / "reports/model_card/README.md").read_text()
     assert "base_model: google/gemma-3-1b-pt" in text.split("---")[1]
     assert "`ukr_toxicity`: P(`LABEL_0`) − P(`LABEL_1`) by the `folder ukr_toxicity under models/raw/`" in text
-    assert f"cut to {LIMIT} tokens" in text
+    assert f"cut to {LIMIT} tokens (300 in SFT)" in text
     assert "**stopped early** at step" in text
     assert "Every reward is a classifier's opinion" in text
     assert "not available" not in text.partition("## Quick start")[0]
