@@ -16,9 +16,17 @@ GEMMA: dict[str, Any] = {
     "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
 
+VISION = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+
 
 def causal(folder: Path, architecture: str = "gemma", letters: str = "", template: bool = True) -> None:
-    """A causal language model: gemma, llama or qwen; its tokenizer knows ASCII and `letters`, one token each."""
+    """A causal language model: gemma, gemma_with_images (as Gemma 3 from 4B on), llama or qwen.
+
+    Its tokenizer knows ASCII and `letters`, one token each.
+    """
     import transformers
 
     from regrpo.tokenizers import character_tokenizer
@@ -30,11 +38,14 @@ def causal(folder: Path, architecture: str = "gemma", letters: str = "", templat
         "gemma": (("Gemma3TextConfig", "Gemma3ForCausalLM"), GEMMA),
         "llama": (("LlamaConfig", "LlamaForCausalLM"), {"num_key_value_heads": 1}),
         "qwen": (("Qwen3Config", "Qwen3ForCausalLM"), {"num_key_value_heads": 1, "head_dim": 16}),
-    }[architecture]
+    }[architecture.removesuffix("_with_images")]
     config, model = (getattr(transformers, name) for name in classes)
     transformers.set_seed(0)
-    vocabulary = -(-len(tokenizer) // 8) * 8
-    model(config(**SMALL, **own, vocab_size=vocabulary)).save_pretrained(folder)
+    sizes = config(**SMALL, **own, vocab_size=-(-len(tokenizer) // 8) * 8)
+    if architecture == "gemma_with_images":
+        model = transformers.Gemma3ForConditionalGeneration
+        sizes = transformers.Gemma3Config(text_config=sizes, vision_config=VISION, mm_tokens_per_image=4)
+    model(sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -28,6 +28,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma": {"base_model": {"source": {"kind": "local", "path": "gemma", "license": "gemma"}}},
     # As Llama 3's, its tokenizer names no padding token: the profile does.
+    "gemma_with_images": {"base_model": {"source": {"kind": "local", "path": "gemma_with_images", "license": "gemma"}}},
     "llama": {"base_model": {"source": {"kind": "local", "path": "llama", "license": "llama3"}, "pad_token": "<pad>"}},
     "qwen": {
         "base_model": {"source": {"kind": "local", "path": "qwen", "license": "Apache-2.0"}},
@@ -39,7 +40,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(
     scope="module",
-    params=["gemma", pytest.param("llama", marks=pytest.mark.slow), pytest.param("qwen", marks=pytest.mark.slow)],
+    params=["gemma", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma_with_images", "llama", "qwen"))],
 )
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The profile's run on a tiny folder of an architecture and files with GSM8K's columns; the code is the same."""
