@@ -32,7 +32,7 @@ SMALL = {
     "validate": {"min_rows": 10},
     "sft": {"max_steps": 10, "per_device_train_batch_size": 16, "warmup_steps": 5, "logging_steps": 10, "threads": 1},
     "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "num_generations": 4, "warmup_steps": 1, "dev_every": 1,
-             "sample_every": 1, "threads": 1},
+             "sample_every": 1, "threads": 1, "weight_decay": 0.1},
     "evaluate": {"batch_size": 24, "bootstrap": 200, "threads": 1, "tasks": ["heldout"]},
 }  # fmt: skip
 
