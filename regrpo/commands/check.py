@@ -62,7 +62,7 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
         return [*findings, {"what": "profile", "problem": str(error), "exit_code": error.exit_code}]
     for stage in params.STAGES:
         findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
-    findings.append(_finding(f"{path}: promote", lambda: _parse_promote(sections, path)))
+    findings.append(_finding(f"{path}: promote", lambda: require_promote(sections, path)))
     if not any(finding["problem"] for finding in findings):
         whole = f"{path}: rewards and tasks go with the data"
         findings.append(_finding(whole, lambda: require_answers(sections, path)))
@@ -81,9 +81,13 @@ def _parse(stage: str, values: object, profile: Path) -> None:
     section = params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
     if stage in LOOK_UP:
         LOOK_UP[stage](section, profile)
+    if stage == "grpo" and section.passed_through.get("use_vllm"):
+        hardware.require_vllm(f"{profile}: grpo.use_vllm", "use_vllm: false", section.device)
+    if stage == "evaluate" and section.backend == "vllm":
+        hardware.require_vllm(f"{profile}: evaluate.backend", "backend: hf", section.device)
 
 
-def _parse_promote(sections: dict[str, Any], profile: Path) -> None:
+def require_promote(sections: dict[str, Any], profile: Path) -> None:
     """The rule of `regrpo promote`, and that its task is one that evaluate asks (or another metric of one)."""
     section = params.parse_section(promote.Params, sections["promote"], f"{profile}: promote")
     evaluate = sections["evaluate"]
@@ -161,8 +165,6 @@ def require_rewards(section: Any, profile: Path) -> None:
     """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
     require_launch(section, profile)
     require_classifiers(section, profile)
-    if section.passed_through.get("use_vllm"):
-        hardware.require_vllm(f"{profile}: grpo.use_vllm", "use_vllm: false", section.device)
     known = section.classifiers
     if unknown := [name for name in section.reward_funcs if name not in known and not rewards.is_known(name)]:
         raise Refused(
@@ -180,8 +182,6 @@ def require_tasks(section: Any, profile: Path) -> None:
     An hour of training must not end at a misspelled task. Whether the task can be loaded shows when it is.
     """
     require_classifiers(section, profile)
-    if section.backend == "vllm":
-        hardware.require_vllm(f"{profile}: evaluate.backend", "backend: hf", section.device)
     spec = importlib.util.find_spec("lm_eval")
     installed = [Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])]
     left = set(section.tasks)
