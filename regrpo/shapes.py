@@ -135,7 +135,7 @@ def _skeleton(config: Any) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # sizes that make no model: whatever an architecture's own code raises of them
         raise Refused(
             "base_model.source", expected="a causal language model that transformers can build",
             found=(str(error).splitlines() or [type(error).__name__])[0][:300],

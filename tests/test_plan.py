@@ -205,6 +205,11 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         {"base_model": {"source": {**HUB, "config": {"model_type": "gemma3_text", "hidden_size": "big"}}}}, [],
         "base_model.source.config.hidden_size", "expected int, got str", "Correct it",
     ),
+    "no words": (
+        "params.yaml",
+        {"base_model": {"source": {**HUB, "config": {"model_type": "gemma3_text", "vocab_size": 0}}}}, [],
+        "base_model.source", "expected a causal language model that transformers can build", "Correct its",
+    ),
     "a misspelled size": (
         "params.yaml", {"base_model": {"source": {**SCRATCH, "config": {"hidden_sze": 128}}}}, [],
         "base_model.source.config.hidden_sze", "is no field of transformers' Gemma3TextConfig", "hidden_size",
