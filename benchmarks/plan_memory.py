@@ -64,14 +64,14 @@ def predict(name: str, case: dict[str, Any], base: Path) -> int:
     """Bytes above the imports, by the very functions of `regrpo plan`."""
     from transformers import AutoConfig
 
-    from regrpo import memory, plan, preflight, shapes
+    from regrpo import arguments, findings, memory, plan, shapes
 
     params, config = section(name, case), AutoConfig.from_pretrained(base)
     shape, stage = shapes.read(config), name.partition("-")[0]
-    built, _ = preflight.build(stage, params, "cpu")
+    built, _ = arguments.build(stage, params, "cpu")
     adapter = shapes.adapter(config, params.lora, stage) if params.lora else None
     told = {"validate": types.SimpleNamespace(max_prompt_tokens=case["prompt"])}
-    work = plan.work_of(stage, params, built, told, preflight.Target("A100", 0), adapter)
+    work = plan.work_of(stage, params, built, told, findings.Target("A100", 0), adapter)
     if stage == "sft":  # the plan assumes half of the window for each; only the sum matters on a CPU
         assert work.train.tokens == case["prompt"] + case["completion"]
     return max(one.total for one in work.phases(shape, work.train, work.generate)) - memory.CPU.imports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
@@ -14,7 +15,7 @@ from pydantic import Field, model_validator
 from regrpo import files, hardware
 from regrpo.brought import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
 from regrpo.errors import CannotCheck, Refused
-from regrpo.params import Section, library_fields
+from regrpo.params import Section, did_you_mean, library_fields
 
 SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
 """Pre-tokenizer types of GGUF files in which each digit is a token (llama.cpp, src/llama-vocab.cpp)."""
@@ -35,7 +36,8 @@ class Scratch(Section):
     def _config_is_known(self) -> Self:
         fields = library_fields("transformers.models.gemma3.configuration_gemma3:Gemma3TextConfig")
         if unknown := sorted(set(self.config) - set(fields)):
-            raise ValueError(f"`config`: {', '.join(unknown)} is no field of transformers' Gemma3TextConfig")
+            told = "is no field of transformers' Gemma3TextConfig"
+            raise ValueError("; ".join(f"`config.{key}` {told}{did_you_mean(key, list(fields))}" for key in unknown))
         return self
 
     def configuration(self) -> Any:
@@ -47,7 +49,7 @@ class Scratch(Section):
         size = len(character_tokenizer(self.tokenizer.extra_tokens))
         vocab_size = -(-size // 8) * 8  # a multiple of 8, as kernels like it
         ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-        with _told_as_refusal():
+        with _told_as_refusal(self.config):
             return Gemma3TextConfig(**{"vocab_size": vocab_size, **ids, **self.config})
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
@@ -57,7 +59,7 @@ class Scratch(Section):
         from regrpo.tokenizers import character_tokenizer, save
 
         config = self.configuration()
-        with _told_as_refusal():
+        with _told_as_refusal(self.config):
             hardware.set_up(seed, threads=1)
             model = Gemma3ForCausalLM(config)
         model.save_pretrained(folder)
@@ -66,15 +68,20 @@ class Scratch(Section):
 
 
 @contextlib.contextmanager
-def _told_as_refusal() -> Iterator[None]:
+def _told_as_refusal(config: dict[str, Any]) -> Iterator[None]:
+    """What transformers refuses of a configuration, told of the key that it names."""
+    from huggingface_hub.errors import StrictDataclassError  # no ValueError: transformers' configurations raise it
+
     try:
         yield
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except (StrictDataclassError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        text = " ".join(str(error.__cause__ or error).split())[:300]
+        named = [word for word in re.findall(r"\w+", text) if word in config]
         raise Refused(
-            "base_model.source.config",
-            expected="sizes that make a Gemma 3 (transformers' Gemma3TextConfig)",
-            found=str(error),
-            remedy="Correct them in the profile.",
+            ".".join(["base_model.source.config", *named[:1]]),
+            expected="keys and sizes that make a model of transformers'",
+            found=text,
+            remedy="Correct it in the profile; a published model has its own in config.json.",
         ) from error
 
 
@@ -105,13 +112,8 @@ class Hub(Section):
 
         if self.config is None:
             return None
-        try:
+        with _told_as_refusal(self.config):
             return AutoConfig.for_model(**self.config)
-        except (ValueError, TypeError) as error:
-            raise Refused(
-                "base_model.source.config", expected="keys of the repository's config.json, model_type among them",
-                found=str(error).splitlines()[0][:200], remedy="Copy them from there, or leave `config` out.",
-            ) from error  # fmt: skip
 
     def require_stated(self, folder: Path) -> None:
         """Refuse files whose config.json is not what `config` says: plan would have counted another model."""

@@ -5,9 +5,8 @@ One model for CPU and CUDA; what differs between them are the constants of `Devi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from regrpo.shapes import Adapter, Shape, on_all_linears
@@ -68,6 +67,8 @@ class Training:
     sharded: bool = False
     extra: int = 0
     """Other models that stay loaded: classifiers that reward."""
+    shortest: int = 32
+    """Tokens that a sequence must have room for: sft's longest prompt."""
 
     @property
     def tokens(self) -> int:
@@ -85,6 +86,10 @@ class Generation:
     vllm: float | None = None
     """vLLM's share of the device's memory where it lies on the same device; None without it."""
     sleeps: bool = False
+    group: int = 1
+    """How many completions at once make whole groups."""
+    stated: str | None = None
+    """The key that says how many completions are generated at once; None where the effective batch does."""
 
 
 @dataclass(frozen=True)
@@ -261,9 +266,7 @@ def generate_peak(
     shape: Shape, train: Training, work: Generation, device: Device, memory: int | None, name: str
 ) -> Phase:
     """Generation inside grpo: the policy and its optimizer stay; gradients are gone (a new cycle begins)."""
-    there = resident(
-        shape, dataclasses.replace(train, accumulate=1, processes=1 if not train.sharded else train.processes)
-    )
+    there = resident(shape, replace(train, accumulate=1, processes=1 if not train.sharded else train.processes))
     if work.vllm is not None:
         return Phase(name, _shown(there | {"vLLM": round(work.vllm * (memory or 0)), "context": device.context}))
     terms = generation_terms(shape, work)
@@ -281,64 +284,95 @@ def grpo_phases(shape: Shape, train: Training, work: Generation, device: Device,
     """Training and generation; vLLM's share stands beside both unless it sleeps while the policy trains."""
     training = train_peak(shape, train, device, "grpo, train")
     if work.vllm is not None and not work.sleeps:
-        training = Phase(training.name, training.terms | {"vLLM": round(work.vllm * (memory or 0))})
+        training = Phase(training.name, _shown(training.terms | {"vLLM": round(work.vllm * (memory or 0))}))
     return [training, generate_peak(shape, train, work, device, memory, "grpo, generate")]
 
 
-def evaluate_peak(shape: Shape, work: Generation, device: Device, memory: int | None) -> Phase:
-    """One model at a time behind lm-eval: float32 on a CPU, as it was saved on CUDA (here: as trained, float32)."""
+def evaluate_peak(shape: Shape, work: Generation, device: Device, memory: int | None, judges: int = 0) -> Phase:
+    """One model at a time behind lm-eval, beside the classifiers that judge: float32 on a CPU, as it was saved on CUDA
+    (here: as trained, float32)."""
+    there = {"classifiers": judges, "context": device.context}
     if work.vllm is not None:
-        return Phase("evaluate", {"vLLM": round(work.vllm * (memory or 0)), "context": device.context})
+        return Phase("evaluate", _shown({"vLLM": round(work.vllm * (memory or 0))} | there))
     terms = generation_terms(shape, work)
-    return Phase("evaluate", _shown({"weights": 4 * shape.parameters} | terms | _overhead(device, terms["prefill"])))
+    overhead = _overhead(device, terms["prefill"])
+    return Phase("evaluate", _shown({"weights": 4 * shape.parameters} | terms | there | overhead))
 
 
-Peak = Callable[[Training, Generation | None], int]
-
-
-def changes(
-    shape: Shape, train: Training, work: Generation | None, peak: Peak, memory: int, stage: str
+def evaluate_changes(
+    shape: Shape, work: Generation, device: Device, memory: int, judges: int = 0
 ) -> list[dict[str, Any]]:
-    """What makes a stage fit: single changes that do, or else the first of them together; found by trying each.
-
-    Each is {keys: {key: value}, total: bytes}. The effective batch (batch × accumulation) stays what it is.
-    """
-    fitting = []
-    for keys, one, generation in _candidates(shape, train, work, stage):
-        if (total := peak(one, generation)) <= memory:
-            fitting.append({"keys": keys, "total": total})
-    if fitting:
-        return fitting
-    best: tuple[dict[str, Any], Training, Generation | None] = ({}, train, work)
-    for names in ORDER:  # together, in the order of how little they cost
-        options = [
-            one
-            for one in _candidates(shape, best[1], best[2], stage)
-            if any(key.rpartition(".")[2] == names for key in one[0])
-        ]
-        if options:
-            keys, one, generation = min(options, key=lambda option: peak(option[1], option[2]))
-            if peak(one, generation) < peak(best[1], best[2]):
-                best = ({**best[0], **keys}, one, generation)
-        if (total := peak(best[1], best[2])) <= memory:
-            return [{"keys": best[0], "total": total}]
+    """The largest share for vLLM, or else the largest batch, with which evaluate fits."""
+    if work.vllm is not None:
+        key, options = "model_args.gpu_memory_utilization", [(s / 20, replace(work, vllm=s / 20)) for s in SHARES]
+    else:
+        key = "batch_size"
+        options = [(n, replace(work, sequences=n)) for n in range(work.sequences - 1, 0, -1)]
+    for value, one in options:
+        total = evaluate_peak(shape, one, device, memory, judges).total
+        if total <= memory and (one.vllm is None or sequences_in_cache(shape, one, memory)):
+            return [{"keys": {f"evaluate.{key}": value}, "total": total}]
     return []
 
 
+Peaks = Callable[[Training, Generation | None], list[int]]
+"""The totals of a stage's phases, the largest first."""
+
+
+def changes(
+    shape: Shape, train: Training, work: Generation | None, peaks: Peaks, memory: int, stage: str
+) -> list[dict[str, Any]]:
+    """What makes a stage fit: single changes that do, or else as many together as it takes; found by trying each.
+
+    Each is {keys: {key: value}, total: bytes}. The effective batch (batch × accumulation) stays what it is.
+    """
+    fitting = [
+        {"keys": keys, "total": total}
+        for keys, one, generation in _candidates(shape, train, work, stage)
+        if (total := peaks(one, generation)[0]) <= memory
+    ]
+    if fitting:
+        return fitting
+    keys: dict[str, Any] = {}
+    for name in ORDER:  # together, in the order of how little they cost
+        options = [
+            (peaks(one, generation), changed, one, generation)
+            for changed, one, generation in _candidates(shape, train, work, stage)
+            if any(key.rpartition(".")[2] == name for key in changed)
+        ]
+        best = next((one for one in options if one[0][0] <= memory), min(options, key=lambda one: one[0], default=None))
+        if best and best[0] < peaks(train, work):  # the largest phase, or where that stays the next one
+            keys, train, work = keys | best[1], best[2], best[3]
+        if (total := peaks(train, work)[0]) <= memory:
+            return [{"keys": keys, "total": total}]
+    return []
+
+
+SHARES = range(18, 1, -1)
+"""Of a GPU's memory for vLLM, in twentieths."""
 ORDER = (
-    "per_device_train_batch_size", "activation_checkpointing", "vllm_enable_sleep_mode", "lora", "optim",
-    "max_completion_length", "max_length", "vllm_gpu_memory_utilization",
+    "per_device_train_batch_size", "steps_per_generation", "generation_batch_size", "activation_checkpointing",
+    "vllm_enable_sleep_mode", "lora", "optim", "max_completion_length", "max_length", "vllm_gpu_memory_utilization",
 )  # fmt: skip
 
 
 def _candidates(
     shape: Shape, train: Training, work: Generation | None, stage: str
 ) -> Iterator[tuple[dict[str, Any], Training, Generation | None]]:
-    replace = dataclasses.replace
     whole = train.batch * train.accumulate
     for batch in (b for b in range(train.batch - 1, 0, -1) if whole % b == 0):
         keys = {f"{stage}.per_device_train_batch_size": batch, f"{stage}.gradient_accumulation_steps": whole // batch}
+        if work and work.stated:  # what is generated at once stays what it is too
+            if work.sequences % batch:
+                continue
+            keys |= {f"{stage}.{work.stated}": work.sequences // batch} if "steps" in work.stated else {}
         yield keys, replace(train, batch=batch, accumulate=whole // batch), work
+    if work and work.vllm is None:
+        for steps in range(work.sequences // train.batch - 1, 0, -1):
+            if (at_once := steps * train.batch) % work.group == 0:
+                key = work.stated or "steps_per_generation"
+                value = steps if "steps" in key else at_once * train.processes
+                yield {f"{stage}.{key}": value}, train, replace(work, sequences=at_once, stated=key)
     if not train.checkpointing:
         yield {f"{stage}.activation_checkpointing": True}, replace(train, checkpointing=True), work
     if train.adapter is None:
@@ -346,13 +380,13 @@ def _candidates(
         yield {f"{stage}.lora": "{r: 16, lora_alpha: 32}"}, replace(train, adapter=adapter), work
     if optimizer_bytes(train.optimizer) > 2:
         yield {f"{stage}.optim": "adamw_bnb_8bit"}, replace(train, optimizer="adamw_bnb_8bit"), work
-    if work and work.vllm is not None:
+    if work and work.vllm:
         if not work.sleeps:
             yield {f"{stage}.vllm_enable_sleep_mode": True}, train, replace(work, sleeps=True)
-        for share in (s / 20 for s in range(round(work.vllm * 20) - 1, 1, -1)):
+        for share in (s / 20 for s in SHARES if s / 20 < work.vllm):
             yield {f"{stage}.vllm_gpu_memory_utilization": share}, train, replace(work, vllm=share)
     longest = train.completion if work else train.tokens
-    for length in (n for n in range(longest // 32 * 32, 32, -32) if n < longest):
+    for length in (n for n in range(longest // 32 * 32, train.shortest, -32) if n < longest):
         if work:
             keys = {f"{stage}.max_completion_length": length}
             yield keys, replace(train, completion=length), replace(work, completion=length)

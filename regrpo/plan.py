@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrpo import launch, memory, preflight, roofline, shapes
-from regrpo.brought import RAW_MODELS
+from regrpo import arguments, base_models, memory, preflight, requirements, roofline, shapes
+from regrpo.brought import RAW_MODELS, require_safetensors
 from regrpo.errors import CannotCheck, Refused, RegrpoError
+from regrpo.findings import GIB, TRAINED, Finding, Target, of_error, one_line, unchecked, world, wrong
 from regrpo.memory import Generation, Phase, Training
-from regrpo.preflight import GIB, TRAINED, Finding, Target, unchecked, world, wrong
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def work_of(
     processes = world(section, target)
     settings = config.model_init_kwargs or {}
     half = str(settings.get("dtype", settings.get("torch_dtype", ""))) in ("bfloat16", "float16")
-    prompt = sections["validate"].max_prompt_tokens if "validate" in sections else 512
+    longest = prompt = _longest_prompt(sections)
     if stage == "grpo":
         completion = config.max_completion_length
     else:
@@ -68,12 +68,14 @@ def work_of(
         reference=getattr(config, "beta", 0.0) != 0,
         processes=processes,
         sharded=_is_sharded(section, config),
-        extra=_classifier_bytes(section),
+        extra=_classifier_bytes(section, kind),
+        shortest=32 if stage == "grpo" else longest,
     )
     generation = None
     if stage == "grpo":
-        steps = section.passed_through.get("steps_per_generation") or section.gradient_accumulation_steps
-        stated = section.passed_through.get("generation_batch_size")
+        passed = section.passed_through
+        steps = passed.get("steps_per_generation") or section.gradient_accumulation_steps
+        stated = passed.get("generation_batch_size")
         with_vllm = config.use_vllm and config.vllm_mode == "colocate"
         generation = Generation(
             sequences=stated // processes if stated else train.batch * steps,
@@ -82,6 +84,8 @@ def work_of(
             cache_bytes=2 if train.autocast or half or config.use_vllm else 4,
             vllm=config.vllm_gpu_memory_utilization if with_vllm else 0.0 if config.use_vllm else None,
             sleeps=bool(config.vllm_enable_sleep_mode),
+            group=section.num_generations // math.gcd(section.num_generations, processes),
+            stated=next((key for key in ("generation_batch_size", "steps_per_generation") if passed.get(key)), None),
         )
     return Stage(stage, device, train, generation, limit(kind, target))
 
@@ -101,44 +105,51 @@ def limit(kind: str, target: Target) -> int:
     return target.memory if kind == "cuda" else int(psutil.virtual_memory().available)
 
 
+def _longest_prompt(sections: Mapping[str, Any]) -> int:
+    return sections["validate"].max_prompt_tokens if "validate" in sections else 512
+
+
 def _is_sharded(section: Any, config: Any) -> bool:
     """FSDP or ZeRO-3 by the trainer's own keys, or by the accelerate configuration that `launch` names."""
-    if config.fsdp_plugin_args or config.deepspeed:
+    if config.fsdp_plugin_args or section.passed_through.get("deepspeed"):
         return True
-    with contextlib.suppress(RegrpoError):  # a launch.config that is none: `regrpo check` says so
-        spread = launch.asked(section.launch) if section.launch else "DDP"
-        return spread.startswith("FSDP") or spread == "ZeRO-3"
-    return False
+    how = requirements.spread(section.launch)[0]
+    return how.startswith("FSDP") or how == "ZeRO-3"
 
 
-def _classifier_folders(section: Any) -> dict[str, Path | None]:
-    """Where each rewarding classifier's files lie; None for one that is not here yet."""
+def _classifier_folder(one: Any) -> Path | None:
+    """Where a classifier's files lie; None while they are not here."""
     from huggingface_hub import try_to_load_from_cache
 
-    found: dict[str, Path | None] = {}
-    for name, one in (getattr(section, "classifiers", None) or {}).items():
-        folder = RAW_MODELS / one.path if getattr(one, "path", None) else None
-        if folder is None and getattr(one, "repo", None):
-            cached = try_to_load_from_cache(one.repo, "config.json", revision=one.revision)
-            folder = Path(cached).parent if isinstance(cached, str) else None
-        found[name] = folder if folder and folder.is_dir() else None
-    return found
+    if one.path:
+        return RAW_MODELS / str(one.path)
+    cached = try_to_load_from_cache(one.repo, "config.json", revision=one.revision)
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _classifier_bytes(section: Any) -> int:
-    folders = filter(None, _classifier_folders(section).values())
-    return sum(file.stat().st_size for folder in folders for file in folder.glob("*.safetensors"))
+def _classifier_bytes(section: Any, kind: str) -> int:
+    """What a section's classifiers weigh on the device of the stage: float32, however they were saved."""
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    for one in (getattr(section, "classifiers", None) or {}).values():
+        folder = _classifier_folder(one) if one.device in ("auto", kind, f"{kind}:0") else None
+        for file in folder.glob("*.safetensors") if folder else ():
+            with contextlib.suppress(SafetensorError), safe_open(file, framework="pt") as tensors:
+                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return 4 * count
 
 
 def not_counted(sections: Mapping[str, Any]) -> Iterator[Finding]:
     """What memory leaves out because it is not known here."""
-    for name, folder in _classifier_folders(sections.get("grpo")).items():
-        if folder is None:
-            yield unchecked(
-                f"grpo.classifiers.{name}",
-                "its memory is unknown until its files are here",
-                "put it under models/raw/, or run once",
-            )
+    for stage in ("grpo", "evaluate"):
+        for name, one in (sections[stage].classifiers if stage in sections else {}).items():
+            if _classifier_folder(one) is None:
+                yield unchecked(
+                    f"{stage}.classifiers.{name}",
+                    "its memory (4 bytes a weight) is not counted until its files are here",
+                    f"hf download {one.repo} --revision {one.revision}",
+                )
 
 
 def estimate(stage: Stage, shape: shapes.Shape, roof: roofline.Roof | None, steps: int) -> list[dict[str, Any]]:
@@ -171,17 +182,20 @@ def estimate(stage: Stage, shape: shapes.Shape, roof: roofline.Roof | None, step
     ]
 
 
-def evaluation(section: Any, shape: shapes.Shape, sections: Mapping[str, Any], target: Target) -> dict[str, Any]:
-    """The evaluate phase: one model at a time; an automatic batch counts as 64."""
+def evaluation(
+    section: Any, shape: shapes.Shape, sections: Mapping[str, Any], target: Target
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[Finding]]:
+    """The evaluate phase (one model at a time; an automatic batch counts as 64), what would make it fit, findings."""
     kind = target.device(section.device)
     device = memory.CUDA if kind == "cuda" else memory.CPU
-    prompt = sections["validate"].max_prompt_tokens if "validate" in sections else 512
+    prompt = _longest_prompt(sections)
     batch = 64 if section.batch_size == "auto" else section.batch_size
+    key, room = "evaluate.model_args.gpu_memory_utilization", limit(kind, target)
     share = section.model_args.get("gpu_memory_utilization", 0.9) if section.backend == "vllm" else None
     work = Generation(batch, prompt, section.max_gen_toks, 4 if kind == "cpu" else 2, share)
-    room = limit(kind, target)
-    phase = memory.evaluate_peak(shape, work, device, room)
-    return {
+    judges = _classifier_bytes(section, kind)
+    phase = memory.evaluate_peak(shape, work, device, room, judges)
+    told = {
         "phase": phase.name,
         "terms": phase.terms,
         "total": phase.total,
@@ -190,16 +204,23 @@ def evaluation(section: Any, shape: shapes.Shape, sections: Mapping[str, Any], t
         "seconds_per_step": None,
         "steps": None,
     }
+    if told["fits"]:
+        return told, [], list(_vllm_room(key, shape, work, room))
+    largest = max(phase.terms, key=lambda name: phase.terms[name])
+    changes = memory.evaluate_changes(shape, work, device, room, judges)
+    return told, [{"stage": "evaluate", "phase": phase.name, "largest": largest, "changes": changes}], []
 
 
 def advice(stage: Stage, shape: shapes.Shape) -> dict[str, Any]:
     """For a stage that does not fit: the largest term, and what would make it fit, found by trying."""
 
-    def peak(train: Training, generate: Generation | None) -> int:
-        return max(phase.total for phase in stage.phases(shape, train, generate))
+    def peaks(train: Training, generate: Generation | None) -> list[int]:
+        if generate and generate.vllm and not memory.sequences_in_cache(shape, generate, stage.limit):
+            return [10**18]  # vLLM itself would not start
+        return sorted((phase.total for phase in stage.phases(shape, train, generate)), reverse=True)
 
     worst = max(stage.phases(shape, stage.train, stage.generate), key=lambda phase: phase.total)
-    found = memory.changes(shape, stage.train, stage.generate, peak, stage.limit, stage.name)
+    found = memory.changes(shape, stage.train, stage.generate, peaks, stage.limit, stage.name)
     kept: dict[tuple[str, ...], dict[str, Any]] = {}
     for one in found:  # of each kind of change the mildest
         kept.setdefault(tuple(one["keys"]), one)
@@ -217,22 +238,33 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
     """
     findings = list(found)
     configs: dict[str, Any] = {}
+    config, shape = _base(sections, findings)
     for stage in TRAINED:
         if stage in sections and (stage == "grpo" or sections[stage].max_steps):
-            findings += preflight.arithmetic(stage, sections[stage], target)
-            config, told = preflight.build(stage, sections[stage], target.device(sections[stage].device))
+            section = sections[stage]
+            findings += requirements.launched(stage, section, target)
+            findings += arguments.names(stage, section, config)
+            if unusable := list(arguments.numbers(stage, section)):
+                findings += unusable
+                continue
+            findings += preflight.arithmetic(stage, section, target)
+            built, told = arguments.build(stage, section, target.device(section.device))
             findings += [one for one in told if one.key not in {known.key for known in findings}]
-            if config is not None:
-                configs[stage] = config
-    findings += preflight.hardware_findings(sections, configs, target)
-    findings += preflight.versions(sections, configs, target)
+            if built is not None:
+                configs[stage] = built
+    findings += requirements.hardware_findings(sections, configs, target)
+    findings += requirements.versions(sections, configs, target)
     if getattr(configs.get("grpo"), "use_vllm", False):
-        findings += preflight.vllm_configuration(sections["grpo"], "models/sft")
+        findings += requirements.vllm_configuration(sections["grpo"], "models/sft")
+        findings += requirements.server(sections, configs["grpo"], target)
+    if "prepare" in sections:
+        findings += preflight.data(sections["prepare"])
+    if "evaluate" in sections:
+        findings += arguments.evaluation(sections["evaluate"], config)
     findings += preflight.pins(sections)
     findings += preflight.epochs(
         sections, target, preflight.rows_prepared(sections["prepare"]) if "prepare" in sections else {}
     )
-    config, shape = _base(sections, findings)
     findings += preflight.lengths(sections, shape)
     findings += not_counted(sections)
     phases, advised = _estimates(sections, configs, config, shape, target, findings)
@@ -260,18 +292,18 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
 
 def _base(sections: Mapping[str, Any], findings: list[Finding]) -> tuple[Any, shapes.Shape | None]:
     """The base's configuration and shape where they can be known; why not is added to the findings."""
-    if "base_model" not in sections:
+    if "base_model" not in sections or any(one.key.startswith("base_model.source") for one in findings):
         return None, None
+    section = sections["base_model"]
     try:
-        config = shapes.find_config(sections["base_model"])
-        if config is not None:
-            return config, shapes.read(config)
-    except Refused as error:
-        findings.append(wrong(error.where, f"expected {error.expected}; found {error.found}", error.remedy))
-    except (CannotCheck, OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:250]
-        findings.append(unchecked("base_model.source", why, "dvc repro base_model"))
-    else:
+        config = shapes.find_config(section)
+    except RegrpoError as error:
+        findings.append(of_error(error, Path()))
+        return None, None
+    except Exception as error:  # transformers reads files that may hold anything
+        findings.append(wrong("base_model.source", one_line(error, 250), "a folder that `save_pretrained` wrote"))
+        return None, None
+    if config is None:
         findings.append(
             unchecked(
                 "base_model.source",
@@ -279,7 +311,30 @@ def _base(sections: Mapping[str, Any], findings: list[Finding]) -> tuple[Any, sh
                 "dvc repro base_model, or base_model.source.config in the profile",
             )
         )
-    return None, None
+        return None, None
+    if section.source.kind == "local":
+        findings += _folder(RAW_MODELS / section.source.path)
+    try:
+        if config.architectures:
+            base_models.require_causal(config)
+        return config, shapes.read(config)
+    except CannotCheck as error:
+        findings.append(unchecked("base_model.source", error.found, error.remedy.removesuffix(".")))
+    except Refused as error:
+        findings.append(of_error(error, Path()))
+    return config, None
+
+
+def _folder(folder: Path) -> Iterator[Finding]:
+    """What base_model will miss in a folder besides config.json."""
+    try:
+        require_safetensors(folder)
+    except Refused as error:
+        yield wrong("base_model.source.path", f"{error.found} in {folder}", f"{error.expected}, by `save_pretrained`")
+    if not list(folder.glob("tokenizer*")):
+        yield wrong(
+            "base_model.source.path", f"no tokenizer in {folder}", "the tokenizer's files, by `save_pretrained`"
+        )
 
 
 def _estimates(
@@ -307,12 +362,16 @@ def _estimates(
         stage = work_of(name, section, built, sections, target, adapters.get(as_text))
         roof = _roof(section, stage, target, findings)
         phases += (told := estimate(stage, shape, roof, section.max_steps))
-        if not all(one["fits"] for one in told):
+        share = "grpo.vllm_gpu_memory_utilization"
+        no_room = list(_vllm_room(share, shape, stage.generate, stage.limit)) if stage.generate else []
+        findings += no_room
+        if not no_room and not all(one["fits"] for one in told):  # the share comes first
             advised.append({"stage": name} | advice(stage, shape))
-        if stage.generate and stage.generate.vllm:
-            findings += _vllm_room(shape, stage)
-    if "evaluate" in sections:
-        phases.append(evaluation(sections["evaluate"], shape, sections, target))
+    if "evaluate" in sections and not any(one.key.endswith("model_args.gpu_memory_utilization") for one in findings):
+        phase, changes, told_of_it = evaluation(sections["evaluate"], shape, sections, target)
+        phases.append(phase)
+        advised += changes
+        findings += told_of_it
     return phases, advised
 
 
@@ -331,14 +390,18 @@ def _roof(section: Any, stage: Stage, target: Target, findings: list[Finding]) -
     return roof
 
 
-def _vllm_room(shape: shapes.Shape, stage: Stage) -> Iterator[Finding]:
-    work = stage.generate
-    assert work is not None
-    if work.vllm and memory.sequences_in_cache(shape, work, stage.limit) < 1:
-        one = memory.cache_per_sequence(shape, work.prompt + work.completion, 2)
-        needed = (shape.parameters * shape.stored_bytes + 10**9 + one) / stage.limit
-        yield wrong(
-            "grpo.vllm_gpu_memory_utilization",
-            f"{work.vllm} of {stage.limit / GIB:.0f} GiB holds the weights but no cache for one sequence",
-            f"{math.ceil(needed * 20) / 20:.2f} or more",
-        )
+def _vllm_room(key: str, shape: shapes.Shape, work: Generation, limit: int) -> Iterator[Finding]:
+    """A share of the GPU in which vLLM has no room for the weights and one sequence's cache."""
+    if not work.vllm or memory.sequences_in_cache(shape, work, limit) >= 1:
+        return
+    one = memory.cache_per_sequence(shape, work.prompt + work.completion, 2)
+    needed = (shape.parameters * shape.stored_bytes + 10**9 + one) / limit
+    weights = work.vllm * limit < shape.parameters * shape.stored_bytes + 10**9
+    share = math.ceil(needed * 20) / 20
+    without = "use_vllm: false" if key.startswith("grpo") else "backend: hf"
+    yield wrong(
+        key,
+        f"{work.vllm} of {limit / GIB:.0f} GiB {'does not hold the weights' if weights else 'holds the weights'} and "
+        f"{'a gigabyte of activations' if weights else 'no cache for one sequence'}",
+        f"{share:.2f} or more" if share <= 0.9 else f"a larger GPU, or {without}",
+    )

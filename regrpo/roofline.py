@@ -5,6 +5,7 @@ An estimate of the right order, to tell an hour from a day; every assumption is 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,8 +58,16 @@ class Roof:
 
 
 def card(name: str) -> str | None:
-    """The key of `CARDS` that a GPU's name holds; None for one that is not there."""
-    return next((known for known in CARDS if known.lower() in name.lower()), None)
+    """The key of `CARDS` that a GPU's name holds as whole words (an L40 is no L4); None for one that is not there."""
+    words = {known: re.escape(known).replace(r"\ ", "[ -]*") for known in CARDS}
+    return next((known for known in CARDS if re.search(rf"(?<![a-z0-9]){words[known]}(?![a-z0-9])", name, re.I)), None)
+
+
+def memory_of(name: str) -> int | None:
+    """GiB of a GPU: what its name says (A100-40GB), else what its data sheet does; None for an unknown one."""
+    known = card(name)
+    said = re.search(r"(\d+) ?GB\b", name, re.IGNORECASE)
+    return None if known is None else int(said[1]) if said else CARDS[known][0]
 
 
 def of_card(name: str, half: bool) -> Roof | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,16 +17,21 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from regrpo import base_models, cli, memory, plan, preflight, roofline, shapes
+from regrpo import arguments, base_models, cli, findings, memory, plan, requirements, roofline, shapes
 from regrpo.commands import plan as command
 from regrpo.errors import Refused
+from regrpo.findings import Target
 from regrpo.memory import CPU, CUDA, Generation, Training
 from regrpo.params import Lora
-from regrpo.preflight import Target
 from tests.conftest import ROOT, edit_yaml
 
 HERE = Target("A100", 80 * 2**30)
 GEMMA = "profiles/gemma-3-1b-pt.yaml"
+SCRATCH = {"kind": "scratch", "license": "MIT", "tokenizer": {"kind": "characters"}}
+HUB = {"kind": "hub", "repo": "a/b", "revision": "0" * 40, "license": "MIT"}
+GYM = {"kind": "reasoning_gym", "task": "chain_sum", "size": 32000, "license": "MIT"}
+GLOO = {"processes": 2, "backend": "gloo"}
+SERVER = {"use_vllm": True, "vllm_mode": "server", "vllm_max_model_length": None}
 VLLM = {"device": "cuda", "use_vllm": True, "vllm_gpu_memory_utilization": 0.3}
 
 
@@ -150,8 +157,8 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         "grpo.vllm_gpu_memory_utilization", "leaves room to train", "0.3",
     ),
     "no room for vLLM's cache": (
-        GEMMA, {"grpo": {"vllm_gpu_memory_utilization": 0.02}}, [],
-        "grpo.vllm_gpu_memory_utilization", "no cache for one sequence", "0.05 or more",
+        GEMMA, {"grpo": {"vllm_gpu_memory_utilization": 0.035}}, [],
+        "grpo.vllm_gpu_memory_utilization", "holds the weights and no cache for one sequence", "0.05 or more",
     ),
     "vLLM to evaluate on a CPU": (
         "params.yaml", {"evaluate": {"backend": "vllm"}}, [],
@@ -165,15 +172,171 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         "params.yaml",
         {"base_model": {"source": {"kind": "scratch", "license": "MIT", "config": {"num_attention_heads": 0},
                                    "tokenizer": {"kind": "characters"}}}}, [],
-        "base_model.source.config", "sizes that make a Gemma 3", "Correct them in the profile",
+        "base_model.source.config", "sizes that make a model", "Correct it in the profile",
     ),
     "an unknown reward": (
         "params.yaml", {"grpo": {"reward_funcs": {"exct_answer": 1.0}}}, [],
         "grpo.reward_funcs", "found exct_answer", "Correct the name",
     ),
+    "no use of completions": (
+        "params.yaml", {"grpo": {"num_iterations": 0}}, [],
+        "grpo.num_iterations", "must be at least 1; found 0", "at least 1",
+    ),
+    "text for a mapping": (
+        "params.yaml", {"grpo": {"model_init_kwargs": "auto"}}, [],
+        "grpo.model_init_kwargs", "must be a mapping; found 'auto'", "leave it out",
+    ),
+    "layers that are not as many as their types": (
+        "params.yaml",
+        {"base_model": {"source": {**SCRATCH, "config": {"num_hidden_layers": 3, "layer_types": []}}}}, [],
+        "base_model.source.config.num_hidden_layers", "(3) must be equal to the number of", "Correct it",
+    ),
+    "heads that do not divide": (
+        "params.yaml",
+        {"base_model": {"source": {**SCRATCH, "config": {"hidden_size": 128, "num_attention_heads": 3}}}}, [],
+        "base_model.source.config", "not a multiple of the number of attention heads (3)", "Correct it",
+    ),
+    "text for a size": (
+        "params.yaml", {"base_model": {"source": {**SCRATCH, "config": {"hidden_size": "big"}}}}, [],
+        "base_model.source.config.hidden_size", "expected int, got str", "Correct it",
+    ),
+    "text for a size of a hub's model": (
+        "params.yaml",
+        {"base_model": {"source": {**HUB, "config": {"model_type": "gemma3_text", "hidden_size": "big"}}}}, [],
+        "base_model.source.config.hidden_size", "expected int, got str", "Correct it",
+    ),
+    "no words": (
+        "params.yaml",
+        {"base_model": {"source": {**HUB, "config": {"model_type": "gemma3_text", "vocab_size": 0}}}}, [],
+        "base_model.source", "expected a causal language model that transformers can build", "Correct its",
+    ),
+    "a misspelled size": (
+        "params.yaml", {"base_model": {"source": {**SCRATCH, "config": {"hidden_sze": 128}}}}, [],
+        "base_model.source.config.hidden_sze", "is no field of transformers' Gemma3TextConfig", "hidden_size",
+    ),
+    "a misspelled key of a kind of source": (
+        "params.yaml", {"base_model": {"source": {**HUB, "revison": "main"}}}, [],
+        "base_model.source.revison", "is no key of this section", "revision",
+    ),
+    "a kind of source that there is not": (
+        "params.yaml", {"base_model": {"source": {"kind": "scrath"}}}, [],
+        "base_model.source.kind", "found 'scrath'", "scratch, local, hub",
+    ),
+    "a base that is not there": (
+        "params.yaml", {"base_model": {"source": {"kind": "local", "path": "nothere", "license": "MIT"}}}, [],
+        "base_model.source", "found nothing there", "Copy it to models/raw/nothere, or `dvc pull` if it is tracked",
+    ),
+    "data that are not there": (
+        "params.yaml", {"prepare": {"source": {"kind": "local", "train": "no.jsonl", "license": "MIT"}}}, [],
+        "prepare.source", "found nothing there", "Copy it to data/raw/no.jsonl",
+    ),
+    "nothing for a number or a word": (
+        "params.yaml", {"evaluate": {"batch_size": 0}}, [],
+        "evaluate.batch_size", "greater than 0 or 'auto'; found 0", "more than 0, 300, as in params.yaml; or auto",
+    ),
+    "no rank": (
+        "params.yaml", {"sft": {"lora": {"lora_alpha": 16}}}, [],
+        "sft.lora.r", "is missing", "a whole number, 16, as in profiles/gemma-3-1b-pt.yaml",
+    ),
+    "another library's name for a rank": (
+        "params.yaml", {"sft": {"lora": {"r": 8, "lora_alpha": 16, "rank": 8}}}, [],
+        "sft.lora.rank", "is no key of this section", "one of r, lora_alpha",
+    ),
+    "a misspelled key of a classifier": (
+        "params.yaml", {"evaluate": {"classifiers": {"kind": {"path": "here", "postive": ["kind"]}}}}, [],
+        "evaluate.classifiers.kind.postive", "is no key of this section", "positive",
+    ),
+    "no task": (
+        "profiles/uk-summarize-detox.yaml", {"evaluate": {"tasks": []}}, [],
+        "evaluate.tasks", "at least 1 item", "[heldout, heldout_sampled",
+    ),
+    "no reward": (
+        "params.yaml", {"grpo": {"reward_funcs": {}}}, [],
+        "grpo.reward_funcs", "at least 1 item", "{exact_answer: 1.0}, as in params.yaml",
+    ),
+    "no source": (
+        "params.yaml", {"prepare": {"source": None}}, [],
+        "prepare.source", "input should be a mapping; found None", "as in params.yaml",
+    ),
+    "a ceiling without a measure": (
+        "params.yaml", {"grpo": {"early_stopping": {"kl_ceiling": 1.0}}}, [],
+        "grpo.early_stopping.kl_ceiling", "needs `beta` above 0", "beta: 0.04",
+    ),
+    "a number for a key": (
+        "params.yaml", {"grpo": {1: 2}}, [],
+        "grpo.1", "keys should be strings", "text",
+    ),
+    "a misspelled schedule": (
+        "params.yaml", {"grpo": {"lr_scheduler_type": "cosin"}}, [],
+        "grpo.lr_scheduler_type", "cosin is not a valid SchedulerType", "cosine",
+    ),
+    "a misspelled optimizer": (
+        "params.yaml", {"grpo": {"optim": "adamw_8bitt"}}, [],
+        "grpo.optim", "adamw_8bitt is not a valid OptimizerNames", "adamw_8bit",
+    ),
+    "a task that reasoning-gym has not": (
+        "params.yaml", {"prepare": {"source": {**GYM, "task": "chain_sums"}}}, [],
+        "prepare.source.task", "'chain_sums' is no task of reasoning-gym's", "chain_sum",
+    ),
+    "settings that its task has not": (
+        "params.yaml", {"prepare": {"source": {**GYM, "config": {"min_term": 3}}}}, [],
+        "prepare.source.config", "unexpected keyword argument 'min_term'", "ChainSumConfig",
+    ),
+    "more questions than rows": (
+        "params.yaml", {"prepare": {"eval": 40000}}, [],
+        "prepare.eval", "take 40100 questions, and 32000 rows are drawn", "less than 31900",
+    ),
+    "a task to be promoted by that is not asked": (
+        "params.yaml", {"promote": {"task": "nope"}}, [],
+        "promote.task", "found nope", "Name one of them",
+    ),
+    "a probability above one": (
+        "params.yaml", {"promote": {"alpha": 2}}, [],
+        "promote.alpha", "less than 1; found 2", "less than 1.0, 0.05, as in params.yaml",
+    ),
+    "a reward for answers that there are not": (
+        "params.yaml", {"prepare": {"verifier": "none"}}, [],
+        "grpo.reward_funcs: exact_answer", "found verifier none", "Use a reward that needs no gold answer",
+    ),
+    "nccl on CPUs": (
+        "params.yaml", {"sft": {"launch": {"processes": 2, "backend": "nccl"}}}, [],
+        "sft.launch.backend", "nccl needs GPUs", "gloo",
+    ),
+    "FSDP on CPUs": (
+        "params.yaml", {"sft": {"launch": {**GLOO, "config": "profiles/launch/fsdp2.yaml"}}}, [],
+        "sft.launch.config", "accelerate trains DDP on CPUs where FSDP2 is asked for", "launch without config",
+    ),
+    "a launch configuration that is not there": (
+        "params.yaml", {"sft": {"launch": {**GLOO, "config": "profiles/launch/none.yaml"}}}, [],
+        "sft.launch.config", "found no such file", "profiles/launch/fsdp2.yaml",
+    ),
+    "fewer processes than the profile launches": (
+        "params.yaml", {"sft": {"launch": {"processes": 4, "backend": "nccl"}}}, ["--gpus", "2"],
+        "sft.launch", "starts 4 processes, and --gpus says 2", "or --gpus 4",
+    ),
+    "prompts beyond the server's window": (
+        GEMMA, {"grpo": {**SERVER, "max_completion_length": 800}}, [],
+        "grpo.max_completion_length", "= 1312 tokens) exceed max_model_len of profiles/launch", "at most 512",
+    ),
+    "a GPU too small for vLLM": (
+        GEMMA, {"sft": {"max_steps": 0}, "evaluate": {"backend": "hf", "batch_size": 1}}, ["--gpu-memory", "1GiB"],
+        "grpo.vllm_gpu_memory_utilization", "0.3 of 1 GiB does not hold the weights", "a larger GPU",
+    ),
+    "more than the GPU for evaluate": (
+        GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilization": 3}}}, [],
+        "evaluate.model_args.gpu_memory_utilization", "at most 1; found 3", "usual is 0.9",
+    ),
+    "text for evaluate's share of the GPU": (
+        GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilization": "half"}}}, [],
+        "evaluate.model_args.gpu_memory_utilization", "must be a number; found 'half'", "0.9",
+    ),
+    "a misspelled argument of lm-eval's vLLM": (
+        GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilisation": 0.5}}}, [],
+        "evaluate.model_args.gpu_memory_utilisation", "is no argument of lm-eval's vllm", "gpu_memory_utilization",
+    ),
     "text for yes or no": (
         "params.yaml", {"sft": {"packing": "yes"}}, [],
-        "sft.packing", "should be a valid boolean; found 'yes'", "False (SFTConfig's own)",
+        "sft.packing", "should be a valid boolean; found 'yes'", "false (SFTConfig's own)",
     ),
 }  # fmt: skip
 
@@ -194,6 +357,230 @@ def test_a_wrong_profile_is_told_by_key_reason_and_a_value_that_would_do(
     assert would_do in found[0]["would_do"]
 
 
+ALSO_WRONG: dict[str, tuple[Any, str]] = {
+    # key below grpo: value, what would do
+    "loss_type": ("grppo", "grpo"),
+    "scale_rewards": ("grp", "group"),
+    "importance_sampling_level": ("tok", "token"),
+    "vllm_mode": ("servr", "server"),
+    "model_init_kwargs.dtype": ("float8", "float32"),
+    "model_init_kwargs.attn_implementation": ("sdqa", "sdpa"),
+    "model_init_kwargs.attn_implementaton": ("sdpa", "attn_implementation"),
+    "generation_kwargs.num_beens": (3, "num_beams"),
+    "top_p": (1.5, "more than 0 and at most 1; usual is 1.0"),
+    "weight_decay": (-0.1, "at least 0"),
+    "adam_beta2": (1.5, "at least 0 and less than 1"),
+    "steps_per_generation": (0, "at least 1"),
+    "generation_batch_size": (-256, "at least 1"),
+    "per_device_eval_batch_size": (-16, "at least 1"),
+    "num_iterations": (-1, "at least 1"),
+    "vllm_server_port": (99999, "at most 65535"),
+}
+
+
+@pytest.mark.parametrize("key", ALSO_WRONG)
+def test_what_libraries_would_fail_on_in_training_only_is_told(here: Path, key: str) -> None:
+    value, would_do = ALSO_WRONG[key]
+    outer, _, inner = key.partition(".")
+    edit_yaml(here / "params.yaml", {"grpo": {outer: {inner: value} if inner else value}})
+    (found,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    assert found["key"] == f"grpo.{key}"
+    assert repr(value) in found["why"] or "is no argument of" in found["why"]
+    assert would_do in found["would_do"]
+
+
+def test_the_names_that_plan_knows_are_those_that_trls_trainer_compares_with() -> None:
+    from trl import generation
+    from trl.trainer import grpo_trainer
+
+    source = inspect.getsource(grpo_trainer) + inspect.getsource(generation.vllm_generation)
+    source += inspect.getsource(importlib.import_module("trl.trainer.grpo_config"))
+    for key, names in arguments.CHOICES.items():
+        assert [name for name in names if not re.search(rf"[\"'`]{name}[\"'`]", source)] == [], key
+
+
+@pytest.mark.parametrize("section", ["sft", "grpo", "prepare"])
+def test_a_section_that_is_none_is_told_as_that(here: Path, section: str) -> None:
+    profile = YAML(typ="safe").load((here / "params.yaml").read_text())
+    with (here / "mine.yaml").open("w") as f:
+        YAML(typ="safe").dump(profile | {section: None}, f)
+    found = [one for one in command.make(Path("mine.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    assert found == [
+        {"level": "wrong", "key": section, "why": "input should be a mapping; found None",
+         "would_do": "a mapping, as in params.yaml"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "why", "would_do"),
+    [
+        ("distributed_type: FSPD", "'FSPD' is not a valid DistributedType", "FSDP"),
+        ("distributed_type: FSDP\nfsdp_konfig: {}", "unknown keys (['fsdp_konfig'])", "fsdp_config"),
+        ("distributed_type: FSDP\nfsdp_config: null", "'NoneType' object", "a file as profiles/launch/fsdp2.yaml"),
+        ("distributed_type: MULTI_CPU", "accelerate starts one process for MULTI_CPU", "launch without config"),
+    ],
+)
+def test_accelerate_judges_its_own_configuration(here: Path, content: str, why: str, would_do: str) -> None:
+    rest = "\nmixed_precision: 'no'\nuse_cpu: false\ndebug: false\n"
+    (here / "profiles/launch/mine.yaml").write_text(content + rest)
+    edit_yaml(here / "params.yaml", {"sft": {"launch": {**GLOO, "config": "profiles/launch/mine.yaml"}}})
+    (found,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    assert found["key"] == "sft.launch.config"
+    assert why in found["why"]
+    assert would_do in found["would_do"]
+
+
+def test_zero_needs_deepspeed(here: Path) -> None:
+    launch = {"processes": 2, "backend": "nccl", "config": "profiles/launch/zero3.yaml"}
+    edit_yaml(here / "params.yaml", {"sft": {"device": "cuda", "launch": launch}})
+    found = command.make(Path("params.yaml"), HERE)["findings"]
+    assert ("sft.launch.config", "ZeRO-3 needs deepspeed, which is not installed") in [
+        (one["key"], one["why"]) for one in found if one["level"] == "needed"
+    ]
+
+
+def test_a_vllm_server_is_needed_and_takes_nothing_of_the_trainers_gpu(here: Path, gemma: Path) -> None:
+    edit_yaml(gemma, {"grpo": SERVER})
+    told = command.make(gemma, HERE)
+    assert not [one for one in told["findings"] if one["level"] == "wrong"]
+    (needed,) = [one for one in told["findings"] if one["key"] == "grpo.vllm_mode"]
+    assert "a vLLM server at 0.0.0.0:8000, on GPUs of its own beside the 1 that train" in needed["why"]
+    assert "trl vllm-serve --config profiles/launch/vllm-server.yaml" in needed["would_do"]
+    assert not [one for one in told["phases"][:3] if "vLLM" in one["terms"]]
+
+
+def test_an_installed_vllm_built_for_another_torch_is_told(
+    here: Path, gemma: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = ["numpy", "torch==1.2.3; python_version > '3'", "torch==0.1; python_version < '3'"]
+    monkeypatch.setattr(requirements, "requires", lambda name: needs if name == "vllm" else [])
+    (found,) = [one for one in command.make(gemma, HERE)["findings"] if one["level"] == "wrong"]
+    assert found["key"] == "grpo.use_vllm"
+    assert found["why"].startswith("the installed vLLM needs torch==1.2.3; found torch ")
+
+
+def test_the_range_of_vllm_that_would_do_is_said_where_none_is_installed(here: Path, gemma: Path) -> None:
+    (found,) = [one for one in command.make(gemma, HERE)["findings"] if one["key"] == "grpo.use_vllm"]
+    low, high = requirements.vllm_range()
+    assert f"supports {low} to {high}" in found["why"]
+
+
+def save_config(folder: Path, kind: str, **sizes: Any) -> None:
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(vocab_size=256, **sizes)
+    config.architectures = [f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}"]
+    config.save_pretrained(folder)
+    for name in ("tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("")
+
+
+UNKNOWN = {
+    "GPT2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
+    "Mamba": {"hidden_size": 64, "num_hidden_layers": 2},
+    "Mixtral": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+                "intermediate_size": 96},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_an_architecture_that_plan_cannot_count_is_unchecked_not_wrong(here: Path, kind: str) -> None:
+    save_config(here / "models/raw/mine", kind, **UNKNOWN[kind])
+    edit_yaml(here / "params.yaml", {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}})
+    told = command.make(Path("params.yaml"), HERE)
+    assert told["verdict"] == "unknown"
+    (found,) = [one for one in told["findings"] if one["key"] == "base_model.source"]
+    assert found["level"] == "unchecked"
+    assert found["why"].startswith(f"plan does not know {kind}")
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({}, "Should have a `model_type` key in its config.json"),
+        ({"config.json": "{not json"}, "is not a valid JSON file"),
+        ({"config.json": '{"model_type": "llama", "hidden_size": "big"}'}, "expected int, got str"),
+        ({"config.json": '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}'}, "no causal language model"),
+    ],
+)
+def test_a_broken_local_base_is_wrong(here: Path, files: Mapping[str, str], why: str) -> None:
+    (here / "models/raw/mine").mkdir()
+    for name, content in ({"tokenizer.json": "", "model.safetensors": ""} | dict(files) if files else {}).items():
+        (here / "models/raw/mine" / name).write_text(content)
+    edit_yaml(here / "params.yaml", {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}})
+    (found,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    assert found["key"] == "base_model.source"
+    assert why in found["why"]
+    assert not found["why"].endswith(".")
+
+
+def test_a_folder_for_a_profile_could_not_be_planned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--profile", "profiles"]) == 2
+    assert "profiles: expected a profile, a YAML file; found Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["A40", "RTX 3060", "L40"])
+def test_an_unknown_card_asks_for_its_memory(here: Path, gemma: Path, capsys: Any, name: str) -> None:
+    assert cli.main(["plan", "--profile", GEMMA, "--gpu", name]) == 2
+    said = capsys.readouterr().err
+    assert f"found {name}." in said
+    assert "A100" in said
+    assert cli.main(["plan", "--profile", GEMMA, "--gpu", name, "--gpu-memory", "48GiB"]) == 0
+    assert f"no peak arithmetic and bandwidth are known for {name}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"), [("A100-40GB", 40), ("NVIDIA A100-SXM4-80GB", 80), ("rtx4090", 24), ("L40S", 48), ("L4", 24)]
+)
+def test_a_card_is_known_by_its_whole_name_and_its_memory_by_what_that_says(name: str, memory: int) -> None:
+    assert roofline.memory_of(name) == memory
+
+
+def test_classifiers_stand_beside_vllm_in_evaluate(here: Path, gemma: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    folder = here / "models/raw/judge"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(10**6, 100, dtype=torch.float16)}, folder / "model.safetensors")
+    judge = {"path": "judge", "positive": ["LABEL_0"], "negative": ["LABEL_1"]}
+    edit_yaml(gemma, {"evaluate": {"classifiers": {"kind": judge}, "model_args": {"gpu_memory_utilization": 0.95}}})
+    told = command.make(gemma, Target("L4", 24 * 2**30, stated=True))
+    (phase,) = [one for one in told["phases"] if one["phase"] == "evaluate"]
+    assert phase["terms"]["classifiers"] == 4 * 10**8  # float32, however it was saved
+    assert not phase["fits"]
+    (advice,) = [one for one in told["advice"] if one["stage"] == "evaluate"]
+    assert advice["changes"][0]["keys"] == {"evaluate.model_args.gpu_memory_utilization": 0.9}
+
+
+def test_classifiers_of_unknown_size_are_said_not_to_be_counted(here: Path) -> None:
+    told = command.make(Path("profiles/uk-summarize-detox.yaml"), Target("L4", 24 * 2**30, stated=True))
+    keys = [one["key"] for one in told["findings"] if "is not counted" in one["why"]]
+    names = ("ukr_toxicity", "xlmr_toxicity")
+    assert keys == [f"{stage}.classifiers.{name}" for stage in ("grpo", "evaluate") for name in names]
+    (phase,) = [one for one in told["phases"] if one["phase"] == "evaluate"]
+    assert phase["limit"] - phase["total"] > 4 * (2.78e8 + 5.6e8)  # XLM-R base and large, in float32
+
+
+def test_sft_is_never_advised_a_length_below_the_longest_prompt(here: Path, gemma: Path) -> None:
+    told = command.make(gemma, Target("A100", 8 * 2**30, stated=True))
+    (advice,) = [one for one in told["advice"] if one["stage"] == "sft"]
+    lengths = [change["keys"].get("sft.max_length", 768) for change in advice["changes"]]
+    assert min(lengths) > 512
+
+
+def test_generating_less_at_once_is_tried(here: Path, gemma: Path) -> None:
+    edit_yaml(gemma, {"grpo": {"use_vllm": False, "vllm_max_model_length": None}, "evaluate": {"backend": "hf"}})
+    told = command.make(gemma, Target("A100", 7 * 2**30, stated=True))
+    (change,) = next(one for one in told["advice"] if one["stage"] == "grpo")["changes"]
+    assert change["keys"]["grpo.steps_per_generation"] * change["keys"]["grpo.per_device_train_batch_size"] % 8 == 0
+    edit_yaml(gemma, {"grpo": {key.partition(".")[2]: value for key, value in change["keys"].items()}})
+    again = command.make(gemma, Target("A100", 7 * 2**30, stated=True))
+    assert [one["fits"] for one in again["phases"] if one["phase"].startswith("grpo")] == [True, True]
+    assert not [one for one in again["findings"] if one["level"] == "wrong"]
+
+
 def test_a_wrong_profile_is_told_in_words_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_yaml(here / "params.yaml", {"grpo": {"max_completion_length": 300}, "sft": {"max_length": 1000}})
     assert cli.main(["plan"]) == 1
@@ -206,7 +593,7 @@ def test_a_wrong_profile_is_told_in_words_too(here: Path, capsys: pytest.Capture
 def test_the_default_profile_is_no_example_for_what_is_wrong_in_itself(here: Path) -> None:
     edit_yaml(here / "params.yaml", {"sft": {"learning_rate": "fast"}})
     (wrong,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
-    assert wrong["would_do"] == "a number"
+    assert wrong["would_do"] == "a number, 0.0002, as in profiles/gemma-3-1b-pt.yaml"
 
 
 def test_a_key_that_is_missing_is_told_with_the_default_profiles_value(here: Path) -> None:
@@ -217,7 +604,8 @@ def test_a_key_that_is_missing_is_told_with_the_default_profiles_value(here: Pat
         yaml.dump(profile, f)
     told = command.make(Path("mine.yaml"), HERE)
     assert told["findings"][0] | {"level": "wrong"} == {
-        "level": "wrong", "key": "sft.max_steps", "why": "is missing", "would_do": "1200, as in params.yaml",
+        "level": "wrong", "key": "sft.max_steps", "why": "is missing",
+        "would_do": "a whole number, 1200, as in params.yaml",
     }  # fmt: skip
 
 
@@ -277,10 +665,10 @@ def test_what_is_missing_on_the_gpu_machine_itself_is_a_failure(here: Path, gemm
 def test_a_vllm_outside_of_trls_range_is_refused(
     here: Path, gemma: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    real = preflight.installed
-    monkeypatch.setattr(preflight, "installed", lambda name: version if name == "vllm" else real(name))
+    real = requirements.installed
+    monkeypatch.setattr(requirements, "installed", lambda name: version if name == "vllm" else real(name))
     found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
-    low, high = preflight.vllm_range()
+    low, high = requirements.vllm_range()
     assert [one["key"] for one in found] == ["grpo.use_vllm"]
     assert found[0]["why"].startswith(f"vLLM {version} is installed, and TRL ")
     assert found[0]["would_do"] == f"pip install 'vllm>={low},<={high}'"
@@ -304,8 +692,8 @@ def test_an_installed_vllm_judges_its_own_arguments(
         "        if given['max_model_len'] != 1024:\n            raise ValueError(f'not {given}')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
-    real = preflight.installed
-    monkeypatch.setattr(preflight, "installed", lambda name: "0.30.0" if name == "vllm" else real(name))
+    real = requirements.installed
+    monkeypatch.setattr(requirements, "installed", lambda name: "0.30.0" if name == "vllm" else real(name))
     assert not [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
     edit_yaml(here / GEMMA, {"grpo": {"vllm_max_model_length": 2048}})
     found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
@@ -391,13 +779,13 @@ def test_a_profile_that_is_not_there_could_not_be_planned(here: Path, capsys: py
 
 @pytest.mark.parametrize(("text", "bytes_"), [("80GiB", 80 * 2**30), ("24 GB", 24 * 10**9), ("16", 16 * 2**30)])
 def test_sizes_are_read_with_their_unit(text: str, bytes_: int) -> None:
-    assert preflight.size(text) == bytes_
+    assert findings.size(text) == bytes_
 
 
 @pytest.mark.parametrize("text", ["much", "-4GiB", "1.2.3GB", "0"])
 def test_a_size_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="--gpu-memory"):
-        preflight.size(text)
+        findings.size(text)
 
 
 def test_a_hub_base_that_is_not_what_its_profile_says_is_refused(tmp_path: Path) -> None:
@@ -525,16 +913,17 @@ def test_changes_come_together_where_none_does_alone_and_none_where_nothing_help
     shape = shapes.read(_config("Llama", 2))
     work = Training(batch=64, prompt=512, completion=512)
 
-    def peak(train: Training, generate: Generation | None) -> int:
-        return memory.train_peak(shape, train, CUDA, "sft").total - CUDA.context
+    def peaks(train: Training, generate: Generation | None) -> list[int]:
+        return [memory.train_peak(shape, train, CUDA, "sft").total - CUDA.context]
 
-    alone = memory.changes(shape, work, None, peak, peak(work, None) // 2, "sft")
-    assert all(len(one["keys"]) <= 2 and one["total"] <= peak(work, None) // 2 for one in alone)
-    least = min(one["total"] for one in memory.changes(shape, work, None, peak, peak(work, None) - 1, "sft"))
-    (together,) = memory.changes(shape, work, None, peak, least - 1, "sft")
+    (peak,) = peaks(work, None)
+    alone = memory.changes(shape, work, None, peaks, peak // 2, "sft")
+    assert all(len(one["keys"]) <= 2 and one["total"] <= peak // 2 for one in alone)
+    least = min(one["total"] for one in memory.changes(shape, work, None, peaks, peak - 1, "sft"))
+    (together,) = memory.changes(shape, work, None, peaks, least - 1, "sft")
     assert together["total"] < least
     assert {"sft.per_device_train_batch_size", "sft.activation_checkpointing"} <= set(together["keys"])
-    assert memory.changes(shape, work, None, peak, 1000, "sft") == []
+    assert memory.changes(shape, work, None, peaks, 1000, "sft") == []
 
 
 def test_vllm_sleeps_while_the_policy_trains_only_where_it_is_told_to() -> None:

@@ -7,15 +7,17 @@ import importlib
 import json
 import textwrap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
-from regrpo import params
+from regrpo import params, promote
 from regrpo import plan as planning
+from regrpo.brought import is_commit
 from regrpo.commands import check
 from regrpo.errors import CannotCheck, Refused, RegrpoError
-from regrpo.preflight import GIB, Finding, Target, explain, size
+from regrpo.explain import explain
+from regrpo.findings import GIB, Finding, Target, of_error, one_line, size, wrong
 
 WIDTH = 100
 
@@ -43,7 +45,7 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
     """What to plan for: what the command line says, else this machine's GPU, else an A100 (where CUDA is asked for)."""
     import torch
 
-    from regrpo.roofline import CARDS, card
+    from regrpo.roofline import CARDS, memory_of
 
     if gpus is not None and gpus < 1:
         raise Refused("--gpus", expected="1 or more", found=str(gpus), remedy="Leave it out for one.")
@@ -53,34 +55,67 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
         room = size(memory)
     elif here and not gpu:
         room = torch.cuda.get_device_properties(0).total_memory
+    elif known := memory_of(name):
+        room = known * GIB
     else:
-        room = CARDS[card(name) or "A100"][0] * GIB
+        raise CannotCheck(
+            "--gpu", expected=f"one of {', '.join(CARDS)}, or --gpu-memory beside it", found=name,
+            remedy="Say how much memory it has: --gpu-memory 48GiB.",
+        )  # fmt: skip
     return Target(name, room, gpus, stated=bool(gpu or memory or gpus), here=here and not gpu)
 
 
 def make(profile: Path, target: Target) -> dict[str, Any]:
-    """The plan of a profile. Raises CannotCheck or Refused where it is not there or has not one section per stage."""
-    values = params.read_profile(profile)
+    """The plan of a profile. Raises CannotCheck or Refused where it cannot be read or has not one section per stage."""
+    try:
+        values = params.read_profile(profile)
+    except OSError as error:
+        raise CannotCheck(
+            str(profile), expected="a profile, a YAML file", found=error.strerror or str(error), remedy="Name a file."
+        ) from error
     sections: dict[str, Any] = {}
     findings: list[Finding] = []
-    for stage in params.STAGES:
-        model = importlib.import_module(f"stages.{stage}").Params
+    for stage in params.SECTIONS:
+        model = promote.Params if stage == "promote" else importlib.import_module(f"stages.{stage}").Params
         try:
             sections[stage] = model.model_validate(values[stage])
         except ValidationError as error:
             findings += explain(stage, model, values[stage], error)
-            continue
-        try:
-            if stage in check.LOOK_UP:
-                check.LOOK_UP[stage](sections[stage], profile)
-        except RegrpoError as error:
-            if error.where.endswith(".revision"):  # told below as a placeholder: the rest can be planned
-                continue
-            level: Literal["unchecked", "wrong"] = "unchecked" if isinstance(error, CannotCheck) else "wrong"
-            key = error.where.removeprefix(f"{profile}: ")
-            why = f"expected {error.expected}; found {error.found}"
-            findings.append(Finding(level, key, why, error.remedy))
+        except (TypeError, AttributeError) as error:  # a validator met what it was not made for, as a number for a name
+            findings.append(
+                wrong(stage, f"cannot be read: {one_line(error)}", "text for keys, and no null for a number")
+            )
+    for stage in [name for name in check.LOOK_UP if name in sections]:
+        source = getattr(getattr(sections[stage], "source", None), "kind", None)
+        missing = "needed" if source in ("gguf", "package") else "wrong"
+        findings += _told(check.LOOK_UP[stage], _to_look_up(sections[stage]), profile, missing=missing)
+    if sections.keys() >= {"promote", "evaluate"}:
+        findings += _told(check._parse_promote, values, profile)
+    joined = ("prepare", "grpo", "evaluate")
+    if sections.keys() >= set(joined) and not any(one.key.startswith(joined) for one in findings):
+        findings += _told(check.require_answers, values, profile)
     return planning.plan(profile, sections, target, findings)
+
+
+def _told(look_up: Any, given: Any, profile: Path, missing: Any = "wrong") -> list[Finding]:
+    """What `regrpo check` refuses; `missing` is how bad it is where something is not there."""
+    try:
+        look_up(given, profile)
+    except RegrpoError as error:
+        return [of_error(error, profile, missing if isinstance(error, CannotCheck) else "wrong")]
+    return []
+
+
+def _to_look_up(section: Any) -> Any:
+    """The section with placeholders taken for commits and without `launch`: plan tells of both by itself."""
+
+    def pinned(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        zeros = {"revision": "0" * 40} if isinstance(one := value.get("revision"), str) and not is_commit(one) else {}
+        return {name: pinned(one) for name, one in value.items() if name != "launch"} | zeros
+
+    return type(section).model_validate(pinned(section.model_dump()))
 
 
 # --- printing -------------------------------------------------------------------------------------------------------
