@@ -69,9 +69,9 @@ def asked(launch: Launch) -> str:
     """How `launch` asks the model to be spread: DDP (a whole copy a process), FSDP1, FSDP2 or ZeRO-<stage>."""
     config = accelerate_config(launch) or {}
     if config.get("distributed_type") == "FSDP":
-        return f"FSDP{config.get('fsdp_config', {}).get('fsdp_version', 1)}"
+        return f"FSDP{(config.get('fsdp_config') or {}).get('fsdp_version', 1)}"
     if config.get("distributed_type") == "DEEPSPEED":
-        return f"ZeRO-{config.get('deepspeed_config', {}).get('zero_stage', 2)}"
+        return f"ZeRO-{(config.get('deepspeed_config') or {}).get('zero_stage', 2)}"
     return "DDP"
 
 

@@ -71,7 +71,7 @@ def did_you_mean(key: str, known: list[str]) -> str:
     """The known name that a misspelled one resembles, in brackets; nothing where none does."""
     import difflib
 
-    close = difflib.get_close_matches(key, known, n=1)
+    close = difflib.get_close_matches(str(key), known, n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
@@ -150,8 +150,9 @@ def read_yaml(path: Path) -> Any:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    if not path.exists():
-        raise CannotCheck(str(path), expected="a YAML file", found="no such file", remedy="Check the name.")
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise CannotCheck(str(path), expected="a YAML file", found=found, remedy="Check the name.")
     try:
         return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:

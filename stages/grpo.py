@@ -85,7 +85,7 @@ class Params(Training):
     def generation_steps(self) -> int:
         """Micro-steps that use one generation's completions."""
         at_once = self.per_device_train_batch_size * self.processes
-        asked = self.passed_through.get("generation_batch_size", 0) // at_once
+        asked = (self.passed_through.get("generation_batch_size") or 0) // at_once
         return self.passed_through.get("steps_per_generation") or asked or self.gradient_accumulation_steps
 
     @property

@@ -90,7 +90,7 @@ def make(profile: Path, target: Target) -> dict[str, Any]:
         missing = "needed" if source in ("gguf", "package") else "wrong"
         findings += _told(check.LOOK_UP[stage], _to_look_up(sections[stage]), profile, missing=missing)
     if sections.keys() >= {"promote", "evaluate"}:
-        findings += _told(check._parse_promote, values, profile)
+        findings += _told(check.require_promote, values, profile)
     joined = ("prepare", "grpo", "evaluate")
     if sections.keys() >= set(joined) and not any(one.key.startswith(joined) for one in findings):
         findings += _told(check.require_answers, values, profile)
