@@ -19,8 +19,8 @@ from typing import Any
 
 from regrpo.errors import CannotCheck
 from regrpo.explain import LIMITS, in_yaml, library_class, library_default, library_name
-from regrpo.findings import Finding, nearest, one_line, one_of, unchecked, warning, wrong
-from regrpo.params import library_fields
+from regrpo.findings import Finding, one_line, one_of, unchecked, warning, wrong
+from regrpo.params import library_fields, nearest
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
@@ -41,7 +41,7 @@ FROM_0 = (
     "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "epsilon", "epsilon_high", "vllm_server_timeout",
     "dataloader_num_workers",
 )  # fmt: skip
-SHARES = ("min_p", "top_entropy_quantile", "ref_model_mixup_alpha", "label_smoothing_factor", "warmup_ratio")
+SHARES = ("min_p", "top_entropy_quantile", "ref_model_mixup_alpha", "label_smoothing_factor")
 RANGES: dict[str, dict[str, float]] = {
     **{key: {"ge": 1} for key in COUNTS},
     **{key: {"ge": 0} for key in FROM_0},
@@ -117,8 +117,12 @@ def _of_from_pretrained() -> set[str]:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
     methods = (PreTrainedModel.from_pretrained, _BaseAutoModelClass.from_pretrained)
-    popped = re.findall(r'kwargs\.(?:pop|get)\(\s*"(\w+)"', "".join(map(inspect.getsource, methods)))
-    return {*popped, *inspect.signature(PreTrainedModel.from_pretrained).parameters}
+    source = "".join(map(inspect.getsource, methods))
+    popped = re.findall(r'kwargs\.(?:pop|get)\(\s*"(\w+)"', source)
+    ignored = [
+        name for names in re.findall(r"for name in \[([^]]*)\]", source) for name in re.findall(r'"(\w+)"', names)
+    ]
+    return {*popped, *ignored, *inspect.signature(PreTrainedModel.from_pretrained).parameters}
 
 
 def _unknown(key: str, given: Iterable[str], known: Iterable[str], taker: str) -> Iterator[Finding]:
@@ -156,14 +160,15 @@ def evaluation(section: Any, base: Any) -> Iterator[Finding]:
         else:
             yield wrong(f"{key}.gpu_memory_utilization", f"must be a number; found {share!r}", "0.9 (vLLM's own)")
         for name in [name for name in given if name not in known]:
-            if (near := nearest(name, known)) or engine:
+            near = nearest(name, known)
+            if engine or nearest(name, known, 0.9):  # a slip of the pen
                 yield wrong(f"{key}.{name}", "is no argument of lm-eval's vllm backend", near or "leave it out")
             else:
-                yield unchecked(
-                    f"{key}.{name}", "vLLM's EngineArgs takes it or not, and vLLM is not here", "install it"
-                )
-    else:
-        mine = [name for name in given if base is None or not hasattr(base, name)]
+                why = "vLLM's EngineArgs takes it or not, and vLLM is not here"
+                yield unchecked(f"{key}.{name}", why, f"{near}, if that was meant; else plan where vLLM is installed"
+                                if near else "plan where vLLM is installed")  # fmt: skip
+    elif base is not None:
+        mine = [name for name in given if not hasattr(base, name)]
         known = _parameters("huggingface.py", "HFLM") | _of_from_pretrained()
         yield from _unknown(key, mine, known, "lm-eval's hf backend")
 

@@ -264,8 +264,11 @@ class _Audit(Findings):
     @cached_property
     def _remedy(self) -> str:
         """What brings an output that was never fetched."""
-        if lineage.dvc_config(self.snapshot.root).get("core", {}).get("remote"):
+        config = lineage.dvc_config(self.snapshot.root)
+        if config.get("core", {}).get("remote"):
             return "fetch it with `dvc pull`"
+        if remotes := list(config.get("remote", {})):
+            return f"fetch it with `dvc pull -r {remotes[0]}`"
         return "DVC knows no remote to pull it from: make it again with `dvc repro`"
 
     @cached_property

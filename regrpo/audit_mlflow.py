@@ -16,7 +16,7 @@ from regrpo import differences, files, journals, lineage, mlflow_uri, rows, stat
 from regrpo.audit_findings import Findings
 from regrpo.errors import CannotCheck
 from regrpo.history import Record
-from regrpo.mlflow_store import MAX_VALUE, open_reader
+from regrpo.mlflow_store import ABSENT, MAX_VALUE, open_reader
 from regrpo.params import STAGES
 
 
@@ -247,8 +247,6 @@ class Tracker:
         whole: bool = False,
     ) -> None:
         """Values as MLflow cuts them; with `whole`, what is there and not expected is a fault too."""
-        from regrpo.mlflow_store import ABSENT
-
         for name, value in expected.items():
             value, now = value[: MAX_VALUE[what]], found.get(name[:250])
             if value != now:

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from regrpo.findings import Finding, nearest, wrong
-from regrpo.params import DEFAULT_PROFILE, PassThrough, read_yaml
+from regrpo.findings import Finding, wrong
+from regrpo.params import DEFAULT_PROFILE, PassThrough, nearest, read_yaml
 
 Path_ = list[Any]
 """Keys and indices from a section down to a value."""
@@ -108,7 +108,7 @@ def _instead(stage: str, model: type[BaseModel], path: Path_, one: Any, values: 
     words = next((f"{words} {context[name]}" for name, words in LIMITS.items() if name in context), None)
     words = words or (f"what matches {context['pattern']}" if "pattern" in context else None)
     if one["type"] == "missing" and field:
-        words = _in_words(str(field.annotation))
+        words = " or ".join(map(str, _literals(field.annotation))) or _in_words(str(field.annotation))
     words = words or _in_words(one["type"]) or _in_words(one["msg"])
     example = _shipped(stage, path, values)
     if words or example:
@@ -138,6 +138,10 @@ def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
     return typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+
+
 def _in_words(kind: str) -> str | None:
     """What a type asks for: an annotation, "input should be a valid boolean", or pydantic's code "float_type"."""
     return next((words for name, words in WORDS.items() if re.search(rf"(valid |\b){name}", kind)), None)
@@ -151,7 +155,7 @@ def _of_validator(stage: str, model: type[BaseModel], path: Path_, text: str, va
         name = (re.match(r"`([\w.]+)`", part) or ["", ""])[1]
         steps = name.split(".") if name else []
         whole = [*path, *(steps[1:] if path and steps[:1] == path[-1:] else steps)]
-        plain = re.sub(r"^`[\w.]+`:? ?", "", part).removesuffix("?)").partition(" (did you mean")[0]
+        plain = re.sub(r"^`[\w.]+`(, `[\w.]+`)*:? ?", "", part).removesuffix("?)").partition(" (did you mean")[0]
         yield wrong(_key(stage, whole), plain, _whole(stage, model, whole, part, values))
 
 
@@ -175,7 +179,7 @@ def _whole(stage: str, model: type[BaseModel], path: Path_, text: str, values: A
         return example
     if (default := library_default(model, str(path[-1]) if path else "")) is not None:
         return f"{in_yaml(default)} ({library_name(model)}'s own)"
-    return _in_words(text) or "leave it out"
+    return _in_words(text) or ("leave it out" if _at(values, path) is not None else "name it")
 
 
 def _at(values: Any, path: Path_) -> Any:

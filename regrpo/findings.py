@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regrpo.errors import Refused, RegrpoError
+from regrpo.params import nearest
 
 GIB = 2**30
 TRAINED = ("sft", "grpo")
@@ -43,11 +43,6 @@ def one_line(error: object, length: int = 200) -> str:
     """A library's message in one line of at most so many characters, without its full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.removesuffix(".") if len(text) <= length else f"{text[:length].rpartition(' ')[0]} …"
-
-
-def nearest(given: object, known: Iterable[str]) -> str | None:
-    """The known name that is most like what was given; None where none is like it."""
-    return next(iter(difflib.get_close_matches(str(given), list(known), n=1)), None)
 
 
 def one_of(given: object, known: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def require_bf16(section: str, wanted: bool, device: str) -> None:
         )
 
 
-def require_vllm(where: str, instead: str, device: str = "cuda") -> None:
+def require_vllm(where: str, instead: str, device: str) -> None:
     """Refused where vLLM is asked for (`where`) and cannot run; `instead` is what the profile can say otherwise."""
     installed = importlib.util.find_spec("vllm") is not None
     if device == "cpu" or not installed:

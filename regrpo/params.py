@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import math
 import typing
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -67,12 +68,17 @@ class PassThrough(Section):
         return dict(self.model_extra or {})
 
 
-def did_you_mean(key: str, known: list[str]) -> str:
-    """The known name that a misspelled one resembles, in brackets; nothing where none does."""
+def nearest(given: object, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """The known name that is most like what was given; None where none is (`alike`: difflib's ratio, 0 to 1)."""
     import difflib
 
-    close = difflib.get_close_matches(str(key), known, n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
+    return next(iter(difflib.get_close_matches(str(given), list(known), 1, alike)), None)
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """That name in brackets, to end a sentence with; nothing where none is like it."""
+    near = nearest(given, known)
+    return f" (did you mean `{near}`?)" if near else ""
 
 
 def runs_remote_code(key: str, value: object) -> str | None:

@@ -46,7 +46,7 @@ def work_of(
     processes = world(section, target)
     settings = config.model_init_kwargs or {}
     half = str(settings.get("dtype", settings.get("torch_dtype", ""))) in ("bfloat16", "float16")
-    longest = prompt = _longest_prompt(sections)
+    longest = prompt = getattr(section, "max_prompt_tokens", None) or _longest_prompt(sections)
     if stage == "grpo":
         completion = config.max_completion_length
     else:
@@ -69,7 +69,7 @@ def work_of(
         processes=processes,
         sharded=_is_sharded(section, config),
         extra=_classifier_bytes(section, kind),
-        shortest=32 if stage == "grpo" else longest,
+        shortest=32 if stage == "grpo" else longest + 1,
     )
     generation = None
     if stage == "grpo":
@@ -144,7 +144,7 @@ def not_counted(sections: Mapping[str, Any]) -> Iterator[Finding]:
     """What memory leaves out because it is not known here."""
     for stage in ("grpo", "evaluate"):
         for name, one in (sections[stage].classifiers if stage in sections else {}).items():
-            if _classifier_folder(one) is None:
+            if not list((_classifier_folder(one) or Path("nowhere")).glob("*.safetensors")):
                 yield unchecked(
                     f"{stage}.classifiers.{name}",
                     "its memory (4 bytes a weight) is not counted until its files are here",
@@ -271,6 +271,8 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
     unique = list(dict.fromkeys(findings))
     on_gpu = any(target.device(one.device) == "cuda" for one in sections.values() if hasattr(one, "device"))
     verdict = "unknown" if not phases else "fits" if all(one["fits"] for one in phases) else "does not fit"
+    if verdict == "fits" and any(".classifiers." in one.key and one.level == "unchecked" for one in unique):
+        verdict = "unknown"
     if any(one.level == "wrong" for one in unique):
         verdict = "wrong"
     return {

@@ -12,7 +12,8 @@ from regrpo import files, shapes
 from regrpo.brought import is_commit
 from regrpo.errors import Refused
 from regrpo.explain import groups
-from regrpo.findings import Finding, Target, nearest, one_line, unchecked, warning, world, wrong
+from regrpo.findings import Finding, Target, one_line, unchecked, warning, world, wrong
+from regrpo.params import nearest
 
 
 def data(section: Any) -> Iterator[Finding]:
@@ -33,6 +34,10 @@ def data(section: Any) -> Iterator[Finding]:
     except Refused as error:
         yield wrong(
             "prepare.source.config", one_line(error.found), f"the fields of {DATASETS[source.task][1].__name__}"
+        )
+    if section.eval is None:
+        yield wrong(
+            "prepare.eval", "must be a number: reasoning-gym has no evaluation split", "a tenth of the size, say"
         )
     asked = {"eval": section.eval or 0, "dev": section.dev}
     if (total := sum(asked.values())) >= source.size:
@@ -163,8 +168,12 @@ def lengths(sections: Mapping[str, Any], shape: shapes.Shape | None) -> Iterator
             )
     if "sft" in sections and sections["sft"].max_steps:
         longest = sections["sft"].passed_through.get("max_length", 1024)
+        prompt = sections["sft"].max_prompt_tokens or prompt
         if window and longest and longest > window:
             yield wrong("sft.max_length", f"{longest} tokens exceed the base's window of {window}", f"at most {window}")
+        elif window and sections["sft"].max_prompt_tokens and prompt >= window:
+            why = f"{prompt} tokens leave nothing of the base's window of {window}"
+            yield wrong("sft.max_prompt_tokens", why, f"less than {window}")
         elif longest and longest < prompt:
             yield warning(
                 "sft.max_length",

@@ -12,8 +12,8 @@ from typing import Any
 
 from regrpo import launch, roofline
 from regrpo.errors import RegrpoError
-from regrpo.findings import EXTRA, Finding, Target, nearest, needed, one_line, unchecked, warning, world, wrong
-from regrpo.params import LAUNCH_CONFIGS, read_yaml
+from regrpo.findings import EXTRA, Finding, Target, needed, one_line, unchecked, warning, world, wrong
+from regrpo.params import LAUNCH_CONFIGS, nearest, read_yaml
 
 
 def hardware_findings(sections: Mapping[str, Any], configs: Mapping[str, Any], target: Target) -> Iterator[Finding]:

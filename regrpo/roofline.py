@@ -66,7 +66,7 @@ def card(name: str) -> str | None:
 def memory_of(name: str) -> int | None:
     """GiB of a GPU: what its name says (A100-40GB), else what its data sheet does; None for an unknown one."""
     known = card(name)
-    said = re.search(r"(\d+) ?GB\b", name, re.IGNORECASE)
+    said = re.search(r"(\d+) ?G(?:i?B)?\b", name, re.IGNORECASE)
     return None if known is None else int(said[1]) if said else CARDS[known][0]
 
 

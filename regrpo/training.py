@@ -245,11 +245,14 @@ def quiet(trainer: Any) -> None:
 
 
 @contextlib.contextmanager
-def told_as_refusal(section: str) -> Iterator[None]:
-    """What TRL, PEFT or transformers say of a setting, or of a package that it needs, told as the section's refusal."""
+def told_as_refusal(section: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """What TRL, PEFT or transformers say of a setting, told as a refusal of the section.
+
+    ImportError, of a package that a setting needs, is for the trainer's making only: later ones are our faults.
+    """
     try:
         yield
-    except (ValueError, ImportError) as error:
+    except kind as error:
         raise Refused(
             section,
             expected="settings that the trainer accepts",

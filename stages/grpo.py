@@ -165,16 +165,17 @@ def train(run: records.Run[Params]) -> None:
         callbacks.append(training.Stopper(params.early_stopping, history))
     try:
         with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("grpo"):
-            trainer = GRPOTrainer(
-                model=str(SFT),
-                reward_funcs=samples.watching(functions),
-                args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                train_dataset=Dataset.from_list(cut.rows(training.read_rows(DATA / "train.parquet"))),
-                processing_class=AutoTokenizer.from_pretrained(SFT),
-                peft_config=params.lora.config() if params.lora else None,
-                quantization_config=params.quantization.config("grpo") if params.quantization else None,
-                callbacks=callbacks,
-            )
+            with training.told_as_refusal("grpo", ImportError):
+                trainer = GRPOTrainer(
+                    model=str(SFT),
+                    reward_funcs=samples.watching(functions),
+                    args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
+                    train_dataset=Dataset.from_list(cut.rows(training.read_rows(DATA / "train.parquet"))),
+                    processing_class=AutoTokenizer.from_pretrained(SFT),
+                    peft_config=params.lora.config() if params.lora else None,
+                    quantization_config=params.quantization.config("grpo") if params.quantization else None,
+                    callbacks=callbacks,
+                )
             training.quiet(trainer)
             resuming.fit(trainer, folder, {"history": history, "samples": samples}, params.launch)
             training.save(trainer.model, trainer.processing_class, OUT, SFT, sharding.whole_state(trainer))

@@ -108,15 +108,16 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
     history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
     with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("sft"):
-        trainer = SFTTrainer(
-            model=str(BASE),
-            args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
-            train_dataset=Dataset.from_list(pool),
-            processing_class=AutoTokenizer.from_pretrained(BASE),
-            peft_config=params.lora.config() if params.lora else None,
-            quantization_config=params.quantization.config("sft") if params.quantization else None,
-            callbacks=[history],
-        )
+        with training.told_as_refusal("sft", ImportError):
+            trainer = SFTTrainer(
+                model=str(BASE),
+                args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
+                train_dataset=Dataset.from_list(pool),
+                processing_class=AutoTokenizer.from_pretrained(BASE),
+                peft_config=params.lora.config() if params.lora else None,
+                quantization_config=params.quantization.config("sft") if params.quantization else None,
+                callbacks=[history],
+            )
         if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         training.quiet(trainer)

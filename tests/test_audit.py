@@ -897,10 +897,11 @@ def test_a_clone_is_complete_once_pulled_and_says_before_what_it_lacks(copy: Pat
 
 
 def test_a_clone_without_a_remote_is_not_told_to_pull(copy: Path, tmp_path: Path) -> None:
-    run(copy, "dvc", "remote", "default", "--unset")
-    run(copy, "git", "commit", "-qam", "No default remote")
     run(tmp_path, "git", "clone", "-q", str(copy), "clone")
     with contextlib.chdir(tmp_path / "clone"):
+        run(tmp_path / "clone", "dvc", "remote", "default", "--unset")
+        assert all("`dvc pull -r store`" in one["text"] for one in audited()["unchecked"] if one["kind"] == "output")
+        run(tmp_path / "clone", "dvc", "remote", "remove", "store")
         texts = [one["text"] for one in audited()["unchecked"] if one["kind"] == "output"]
         assert texts
         assert all("no remote" in text and "`dvc repro`" in text for text in texts)

@@ -28,7 +28,7 @@ def here(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_good_profile_is_told_section_by_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
     said = capsys.readouterr().out
-    assert said.count("ok  ") == 12
+    assert said.count("ok  ") == 13
     assert "params.yaml: model_card" in said
     assert "params.yaml: promote" in said
 
@@ -112,6 +112,14 @@ def test_vllm_that_is_not_installed_is_named_before_anything_trains(
     )
     assert "params.yaml: evaluate.backend: expected a CUDA device" in said
     assert "Set `backend: hf`; or, on a CUDA machine, pip install" in said
+
+
+def test_sfts_limit_of_a_prompt_needs_prepares(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_yaml(here / "params.yaml", {"sft": {"max_prompt_tokens": 60}})
+    assert cli.main(["check"]) == 1
+    assert "params.yaml: sft.max_prompt_tokens: expected prepare.max_prompt_tokens beside it" in capsys.readouterr().err
+    edit_yaml(here / "params.yaml", {"prepare": {"max_prompt_tokens": 40}})
+    assert cli.main(["check"]) == 0
 
 
 def test_findings_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from regrpo import arguments, base_models, cli, findings, memory, plan, requirements, roofline, shapes
 from regrpo.commands import plan as command
 from regrpo.errors import Refused
-from regrpo.findings import Target
+from regrpo.findings import GIB, Target
 from regrpo.memory import CPU, CUDA, Generation, Training
 from regrpo.params import Lora
 from tests.conftest import ROOT, edit_yaml
@@ -330,6 +330,18 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilization": "half"}}}, [],
         "evaluate.model_args.gpu_memory_utilization", "must be a number; found 'half'", "0.9",
     ),
+    "no number of questions from a source without an evaluation split": (
+        "params.yaml", {"prepare": {"eval": None}}, [],
+        "prepare.eval", "reasoning-gym has no evaluation split", "a tenth",
+    ),
+    "a limit of sft's prompts where prepare cuts nothing": (
+        "params.yaml", {"sft": {"max_prompt_tokens": 50}}, [],
+        "sft.max_prompt_tokens", "expected prepare.max_prompt_tokens beside it", "Set both",
+    ),
+    "processes without a backend": (
+        "params.yaml", {"sft": {"launch": {"processes": 2}}}, [],
+        "sft.launch.backend", "is missing", "gloo or nccl",
+    ),
     "a misspelled argument of lm-eval's vLLM": (
         GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilisation": 0.5}}}, [],
         "evaluate.model_args.gpu_memory_utilisation", "is no argument of lm-eval's vllm", "gpu_memory_utilization",
@@ -397,6 +409,9 @@ def test_the_names_that_plan_knows_are_those_that_trls_trainer_compares_with() -
     source += inspect.getsource(importlib.import_module("trl.trainer.grpo_config"))
     for key, names in arguments.CHOICES.items():
         assert [name for name in names if not re.search(rf"[\"'`]{name}[\"'`]", source)] == [], key
+        compared = re.findall(rf'\b{key}(?: ==| !=| in| not in) (\[[^]]*\]|"\w+")', source)
+        assert {name for part in compared for name in re.findall(r'"(\w+)"', part)} <= set(names), key
+    assert len(re.findall(r'\bloss_type == "\w+"', source)) > 5, "the pattern finds what it looks for"
 
 
 @pytest.mark.parametrize("section", ["sft", "grpo", "prepare"])
@@ -416,7 +431,7 @@ def test_a_section_that_is_none_is_told_as_that(here: Path, section: str) -> Non
     [
         ("distributed_type: FSPD", "'FSPD' is not a valid DistributedType", "FSDP"),
         ("distributed_type: FSDP\nfsdp_konfig: {}", "unknown keys (['fsdp_konfig'])", "fsdp_config"),
-        ("distributed_type: FSDP\nfsdp_config: null", "'NoneType' object", "a file as profiles/launch/fsdp2.yaml"),
+        ("distributed_type: FSDP\nfsdp_config: null", "FSDP1 is asked for", "launch without config"),
         ("distributed_type: MULTI_CPU", "accelerate starts one process for MULTI_CPU", "launch without config"),
     ],
 )
@@ -516,7 +531,20 @@ def test_a_broken_local_base_is_wrong(here: Path, files: Mapping[str, str], why:
 
 def test_a_folder_for_a_profile_could_not_be_planned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "--profile", "profiles"]) == 2
-    assert "profiles: expected a profile, a YAML file; found Is a directory" in capsys.readouterr().err
+    assert "profiles: expected a YAML file; found a folder" in capsys.readouterr().err
+
+
+def test_no_length_is_advised_that_leaves_sft_no_room_behind_its_prompts(here: Path) -> None:
+    longer = {"max_prompt_tokens": 4000, "max_length": 6000, "per_device_train_batch_size": 1}
+    edit_yaml(here / "profiles/uk-summarize-detox.yaml", {"sft": longer})
+
+    def advised(gib: float) -> list[int]:
+        made = command.make(Path("profiles/uk-summarize-detox.yaml"), Target("RTX 3090", int(gib * GIB), stated=True))
+        changes = [one["keys"] for each in made["advice"] if each["stage"] == "sft" for one in each["changes"]]
+        return [keys["sft.max_length"] for keys in changes if "sft.max_length" in keys]
+
+    assert [length > 4000 for length in advised(4.0)] == [True]
+    assert advised(3.3) == [], "2,880 would do, were the prompts shorter"
 
 
 @pytest.mark.parametrize("name", ["A40", "RTX 3060", "L40"])
@@ -530,7 +558,8 @@ def test_an_unknown_card_asks_for_its_memory(here: Path, gemma: Path, capsys: An
 
 
 @pytest.mark.parametrize(
-    ("name", "memory"), [("A100-40GB", 40), ("NVIDIA A100-SXM4-80GB", 80), ("rtx4090", 24), ("L40S", 48), ("L4", 24)]
+    ("name", "memory"),
+    [("A100-40GB", 40), ("A100 40GiB", 40), ("NVIDIA A100-SXM4-80GB", 80), ("rtx4090", 24), ("L40S", 48), ("L4", 24)],
 )
 def test_a_card_is_known_by_its_whole_name_and_its_memory_by_what_that_says(name: str, memory: int) -> None:
     assert roofline.memory_of(name) == memory

@@ -259,8 +259,10 @@ def test_vllm_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.Mo
 
 def test_a_package_that_the_trainer_misses_is_one_line() -> None:
     told = r"^grpo: expected settings that the trainer accepts; found flash_attn is missing.*an extra"
-    with pytest.raises(Refused, match=told), training.told_as_refusal("grpo"):
+    with pytest.raises(Refused, match=told), training.told_as_refusal("grpo", ImportError):
         raise ImportError("flash_attn is missing")
+    with pytest.raises(ImportError), training.told_as_refusal("grpo"):
+        raise ImportError("of a custom reward, in training")
 
 
 def test_only_model_files_are_saved(folder: Path) -> None:

@@ -64,6 +64,7 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
         findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
     findings.append(_finding(f"{path}: promote", lambda: require_promote(sections, path)))
     if not any(finding["problem"] for finding in findings):
+        findings.append(_finding(f"{path}: limits of prompts", lambda: require_cut(sections, path)))
         whole = f"{path}: rewards and tasks go with the data"
         findings.append(_finding(whole, lambda: require_answers(sections, path)))
     return findings
@@ -99,6 +100,15 @@ def require_promote(sections: dict[str, Any], profile: Path) -> None:
             found=section.task,
             remedy="Name one of them, or add it there.",
         )
+
+
+def require_cut(sections: dict[str, Any], profile: Path) -> None:
+    """sft's own limit of a prompt stands beside prepare's, which says that questions may be cut."""
+    if sections["sft"].get("max_prompt_tokens") and not sections["prepare"].get("max_prompt_tokens"):
+        raise Refused(
+            f"{profile}: sft.max_prompt_tokens", expected="prepare.max_prompt_tokens beside it, for everything but sft",
+            found="none", remedy="Set both, or neither.",
+        )  # fmt: skip
 
 
 def require_answers(sections: dict[str, Any], profile: Path) -> None:

@@ -91,6 +91,8 @@ def make(profile: Path, target: Target) -> dict[str, Any]:
         findings += _told(check.LOOK_UP[stage], _to_look_up(sections[stage]), profile, missing=missing)
     if sections.keys() >= {"promote", "evaluate"}:
         findings += _told(check.require_promote, values, profile)
+    if sections.keys() >= {"prepare", "sft"}:
+        findings += _told(check.require_cut, values, profile)
     joined = ("prepare", "grpo", "evaluate")
     if sections.keys() >= set(joined) and not any(one.key.startswith(joined) for one in findings):
         findings += _told(check.require_answers, values, profile)
