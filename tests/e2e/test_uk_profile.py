@@ -33,7 +33,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
         "max_steps": 8, "max_completion_length": 16, "sample_every": 1, "learning_rate": 0.05, "beta": 0.02,
         "early_stopping": {"reward_patience": 2, "smoothing": 1},
     },
-    "evaluate": CPU | {"backend": "hf", "max_gen_toks": 16, "bootstrap": 200, "batch_size": 10},
+    "evaluate": CPU | {"backend": "hf", "model_args": {}, "max_gen_toks": 16, "bootstrap": 200, "batch_size": 10},
 }  # fmt: skip
 pytestmark = pytest.mark.slow
 
