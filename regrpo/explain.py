@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from regrpo.findings import Finding, wrong
 from regrpo.params import DEFAULT_PROFILE, PassThrough, nearest, read_yaml
 
-Path_ = list[Any]
+Keys = list[Any]
 """Keys and indices from a section down to a value."""
 WORDS = {"bool": "true or false", "int": "a whole number", "number": "a number", "float": "a number", "str": "text",
          "list": "a list", "dict": "a mapping"}  # fmt: skip
@@ -62,13 +62,13 @@ def _of(stage: str, model: type[BaseModel], values: Any, one: Any) -> Iterator[F
     yield wrong(_key(stage, path), _reason(one, text), _instead(stage, model, path, one, values))
 
 
-def _key(stage: str, path: Path_) -> str:
+def _key(stage: str, path: Keys) -> str:
     return ".".join([stage, *map(str, path)])
 
 
-def _path(one: Any, values: Any) -> Path_:
+def _path(one: Any, values: Any) -> Keys:
     """An error's place without pydantic's names for the branches of a union, which are no keys of a profile."""
-    path: Path_ = []
+    path: Keys = []
     for part in one["loc"]:
         if _has(values, part):
             values = values[part]
@@ -95,7 +95,7 @@ def _reason(one: Any, text: str) -> str:
     return f"{text[0].lower()}{text[1:]}{shown}"
 
 
-def _instead(stage: str, model: type[BaseModel], path: Path_, one: Any, values: Any) -> str:
+def _instead(stage: str, model: type[BaseModel], path: Keys, one: Any, values: Any) -> str:
     owner = _owner(model, path, values)
     context = one.get("ctx") or {}
     if one["type"] == "extra_forbidden":
@@ -116,7 +116,7 @@ def _instead(stage: str, model: type[BaseModel], path: Path_, one: Any, values: 
     return "leave it out" if field and not field.is_required() else f"what {DEFAULT_PROFILE} has there"
 
 
-def _owner(model: type[BaseModel], path: Path_, values: Any) -> type[BaseModel]:
+def _owner(model: type[BaseModel], path: Keys, values: Any) -> type[BaseModel]:
     """The model whose field the path's last part is (or should be): sections lie in sections, lists and mappings."""
     for part in path[:-1]:
         values = values[part]
@@ -150,7 +150,7 @@ def _in_words(kind: str) -> str | None:
 # --- what validators of whole sections say: they name their keys in backticks ---------------------------------------
 
 
-def _of_validator(stage: str, model: type[BaseModel], path: Path_, text: str, values: Any) -> Iterator[Finding]:
+def _of_validator(stage: str, model: type[BaseModel], path: Keys, text: str, values: Any) -> Iterator[Finding]:
     for part in re.split(r"; (?=`)", text):
         name = (re.match(r"`([\w.]+)`", part) or ["", ""])[1]
         steps = name.split(".") if name else []
@@ -159,7 +159,7 @@ def _of_validator(stage: str, model: type[BaseModel], path: Path_, text: str, va
         yield wrong(_key(stage, whole), plain, _whole(stage, model, whole, part, values))
 
 
-def _whole(stage: str, model: type[BaseModel], path: Path_, text: str, values: Any) -> str:
+def _whole(stage: str, model: type[BaseModel], path: Keys, text: str, values: Any) -> str:
     """A value for a key that a validator refuses, from what it says."""
     if near := re.search(r"did you mean `([\w.]+)`", text):
         return near[1]
@@ -182,13 +182,13 @@ def _whole(stage: str, model: type[BaseModel], path: Path_, text: str, values: A
     return _in_words(text) or ("leave it out" if _at(values, path) is not None else "name it")
 
 
-def _at(values: Any, path: Path_) -> Any:
+def _at(values: Any, path: Keys) -> Any:
     for part in path:
         values = values[part] if _has(values, part) else None
     return values
 
 
-def _shipped(stage: str, path: Path_, values: Any, profiles: tuple[Path, ...] | None = None) -> str | None:
+def _shipped(stage: str, path: Keys, values: Any, profiles: tuple[Path, ...] | None = None) -> str | None:
     """A shipped profile's value for a key, unless that is the one given; the default profile's first."""
     for profile in profiles or (DEFAULT_PROFILE, *sorted(Path("profiles").glob("*.yaml"))):
         value = _at(read_yaml(profile), [stage, *path]) if profile.exists() else None

@@ -26,6 +26,7 @@ def shown_uri() -> str:
 
 
 def without_password(text: str) -> str:
+    """A text without the user and password of the tracking URI, which libraries quote in their messages."""
     user = urlsplit(tracking_uri()).netloc.rpartition("@")[0]
     return text.replace(f"{user}@", "") if user else text
 
@@ -50,7 +51,7 @@ def reading() -> Iterator[Reader]:
         yield open_reader(tracking_uri())
     except RegrpoError:
         raise
-    except Exception as error:  # as in _noting
+    except Exception as error:  # MLflow, its database layer and its HTTP client raise classes of their own
         raise CannotCheck(
             shown_uri(), expected="an MLflow store", found=name_error(error),
             remedy="Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without.",

@@ -266,12 +266,12 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
         sections, target, preflight.rows_prepared(sections["prepare"]) if "prepare" in sections else {}
     )
     findings += preflight.lengths(sections, shape)
-    findings += not_counted(sections)
+    findings += (uncounted := list(not_counted(sections)))
     phases, advised = _estimates(sections, configs, config, shape, target, findings)
     unique = list(dict.fromkeys(findings))
     on_gpu = any(target.device(one.device) == "cuda" for one in sections.values() if hasattr(one, "device"))
     verdict = "unknown" if not phases else "fits" if all(one["fits"] for one in phases) else "does not fit"
-    if verdict == "fits" and any(".classifiers." in one.key and one.level == "unchecked" for one in unique):
+    if verdict == "fits" and uncounted:
         verdict = "unknown"
     if any(one.level == "wrong" for one in unique):
         verdict = "wrong"
