@@ -97,7 +97,7 @@ def copy(base: Path, folder: Path, **changes: dict[str, Any]) -> Path:
     """The project elsewhere, with other parameters; its warm start, where it has none, is the base."""
     from tests.conftest import edit_yaml
 
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(".regrpo", ".checkpoints", "mlflow.db"))
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(".regrpo", ".checkpoints", "mlflow.db*", "mlartifacts"))
     if not (folder / "models/sft").exists():
         shutil.copytree(folder / "models/base", folder / "models/sft")
     edit_yaml(folder / "params.yaml", changes)
