@@ -49,7 +49,7 @@ lint: install    ## ruff (format, lint) and mypy --strict
 
 ui: install      ## MLflow's UI on 127.0.0.1
 	@echo "Open one of these (plain http://127.0.0.1:5000 shows MLflow's GenAI side first); stop with Ctrl+C:"
-	@$(BIN)/python -m regrpo.tracking --addresses http://127.0.0.1:5000
+	@$(BIN)/python -m regrpo.tracking.follower --addresses http://127.0.0.1:5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
 	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from regrpo.hardware import cpu_model
-from regrpo.params import read_yaml
+from regrpo.core.hardware import cpu_model
+from regrpo.core.profiles import read_yaml
 
 VARYING = ("run.json", "reports/model_card/README.md")
 

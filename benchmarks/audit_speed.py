@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from regrpo import digests
+from regrpo.records import hashing
 
 FILES = 4
 LEAST = 0.8
@@ -71,7 +71,7 @@ def compare(name: str, wanted: dict[Path, bool], rounds: int) -> float:
     plain, ours = [], []
     for _ in range(rounds):
         plain.append(seconds(lambda: subprocess.run(command, check=True, capture_output=True)))
-        ours.append(seconds(lambda: digests.of_files(wanted)))
+        ours.append(seconds(lambda: hashing.of_files(wanted)))
     ratio = statistics.median(plain) / statistics.median(ours)
     print(
         f"{name}: sha256sum {statistics.median(plain):.2f} s, audit {statistics.median(ours):.2f} s, "

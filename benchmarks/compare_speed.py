@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests import synthetic  # noqa: E402
+from tests.support import synthetic  # noqa: E402
 
 MOST_SECONDS = {2: 5.0, 100: 20.0}
 

@@ -32,7 +32,7 @@ def write_source(path: Path, rows: int) -> None:
 
 def make_project(folder: Path, rows: int) -> None:
     """The project's code, a profile for the source, and a base model's tokenizer and window."""
-    from regrpo.tokenizers import character_tokenizer
+    from regrpo.core.tokenizers import character_tokenizer
 
     for name in (
         "stages",

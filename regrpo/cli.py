@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from regrpo.errors import RegrpoError
+from regrpo.core.errors import RegrpoError
 
 COMMANDS = {
     "check": "the whole profile, the environment and free disk, before anything runs",

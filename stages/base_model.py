@@ -11,9 +11,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from regrpo import files, records, tokenizers
-from regrpo.base_models import Gguf, Hub, Local, Package, Scratch, inspect
-from regrpo.params import Section, Seed
+from regrpo.core import files, tokenizers
+from regrpo.core.profiles import Section, Seed
+from regrpo.inputs.base_models import Gguf, Hub, Local, Package, Scratch, inspect
+from regrpo.records import stage_run
 
 OUT = Path("models/base")
 
@@ -26,7 +27,7 @@ class Params(Section):
 
 
 def main() -> None:
-    with records.stage("base_model", Params) as run:
+    with stage_run.stage("base_model", Params) as run:
         with files.replacing(OUT) as folder:
             origin = run.params.source.bring(folder, run.params.seed)
             tokenizers.amend(folder, run.params.pad_token, run.params.chat_template)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from regrpo import comparison, files, hardware, harness, records, stats
-from regrpo.classifiers import Classifier, ClassifierName, Judge, load_all
-from regrpo.errors import Refused
-from regrpo.params import Section
+from regrpo.core import files, hardware
+from regrpo.core.errors import Refused
+from regrpo.core.profiles import Section
+from regrpo.evaluate import harness, picture, stats
+from regrpo.records import stage_run
+from regrpo.train.classifiers import Classifier, ClassifierName, Judge, load_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +141,7 @@ def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    with records.stage("evaluate", Params) as run, harness.surroundings():
+    with stage_run.stage("evaluate", Params) as run, harness.surroundings():
         params, dataset = run.params, files.read_json(DATASET)
         device = hardware.find_device(params.device)
         if params.backend == "vllm":
@@ -160,7 +162,7 @@ def main() -> None:
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
         samples["correct"] = samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")
         files.write_parquet(run.reports / "samples.parquet", samples)
-        comparison.draw(metrics, run.reports / "comparison.png")
+        picture.draw(metrics, run.reports / "comparison.png")
         files.write_json(run.reports / "metrics.json", metrics)
         run.log({f"{name}/{model}": summary[name]["models"][model]["value"] for name in summary for model in MODELS})
 

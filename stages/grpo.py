@@ -12,12 +12,14 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import doctor, files, hardware, launch, processes, prompts, records, rewards
-from regrpo.classifiers import Classifier, ClassifierName, load_all
-from regrpo.early_stopping import EarlyStopping
-from regrpo.errors import Refused
-from regrpo.params import Training
-from regrpo.verifiers import get_verifier
+from regrpo.core import files, hardware, processes, prompts
+from regrpo.core.errors import Refused
+from regrpo.core.profiles import Training
+from regrpo.core.verifiers import get_verifier
+from regrpo.records import stage_run
+from regrpo.train import doctor, launch, rewards
+from regrpo.train.classifiers import Classifier, ClassifierName, load_all
+from regrpo.train.early_stopping import EarlyStopping
 
 SFT, OUT = Path("models/sft"), Path("models/grpo")
 DATA = Path("data/prepared")
@@ -130,12 +132,13 @@ def check_health(params: Params) -> Any:
     return check
 
 
-def train(run: records.Run[Params]) -> None:
+def train(run: stage_run.Run[Params]) -> None:
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from regrpo import checkpoints, curves, resuming, sharding, training
+    from regrpo.train import callbacks as callbacks_module
+    from regrpo.train import checkpoints, curves, resuming, sharding
 
     params = run.params
     device = hardware.find_device(params.device)
@@ -150,35 +153,35 @@ def train(run: records.Run[Params]) -> None:
         rewards.get_reward(name, verifier, params.max_completion_length, judges) for name in params.reward_funcs
     ]
     samples = rewards.Samples(list(params.reward_funcs.values()), params.sample_every, params.num_generations)
-    history = training.History(
+    history = callbacks_module.History(
         "grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params)
     )
     callbacks = [history]
     if params.dev_every and not verifier:
         print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
     elif params.dev_every and verifier:
-        dev = cut.rows(training.read_rows(DATA / "dev.parquet"))
+        dev = cut.rows(callbacks_module.read_rows(DATA / "dev.parquet"))
         callbacks.insert(
-            0, training.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
+            0, callbacks_module.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
         )
     if params.early_stopping:
-        callbacks.append(training.Stopper(params.early_stopping, history))
+        callbacks.append(callbacks_module.Stopper(params.early_stopping, history))
     try:
-        with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("grpo"):
-            with training.told_as_refusal("grpo", ImportError):
+        with checkpoints.held(run.checkpoint_folder(device)) as folder, callbacks_module.told_as_refusal("grpo"):
+            with callbacks_module.told_as_refusal("grpo", ImportError):
                 trainer = GRPOTrainer(
                     model=str(SFT),
                     reward_funcs=samples.watching(functions),
                     args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                    train_dataset=Dataset.from_list(cut.rows(training.read_rows(DATA / "train.parquet"))),
+                    train_dataset=Dataset.from_list(cut.rows(callbacks_module.read_rows(DATA / "train.parquet"))),
                     processing_class=AutoTokenizer.from_pretrained(SFT),
                     peft_config=params.lora.config() if params.lora else None,
                     quantization_config=params.quantization.config("grpo") if params.quantization else None,
                     callbacks=callbacks,
                 )
-            training.quiet(trainer)
+            callbacks_module.quiet(trainer)
             resuming.fit(trainer, folder, {"history": history, "samples": samples}, params.launch)
-            training.save(trainer.model, trainer.processing_class, OUT, SFT, sharding.whole_state(trainer))
+            callbacks_module.save(trainer.model, trainer.processing_class, OUT, SFT, sharding.whole_state(trainer))
     finally:  # a run that was stopped leaves its evidence
         if processes.is_main():
             history.write_csv(run.reports / "history.csv")
@@ -198,7 +201,7 @@ def train(run: records.Run[Params]) -> None:
 def main() -> None:
     if processes.is_worker():
         return launch.work(Params, train)
-    with records.stage("grpo", Params) as run:
+    with stage_run.stage("grpo", Params) as run:
         launch.run(train, run)
         health = files.read_json(run.reports / "health.json")
         for rule in health["rules"]:

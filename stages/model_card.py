@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from regrpo import card, files, records
-from regrpo.params import Section
+from regrpo.core import files
+from regrpo.core.profiles import Section
+from regrpo.records import stage_run
+from regrpo.report import card
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -74,7 +76,7 @@ def render(params: Params, facts: card.Facts) -> str:
 
 
 def main() -> None:
-    with records.stage("model_card", Params) as run:
+    with stage_run.stage("model_card", Params) as run:
         text = render(run.params, card.read_facts())
         constant = card.without_varying_block(text)
         files.write_text(run.reports / "README.md", text)

@@ -11,12 +11,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from regrpo import files, records, spool
-from regrpo.examples import Plan, prompt_template, prompted, read_part, style
-from regrpo.formats import SPLITS, Format, get_format
-from regrpo.sources import Hub, Local, ReasoningGym
-from regrpo.splits import Splits, batches
-from regrpo.verifiers import get_verifier
+from regrpo.core import files
+from regrpo.core.verifiers import get_verifier
+from regrpo.inputs import scratch_db
+from regrpo.inputs.examples import Plan, prompt_template, prompted, read_part, style
+from regrpo.inputs.formats import SPLITS, Format, get_format
+from regrpo.inputs.sources import Hub, Local, ReasoningGym
+from regrpo.inputs.splits import Splits, batches
+from regrpo.records import stage_run
 
 OUT = Path("data/prepared")
 
@@ -60,7 +62,7 @@ def prepare(params: Params) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     form = get_format(params.format)
     get_verifier(params.verifier or form.verifier)
     style(params, form)
-    with spool.database() as database:
+    with scratch_db.database() as database:
         splits = Splits(database, params, form)
         for part, rows in params.source.parts(params.seed).items():
             splits.add(part, read_part(rows, params, form, part))
@@ -69,7 +71,7 @@ def prepare(params: Params) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
 
 
 def main() -> None:
-    with records.stage("prepare", Params) as run:
+    with stage_run.stage("prepare", Params) as run:
         given, counts = prepare(run.params)
         files.write_json(run.reports / "metrics.json", counts)
         used = ", ".join(f"{name} {count['rows']}" for name, count in counts.items())

@@ -13,10 +13,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo import files, hardware, launch, processes, prompts, records
-from regrpo.errors import Refused
-from regrpo.params import Section, Training
-from regrpo.verifiers import Verifier, get_verifier
+from regrpo.core import files, hardware, processes, prompts
+from regrpo.core.errors import Refused
+from regrpo.core.profiles import Section, Training
+from regrpo.core.verifiers import Verifier, get_verifier
+from regrpo.records import stage_run
+from regrpo.train import launch
 
 BASE, OUT = Path("models/base"), Path("models/sft")
 DATA = Path("data/prepared")
@@ -89,12 +91,12 @@ def draw_order(count: int, params: Params) -> list[int]:
     return order[:missing] if missing < 0 else order + order[len(order) - missing :]
 
 
-def train(run: records.Run[Params]) -> dict[str, Any]:
+def train(run: stage_run.Run[Params]) -> dict[str, Any]:
     from datasets import Dataset, disable_progress_bars
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
-    from regrpo import checkpoints, resuming, sharding, training
+    from regrpo.train import callbacks, checkpoints, resuming, sharding
 
     params = run.params
     device = hardware.find_device(params.device)
@@ -102,13 +104,13 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
     disable_progress_bars()
     dataset = files.read_json(DATA / "dataset.json")
-    rows = prompts.Cutter(dataset, BASE, params.max_prompt_tokens).rows(training.read_rows(DATA / "sft.parquet"))
+    rows = prompts.Cutter(dataset, BASE, params.max_prompt_tokens).rows(callbacks.read_rows(DATA / "sft.parquet"))
     verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
-    history = training.History("sft", ("loss", "mean_token_accuracy"), run.log)
-    with checkpoints.held(run.checkpoint_folder(device)) as folder, training.told_as_refusal("sft"):
-        with training.told_as_refusal("sft", ImportError):
+    history = callbacks.History("sft", ("loss", "mean_token_accuracy"), run.log)
+    with checkpoints.held(run.checkpoint_folder(device)) as folder, callbacks.told_as_refusal("sft"):
+        with callbacks.told_as_refusal("sft", ImportError):
             trainer = SFTTrainer(
                 model=str(BASE),
                 args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
@@ -120,9 +122,9 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
             )
         if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
-        training.quiet(trainer)
+        callbacks.quiet(trainer)
         resuming.fit(trainer, folder, {"history": history}, params.launch)
-        training.save(trainer.model, trainer.processing_class, OUT, BASE, sharding.whole_state(trainer))
+        callbacks.save(trainer.model, trainer.processing_class, OUT, BASE, sharding.whole_state(trainer))
     if processes.is_main():
         history.write_csv(run.reports / "history.csv")
     last = slice(-1, None)
@@ -135,7 +137,7 @@ def train(run: records.Run[Params]) -> dict[str, Any]:
     }
 
 
-def pass_through(run: records.Run[Params]) -> dict[str, Any]:
+def pass_through(run: stage_run.Run[Params]) -> dict[str, Any]:
     """No warm start: the base goes on as it is."""
     with files.replacing(OUT) as folder:
         shutil.copytree(BASE, folder)
@@ -158,7 +160,7 @@ def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> No
 def main() -> None:
     if processes.is_worker():
         return launch.work(Params, train)
-    with records.stage("sft", Params) as run:
+    with stage_run.stage("sft", Params) as run:
         metrics = launch.run(train, run) if run.params.max_steps else pass_through(run)
         files.write_json(run.reports / "metrics.json", metrics)
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from regrpo import files, gate, prompts, records, spool
-from regrpo.errors import Refused
-from regrpo.formats import SPLITS, get_format
-from regrpo.params import Section
-from regrpo.verifiers import get_verifier
+from regrpo.core import files, prompts
+from regrpo.core.errors import Refused
+from regrpo.core.profiles import Section
+from regrpo.core.verifiers import get_verifier
+from regrpo.inputs import gate, scratch_db
+from regrpo.inputs.formats import SPLITS, get_format
+from regrpo.records import stage_run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +77,7 @@ def token_counter(model: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
 
 def show_progress(split: str, checked: int, rows: int) -> None:
     """Show how far a split that takes a while is checked."""
-    if rows > spool.BATCH:
+    if rows > scratch_db.BATCH:
         print(f"validate: {split} {checked:,} of {rows:,} rows", flush=True)
 
 
@@ -97,7 +99,7 @@ def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits,
 
 
 def main() -> None:
-    with records.stage("validate", Params) as run:
+    with stage_run.stage("validate", Params) as run:
         dataset = files.read_json(PREPARED / "dataset.json")
         tables = {split: Parquet(PREPARED / f"{split}.parquet") for split in SPLITS}
         longest = min(run.params.max_prompt_tokens, window(BASE) or run.params.max_prompt_tokens)

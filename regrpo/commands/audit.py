@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from regrpo import audit, history
+from regrpo.audit import audit
+from regrpo.records import record
 
 EXIT = {"complete": 0, "broken": 1, "not checkable": 2}
 
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from regrpo import graph, pages
+    from regrpo.records import graph
+    from regrpo.report import pages
 
     began, page = time.monotonic(), ""
     if args.html:
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     folder = _folder(args.target)
     target = None if folder else args.target
     with contextlib.chdir(folder or Path.cwd()):
-        place = history.find(target, Path.cwd(), mlflow=not args.no_mlflow)
+        place = record.find(target, Path.cwd(), mlflow=not args.no_mlflow)
         result = audit.audit(place, remote=args.remote, mlflow=not args.no_mlflow, strict_env=args.strict_env)
         result["seconds"] = round(time.monotonic() - began, 1)
         if args.html:

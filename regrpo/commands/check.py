@@ -13,20 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from regrpo import (
-    base_models,
-    brought,
-    formats,
-    hardware,
-    harness,
-    launch,
-    params,
-    promote,
-    rewards,
-    sources,
-    verifiers,
-)
-from regrpo.errors import CannotCheck, Refused, RegrpoError
+from regrpo.compare import promote
+from regrpo.core import hardware, hub, profiles, verifiers
+from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.evaluate import harness
+from regrpo.inputs import base_models, formats, sources
+from regrpo.train import launch, rewards
 
 FREE_BYTES = 2 * 10**9
 """What a run of the default needs at most, with its caches and records."""
@@ -56,11 +48,11 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
     findings.append(_finding(f"disk: at least {FREE_BYTES / 1e9:.0f} GB free", require_disk))
     findings.append(_finding("dvc.lock: whole, where there is one", require_lock))
     try:
-        path = profile or params.active_profile()
-        sections = params.read_profile(path)
+        path = profile or profiles.active_profile()
+        sections = profiles.read_profile(path)
     except RegrpoError as error:
         return [*findings, {"what": "profile", "problem": str(error), "exit_code": error.exit_code}]
-    for stage in params.STAGES:
+    for stage in profiles.STAGES:
         findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
     findings.append(_finding(f"{path}: promote", lambda: require_promote(sections, path)))
     if not any(finding["problem"] for finding in findings):
@@ -79,7 +71,7 @@ def _finding(what: str, holds: Any) -> dict[str, Any]:
 
 
 def _parse(stage: str, values: object, profile: Path) -> None:
-    section = params.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
+    section = profiles.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
     if stage in LOOK_UP:
         LOOK_UP[stage](section, profile)
     if stage == "grpo" and section.passed_through.get("use_vllm"):
@@ -90,7 +82,7 @@ def _parse(stage: str, values: object, profile: Path) -> None:
 
 def require_promote(sections: dict[str, Any], profile: Path) -> None:
     """The rule of `regrpo promote`, and that its task is one that evaluate asks (or another metric of one)."""
-    section = params.parse_section(promote.Params, sections["promote"], f"{profile}: promote")
+    section = profiles.parse_section(promote.Params, sections["promote"], f"{profile}: promote")
     evaluate = sections["evaluate"]
     asked = list(map(str, evaluate.get("tasks") or [])) if isinstance(evaluate, dict) else []
     if asked and not any(section.task == task or section.task.startswith(f"{task}_") for task in asked):
@@ -135,7 +127,7 @@ def require_data(section: Any, profile: Path) -> None:
     verifiers.get_verifier(section.verifier or form.verifier)
     if section.source.kind == "local":
         for part in filter(None, (section.source.train, section.source.eval)):
-            brought.file_under(sources.RAW_DATA, part, f"{profile}: prepare.source")
+            hub.file_under(sources.RAW_DATA, part, f"{profile}: prepare.source")
     require_pin(section.source, "dataset", f"{profile}: prepare.source")
 
 
@@ -148,14 +140,14 @@ def require_base(section: Any, profile: Path) -> None:
         return
     name = getattr(section.source, "path", None) or getattr(section.source, "file", None)
     if name:
-        brought.file_under(brought.RAW_MODELS, name, f"{profile}: base_model.source")
+        hub.file_under(hub.RAW_MODELS, name, f"{profile}: base_model.source")
     require_pin(section.source, "model", f"{profile}: base_model.source")
 
 
 def require_pin(source: Any, kind: str, key: str) -> None:
     """A hub repository's revision is a commit; the hub is not asked."""
     if repo := getattr(source, "repo", None):
-        brought.require_commit(repo, source.revision, kind, f"{key}.revision", ask=False)
+        hub.require_commit(repo, source.revision, kind, f"{key}.revision", ask=False)
 
 
 def require_classifiers(section: Any, profile: Path) -> None:
@@ -181,7 +173,7 @@ def require_rewards(section: Any, profile: Path) -> None:
             f"{profile}: grpo.reward_funcs",
             expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, or one of "
             "grpo.classifiers",
-            found=", ".join(name + params.did_you_mean(name, [*rewards.OURS, *known]) for name in unknown),
+            found=", ".join(name + profiles.did_you_mean(name, [*rewards.OURS, *known]) for name in unknown),
             remedy="Correct the name, or write the function.",
         )
 
@@ -261,7 +253,7 @@ def require_lock() -> None:
     """A dvc.lock that DVC can read: it writes the file in place, so that a kill in that instant leaves it cut off."""
     lock = Path("dvc.lock")
     try:
-        content = params.read_yaml(lock) if lock.exists() else {"stages": {}}
+        content = profiles.read_yaml(lock) if lock.exists() else {"stages": {}}
     except Refused:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):

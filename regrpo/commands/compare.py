@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo import compare, compare_text
+from regrpo.compare import blocks, compare
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,14 @@ def run(args: argparse.Namespace) -> int:
         args.runs, Path.cwd(), sweep=args.sweep, mlflow=not args.no_mlflow, curves=args.html is not None
     )
     if args.html:
-        from regrpo import compare_page, pages
+        from regrpo.compare import page
+        from regrpo.report import pages
 
-        pages.write(args.html, compare_page.page(result))
+        pages.write(args.html, page.page(result))
     if args.json:
         print(json.dumps(result, indent=2, allow_nan=False))
     elif args.md:
-        print(compare_text.markdown(result), end="")
+        print(blocks.markdown(result), end="")
     else:
-        print(compare_text.text(result), end="")
+        print(blocks.text(result), end="")
     return 0

@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo import graph, history, pages
+from regrpo.records import graph, record
+from regrpo.report import pages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     way: graph.Direction = "downstream" if args.downstream else "upstream"
     if args.html:
         pages.require_writable(args.html)
-    here = history.workspace(root)
-    history.require_git(root)
-    whole = graph.of_places([here, *history.revisions(root)])
+    here = record.workspace(root)
+    record.require_git(root)
+    whole = graph.of_places([here, *record.revisions(root)])
     part, starts = graph.ask(whole, args.target, root, way, mlflow=not args.no_mlflow)
     if args.json:
         print(

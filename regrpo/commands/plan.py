@@ -11,13 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from regrpo import params, promote
-from regrpo import plan as planning
-from regrpo.brought import is_commit
 from regrpo.commands import check
-from regrpo.errors import CannotCheck, Refused, RegrpoError
-from regrpo.explain import explain
-from regrpo.findings import GIB, Finding, Target, of_error, one_line, size, wrong
+from regrpo.compare import promote
+from regrpo.core import profiles
+from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.core.hub import is_commit
+from regrpo.plan import plan as planning
+from regrpo.plan.findings import GIB, Finding, Target, of_error, one_line, size, wrong
+from regrpo.plan.parse_errors import explain
 
 WIDTH = 100
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     target = find_target(arguments.gpu, arguments.gpu_memory, arguments.gpus)
-    plan = make(arguments.profile or params.active_profile(), target)
+    plan = make(arguments.profile or profiles.active_profile(), target)
     print(json.dumps(plan, indent=2) if arguments.json else "\n".join(lines(plan)))
     return 0 if plan["verdict"] in ("fits", "unknown") else 1
 
@@ -45,7 +46,7 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
     """What to plan for: what the command line says, else this machine's GPU, else an A100 (where CUDA is asked for)."""
     import torch
 
-    from regrpo.roofline import CARDS, memory_of
+    from regrpo.plan.step_time import CARDS, memory_of
 
     if gpus is not None and gpus < 1:
         raise Refused("--gpus", expected="1 or more", found=str(gpus), remedy="Leave it out for one.")
@@ -68,14 +69,14 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
 def make(profile: Path, target: Target) -> dict[str, Any]:
     """The plan of a profile. Raises CannotCheck or Refused where it cannot be read or has not one section per stage."""
     try:
-        values = params.read_profile(profile)
+        values = profiles.read_profile(profile)
     except OSError as error:
         raise CannotCheck(
             str(profile), expected="a profile, a YAML file", found=error.strerror or str(error), remedy="Name a file."
         ) from error
     sections: dict[str, Any] = {}
     findings: list[Finding] = []
-    for stage in params.SECTIONS:
+    for stage in profiles.SECTIONS:
         model = promote.Params if stage == "promote" else importlib.import_module(f"stages.{stage}").Params
         try:
             sections[stage] = model.model_validate(values[stage])

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from regrpo.promote import promote
+from regrpo.compare.promote import promote
 
 EXIT = {"registered": 0, "refused": 1, "not checkable": 2}
 MARKS = {"holds": "holds", "fails": "FAILS", "unknown": "UNKNOWN"}

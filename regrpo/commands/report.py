@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from regrpo import history, pages, report
+from regrpo.records import record
+from regrpo.report import contents, pages
 
 PAGE = Path("reports/index.html")
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     root = Path.cwd()
-    found = report.read(history.find(args.target, root, mlflow=not args.no_mlflow), root)
+    found = contents.read(record.find(args.target, root, mlflow=not args.no_mlflow), root)
     pages.write(args.out, pages.report_page(found, args.out))
     print(f"wrote {args.out}")
     return 0

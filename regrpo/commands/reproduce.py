@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-from regrpo.reproduce import TOLERANCE, reproduce
+from regrpo.audit.reproduce import TOLERANCE, reproduce
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

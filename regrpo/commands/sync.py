@@ -6,8 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo import files, mlflow_uri, tracking
-from regrpo.journals import enabled
+from regrpo.core import files
+from regrpo.records.journals import enabled
+from regrpo.tracking import address, follower
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +32,10 @@ def _headline() -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Print each row made or ended (or the latest pipeline's, where there was nothing to do) and where they are."""
-    changed = tracking.sync()
-    latest = tracking.latest_pipeline()
+    changed = follower.sync()
+    latest = follower.latest_pipeline()
     if args.json:
-        place = {"uri": mlflow_uri.shown_uri(), "experiment": mlflow_uri.experiment_name()}
+        place = {"uri": address.shown_uri(), "experiment": address.experiment_name()}
         print(json.dumps(place | {"changed": changed, "latest": latest}, indent=2))
     elif not args.quiet:
         for row in changed or ([latest] if latest else []):
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if headline := _headline():
             print(headline)
         if enabled():
-            where = f"{mlflow_uri.shown_uri()} (experiment {mlflow_uri.experiment_name()})"
+            where = f"{address.shown_uri()} (experiment {address.experiment_name()})"
             print(f"MLflow is up to date: {where}; look at it with `make ui`")
         else:
             print("Tracking is off (REGRPO_TRACKING).")

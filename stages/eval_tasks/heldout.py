@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from regrpo.errors import Refused
-from regrpo.files import read_json
-from regrpo.overlap import chrf, rouge_l
-from regrpo.prompts import Cutter
-from regrpo.verifiers import get_verifier
+from regrpo.core.errors import Refused
+from regrpo.core.files import read_json
+from regrpo.core.prompts import Cutter
+from regrpo.core.verifiers import get_verifier
+from regrpo.evaluate.text_overlap import chrf, rouge_l
 
 if TYPE_CHECKING:
     import datasets

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from regrpo import files, params
-from tests import stand_ins
-from tests.conftest import edit_yaml, make_project, run
+from regrpo.core import files, profiles
+from tests.support import stand_ins
+from tests.support.projects import edit_yaml, make_project, run
 
 PROFILE = "profiles/gemma-3-1b-pt.yaml"
 STAND_INS: dict[str, dict[str, Any]] = {
@@ -57,8 +57,8 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_profile_runs_end_to_end_by_changing_data_and_model_only(finished: Path) -> None:
-    lock = params.read_yaml(finished / "dvc.lock")["stages"]
-    assert set(lock) == set(params.STAGES)
+    lock = profiles.read_yaml(finished / "dvc.lock")["stages"]
+    assert set(lock) == set(profiles.STAGES)
     assert all(list(entry["params"]) == [PROFILE] for entry in lock.values()), (
         "dvc.lock records the profile that was used"
     )

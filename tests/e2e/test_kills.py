@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import environment, make_project, run
-from tests.e2e.test_miniature import outputs, rows
+from tests.support.projects import environment, make_project, run
+from tests.support.results import outputs, rows
 
 SEED = 20261122
 TENTHS = (6, 0, 1, 2, 3, 4, 5, 7, 8, 9)

@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from regrpo import files
-from tests.conftest import MINIATURE, MODEL_FILES, environment, make_project, run
-from tests.e2e.test_miniature import outputs, rows
+from regrpo.core import files
+from tests.support.projects import MINIATURE, MODEL_FILES, environment, make_project, run
+from tests.support.results import outputs, rows
 
 TWO: dict[str, Any] = {"launch": {"processes": 2, "backend": "gloo"}}
 LORA = {"lora": {"r": 4, "lora_alpha": 8}, "learning_rate": 1e-2}
@@ -64,7 +64,7 @@ def _trains(process: psutil.Process) -> bool:
         words = process.cmdline()
     except psutil.Error:
         return False
-    return any(word == "regrpo.launch" or word.startswith("stages.") for word in words)
+    return any(word == "regrpo.train.launch" or word.startswith("stages.") for word in words)
 
 
 def wait_for_checkpoint(folder: Path, stage: str, process: subprocess.Popen[bytes]) -> None:
@@ -95,7 +95,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copy(base: Path, folder: Path, **changes: dict[str, Any]) -> Path:
     """The project elsewhere, with other parameters; its warm start, where it has none, is the base."""
-    from tests.conftest import edit_yaml
+    from tests.support.projects import edit_yaml
 
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns(".regrpo", ".checkpoints", "mlflow.db*", "mlartifacts"))
     if not (folder / "models/sft").exists():

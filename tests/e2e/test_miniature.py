@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from regrpo.params import STAGES, read_yaml
-from tests.conftest import MODEL_FILES, commit, edit_yaml, make_project, run
+from regrpo.core.profiles import STAGES, read_yaml
+from tests.support.projects import MODEL_FILES, commit, edit_yaml, make_project, run
+from tests.support.results import outputs, rows
 
 
 @pytest.fixture(scope="module")
@@ -25,37 +25,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def outputs(folder: Path) -> dict[str, str]:
-    """SHA-256 of every output file but the run.json records; the card without its marked block."""
-    from regrpo.card import without_varying_block
-
-    found = {}
-    for root in ("data/prepared", "models/base", "models/sft", "models/grpo", "reports"):
-        for file in sorted((folder / root).rglob("*")):
-            if file.is_file() and file.name not in ("run.json", ".gitignore"):
-                name = file.relative_to(folder).as_posix()
-                data = file.read_bytes()
-                if name == "reports/model_card/README.md":
-                    data = without_varying_block(data.decode()).encode()
-                found[name] = hashlib.sha256(data).hexdigest()
-    return found
-
-
 def changed_stages(folder: Path) -> set[str]:
     """The stages that `dvc repro` would run, those downstream of a changed stage not counted."""
     return set(json.loads(run(folder, "dvc", "status", "--json").stdout))
-
-
-def rows(folder: Path, kind: str) -> list[dict[str, str]]:
-    """MLflow runs of a kind, straight from the store: name, status and tags."""
-    with sqlite3.connect(folder / "mlflow.db") as db:
-        runs = {
-            uuid: {"id": uuid, "name": name, "status": status}
-            for uuid, name, status in db.execute("select run_uuid, name, status from runs")
-        }
-        for uuid, key, value in db.execute("select run_uuid, key, value from tags"):
-            runs[uuid][key] = value
-    return [one for one in runs.values() if one.get("regrpo.kind") == kind]
 
 
 def test_every_stage_ran_and_left_its_record(finished: Path) -> None:
@@ -114,7 +86,7 @@ def test_a_second_repro_runs_nothing(finished: Path) -> None:
 
 
 def test_the_stage_key_is_what_dvc_lock_says(finished: Path) -> None:
-    from regrpo.lineage import stage_key
+    from regrpo.core.pipeline import stage_key
 
     lock = read_yaml(finished / "dvc.lock")["stages"]
     for stage in STAGES:
@@ -128,7 +100,7 @@ def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_
     (other / "bare.py").write_text(
         "import contextlib, importlib, sys, types\n"
         "from pathlib import Path\n"
-        "observers = types.ModuleType('regrpo.records')\n"
+        "observers = types.ModuleType('regrpo.records.stage_run')\n"
         "class Run:\n"
         "    def __class_getitem__(cls, item): return cls\n"
         "    def __init__(self, stage, values):\n"
@@ -143,7 +115,7 @@ def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_
         "    yield Run(name, params.parse_section(model, params.read_profile(params.active_profile())[name], name))\n"
         "observers.stage, observers.Run = stage, Run\n"
         "import regrpo\n"
-        "sys.modules['regrpo.records'] = regrpo.records = observers\n"
+        "sys.modules['regrpo.records.stage_run'] = regrpo.records.stage_run = observers\n"
         "importlib.import_module('stages.' + sys.argv[1]).main()\n"
     )
     for stage in STAGES[:-1]:
@@ -173,9 +145,9 @@ def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
     def comment(path: Path) -> None:
         path.write_text(path.read_text() + "\n# a comment\n")
 
-    assert touched("regrpo/tracking.py", comment) == set()
-    assert touched("regrpo/records.py", comment) == set()
-    assert touched("regrpo/rewards.py", comment) == {"grpo"}
+    assert touched("regrpo/tracking/follower.py", comment) == set()
+    assert touched("regrpo/records/stage_run.py", comment) == set()
+    assert touched("regrpo/train/rewards.py", comment) == {"grpo"}
     assert touched("custom/rewards.py", comment) == {"grpo", "evaluate"}
     assert touched("data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')) == {"prepare"}
     assert touched("stages/eval_tasks/heldout.yaml", comment) == {"evaluate"}

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from regrpo import files
-from regrpo.params import STAGES
-from tests import servers
-from tests.conftest import MINIATURE, commit, environment, make_project, run
-from tests.e2e.test_miniature import outputs
+from regrpo.core import files
+from regrpo.core.profiles import STAGES
+from tests.support import servers
+from tests.support.projects import MINIATURE, commit, environment, make_project, run
+from tests.support.results import outputs
 
 pytestmark = [
     pytest.mark.slow,

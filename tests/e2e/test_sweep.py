@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import commit, make_project, run
+from tests.support.projects import commit, make_project, run
 
 pytestmark = pytest.mark.slow
 SMALL = {

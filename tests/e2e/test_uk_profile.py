@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from regrpo import files, params
-from tests import stand_ins
-from tests.conftest import edit_yaml, make_project, run
+from regrpo.core import files, profiles
+from tests.support import stand_ins
+from tests.support.projects import edit_yaml, make_project, run
 
 PROFILE = "profiles/uk-summarize-detox.yaml"
 LIMIT = 220
@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stand_ins.xlsum(folder / "data/raw", train=80, evaluation=12)
     stand_ins.causal(folder / "models/raw/tiny", letters=stand_ins.UKRAINIAN, template=False)
     judges = {}
-    shipped = params.read_profile(folder / PROFILE)["grpo"]["classifiers"]
+    shipped = profiles.read_profile(folder / PROFILE)["grpo"]["classifiers"]
     for seed, (name, labels) in enumerate(LABELS.items()):
         stand_ins.classifier(folder / "models/raw" / name, labels, seed)
         judges[name] = {key: shipped[name][key] for key in ("positive", "negative", "max_length", "batch_size")}
@@ -61,7 +61,7 @@ def report(folder: Path, name: str) -> Any:
 
 
 def test_every_stage_ran_and_the_gate_says_what_it_could_not_test(finished: Path) -> None:
-    assert set(params.read_yaml(finished / "dvc.lock")["stages"]) == set(params.STAGES)
+    assert set(profiles.read_yaml(finished / "dvc.lock")["stages"]) == set(profiles.STAGES)
     verdict = report(finished, "validate/verdict.json")
     assert verdict["passed"]
     assert "gold_scores_1" in verdict["not_applicable"]

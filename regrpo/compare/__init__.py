@@ -1,0 +1,4 @@
+"""Runs against each other, and the promotion of one.
+
+Imports core to audit.
+"""

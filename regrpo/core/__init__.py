@@ -1,0 +1,4 @@
+"""What every stage stands on: errors, files, profiles, git and DVC as they are, what a correct answer is.
+
+Imports no other package of regrpo.
+"""

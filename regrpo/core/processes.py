@@ -1,0 +1,49 @@
+"""Which of the processes that train together this one is, and how they wait for and hear one another."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+FOLDER = "REGRPO_LAUNCH"
+"""Set in the processes that a stage started (regrpo.train.launch): the folder through which they talk."""
+T = TypeVar("T")
+
+
+def is_worker() -> bool:
+    """Whether a stage started this process to train with others."""
+    return FOLDER in os.environ
+
+
+def rank() -> int:
+    """This process's number among all that train together; 0 where it trains alone."""
+    return int(os.environ.get("RANK", "0")) if is_worker() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if is_worker() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        import torch.distributed
+
+        torch.distributed.barrier()
+
+
+def gathered(values: list[T]) -> list[T]:
+    """The lists of all processes, one after the other by rank; each process must call."""
+    if world_size() == 1:
+        return values
+    import torch.distributed
+
+    parts: list[list[T]] = [[]] * world_size()
+    torch.distributed.all_gather_object(parts, values)
+    return [value for part in parts for value in part]

@@ -1,0 +1,101 @@
+"""Saving tokenizers to the same bytes everywhere, and the character tokenizer of models made from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regrpo.core import files
+from regrpo.core.errors import Refused
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3, as Gemma has them
+TURNS = ("<start_of_turn>", "<end_of_turn>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n'"
+    " + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer, but nothing of how it was used.
+
+    transformers 5 notes its loading (HF_HUB_OFFLINE would change the bytes), and tokenizer.json would keep the last
+    call's padding and truncation, which are then everyone's defaults who reads it without transformers.
+    """
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = files.read_json(path)
+    for loading in ("is_local", "local_files_only"):
+        config.pop(loading, None)
+    files.write_json(path, config)
+
+
+def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> None:
+    """Give a model folder's tokenizer what it lacks; a folder that needs nothing keeps its bytes.
+
+    Raises Refused for a token that is not in the vocabulary and a template that cannot render a conversation.
+    """
+    if pad_token is None and chat_template is None:
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise Refused(
+                "base_model.pad_token", expected="a token of the base's vocabulary", found=repr(pad_token),
+                remedy="Name one of its own: a new token would need new weights.",
+            )  # fmt: skip
+        tokenizer.pad_token = pad_token
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+        try:
+            said = tokenizer.apply_chat_template([{"role": "user", "content": "said"}], tokenize=False)
+            wrong = None if "said" in said else "one that leaves the message out"
+        except Exception as error:  # a template may raise anything
+            wrong = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+        if wrong:
+            raise Refused(
+                "base_model.chat_template", expected="a Jinja template that renders messages (role, content)",
+                found=wrong, remedy="Correct it in the profile.",
+            )  # fmt: skip
+    save(tokenizer, folder)
+
+
+def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:
+    """One token per printable ASCII character and newline, plus `extra_tokens`, one token each.
+
+    The extra tokens are not "special": TRL decodes completions with skip_special_tokens=True before it calls a reward.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    characters = ["\n", *map(chr, range(32, 127))]
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *TURNS, *characters])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    core.add_special_tokens([*SPECIAL, *TURNS])
+    core.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in extra_tokens])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -1,0 +1,97 @@
+"""From a source's rows to examples, and from examples to prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from regrpo.core.errors import Refused
+from regrpo.core.profiles import Section, Seed
+from regrpo.core.prompts import QUESTION
+from regrpo.inputs.formats import Format, PromptStyle
+from regrpo.inputs.sources import Row, Rows
+
+
+class Plan(Section):
+    """How a source's rows become examples and splits: prepare's parameters but the source."""
+
+    seed: int = Seed
+    format: str
+    columns: dict[Literal["id", "question", "answer", "solution"], str] = Field(default={})
+    verifier: str | None = None  # null = the format's own
+    prompt_style: PromptStyle | None = None  # null = the format's own, as for prompt_template
+    prompt_template: str | None = Field(default=None, pattern=r"\{question\}")
+    system_prompt: str | None = None
+    max_prompt_tokens: int | None = Field(default=None, gt=0)  # longer questions lose their end; null = none is cut
+    drop_duplicates: bool = False
+    eval: int | None = Field(default=None, gt=0)
+    dev: int = Field(gt=0)
+    sft: float = Field(ge=0, lt=1)
+    train: int | None = Field(default=None, gt=0)  # rows for grpo at most; null = all that are left
+
+    @model_validator(mode="after")
+    def _one_place_to_cut(self) -> Self:
+        template = self.prompt_template or QUESTION
+        if self.max_prompt_tokens and template.count(QUESTION) != 1:
+            raise ValueError(f"`max_prompt_tokens`: `prompt_template` must hold {QUESTION} once, to be cut there")
+        return self
+
+
+def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
+    """Rows of one part as the format reads them: id, question, answer, solution and source_row, the row's number.
+
+    Raises Refused with the row's place for one that cannot be read.
+    """
+    needed = set(plan.columns.values()) | (set(form.columns) - set(plan.columns))
+    for index, (place, raw) in enumerate(rows):
+        if missing := sorted(needed - set(raw)):
+            raise Refused(
+                place,
+                expected=f"columns {', '.join(form.columns)} (format {form.name})",
+                found=f"no {', '.join(missing)} among {', '.join(map(str, raw))}",
+                remedy="Name your columns in prepare.columns, as {question: your_name}.",
+            )
+        row = raw | {ours: raw[theirs] for ours, theirs in plan.columns.items()}
+        name = row.get("id", f"{part}-{index}")
+        try:
+            example = form.read(row)
+            # JSON can spell lone surrogates, Parquet cannot hold them.
+            " ".join(map(str, (name, example.question, example.answer, example.solution))).encode()
+        except (ValueError, KeyError, TypeError) as error:
+            raise Refused(
+                place,
+                expected=f"a row in format {form.name}",
+                found=str(error),
+                remedy="Mend the row, or choose another prepare.format.",
+            ) from error
+        yield dataclasses.asdict(example) | {"id": None if name is None else str(name), "source_row": index}
+
+
+def prompted(row: Row, plan: Plan, form: Format) -> Row:
+    """The row with its prompt: text, or chat messages."""
+    text = prompt_template(plan, form).replace(QUESTION, row["question"])
+    if style(plan, form) == "text":
+        return row | {"prompt": text}
+    system = [{"role": "system", "content": plan.system_prompt}] if plan.system_prompt else []
+    return row | {"prompt": [*system, {"role": "user", "content": text}]}
+
+
+def prompt_template(plan: Plan, form: Format) -> str:
+    """The text around the question: plain text in which {question} alone is replaced, once; nothing in it is run."""
+    return plan.prompt_template or form.prompt_template
+
+
+def style(plan: Plan, form: Format) -> PromptStyle:
+    """Text or chat. Raises Refused for a system prompt that plain text has no place for."""
+    chosen = plan.prompt_style or form.prompt_style
+    if plan.system_prompt and chosen == "text":
+        raise Refused(
+            "prepare.system_prompt",
+            expected="no system prompt beside prompt_style: text",
+            found=repr(plan.system_prompt),
+            remedy="Set prepare.prompt_style: chat, or write it into prepare.prompt_template.",
+        )
+    return chosen

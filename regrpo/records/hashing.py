@@ -1,0 +1,269 @@
+"""Bytes read in full and hashed, wherever they lie: a workspace, a git revision, DVC's cache, a DVC remote.
+
+Nothing here looks at a modification time or at what DVC remembers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from regrpo.core.dvc import files_in
+from regrpo.core.files import sha256_json
+from regrpo.core.pipeline import Snapshot
+
+CHUNK = 2**20
+"""Bytes read at once."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What was found in one file: SHA-256 and size in bytes, and MD5 where it was asked for."""
+
+    sha256: str
+    size: int
+    md5: str | None = None
+
+
+def of_stream(stream: IO[bytes], md5: bool) -> Digest:
+    """Read a stream to its end once; of a large one the two hashes are computed side by side."""
+    sha256, other, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    now, before = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
+    pending: Future[None] | None = None
+    with ThreadPoolExecutor(1) as aside:  # its thread is made when a whole chunk comes; hashlib lets go of the lock
+        while count := stream.readinto(now):  # type: ignore[attr-defined]
+            chunk = now[:count]
+            following = aside.submit(other.update, chunk) if md5 and count == CHUNK else None
+            sha256.update(chunk)
+            if pending:
+                pending.result()  # its buffer is free to be read into
+            if md5 and not following:
+                other.update(chunk)
+            pending, now, before, size = following, before, now, size + count
+    return Digest(sha256.hexdigest(), size, other.hexdigest() if md5 else None)
+
+
+def of_bytes(data: bytes) -> Digest:
+    """Both hashes of bytes in memory."""
+    return of_stream(io.BytesIO(data), md5=True)
+
+
+def of_files(wanted: Mapping[Path, bool]) -> dict[Path, Digest | OSError]:
+    """Hash files ({path: whether MD5 too}) on every core, the largest first; an unreadable one gives its error.
+
+    Names of one inode (DVC's hard links) are one file and are read once.
+    """
+    inodes: dict[tuple[int, int], list[Path]] = {}
+    sizes: dict[tuple[int, int], int] = {}
+    found: dict[Path, Digest | OSError] = {}
+    for path in wanted:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            found[path] = error
+            continue
+        inodes.setdefault((stat.st_dev, stat.st_ino), []).append(path)
+        sizes[stat.st_dev, stat.st_ino] = stat.st_size
+
+    def one(paths: list[Path]) -> Digest | OSError:
+        try:
+            with paths[0].open("rb", buffering=0) as stream:
+                return of_stream(stream, any(wanted[path] for path in paths))
+        except OSError as error:
+            return error
+
+    order = sorted(inodes, key=lambda inode: -sizes[inode])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter's lock
+        for inode, digest in zip(order, pool.map(one, (inodes[inode] for inode in order)), strict=True):
+            found |= dict.fromkeys(inodes[inode], digest)
+    return found
+
+
+def folder_sha256(files: Mapping[str, str]) -> str:
+    """What run.json calls a folder's SHA-256: that of its {name: SHA-256}."""
+    return sha256_json(dict(files))
+
+
+def folder_md5(files: Mapping[str, str]) -> str:
+    """What DVC calls a folder's MD5, from its {name: MD5}."""
+    listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
+    text = json.dumps(listing, sort_keys=True)
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def parse_listing(data: bytes) -> dict[str, str] | None:
+    """{name: MD5} of a `.dir` object's bytes; None where they are no such listing."""
+    try:
+        return {str(item["relpath"]): str(item["md5"]) for item in json.loads(data)}
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def cached(cache: Path, md5: str) -> bytes | None:
+    """An object of DVC's cache (`lineage.cache_folder`); None where it is not there, or not what its name says."""
+    path = cache / md5[:2] / md5[2:]
+    if not md5 or not path.is_file():
+        return None
+    data = path.read_bytes()
+    return data if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir") else None
+
+
+def cached_inside(cache: Path, folder: str, name: str) -> bytes | None:
+    """A file of a folder output in DVC's cache; `folder` is its MD5. None as for `cached`."""
+    return cached(cache, (parse_listing(cached(cache, folder) or b"") or {}).get(name, ""))
+
+
+class Tree:
+    """The files of a workspace, or of a git revision in it, as DVC sees them there."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._known: dict[str, Digest] = {}
+        self._all: list[str] | None = None
+
+    @property
+    def is_workspace(self) -> bool:
+        return self.snapshot.revision is None
+
+    def names(self, path: str) -> list[str] | None:
+        """The files at a path, from the root; None where there is nothing."""
+        if self.is_workspace:
+            return [file.as_posix() for file in files_in(Path(path))] if Path(path).exists() else None
+        if self._all is None:
+            self._all = (
+                self._git("ls-tree", "-r", "-z", "--name-only", str(self.snapshot.revision)).decode().split("\0")
+            )
+        names = [name for name in self._all if name == path or name.startswith(f"{path}/")]
+        return [name for name in names if name == path or not self._ignored.match_file(name)] if names else None
+
+    @cached_property
+    def _ignored(self) -> Any:
+        from pathspec import GitIgnoreSpec
+
+        return GitIgnoreSpec.from_lines((self.snapshot.read(".dvcignore") or b"").decode().splitlines())
+
+    def listing(self, path: str) -> dict[str, Digest] | None:
+        """{file: Digest} at a path (with both hashes); None where there is nothing."""
+        names = self.names(path)
+        if names is None:
+            return None
+        self.preload(names)
+        return {name: self._known[name] for name in names if name in self._known}
+
+    def preload(self, names: Iterable[str]) -> None:
+        """Read and hash many files with one git process."""
+        wanted = [name for name in names if name not in self._known]
+        if self.is_workspace:
+            self._known |= {name: of_bytes(data) for name in wanted if (data := self.snapshot.read(name)) is not None}
+        elif wanted:
+            asked = "".join(f"{self.snapshot.revision}:./{name}\n" for name in wanted).encode()
+            answer = io.BytesIO(self._git("cat-file", "--batch", data=asked))
+            for name in wanted:
+                head = answer.readline()
+                if not head.endswith(b" missing\n"):
+                    self._known[name] = of_bytes(answer.read(int(head.rsplit(b" ", 1)[1])))
+                    answer.read(1)
+
+    def _git(self, *arguments: str, data: bytes = b"") -> bytes:
+        command = ["git", "-C", str(self.snapshot.root), *arguments]
+        return subprocess.run(command, input=data, capture_output=True, check=False).stdout
+
+
+def path_hashes(path: str, listing: Mapping[str, Digest]) -> tuple[str, str]:
+    """(SHA-256, MD5) of a path as run.json and as dvc.lock spell them, from the files found there."""
+    if set(listing) == {path}:
+        return listing[path].sha256, str(listing[path].md5)
+    inner = {name[len(path) + 1 :]: digest for name, digest in listing.items()}
+    return (
+        folder_sha256({name: digest.sha256 for name, digest in inner.items()}),
+        folder_md5({name: str(digest.md5) for name, digest in inner.items()}),
+    )
+
+
+class Remote:
+    """A DVC remote, read through DVC's own file systems.
+
+    Raises CannotCheck where there is none of that name.
+    """
+
+    def __init__(self, root: Path, name: str | None) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        from regrpo.core.errors import CannotCheck
+
+        try:
+            self._odb: Any = Repo(str(root)).cloud.get_remote_odb(name)
+        except (DvcException, OSError) as error:
+            raise CannotCheck(
+                f"remote {name or '(default)'}",
+                expected="a DVC remote to read from",
+                found=str(error).splitlines()[0].rstrip("."),
+                remedy="Add one with `dvc remote add -d NAME URL`, or audit without --remote.",
+            ) from error
+
+    def read(self, md5: str) -> bytes | None:
+        """A small object's bytes (a folder's listing); None where it is not there."""
+        data: bytes | None = self._try(md5, lambda stream: stream.read())
+        return data
+
+    def digests(self, wanted: Iterable[str]) -> dict[str, Digest | None]:
+        """{MD5: what was found under that name}; None where there is nothing."""
+        names = sorted(set(wanted))
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(lambda md5: self._try(md5, _slow), names)
+            return dict(zip(names, found, strict=True))
+
+    def _require_bucket(self) -> None:
+        """S3 tells of a missing object and of a missing bucket alike."""
+        from regrpo.core.errors import CannotCheck
+
+        bucket = self._odb.path.partition("/")[0]
+        try:
+            if self._odb.fs.protocol == "s3":
+                self._odb.fs.fs.ls(bucket)
+        except FileNotFoundError as error:
+            raise CannotCheck(
+                "remote",
+                expected=f"the bucket {bucket}",
+                found="none of that name",
+                remedy="Make it, or correct the remote's address.",
+            ) from error
+        except OSError:  # one who may read objects need not be allowed to list them
+            return
+
+    def _try(self, md5: str, use: Callable[[IO[bytes]], Any]) -> Any:
+        from regrpo.core.errors import CannotCheck
+
+        try:
+            with self._odb.fs.open(self._odb.oid_to_path(md5), "rb") as stream:
+                return use(stream)
+        except FileNotFoundError:
+            self._require_bucket()
+            return None
+        except Exception as error:  # every file system has exceptions of its own
+            raise CannotCheck(
+                "remote",
+                expected=f"object {md5} to be readable",
+                found=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+                remedy="Check the remote's address and credentials, or audit without --remote.",
+            ) from error
+
+
+def _slow(stream: IO[bytes]) -> Digest:
+    """As of_stream, for streams that cannot read into a buffer."""
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    while chunk := stream.read(CHUNK):
+        sha256.update(chunk)
+        md5.update(chunk)
+        size += len(chunk)
+    return Digest(sha256.hexdigest(), size, md5.hexdigest())

@@ -1,0 +1,207 @@
+"""Observer: the journal through which a stage tells the tracker what happens, as files in .regrpo/journal/.
+
+One folder per executed stage: `open.json` (facts known at its start), `metrics.jsonl` (as it goes), `files/` (reports
+and attachments), `closed.json` (how it ended). The tracker adds `mlflow.json` (run id, how far it is) and, when MLflow
+holds everything, the empty file `sent`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from regrpo.core import files
+from regrpo.core.dvc import dvc_root
+
+METRIC_REPORTS = {"metrics.json": "", "verdict.json": "", "health.json": "health."}
+"""Reports whose numbers are a stage's final metrics, and what goes before their names."""
+
+
+def enabled() -> bool:
+    """Whether MLflow is to be told anything (REGRPO_TRACKING=off says no)."""
+    return os.environ.get("REGRPO_TRACKING", "").lower() not in ("off", "0", "false", "no")
+
+
+def journal_folder() -> Path:
+    """Where the journals lie: in the root of the user's repository (not in git, not in DVC)."""
+    return dvc_root() / ".regrpo" / "journal"
+
+
+def is_alive(process: Sequence[float] | None) -> bool:
+    """Whether the process [id, start time in seconds] still runs; one that only waits to be reaped does not."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        if process:
+            found = psutil.Process(int(process[0]))
+            # Start times are derived from the boot time, which moves a little when the clock is set.
+            return abs(found.create_time() - process[1]) < 2 and found.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def is_dvc(command: Sequence[str]) -> bool:
+    """Whether a process's command line is that of `dvc` (or `python -m dvc`)."""
+    names = [Path(part).name for part in command[:2]]
+    by_python = bool(names) and names[0].startswith("python")
+    return names[:1] == ["dvc"] or (by_python and (names[1:] == ["dvc"] or _runs_dvc_module(command[1:])))
+
+
+def _runs_dvc_module(arguments: Sequence[str]) -> bool:
+    """`-m dvc` before any script, or the path of dvc/__main__.py, as DVC starts itself."""
+    for index, part in enumerate(arguments):
+        if part == "-m":
+            return list(arguments[index + 1 : index + 2]) == ["dvc"]
+        if not part.startswith("-"):
+            return Path(part).parts[-2:] == ("dvc", "__main__.py")
+    return False
+
+
+class Journal:
+    """The stage's end: opened at its start, written to while it runs, closed whatever happens."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.folder = journal_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{facts['stage']}"
+        self.folder.mkdir(parents=True)
+        if not enabled():
+            (self.folder / "sent").touch()
+        files.write_json(self.folder / "open.json", facts)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Append numbers (anything else is left out) under an optimizer or other step."""
+        row = {
+            "step": step,
+            "time": time.time(),
+            "values": {k: v for k, v in values.items() if isinstance(v, int | float)},
+        }
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+
+    def keep(self, source: Path, name: str) -> None:
+        """Copy a file or folder to be logged as artifact `name`."""
+        target = self.folder / "files" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, target)
+
+    def close(self, status: str, record: Mapping[str, Any] | None) -> None:
+        """Say how the stage ended (MLflow's FINISHED, FAILED or KILLED), with its run.json where it finished."""
+        files.write_json(self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record})
+
+    def mlflow_run_id(self, is_following: Callable[[], bool], patience: float = 30.0) -> str | None:
+        """The id under which the tracker filed this run; None where it did not within `patience` seconds."""
+        answer = self.folder / "mlflow.json"
+        now = time.monotonic()
+        deadline, tracker_due = now + patience, now + 3.0  # a tracker that was just started takes a moment to show
+        while enabled() and not answer.exists():
+            now = time.monotonic()
+            if now > deadline or (now > tracker_due and not is_following()):
+                return None
+            time.sleep(0.05)
+        run_id = files.read_json(answer).get("run_id") if answer.exists() else None
+        return str(run_id) if run_id else None
+
+
+class Told:
+    """The tracker's end: one journal as it lies there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.facts: dict[str, Any] = files.read_json(folder / "open.json")
+
+    @property
+    def stage(self) -> str:
+        return str(self.facts["stage"])
+
+    @property
+    def execution(self) -> str | None:
+        """One id per pipeline execution (dvc process, DVC experiment, baseline); None for a stage run by hand."""
+        facts = self.facts
+        identity = [facts["execution"], facts["experiment"], facts["baseline"]]
+        return files.sha256_json(identity)[:32] if facts["execution"] else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the stage's process lives and has not closed the journal."""
+        return not (self.folder / "closed.json").exists() and is_alive(self.facts["process"])
+
+    @property
+    def live(self) -> bool:
+        """Whether more may come: the stage runs, or the dvc process that started it does."""
+        return self.running or is_alive(self.facts["execution"])
+
+    @property
+    def closed(self) -> dict[str, Any] | None:
+        """{status, ended, record}; None while the stage runs. A process that vanished without a word was killed."""
+        running, path = self.running, self.folder / "closed.json"
+        if path.exists():
+            closed: dict[str, Any] = files.read_json(path)
+            return closed
+        if running:
+            return None
+        last_sign = max(
+            file.stat().st_mtime for file in (self.folder / "open.json", self.folder / "metrics.jsonl") if file.exists()
+        )
+        return {"status": "KILLED", "ended": last_sign, "record": None}
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What the tracker noted: run_id, parent_run_id, model_id, offset, described, ended; or error."""
+        path = self.folder / "mlflow.json"
+        return files.read_json(path) if path.exists() else {}
+
+    def note(self, **values: Any) -> None:
+        """Add to the tracker's notes; a run id takes the place of an earlier error."""
+        notes = self.answer | values
+        if notes.get("run_id"):
+            notes.pop("error", None)
+        files.write_json(self.folder / "mlflow.json", notes)
+
+    def metrics_from(self, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """The whole lines of metrics.jsonl from byte `offset` on, and the offset behind them."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return [], offset
+        with path.open("rb") as f:
+            f.seek(offset)
+            whole, newline, _ = f.read().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
+
+    def kept(self, name: str) -> bytes | None:
+        """A kept file's bytes; None where there is none of that name."""
+        path = self.folder / "files" / name
+        return path.read_bytes() if path.is_file() else None
+
+    def reports(self) -> dict[str, bytes]:
+        """The kept files that hold final metrics, by name."""
+        return {name: data for name in METRIC_REPORTS if (data := self.kept(name)) is not None}
+
+    def mark_sent(self) -> None:
+        """MLflow holds everything of this journal, and of the execution that it belongs to."""
+        (self.folder / "sent").touch()
+
+
+def pending() -> Iterator[Told]:
+    """The journals of which MLflow does not hold everything yet, oldest first."""
+    folder = journal_folder()
+    for journal in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if (journal / "open.json").exists() and not (journal / "sent").exists():
+            yield Told(journal)
+
+
+def of_run(stage: str, run: str) -> Told | None:
+    """The journal of a stage's run, where it is here and can be read."""
+    for path in sorted(journal_folder().glob(f"*-{stage}/open.json")):
+        with contextlib.suppress(ValueError, OSError):
+            journal = Told(path.parent)
+            if journal.facts.get("run") == run:
+                return journal
+    return None

@@ -1,0 +1,4 @@
+"""The model card and the HTML pages.
+
+Imports core to tracking.
+"""

@@ -1,0 +1,542 @@
+"""What the model card is made of: facts read from the pipeline's files, and the small pieces of Markdown they become.
+
+Text that comes from data or completions goes through `code`, `fence` or `literal`, so that it can be no markup; what
+varies from run to run is in `this_run` alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import importlib.util
+import json
+import pprint
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from regrpo.core import files
+from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.pipeline import Snapshot
+from regrpo.core.profiles import DEFAULT_PROFILE, STAGES
+from regrpo.core.prompts import Cutter
+from regrpo.core.verifiers import Verifier, get_verifier
+
+RECORDED = STAGES[:-1]
+"""The stages that come before the card, whose run.json it reads."""
+PICTURES = (Path("reports/grpo/curves.png"), Path("reports/evaluate/comparison.png"))
+CONFIG_CLASSES = {
+    stage: ("transformers.training_args:TrainingArguments", "trl.trainer.base_config:_BaseConfig", own)
+    for stage, own in (("sft", "trl.trainer.sft_config:SFTConfig"), ("grpo", "trl.trainer.grpo_config:GRPOConfig"))
+}
+"""Where the defaults of each trainer's settings stand; later classes override earlier ones."""
+FRAMEWORKS = {
+    "TRL": "trl", "Transformers": "transformers", "PyTorch": "torch", "Datasets": "datasets",
+    "Tokenizers": "tokenizers", "PEFT": "peft", "Accelerate": "accelerate", "lm-eval": "lm-eval",
+}  # fmt: skip
+UNKNOWN = "not available"
+ROLES = ("headline", "main", "sampled", "control", "format", "custom", "stock")
+MODELS = ("base", "sft", "grpo")
+PAIRS = ("base_sft", "sft_grpo", "base_grpo")
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the card is rendered from; `example` is the first evaluation question, `samples` its completions."""
+
+    dataset: Json
+    base: Json
+    verdict: Json
+    sft: Json
+    grpo: Json
+    health: Json
+    evaluation: Json
+    runs: Mapping[str, Json]
+    example: Json
+    samples: Mapping[str, str]
+
+    @property
+    def profile(self) -> str:
+        """The profile that the GRPO model was trained with."""
+        return str(next(iter(self.runs["grpo"]["parameters"])))
+
+    @property
+    def tasks(self) -> Json:
+        """The evaluated tasks by name, the headline first, then by role."""
+        tasks: Json = self.evaluation["tasks"]
+        return dict(sorted(tasks.items(), key=lambda item: (ROLES.index(item[1]["role"]), item[0])))
+
+    @property
+    def headline(self) -> Json | None:
+        """The headline task's results; None where the profile evaluates none of that role."""
+        task: Json | None = self.tasks.get(str(self.evaluation.get("headline")))
+        return task
+
+    @property
+    def verifier(self) -> Verifier | None:
+        return get_verifier(self.dataset["verifier"])
+
+    def section(self, stage: str) -> Json:
+        """A stage's parameters, as its record holds them."""
+        section: Json = next(iter(self.runs[stage]["parameters"].values()))[stage]
+        return section
+
+    def setting(self, stage: str, key: str) -> Any:
+        """One of a trainer's settings: the profile's, else the library's default."""
+        return self.section(stage).get(key, library_defaults(stage).get(key))
+
+    def adapter(self, stage: str) -> str | None:
+        """The folder of the LoRA adapter that a stage trained; None where it trained all weights, or none."""
+        trained = stage != "sft" or self.sft["steps"]
+        return f"models/{stage}/adapter" if trained and self.section(stage).get("lora") else None
+
+    def rules(self, verdict: str) -> list[Json]:
+        """The doctor's rules of that verdict."""
+        return [rule for rule in self.health["rules"] if rule["verdict"] == verdict]
+
+
+def read_facts() -> Facts:
+    """Read the pipeline's files in the current folder.
+
+    Raises CannotCheck for a missing one, Refused where the records do not fit together (the card would mix two models).
+    """
+    reports = Path("reports")
+    paths = {
+        "dataset": Path("data/prepared/dataset.json"),
+        "base": reports / "base_model/source.json",
+        "verdict": reports / "validate/verdict.json",
+        "sft": reports / "sft/metrics.json",
+        "grpo": reports / "grpo/metrics.json",
+        "health": reports / "grpo/health.json",
+        "evaluation": reports / "evaluate/metrics.json",
+    }
+    records = {stage: reports / stage / "run.json" for stage in RECORDED}
+    tables = (Path("data/prepared/eval.parquet"), reports / "evaluate/samples.parquet")
+    for path in (*paths.values(), *records.values(), *tables, *PICTURES):
+        if not path.exists():
+            remedy = "Run `dvc repro` (or `dvc checkout`)."
+            raise CannotCheck(str(path), expected="what an earlier stage wrote", found="nothing there", remedy=remedy)
+    contents = {name: files.read_json(path) for name, path in paths.items()}
+    runs = {stage: files.read_json(path)[0] for stage, path in records.items()}
+    require_one_chain(runs)
+    row = files.read_parquet(tables[0]).iloc[0]
+    prompt = row["prompt"] if isinstance(row["prompt"], str) else [dict(message) for message in row["prompt"]]
+    if contents["dataset"].get("max_prompt_tokens"):
+        prompt = Cutter(contents["dataset"], Path("models/grpo"))([prompt])[0]
+    frame = files.read_parquet(tables[1])
+    frame = frame[(frame["task"] == contents["evaluation"].get("headline")) & (frame["id"] == row["id"])]
+    samples = dict(zip(frame["model"], frame["completion"].map(str), strict=True))
+    return Facts(**contents, runs=runs, example={"prompt": prompt, "answer": row["answer"]}, samples=samples)
+
+
+def require_one_chain(runs: Mapping[str, Json]) -> None:
+    """Refused where a stage read other bytes than its predecessor wrote, or models/grpo is not what grpo wrote."""
+    written = {path: (digest, stage) for stage in RECORDED for path, digest in digests(runs[stage]["outputs"])}
+    read = ((stage, *item) for stage in RECORDED for item in digests(runs[stage]["inputs"]))
+    present = (("model_card", path, files.sha256(Path(path)) if Path(path).exists() else "no file")
+               for path in written if path.startswith("models/grpo/"))  # fmt: skip
+    for reader, path, found in (*read, *present):
+        expected, writer = written.get(path, (found, ""))
+        if found != expected:
+            raise Refused(
+                f"{path}, as {reader} read it",
+                expected=f"SHA-256 {expected[:12]}, as {writer} wrote it",
+                found=found[:12],
+                remedy="These are files of different runs: run `dvc repro`.",
+            )
+
+
+def digests(artifacts: Sequence[Json]) -> Iterator[tuple[str, str]]:
+    """(path, SHA-256) of each file in a record's inputs or outputs, folders file by file."""
+    for artifact in artifacts:
+        if "files" in artifact:
+            yield from ((f"{artifact['path']}/{name}", digest) for name, digest in sorted(artifact["files"].items()))
+        else:
+            yield artifact["path"], artifact["sha256"]
+
+
+# Text ---------------------------------------------------------------------------------------------------------------
+
+
+def visible(text: object, limit: int = 2000) -> str:
+    """Text without what does not show (control and direction characters), cut at `limit` characters.
+
+    The opening of a comment is broken up, so that no data can pose as one of the card's markers.
+    """
+    shown = str(text).expandtabs(4)
+    shown = shown if len(shown) <= limit else shown[:limit] + " […]"
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in shown).replace("<!--", "<! --")
+
+
+def prose(text: object) -> str:
+    """Text of ours or of the profile's author, in one line, with every character of markup escaped."""
+    line = html.escape(" ".join(visible(text).split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
+
+
+def code(text: object) -> str:
+    """A code span that holds in a sentence and in a table cell, whatever the text."""
+    line = " ".join(visible(text, 300).split("\n"))
+    if line and line == line.strip() and not set(line) & set("`|\\"):
+        return f"`{line}`"
+    return "<code>" + "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in line) + "</code>"
+
+
+def fence(text: str, language: str = "") -> str:
+    """A fenced block, longer fenced than any run of backticks in the text (which `visible` or `literal` made safe)."""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def literal(value: object) -> str:
+    """The value as a Python literal of printable characters, long strings in several lines."""
+    return pprint.pformat(value, width=100, sort_dicts=False).replace("<!--", "<!\\x2d-")
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Thousands separated; a fraction with `digits` decimals, or digits where it is small; "not available" for None."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.{digits}g}" if 0 < abs(value) < 0.01 else f"{value:,.{digits}f}"
+
+
+def score(value: float, kind: str) -> str:
+    """A share in percent with one decimal, anything else with four digits."""
+    return f"{100 * value:.1f} %" if kind == "binary" else f"{value:.4g}"
+
+
+def interval(bounds: Sequence[float], kind: str, sign: str = "") -> str:
+    return "[" + ", ".join(f"{100 * b:{sign}.1f}" if kind == "binary" else f"{b:{sign}.4g}" for b in bounds) + "]"
+
+
+def estimate(entry: Json | None, kind: str) -> str:
+    """A model's result on a task with its confidence interval."""
+    return f"{score(entry['value'], kind)} {interval(entry['ci95'], kind)}" if entry else UNKNOWN
+
+
+def change(difference: float, bounds: Sequence[float], kind: str) -> str:
+    """A difference with its confidence interval, shares in percentage points."""
+    size = f"{100 * difference:+.1f} points" if kind == "binary" else f"{difference:+.4g}"
+    return f"{size} {interval(bounds, kind, '+')}"
+
+
+def size(difference: float | None, kind: str) -> str:
+    """A difference without sign, shares in percentage points."""
+    return (
+        UNKNOWN if difference is None else f"{100 * difference:.1f} points" if kind == "binary" else f"{difference:.4g}"
+    )
+
+
+def p_value(p: float | None) -> str:
+    return UNKNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def distinguishable(bounds: Sequence[float]) -> str:
+    """Whether a 95 % confidence interval leaves zero out, in words."""
+    return "not distinguishable from zero" if bounds[0] <= 0 <= bounds[1] else "distinguishable from zero"
+
+
+def steps(numbers: Sequence[int]) -> str:
+    """Step numbers as ranges of neighbours: 3–5, 9."""
+    runs: list[list[int]] = []
+    for step in sorted(numbers):
+        if runs and step - runs[-1][-1] <= 1:
+            runs[-1][1:] = [step]
+        else:
+            runs.append([step])
+    shown = ["–".join(map(str, run)) for run in runs]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:6], "…", shown[-1]])
+
+
+# Sections -----------------------------------------------------------------------------------------------------------
+
+
+def hub_link(repo: str, kind: str = "") -> str:
+    """A link to a repository on the hub; `kind` is "datasets/" for a dataset's."""
+    return f"[{prose(repo)}](https://huggingface.co/{kind}{quote(repo)})"
+
+
+def origin(base: Json) -> str:
+    """Where the base weights come from; a link only where the hub has them."""
+    if base["kind"] == "hub":
+        return f"{hub_link(base['repo'])} at revision {code(base['revision'])}"
+    if base["kind"] == "scratch":
+        return f"weights made from scratch ({prose(base['revision'])}; there is no published base model)"
+    if base["kind"] == "gguf":
+        return f"{code(base['source'])} (SHA-256 {code(base['revision'])}), dequantised"
+    copied = f", a copy of {hub_link(base['published_as'])} as the profile says" if base.get("published_as") else ""
+    return f"the {code(base['source'])}{copied} (its files' SHA-256 are in the lineage below)"
+
+
+@cache
+def library_defaults(stage: str) -> Json:
+    """The defaults of the trainer's configuration class, read from its source: importing it costs five seconds.
+
+    A default that is no literal (a factory, a name) is absent; a field without one, too.
+    """
+    defaults: Json = {}
+    for library in CONFIG_CLASSES[stage]:
+        module, _, class_name = library.partition(":")
+        package, *rest = module.split(".")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise CannotCheck(package, expected="the package installed", found="nothing", remedy="Run `make install`.")
+        source = Path(spec.submodule_search_locations[0]).joinpath(*rest).with_suffix(".py").read_text(encoding="utf-8")
+        found = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == class_name)
+        for node in found.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                keywords = {k.arg: k.value for k in node.value.keywords} if isinstance(node.value, ast.Call) else {}
+                try:
+                    defaults[node.target.id] = ast.literal_eval(keywords.get("default", node.value or ast.Name("_")))
+                except ValueError:
+                    defaults.pop(node.target.id, None)
+    return defaults
+
+
+def quick_start(facts: Facts) -> str:
+    """A snippet that runs as written from the repository's root: the first evaluation question, greedy."""
+    lines = (
+        "from transformers import pipeline",
+        "",
+        f"prompt = {literal(facts.example['prompt'])}",
+        'generator = pipeline("text-generation", model="models/grpo", device_map="auto")',
+        f"settings = dict(max_new_tokens={facts.setting('grpo', 'max_completion_length')}, do_sample=False)",
+        "output = generator(prompt, return_full_text=False, **settings)[0]",
+        'print(output["generated_text"])',
+    )
+    return fence("\n".join(lines), "python")
+
+
+def completions(samples: Mapping[str, str]) -> str:
+    """The models' completions of the example, each under its model's name."""
+    shown = (f"{model}: {visible(samples[model])}" for model in MODELS if model in samples)
+    return fence("\n".join(shown), "text")
+
+
+def determinism(facts: Facts) -> str:
+    """What of the deterministic mode was on, per training stage."""
+    said = []
+    for stage, metrics in (("sft", facts.sft), ("grpo", facts.grpo)):
+        if turned_on := metrics.get("deterministic"):
+            said.append(f"{stage}: {', '.join(map(code, turned_on))}")
+        elif facts.section(stage).get("deterministic"):
+            said.append(f"{stage}: nothing to turn on, it ran without CUDA")
+    return f"Deterministic mode — {'; '.join(said)}." if said else "Deterministic mode (for CUDA) was not asked for."
+
+
+def gain_words(facts: Facts) -> str | None:
+    """GRPO's gain on the headline task, split by the control that opens the reasoning; None where not measured."""
+    gain, headline = facts.evaluation.get("gain"), facts.headline
+    if not gain or not headline:
+        return None
+    total, elicited, learned = (
+        change(gain[part], gain[f"{part}_ci95"], headline["kind"]) for part in ("total", "elicited", "learned")
+    )
+    if gain["elicited_ci95"][0] <= 0:  # no thinking to open: nothing is there to be split
+        return None
+    opening = code(facts.verifier.reasoning_opening.strip()) if facts.verifier else "the reasoning"
+    return (
+        f"GRPO moved greedy accuracy by {total}. Opening {opening} for the model that GRPO started from, without "
+        f"training it further, moves it by {elicited}, {distinguishable(gain['elicited_ci95'])}: what thinking before "
+        f"answering buys by itself. The remaining {learned} is {distinguishable(gain['learned_ci95'])}."
+    )
+
+
+def pairs(task: Json) -> str:
+    """A task's paired comparisons as a table."""
+    kind = task["kind"]
+    lines = ["| from → to | difference | McNemar p | gained / lost | detectable |", "|---|---|---|---|---|"]
+    for name, pair in sorted(task["pairs"].items(), key=lambda item: PAIRS.index(item[0])):
+        difference = change(pair["difference"], pair["ci95"], kind)
+        flips = "—" if pair["gained"] is None else f"{number(pair['gained'])} / {number(pair['lost'])}"
+        cells = (name.replace("_", " → "), difference, p_value(pair["p_mcnemar"]), flips)
+        lines.append(f"| {' | '.join(cells)} | {size(pair['minimum_detectable_effect'], kind)} |")
+    return "\n".join(lines)
+
+
+def names(items: Sequence[object]) -> str:
+    """Code spans in a row, each once."""
+    return ", ".join(map(code, dict.fromkeys(items))) or "none"
+
+
+def settings(facts: Facts, stage: str) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """((key, value, the library's default) for each setting that is not the default; the keys set to the default)."""
+    defaults = library_defaults(stage)
+    different, same = [], []
+    for key, value in sorted(facts.section(stage).items()):
+        if key in defaults and defaults[key] == value and type(defaults[key]) is type(value):
+            same.append(f"{code(key)} {code(json.dumps(value))}")
+        elif key not in ("reward_funcs", "classifiers"):  # they have a table of their own
+            known = code(json.dumps(defaults[key])) if key in defaults else "—"
+            different.append((code(key), code(json.dumps(value, ensure_ascii=False)), known))
+    return different, same
+
+
+def brought_in(facts: Facts) -> dict[str, str]:
+    """SHA-256 of the folders that the user filled (data/raw, models/raw), where they hold anything."""
+    inputs = [one for stage in ("prepare", "base_model") for one in facts.runs[stage]["inputs"]]
+    raw = [one for one in inputs if one["path"] in ("data/raw", "models/raw") and set(one["files"]) - {"README.md"}]
+    return {one["path"]: one["sha256"] for one in raw}
+
+
+def artifacts(facts: Facts) -> list[tuple[str, str, str]]:
+    """(path, SHA-256, stage) of everything brought in or written, in running order."""
+    written = [(one["path"], one["sha256"], stage) for stage in RECORDED for one in facts.runs[stage]["outputs"]]
+    return [(path, digest, "brought in") for path, digest in brought_in(facts).items()] + written
+
+
+def checksums(facts: Facts) -> str:
+    """The artifacts file by file, in the form that `sha256sum --check` reads."""
+    return "\n".join(
+        f"{digest}  {path}" for stage in RECORDED for path, digest in digests(facts.runs[stage]["outputs"])
+    )
+
+
+def graph(facts: Facts) -> str:
+    """The pipeline as a Mermaid flowchart: an edge where a stage read what another wrote, short hashes in the nodes."""
+
+    def label(*lines: str) -> str:
+        return "<br/>".join(re.sub(r"[^\w ./:+-]", lambda c: f"#{ord(c[0])};", visible(line, 60)) for line in lines)
+
+    main = {"validate": "reports/validate/verdict.json", "evaluate": "reports/evaluate/metrics.json"}
+    nodes = [f'  data(["{label(facts.dataset["source"])}"]) --> prepare']
+    nodes += [f'  weights(["{label(facts.base["source"])}"]) --> base_model']
+    for stage in RECORDED:
+        outputs = {one["path"]: one["sha256"] for one in facts.runs[stage]["outputs"]}
+        path = main.get(stage, next(iter(outputs)))
+        nodes.append(f'  {stage}["{label(stage, path, outputs[path][:12])}"]')
+    owner = {path: stage for stage in RECORDED for path, _ in digests(facts.runs[stage]["outputs"])}
+    for stage in RECORDED:
+        before = {owner[path] for path, _ in digests(facts.runs[stage]["inputs"]) if path in owner}
+        nodes += [f"  {one} --> {stage}" for one in RECORDED if one in before]
+    return "\n".join(["flowchart TD", *nodes, '  evaluate --> model_card["model_card<br/>this card"]'])
+
+
+def versions(facts: Facts) -> dict[str, str]:
+    """Framework names and versions, as the grpo stage's record holds them; a build's label (+cpu) left out."""
+    packages = facts.runs["grpo"]["environment"]["packages"]
+    return {name: packages.get(package, UNKNOWN).partition("+")[0] for name, package in FRAMEWORKS.items()}
+
+
+def seeds(facts: Facts) -> str:
+    return ", ".join(f"{stage} {facts.section(stage)['seed']}" for stage in RECORDED if "seed" in facts.section(stage))
+
+
+def few_shot_overlap(facts: Facts) -> list[tuple[str, Json]]:
+    """(task, where its few-shot examples come from) where that is training data here, as lm-eval's gsm8k has it.
+
+    A dataset is the same by the last part of its name: the hub's, or the format's where files were brought.
+    """
+    here = {str(one).rpartition("/")[2] for one in (facts.dataset.get("repo"), facts.dataset["format"]) if one}
+    drawn = [(name, task.get("few_shot")) for name, task in facts.tasks.items()]
+    return [
+        (name, one) for name, one in drawn
+        if one and one["split"].startswith("train") and one["dataset"].rpartition("/")[2] in here
+    ]  # fmt: skip
+
+
+def reward(facts: Facts, name: str) -> str:
+    """What a reward function is, where that is a classifier; nothing otherwise."""
+    one = facts.grpo.get("classifiers", {}).get(name)
+    if not one:
+        return ""
+    sides = zip((" + ", " − "), (one["positive"], one["negative"]), strict=True)
+    value = "".join(f"{sign}P({code(label)})" for sign, labels in sides for label in labels).removeprefix(" + ")
+    place = f"{hub_link(one['repo'])} at {code(one['revision'])}" if one["repo"] else f"the {code(one['source'])}"
+    return f": {value} by {place}, licence {prose(one['license'])}, files' SHA-256 {code(one['sha256'][:12])}"
+
+
+# What varies from run to run ----------------------------------------------------------------------------------------
+
+
+def without_varying_block(text: str) -> str:
+    """The card without the lines from the marked block's first to its last: what is the same bytes in every run."""
+    begin, end = (f"<!-- varies from run to run: {edge} -->\n" for edge in ("begin", "end"))
+    before, _, rest = text.partition(begin)
+    return before + rest.partition(end)[2]
+
+
+def this_run(facts: Facts) -> Json:
+    """Revision, commands, hardware and one row per stage: for the marked block of the card, and for nothing else."""
+    last = max(facts.runs.values(), key=lambda run: str(run["ended"]))
+    revisions = {run["code"]["revision"] for run in facts.runs.values()}
+    environments = {run["environment"]["sha256"]: run["environment"] for run in facts.runs.values()}
+    cuda = sorted({device for run in facts.runs.values() for device in run["environment"]["cuda"]})
+    return {
+        "code": last["code"],
+        "mixed": len(revisions) > 1,
+        "commands": commands(facts, last["code"]["revision"]),
+        "environments": list(environments.values()),
+        "cuda": cuda,
+        "stages": [(stage, facts.runs[stage]) for stage in RECORDED],
+    }
+
+
+def commands(facts: Facts, revision: str | None) -> str:
+    """The shell lines that make this model again, from a clone of the repository."""
+    profile = facts.profile
+    chosen = [] if profile == str(DEFAULT_PROFILE) else [f"profile={profile}"]
+    changed = overrides(facts, revision) if revision else []
+    simple = [one for one in changed if _is_simple(one)]
+    lines = [f"git checkout {revision}"] if revision else []
+    lines += [
+        f"# set in {profile} by hand: {visible(one).replace(chr(10), ' ')}" for one in changed if one not in simple
+    ]
+    if simple:
+        arguments = " ".join(f"-S {shlex.quote(one)}" for one in [*chosen, *simple])
+        return "\n".join([*lines, "make install", f'PATH="$PWD/.venv/bin:$PATH" dvc exp run {arguments}'])
+    return "\n".join([*lines, "make repro" + (f" PROFILE={shlex.quote(profile)}" if chosen else "")])
+
+
+def overrides(facts: Facts, revision: str) -> list[str]:
+    """What `dvc exp run -S` needs so that the profile at `revision` says what this run's records say."""
+    from ruamel.yaml import YAML
+
+    data = Snapshot(Path.cwd(), revision).read(facts.profile)
+    if data is None:
+        return []
+    committed = YAML(typ="safe").load(data.decode())
+    prefix = "" if facts.profile == str(DEFAULT_PROFILE) else f"{facts.profile}:"
+    pairs = ((stage, committed.get(stage), facts.section(stage)) for stage in RECORDED)
+    return [prefix + one for pair in pairs for one in _differences(*pair)]
+
+
+def _differences(key: str, before: Any, after: Any) -> Iterator[str]:
+    """Hydra overrides, leaf by leaf: `k=v` changes, `+k=v` adds, `~k` removes."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        if before != after:
+            yield f"{key}={_hydra(after)}"
+        return
+    for name in sorted(before.keys() | after.keys()):
+        if name not in after:
+            yield f"~{key}.{name}"
+        elif name not in before:
+            yield f"+{key}.{name}={_hydra(after[name])}"
+        else:
+            yield from _differences(f"{key}.{name}", before[name], after[name])
+
+
+def _hydra(value: Any) -> str:
+    """A value as Hydra's override grammar writes it: JSON, but for the keys, which stand bare."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{_hydra(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _is_simple(override: str) -> bool:
+    """Whether Hydra's grammar takes it as it stands: plain keys (a reward named custom.x:f is none), no escapes."""
+    key, _, value = override.partition("=")
+    return re.fullmatch(r"([\w./-]+\.ya?ml:)?[+~]?\w+(\.\w+)*", key) is not None and not set(value) & set("\\$\n")

@@ -1,0 +1,4 @@
+"""Around TRL's trainers: rewards, callbacks, checkpoints, several processes, the doctor.
+
+Imports core and inputs.
+"""

@@ -1,0 +1,212 @@
+"""Sequence classifiers as judges of text: any of transformers', frozen, at a pinned revision, its labels by name.
+
+A text's value is P(positive labels) − P(negative labels), from -1 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from regrpo.core import files
+from regrpo.core.errors import Refused
+from regrpo.core.hub import KEPT, RAW_MODELS, file_under, require_commit, require_safetensors, snapshot
+from regrpo.core.profiles import Section
+
+ClassifierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
+"""What a profile calls a classifier; rewards, metrics and columns bear it."""
+
+
+class Classifier(Section):
+    """A hub repository at a commit, or a folder under models/raw/, and what its labels mean."""
+
+    repo: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    license: str = "unknown"
+    positive: list[str] = Field(default=[])
+    negative: list[str] = Field(default=[])
+    max_length: int = Field(default=512, gt=2)
+    batch_size: int = Field(default=32, gt=0)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+
+    @model_validator(mode="after")
+    def _one_place_and_labels(self) -> Self:
+        if (self.repo is None) == (self.path is None):
+            raise ValueError("a classifier has either `repo` and `revision` or `path` (a folder under models/raw/)")
+        if (self.repo is None) != (self.revision is None):
+            raise ValueError("`revision`: the commit of `repo`, and of nothing else")
+        labels = [*self.positive, *self.negative]
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError("`positive`, `negative`: labels by name, each once, at least one in all")
+        return self
+
+    @property
+    def source(self) -> str:
+        return f"hub model {self.repo}" if self.repo else f"folder {self.path} under {RAW_MODELS}/"
+
+    def bring(self, key: str) -> Path:
+        """The folder with its files. Raises Refused and CannotCheck as regrpo.core.hub does."""
+        folder = snapshot(self.repo, str(self.revision), key) if self.repo else self._folder(key)
+        require_safetensors(folder)
+        return folder
+
+    def look_up(self, key: str) -> None:
+        """Refuse without loading or asking the hub: a branch for a commit, a missing folder, labels there are not.
+
+        A hub classifier's labels are looked at where its configuration lies in the hub's cache.
+        """
+        if self.repo:
+            from huggingface_hub import try_to_load_from_cache
+
+            require_commit(self.repo, str(self.revision), "model", f"{key}.revision", ask=False)
+            cached = try_to_load_from_cache(self.repo, "config.json", revision=self.revision)
+            config = Path(cached) if isinstance(cached, str) else None
+        else:
+            config = self._folder(key) / "config.json"
+        if config is not None and config.exists():
+            names = (files.read_json(config).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}).values()
+            self.require_labels(list(names), key)
+
+    def require_labels(self, found: Sequence[str], key: str) -> None:
+        """Refused where a label of the profile is none of the classifier's."""
+        if wrong := [label for label in (*self.positive, *self.negative) if label not in found]:
+            raise Refused(
+                key,
+                expected=f"labels of {self.source}: {', '.join(found)}",
+                found=f"{', '.join(wrong)}, which it does not have",
+                remedy="Name its own labels under `positive` and `negative`.",
+            )
+
+    def _folder(self, key: str) -> Path:
+        folder = file_under(RAW_MODELS, str(self.path), f"{key}.path")
+        if not (folder / "config.json").exists():
+            raise Refused(
+                f"{key}.path",
+                expected="a model folder (config.json, safetensors, tokenizer)",
+                found=f"{folder} without config.json",
+                remedy="Save the classifier into it with `save_pretrained`.",
+            )
+        return folder
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A loaded classifier. `facts` is what the records hold of it: where from, labels, SHA-256 of every file."""
+
+    name: str
+    spec: Classifier
+    model: Any
+    tokenizer: Any
+    columns: tuple[list[int], list[int]]
+    facts: dict[str, Any]
+
+    def values(self, texts: Sequence[str]) -> list[float]:
+        """One value a text, in order: P(positive labels) − P(negative labels), -1 to 1.
+
+        Of labels that exclude each other (softmax) probabilities are added; of labels that do not (a configuration
+        with problem_type multi_label_classification: sigmoids) the likeliest stands for its side.
+        """
+        import torch
+
+        several = self.model.config.problem_type == "multi_label_classification"
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # alike lengths pad little
+        values = [0.0] * len(texts)
+        for start in range(0, len(order), self.spec.batch_size):
+            chosen = order[start : start + self.spec.batch_size]
+            batch = self.tokenizer(
+                [texts[index] for index in chosen],
+                truncation=True,
+                max_length=self.spec.max_length,
+                padding=True,
+                return_tensors="pt",
+            ).to(self.model.device)
+            with torch.inference_mode():
+                logits = self.model(**batch).logits.float()
+            share = logits.sigmoid() if several else logits.softmax(-1)
+            positive, negative = (
+                (share[:, side].amax(-1) if several else share[:, side].sum(-1)) if side else torch.zeros(len(chosen))
+                for side in self.columns
+            )
+            for index, value in zip(chosen, (positive.cpu() - negative.cpu()).tolist(), strict=True):
+                values[index] = value
+        return values
+
+
+def load(name: str, spec: Classifier, key: str, default_device: str) -> Judge:
+    """Bring a classifier, check it and load it: float32, evaluation mode, no gradients, no code of the repository's.
+
+    Raises Refused for pickled weights, a model without a trained head, labels that it does not have, and a
+    `max_length` beyond its window.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    folder = spec.bring(key)
+    logging.set_verbosity_error()  # what it would warn of is refused below
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise Refused(
+            key, expected=f"a sequence classifier that transformers can load ({spec.source})",
+            found=(str(error).splitlines() or [type(error).__name__])[0], remedy="Check its files, or take another.",
+        ) from error  # fmt: skip
+    if untrained := sorted(report["missing_keys"]):
+        raise Refused(
+            key, expected=f"a classification head among the weights of {spec.source}",
+            found=f"none: {', '.join(untrained[:4])} would be drawn at random", remedy="Take a trained classifier.",
+        )  # fmt: skip
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    spec.require_labels(labels, key)
+    if len(labels) < 2 and model.config.problem_type != "multi_label_classification":
+        raise Refused(
+            key, expected="a classifier with two labels or more", found=f"one ({labels[0]}): a regression",
+            remedy="Use it through a reward function of your own (custom/).",
+        )  # fmt: skip
+    window = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or spec.max_length)
+    if spec.max_length > window:
+        raise Refused(
+            f"{key}.max_length", expected=f"at most the window of {spec.source}, {window} tokens",
+            found=str(spec.max_length), remedy="Lower it.",
+        )  # fmt: skip
+    device = default_device if spec.device == "auto" else spec.device
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise Refused(
+            f"{key}.device", expected="a CUDA device, as it asks for", found="none",
+            remedy="Set it to auto or cpu, or run on a machine with CUDA.",
+        )  # fmt: skip
+    columns = [labels.index(one) for one in spec.positive], [labels.index(one) for one in spec.negative]
+    model = model.eval().requires_grad_(False).to(device)
+    return Judge(name, spec, model, tokenizer, columns, describe(spec, folder, labels))
+
+
+def describe(spec: Classifier, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
+    """What the records hold of a classifier; `sha256` is that of its files' digests."""
+    names = sorted({file for pattern in KEPT for file in folder.glob(pattern)})
+    digests = {file.name: files.sha256(file) for file in names}
+    return {
+        "source": spec.source,
+        "repo": spec.repo,
+        "revision": spec.revision or files.sha256_json(digests),
+        "license": spec.license,
+        "labels": list(labels),
+        "positive": spec.positive,
+        "negative": spec.negative,
+        "max_length": spec.max_length,
+        "files": digests,
+        "sha256": files.sha256_json(digests),
+    }
+
+
+def load_all(specs: Mapping[str, Classifier], stage: str, device: str) -> dict[str, Judge]:
+    """Every classifier of a section by its name."""
+    return {name: load(name, spec, f"{stage}.classifiers.{name}", device) for name, spec in specs.items()}

@@ -1,0 +1,218 @@
+"""file_differences on small files: the first place where two outputs part, and when two evaluations are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from regrpo.audit import file_differences
+
+
+def two(folder: Path, name: str, before: str | bytes, after: str | bytes) -> tuple[Path, Path]:
+    """One file in two versions."""
+    paths = []
+    for side, content in (("original", before), ("found", after)):
+        (folder / side).mkdir(exist_ok=True)
+        path = folder / side / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def test_equal_files_differ_in_nothing(tmp_path: Path) -> None:
+    assert file_differences.compare_file(*two(tmp_path, "a.json", "{}", "{}")) == {}
+
+
+# --- tensors --------------------------------------------------------------------------------------------------------
+
+
+def tensors(folder: Path, before: dict[str, Any], after: dict[str, Any], **metadata: str) -> dict[str, Any]:
+    from safetensors.torch import save
+
+    return file_differences.compare_file(
+        *two(folder, "m.safetensors", save(before), save(after, metadata=metadata or None))
+    )
+
+
+def test_the_first_differing_tensor_is_named_with_count_and_largest_difference(tmp_path: Path) -> None:
+    import torch
+
+    same = {"a.same": torch.ones(3), "b.first": torch.zeros(2, 3), "c.second": torch.zeros(1)}
+    changed = {name: tensor.clone() for name, tensor in same.items()}
+    changed["b.first"][0, 1] = 0.25
+    changed["b.first"][1, 2] = -0.5
+    changed["c.second"][0] = 9
+    found = tensors(tmp_path, same, changed)
+    assert found["tensors"] == 3
+    assert [(t["name"], t["differing"], t["elements"]) for t in found["differing"]] == [
+        ("b.first", 2, 6),
+        ("c.second", 1, 1),
+    ]
+    assert found["differing"][0]["max_abs_difference"] == 0.5
+    assert found["what"] == "2 of 3 tensors differ, first b.first: 2 of 6 elements, by at most 0.5"
+
+
+def test_one_bit_of_a_bfloat16_tensor_is_seen(tmp_path: Path) -> None:
+    import torch
+
+    before = torch.ones(4, dtype=torch.bfloat16)
+    after = before.clone()
+    after.view(torch.int16)[2] += 1
+    assert tensors(tmp_path, {"w": before}, {"w": after})["differing"][0]["differing"] == 1
+
+
+def test_nan_in_the_same_place_is_equal_and_in_another_is_not(tmp_path: Path) -> None:
+    import torch
+
+    nan = torch.tensor([float("nan"), 1.0])
+    assert tensors(tmp_path, {"w": nan}, {"w": nan.clone()}, note="x")["what"] == "only the file's header differs"
+    entry = tensors(tmp_path, {"w": nan}, {"w": torch.tensor([0.0, 1.0])})["differing"][0]
+    assert (entry["differing"], entry["max_abs_difference"]) == (1, None)
+
+
+def test_another_shape_and_a_missing_tensor_are_told(tmp_path: Path) -> None:
+    import torch
+
+    before = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    found = tensors(tmp_path, before, {"a": torch.zeros(3)})
+    assert {t["name"]: t["what"] for t in found["differing"]} == {
+        "a": "float32 [2] → float32 [3]",
+        "b": "is not in the reproduction",
+    }
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+HISTORY = "step,loss,learning_rate\n1,2.5,0.1\n2,2.25,0.1\n3,2.0,0.1\n"
+
+
+def test_a_history_names_the_first_differing_training_step_and_its_columns(tmp_path: Path) -> None:
+    found = file_differences.compare_file(
+        *two(tmp_path, "history.csv", HISTORY, HISTORY.replace("2.25,0.1", "2.250001,0.2"))
+    )
+    assert (found["step"], found["equal_steps"]) == (2, 1)
+    assert [cell["name"] for cell in found["columns"]] == ["loss", "learning_rate"]
+    assert found["what"] == "step 2: loss 2.25 → 2.250001, learning_rate 0.1 → 0.2"
+
+
+def test_a_shorter_history_departs_at_the_step_it_lacks(tmp_path: Path) -> None:
+    found = file_differences.compare_file(*two(tmp_path, "history.csv", HISTORY, HISTORY.replace("3,2.0,0.1\n", "")))
+    assert (found["step"], found["what"]) == (3, "step 3: 3 rows → 2")
+
+
+def test_other_columns_are_told_by_name(tmp_path: Path) -> None:
+    found = file_differences.compare_file(*two(tmp_path, "history.csv", HISTORY, HISTORY.replace("loss", "entropy")))
+    assert found["what"] == "other columns: without loss; also entropy"
+
+
+def test_parquet_rows_are_compared_cell_by_cell(tmp_path: Path) -> None:
+    from regrpo.core import files
+
+    paths = []
+    for side, value in (("original", 0.0), ("found", 1.0)):
+        path = tmp_path / side / "samples.parquet"
+        files.write_parquet(path, pd.DataFrame({"id": ["a", "b"], "value": [float("nan"), value]}))
+        paths.append(path)
+    found = file_differences.compare_file(paths[0], paths[1])
+    assert found["row"] == 1
+    assert found["columns"] == [{"name": "value", "original": 0.0, "reproduction": 1.0}]
+
+
+# --- everything else ------------------------------------------------------------------------------------------------
+
+
+def test_json_names_the_first_differing_key(tmp_path: Path) -> None:
+    found = file_differences.compare_file(*two(tmp_path, "m.json", '{"a": [1, {"b": 2}]}', '{"a": [1, {"b": 3}]}'))
+    assert (found["key"], found["original"], found["reproduction"]) == ("a[1].b", 2, 3)
+
+
+def test_a_text_names_its_line_and_anything_else_its_byte(tmp_path: Path) -> None:
+    assert file_differences.compare_file(*two(tmp_path, "card.md", "a\nb\n", "a\nc\n"))["what"] == "line 2: b → c"
+    assert file_differences.compare_file(*two(tmp_path, "x.png", b"\x89abc", b"\x89abd!"))["offset"] == 3
+    long = bytes(2**20) + b"same"
+    assert file_differences.compare_file(*two(tmp_path, "x.bin", long, long + b"!"))["offset"] == len(long)
+
+
+def test_a_file_that_is_not_what_its_name_says_is_compared_as_bytes(tmp_path: Path) -> None:
+    found = file_differences.compare_file(*two(tmp_path, "m.safetensors", b"not a tensor", b"not b tensor"))
+    assert (found["kind"], found["offset"]) == ("bytes", 4)
+
+
+# --- evaluations ----------------------------------------------------------------------------------------------------
+
+
+def evaluation(*values: list[float], task: str = "heldout") -> tuple[dict[str, Any], pd.DataFrame]:
+    """metrics and samples of an evaluation whose n-th model gave these answers."""
+    models = {f"model{index}": answers for index, answers in enumerate(values)}
+    metrics = {"tasks": {task: {"models": {m: {"value": sum(v) / len(v)} for m, v in models.items()}}}}
+    rows = [
+        {"task": task, "model": m, "id": f"q{number}", "value": value}
+        for m, answers in models.items()
+        for number, value in enumerate(answers)
+    ]
+    return metrics, pd.DataFrame(rows)
+
+
+def judged(before: tuple[dict[str, Any], pd.DataFrame], after: tuple[dict[str, Any], pd.DataFrame]) -> dict[str, Any]:
+    return file_differences.compare_evaluations(
+        before[0], after[0], (before[1], after[1]), tolerance=0.02, resamples=500
+    )
+
+
+def flipped(answers: list[float], *places: int) -> list[float]:
+    return [1 - value if index in places else value for index, value in enumerate(answers)]
+
+
+ANSWERS = [1.0, 0.0] * 150
+
+
+def test_answers_that_differ_by_chance_within_the_tolerance_are_equivalent() -> None:
+    found = judged(evaluation(ANSWERS), evaluation(flipped(ANSWERS, 0, 1, 2, 3, 4, 6)))
+    assert found["equivalent"], found["problems"]
+    assert (found["values"][0]["gained"], found["values"][0]["lost"]) == (2, 4)
+
+
+def test_a_value_beyond_the_tolerance_is_not_equivalent() -> None:
+    found = judged(evaluation(ANSWERS), evaluation(flipped(ANSWERS, *range(0, 14, 2))))
+    assert not found["equivalent"]
+    assert found["problems"][0] == "heldout of model0: 0.500 → 0.477, beyond 0.02"
+
+
+def test_a_value_within_the_tolerance_is_not_equivalent_where_the_paired_test_finds_a_difference() -> None:
+    many = [1.0, 0.0] * 1000
+    found = judged(evaluation(many), evaluation(flipped(many, *range(0, 60, 2))))
+    assert [value["within"] for value in found["values"]] == [True]
+    assert not found["equivalent"]
+    assert "0 gained, 30 lost, McNemar p" in found["problems"][0]
+
+
+def test_one_low_p_of_many_is_no_difference_after_holms_correction() -> None:
+    many = [1.0, 0.0] * 400
+    once = flipped(many, *range(0, 14, 2), 1)  # 1 gained, 7 lost: p 0.07; 0 gained, 6 lost: p 0.03
+    lower = flipped(many, *range(0, 12, 2))
+    alone = judged(evaluation(many), evaluation(lower))
+    among = judged(evaluation(*[many] * 4), evaluation(lower, once, once, once))
+    assert alone["values"][0]["p"] < 0.05
+    assert not alone["equivalent"]
+    assert among["equivalent"], among["problems"]
+
+
+def test_a_continuous_metric_is_judged_by_the_paired_bootstrap() -> None:
+    before = [0.1 * (index % 7) for index in range(200)]
+    shifted, shaken = [value + 0.01 for value in before], [value + 0.01 * (-1) ** i for i, value in enumerate(before)]
+    assert not judged(evaluation(before), evaluation(shifted))["equivalent"]
+    assert judged(evaluation(before), evaluation(shaken))["equivalent"]
+
+
+@pytest.mark.parametrize("lacking", ["original", "reproduction"])
+def test_a_task_on_one_side_only_is_not_equivalent(lacking: str) -> None:
+    whole = evaluation(ANSWERS)
+    other = json.loads(json.dumps(whole[0]))
+    other["tasks"]["more"] = other["tasks"]["heldout"]
+    sides = [whole, (other, whole[1])]
+    found = judged(*(sides if lacking == "original" else sides[::-1]))
+    assert found["problems"] == [f"more is not in the {lacking}"]

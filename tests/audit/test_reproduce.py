@@ -1,0 +1,519 @@
+"""regrpo reproduce: a miniature run made again in a fresh clone, a changed one told apart, bad input in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrpo import cli
+from regrpo.audit import reproduce
+from regrpo.core.profiles import read_yaml
+from regrpo.records import record as record_module
+from tests.support.projects import MINIATURE, commit, edit_yaml, environment, make_project, run
+
+SECTIONS = MINIATURE | {
+    # Without warm-up the first logged step already shows the learning rate.
+    "grpo": MINIATURE["grpo"] | {"warmup_steps": 0},
+    "evaluate": MINIATURE["evaluate"] | {"tasks": ["heldout"]},
+}
+RAW = "data/raw/mine.jsonl"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature run with data that DVC tracks, its results committed and in MLflow, its cache pushed to a remote."""
+    folder = make_project(tmp_path_factory.mktemp("made") / "project", SECTIONS)
+    (folder / RAW).write_text('{"question": "1+1=", "answer": "2"}\n')
+    run(folder, "dvc", "add", RAW)
+    run(folder, "dvc", "remote", "add", "-d", "store", "../remote")
+    commit(folder, "data")
+    run(folder, "dvc", "repro")
+    run(folder, "python", "-m", "regrpo.cli", "sync")
+    commit(folder, "results")
+    run(folder, "dvc", "push")
+    return folder
+
+
+def objects(folder: Path) -> dict[str, str]:
+    """SHA-256 of every object in a repository's DVC cache."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted((folder / ".dvc/cache").rglob("*"))
+        if file.is_file()
+    }
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """What a reproduction must not touch."""
+    return {
+        "git": run(folder, "git", "status", "--short", "--branch").stdout,
+        "refs": run(folder, "git", "for-each-ref").stdout,
+        "worktrees": run(folder, "git", "worktree", "list", "--porcelain").stdout,
+        "lock": (folder / "dvc.lock").read_bytes() if (folder / "dvc.lock").exists() else None,
+        "local": (folder / ".dvc/config.local").exists(),
+    }
+
+
+def rows(folder: Path, kind: str) -> list[dict[str, str]]:
+    """MLflow runs of a kind, straight from the store: tags, id and metrics."""
+    with sqlite3.connect(folder / "mlflow.db") as db:
+        runs: dict[str, dict[str, str]] = {}
+        for uuid, key, value in db.execute("select run_uuid, key, value from tags"):
+            runs.setdefault(uuid, {"id": uuid})[key] = value
+        for uuid, status in db.execute("select run_uuid, status from runs"):
+            runs[uuid]["status"] = status
+    return [one for one in runs.values() if one.get("regrpo.kind") == kind]
+
+
+def copy(folder: Path, target: Path) -> Path:
+    """The whole repository, cache and all, to be spoiled."""
+    shutil.copytree(folder, target, symlinks=True)
+    return target
+
+
+# --- the three verdicts ---------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_identically(
+    made: Path, tmp_path: Path
+) -> None:
+    """By its MLflow id, from another path, with an empty cache."""
+    clone = tmp_path / "a clone"
+    run(tmp_path, "git", "clone", "-q", str(made), str(clone))
+    run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(made.parent / "remote"))
+    [pipeline] = rows(made, "pipeline")
+    dvc_status, before = run(clone, "dvc", "status", "--json").stdout, state(clone)
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    done = run(
+        clone, "python", "-m", "regrpo.cli", "reproduce", pipeline["id"], "--json", check=False,
+        MLFLOW_TRACKING_URI=f"sqlite:///{made / 'mlflow.db'}", TMPDIR=str(temporary),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    verdict = json.loads(done.stdout)
+    assert verdict["verdict"] == verdict["expected"] == "identical"
+    assert verdict["first_difference"] is None
+    assert verdict["environment"] == verdict["parameters"] == verdict["notes"] == []
+    assert verdict["mlflow_run_id"] == pipeline["id"]
+    lock = read_yaml(made / "dvc.lock")["stages"]
+    assert {stage["stage"] for stage in verdict["stages"]} == set(lock)
+    for stage in verdict["stages"]:
+        assert stage["reproduction"]["run"] != stage["original"]["run"], "computed, not restored"
+        assert stage["files"] >= len(lock[stage["stage"]]["outs"]) - 1
+    assert "grpo: step 4/4" in done.stderr, "the stages' own progress is shown"
+    assert not any(hint in done.stderr for hint in ("dvc push", "git add", "autostage", "track the changes"))
+
+    assert state(clone) == before
+    assert run(clone, "dvc", "status", "--json").stdout == dvc_status
+    assert list(temporary.iterdir()) == []
+    assert objects(clone) == {}, "what the remote has was fetched elsewhere"
+    [row] = rows(made, "reproduction")
+    assert row["id"] == verdict["reproduction_run_id"]
+    assert (row["status"], row["regrpo.verdict"], row["regrpo.reproduces"]) == (
+        "FINISHED", "identical", pipeline["id"],
+    )  # fmt: skip
+    assert row["regrpo.reproduces_key"] == pipeline["regrpo.pipeline_key"]
+    assert {row[f"regrpo.reproduces.{stage}"] for stage in lock} == {one["id"] for one in rows(made, "stage")}
+
+
+def test_another_learning_rate_is_different_from_grpos_first_logged_step_on(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A commit that changes the parameter beside results of the old one; what grpo reads comes from the cache."""
+    folder = copy(made, tmp_path / "changed")
+    edit_yaml(folder / "params.yaml", {"grpo": {"learning_rate": 1e-3}})
+    commit(folder, "another learning rate")
+    before, cache = state(folder), objects(folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as when it was made
+    code = cli.main(["reproduce", "--stages", "grpo", "--no-mlflow"])
+    said = capfd.readouterr()
+    assert code == 1, said.err
+    last = said.out.splitlines()[-1]
+    assert last.startswith("different: ")
+    assert "it departs in stage grpo: models/grpo/model.safetensors, tensor model." in last
+    assert last.endswith(", training step 1 (expected: identical)")
+    assert "reports/grpo/history.csv: step 1: " in said.out
+    assert "grpo.learning_rate is 0.001 at this commit, 0.0003 in the record" in said.out
+    assert "Running stage 'sft'" not in said.err
+    assert state(folder) == before
+    assert objects(folder) == cache
+
+
+def verdict_of(
+    monkeypatch: pytest.MonkeyPatch, evaluation: dict[str, Any] | None, changed: list[Any]
+) -> dict[str, Any]:
+    """The judgement where grpo's weights differ and the evaluations compare so."""
+    record = {"environment": {"cuda": [], "packages": {}, "cpu": "x", "python": "3"}, "parameters": {}}
+    entry = {"output": "models/grpo", "file": "a", "path": "models/grpo/a", "original": "1", "reproduction": "2",
+             "how": {"what": "byte 1 on"}}  # fmt: skip
+    departed = {"stage": "grpo", "original": {}, "files": 3, "differing": [entry]}
+    monkeypatch.setattr(reproduce, "_compare_stage", lambda *_: dict(departed))
+    monkeypatch.setattr(reproduce, "_explain", lambda *_: None)
+    monkeypatch.setattr(reproduce, "_evaluation", lambda *_: evaluation)
+    monkeypatch.setattr(reproduce, "environment_differences", lambda *_: [])
+    monkeypatch.setattr(reproduce.Snapshot, "record", lambda *_: record)
+    workspace = reproduce.Workspace(Path(), Path(), Path(), reproduce.Snapshot(Path()), {})
+    return reproduce._judge(workspace, {"grpo": record}, changed, 0.02)
+
+
+def test_other_bits_are_equivalent_only_if_the_evaluation_is_and_the_parameters_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    same = {"equivalent": True, "values": [{"difference": -0.01}]}
+    assert verdict_of(monkeypatch, same, [])["verdict"] == "equivalent"
+    assert verdict_of(monkeypatch, same | {"equivalent": False}, [])["verdict"] == "different"
+    assert verdict_of(monkeypatch, None, [])["verdict"] == "different"
+    changed = verdict_of(monkeypatch, same, [{"name": "grpo.learning_rate"}])
+    assert changed["verdict"] == "different"
+    assert "another experiment" in changed["notes"][0]
+    assert changed["numbers"] == {"files": 3, "files_differing": 1, "largest_value_difference": 0.01}
+
+
+def test_the_known_sources_of_another_outcome_are_named() -> None:
+    def record(cuda: list[str], cpu: str, torch: str, **parameters: Any) -> dict[str, Any]:
+        facts = {"cuda": cuda, "cpu": cpu, "python": "3.11.7", "packages": {"torch": torch, "ruff": torch}}
+        return {"environment": facts, "parameters": {"params.yaml": {"grpo": parameters}}}
+
+    here = record([], "A", "2.13.0", threads=1)
+    assert reproduce.sources_of_difference(here, here) == []
+    named = reproduce.sources_of_difference(
+        record(["H100"], "A", "2.13.0", threads=1, use_vllm=True), record([], "B", "2.12.0", threads=2, use_vllm=True)
+    )
+    for start in (
+        "device: H100 → no CUDA",
+        "CUDA kernels",
+        "processor: A → B",
+        "thread count: 1 → 2",
+        "vLLM",
+        "torch: ",
+    ):
+        assert any(source.startswith(start) for source in named), start
+    assert not any(source.startswith("ruff") for source in named)
+
+
+def test_install_builds_an_environment_of_that_commits_constraints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    originals = {"grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0", "pytest": "9"}}}}
+    workspace = reproduce.Workspace(tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), originals)
+    commands, status = [], 0
+
+    def said(self: Any, *command: str) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, status, "", "ERROR: nothing satisfies torch==2.13.0\n")
+
+    monkeypatch.setattr(reproduce.Workspace, "run", said)
+    workspace.install(lambda line: None)
+    assert commands[0] == (sys.executable, "-m", "venv", str(tmp_path / "venv"))
+    assert commands[1][-4:] == ("-c", "constraints.txt", "-e", ".[cuda,dev]")
+    assert workspace.variables()["PATH"].startswith(f"{tmp_path / 'venv/bin'}:")
+    status = 1
+    with pytest.raises(
+        reproduce.CannotCheck, match=r"constraints.txt: expected to be installable; found ERROR: nothing"
+    ):
+        workspace.install(lambda line: None)
+
+
+@pytest.mark.slow
+def test_a_run_is_made_again_in_a_fresh_environment(made: Path, tmp_path: Path) -> None:
+    """pip installs what constraints.txt pins (minutes, some GB); the stages run in that and in no other."""
+    wheel = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "wheel"), "six"]
+    if subprocess.run(wheel, capture_output=True, check=False).returncode:
+        pytest.skip("no package index in reach")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "-q", str(made), str(clone))
+    run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(made.parent / "remote"))
+    done = run(
+        clone, "python", "-m", "regrpo.cli", "reproduce", "--install", "--keep", "--no-mlflow", "--json",
+        "--stages", "prepare", "base_model", "sft", TMPDIR=str(tmp_path),
+    )  # fmt: skip
+    verdict = json.loads(done.stdout)
+    assert verdict["verdict"] == "identical"
+    tree = Path(verdict["kept"])
+    python = tree.parent / "venv/bin/python"
+    listed = json.loads(run(tree, str(python), "-m", "pip", "list", "--format=json").stdout)
+    packages = {one["name"].lower().replace("_", "-"): one["version"] for one in listed}
+    [record] = json.loads((tree / "reports/sft/run.json").read_text())
+    assert record["environment"]["packages"] == packages
+    pinned = dict(line.split("==") for line in (tree / "constraints.txt").read_text().splitlines() if "==" in line)
+    unpinned = {name for name, version in packages.items() if pinned.get(name, version) != version.partition("+")[0]}
+    assert unpinned <= {"pip"}, "venv brings a pip of its own, and nothing asks for another"
+    told = {one["what"] for one in verdict["environment"]}
+    assert told == {name for name, version in packages.items() if version != distributions().get(name)} | (
+        distributions().keys() - packages.keys()
+    )
+
+
+def distributions() -> dict[str, str]:
+    """The packages of this environment, which made the run."""
+    packages: dict[str, str] = reproduce.records.environment()["packages"]
+    return packages
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spoiled(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy for bad input: what one test spoils it mends."""
+    return copy(made, tmp_path_factory.mktemp("spoiled") / "project")
+
+
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(
+    spoiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Refusal:
+    """Runs the command; it must end with 2, one line on stderr, and nothing changed or left behind."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "REGRPO_"))]:
+        monkeypatch.delenv(name)
+
+    def refused(*arguments: str, folder: Path = spoiled) -> str:
+        monkeypatch.chdir(folder)
+        before = (state(folder), objects(folder)) if (folder / ".git").exists() else None
+        capfd.readouterr()
+        assert cli.main(["reproduce", *arguments]) == 2
+        said = capfd.readouterr()
+        lines = [line for line in said.err.splitlines() if line.startswith("regrpo reproduce: ")]
+        assert len(lines) == 1, said.err
+        assert "Traceback" not in said.err
+        assert said.out == ""
+        assert before is None or (state(folder), objects(folder)) == before
+        assert list(temporary.iterdir()) == []
+        return lines[0]
+
+    return refused
+
+
+@contextlib.contextmanager
+def committed(folder: Path, path: str, content: bytes) -> Iterator[None]:
+    """A commit with another content of a file, undone afterwards."""
+    (folder / path).write_bytes(content)
+    commit(folder, "spoiled")
+    try:
+        yield
+    finally:
+        run(folder, "git", "reset", "-q", "--hard", "HEAD~1")
+
+
+def test_an_unknown_run_is_refused(refusal: Refusal) -> None:
+    for name in ("no-such-thing", "0" * 32, "0" * 40, "--upload-pack=x", ""):
+        assert "expected" in refusal("--no-mlflow", "--", name), name
+
+
+def test_an_unknown_mlflow_run_is_refused(refusal: Refusal) -> None:
+    assert "expected an MLflow run id, a git revision or a DVC experiment; found none of that name" in refusal("0" * 32)
+
+
+def test_a_deleted_experiment_is_refused_by_name_and_by_run(refusal: Refusal, spoiled: Path) -> None:
+    """As a DVC experiment that was run, synced and removed leaves its row behind."""
+    from regrpo.tracking.writer import Store
+
+    store = Store(f"sqlite:///{spoiled / 'mlflow.db'}", "regrpo", spoiled / "mlartifacts")
+    tags = {"regrpo.kind": "pipeline", "regrpo.experiment": "gone", "regrpo.stage.grpo": "f" * 32}
+    run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+    assert "MLflow remembers a DVC experiment of that name: it was removed" in refusal("gone")
+    assert "its DVC experiment 'gone' was removed" in refusal(run_id)
+
+
+def test_an_experiment_is_found_by_its_name(spoiled: Path) -> None:
+    head = run(spoiled, "git", "rev-parse", "HEAD").stdout.strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/mine"
+    run(spoiled, "git", "update-ref", ref, head)
+    place = record_module.find("mine", spoiled, mlflow=False, committed=True)
+    assert place == record_module.Place("experiment mine", reproduce.Snapshot(spoiled, head))
+    run(spoiled, "git", "update-ref", "-d", ref)
+    [record] = json.loads((spoiled / "reports/grpo/run.json").read_text())
+    for name in (record["run"], record["mlflow_run_id"], record["run"][:9]):
+        place = record_module.find(name, spoiled, mlflow=False, committed=True)
+        assert (place.snapshot.revision, place.mlflow_run_id) == (head, record["mlflow_run_id"]), "from run.json"
+
+
+def test_results_that_were_never_committed_are_refused(refusal: Refusal) -> None:
+    assert "none of prepare, base_model, " in refusal("HEAD~1", "--no-mlflow")
+
+
+def test_a_folder_without_git_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    assert "found no dvc.yaml" in refusal(folder=tmp_path / "bare")
+    (tmp_path / "bare/dvc.yaml").touch()
+    assert "found no .dvc/" in refusal(folder=tmp_path / "bare")
+    (tmp_path / "bare/.dvc").mkdir()
+    assert "expected a git repository around dvc.yaml; found none" in refusal(folder=tmp_path / "bare")
+
+
+def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    path = "reports/sft/run.json"
+    whole = (spoiled / path).read_bytes()
+    with committed(spoiled, path, whole[:500]):
+        assert f"{path}: expected a stage's record; found a corrupted one" in refusal("--no-mlflow")
+    with committed(spoiled, path, whole.replace(b'"schema_version": 1', b'"schema_version": 99')):
+        assert "expected a record of schema_version 1 or older; found schema_version 99" in refusal("--no-mlflow")
+    with committed(spoiled, path, whole.replace(b'"seconds": ', b'"seconds": 1')):
+        assert "found another one: it was altered" in refusal("--no-mlflow")
+    with committed(spoiled, "dvc.lock", b"{"):
+        assert "none that can be read" in refusal("--no-mlflow")
+
+
+def test_a_record_of_the_older_form_is_read(spoiled: Path) -> None:
+    """It was a single object before it was a list of one."""
+    path = "reports/sft/run.json"
+    [record] = json.loads((spoiled / path).read_text())
+    old = json.dumps(record).encode()
+    lock, md5s = (spoiled / "dvc.lock").read_bytes(), [hashlib.md5((spoiled / path).read_bytes()), hashlib.md5(old)]
+    lock = lock.replace(*(md5.hexdigest().encode() for md5 in md5s), 1)  # the output, not what later stages read
+    with committed(spoiled, path, old), committed(spoiled, "dvc.lock", lock):
+        assert record_module.read_records(reproduce.Snapshot(spoiled, "HEAD"))["sft"] == record
+
+
+def test_a_corrupt_profile_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    whole = (spoiled / "params.yaml").read_bytes()
+    with committed(spoiled, "params.yaml", b"{"):
+        assert "params.yaml of that commit: expected YAML; found " in refusal("--no-mlflow")
+    with committed(spoiled, "params.yaml", whole.replace(b"\ngrpo:", b"\nppo:")):
+        assert "params.yaml of that commit: expected one section per stage" in refusal("--no-mlflow")
+
+
+def test_a_broken_configuration_of_dvc_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    for content in (b"[core\n", b"[core]\n    nonsense = 1\n", b"\xff\xfe"):
+        with committed(spoiled, ".dvc/config", content):
+            assert ".dvc/config: expected DVC's configuration; found " in refusal("--no-mlflow")
+
+
+def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
+    refusal: Refusal, spoiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("dvc.lock", "params.yaml", "profiles/gemma-3-1b-pt.yaml", "stages/sft.py", "custom/mine.py"):
+        changed = spoiled / path
+        before = changed.read_bytes() if changed.exists() else None
+        changed.write_bytes((before or b"") + b"\n# changed\n")
+        said = refusal("--no-mlflow")
+        assert f"workspace: expected what lies here to be committed; found uncommitted changes in {path}. " in said
+        assert "name the revision: `regrpo reproduce HEAD`" in said
+        changed.unlink() if before is None else changed.write_bytes(before)
+    (spoiled / "params.yaml").write_bytes(b"{")
+    assert "uncommitted changes in params.yaml" in refusal("--no-mlflow")
+    run(spoiled, "git", "checkout", "-q", "params.yaml")
+
+    (spoiled / "notes.txt").touch()  # decides nothing
+    with (spoiled / "stages/sft.py").open("a") as file:
+        file.write("# changed\n")
+    monkeypatch.setattr(reproduce.Workspace, "execute", lambda *_: None)
+    found = {"verdict": "identical", "records": {}, "notes": [], "numbers": {}}
+    monkeypatch.setattr(reproduce, "_judge", lambda *_: {**found, "numbers": {}})
+    monkeypatch.chdir(spoiled)
+    lines: list[str] = []
+    verdict = reproduce.reproduce("HEAD", mlflow=False, say=lines.append)
+    note = "the workspace has uncommitted changes in stages/sft.py; the commit is reproduced"
+    assert verdict["notes"][0] == note
+    assert f"note: {note}" in lines
+    run(spoiled, "git", "checkout", "-q", "stages/sft.py")
+    (spoiled / "notes.txt").unlink()
+    assert reproduce.reproduce(mlflow=False)["notes"] == []
+
+
+def test_code_that_is_not_the_runs_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    changed = (spoiled / "regrpo/train/rewards.py").read_bytes() + b"\n# changed\n"
+    with committed(spoiled, "regrpo/train/rewards.py", changed):
+        said = refusal("--no-mlflow")
+    assert (
+        "regrpo/train/rewards.py: expected the files that grpo read when it ran; found 1 with another SHA-256" in said
+    )
+
+
+def test_code_that_was_not_committed_is_told_so(tmp_path: Path) -> None:
+    workspace = reproduce.Workspace(tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), {})
+    (tmp_path / "regrpo").mkdir()
+    (tmp_path / "regrpo/train/rewards.py").touch()
+    record = {"code": {"dirty": True, "diff_sha256": "ab" * 32}}
+    with pytest.raises(
+        reproduce.CannotCheck, match=r"uncommitted when grpo ran: its diff, SHA-256 abababababab…, is not"
+    ):
+        workspace._verify("grpo", {"path": "regrpo/train/rewards.py", "sha256": "0"}, record)
+
+
+def test_raw_data_that_neither_cache_nor_remote_has_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    md5 = read_yaml(spoiled / f"{RAW}.dvc")["outs"][0]["md5"]
+    kept = spoiled / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    data = kept.read_bytes()
+    kept.unlink()
+    assert f"{RAW}: expected the run's data in DVC's cache or on its remote" in refusal("--no-mlflow")
+    kept.write_bytes(data.replace(b"2", b"3"))  # of the same size
+    assert "expected the files that prepare read when it ran" in refusal("--no-mlflow")
+    kept.write_bytes(data)
+
+
+def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(
+    refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
+    assert "MLflow: expected a store at gone.db; found no such file" in refusal("0" * 32)
+    assert not (tmp_path / "gone.db").exists()
+    (tmp_path / "gone.db").write_text("no database at all, but some text that is longer than its header" * 10)
+    assert "expected an MLflow store; found " in refusal()
+
+
+@pytest.mark.slow
+def test_a_store_that_another_program_has_locked_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    with contextlib.closing(sqlite3.connect(spoiled / "mlflow.db", isolation_level=None)) as db:
+        db.execute("begin exclusive")
+        assert "database is locked" in refusal()
+        db.execute("rollback")
+
+
+def test_too_little_disk_is_refused(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 10**6))  # type: ignore[attr-defined]
+    said = refusal("--no-mlflow")
+    assert "GB free for the temporary worktree; found 0.0 GB" in said
+    assert "TMPDIR" in said
+
+
+def test_an_unknown_stage_is_refused(refusal: Refusal) -> None:
+    assert "found train" in refusal("HEAD", "--no-mlflow", "--stages", "train")
+
+
+def test_a_terminated_reproduction_leaves_nothing_behind(spoiled: Path, tmp_path: Path) -> None:
+    """SIGTERM while a stage runs: the stage ends too, worktree and temporary folder are gone."""
+    import psutil
+
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    before = state(spoiled)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "regrpo.cli", "reproduce", "--no-mlflow"], cwd=spoiled,
+        env=environment(TMPDIR=str(temporary)), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("> python -m stages"):
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    _, alive = psutil.wait_procs(children, 10)
+    assert children
+    assert alive == []
+    assert state(spoiled) == before
+    assert list(temporary.iterdir()) == []

@@ -1,0 +1,187 @@
+"""regrpo check: what it finds, how it tells it, and its exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from regrpo import cli
+from regrpo.commands import check
+from regrpo.core.errors import CannotCheck, Refused
+from tests.support.projects import ROOT, edit_yaml, run
+
+
+@pytest.fixture
+def here(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = project(with_git=False)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}")
+    return folder
+
+
+def test_a_good_profile_is_told_section_by_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("ok  ") == 13
+    assert "params.yaml: model_card" in said
+    assert "params.yaml: promote" in said
+
+
+def test_quiet_says_nothing_where_all_is_well(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_wrong_section_is_told_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_yaml(
+        here / "params.yaml", {"grpo": {"num_generations": 5}, "sft": {"learning_rate": "fast"}, "prepare": {"dev": 0}}
+    )
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[1].strip() for line in said] == ["prepare", "sft", "grpo"]
+
+
+def test_a_misspelled_task_is_found_before_anything_is_trained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_yaml(here / "params.yaml", {"evaluate": {"tasks": ["heldout", "gsm8kk", "gsm8k"]}})
+    assert cli.main(["check"]) == 1
+    assert "found gsm8kk, which none of their files names" in capsys.readouterr().err
+
+
+def test_data_without_answers_want_rewards_and_tasks_that_need_none(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_yaml(here / "params.yaml", {"prepare": {"verifier": "none"}})
+    assert cli.main(["check"]) == 1
+    assert "grpo.reward_funcs: exact_answer: expected a dataset with a verifier" in capsys.readouterr().err
+    edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": {"length_penalty": 1.0}}})
+    assert cli.main(["check"]) == 1
+    assert "params.yaml: evaluate.tasks: expected tasks that need no verifiable answer" in capsys.readouterr().err
+    task = {"tasks": ["heldout_text"]}
+    edit_yaml(here / "params.yaml", {"evaluate": task, "promote": {"task": "heldout_text"}})
+    assert cli.main(["check"]) == 0
+
+
+def test_the_rule_of_promotion_is_checked_with_the_profile(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_yaml(here / "params.yaml", {"promote": {"task": "heldout_format"}})
+    assert cli.main(["check", "--quiet"]) == 0, "a further metric of a task that is asked"
+    edit_yaml(here / "params.yaml", {"promote": {"task": "gsm8k"}})
+    assert cli.main(["check"]) == 1
+    assert "params.yaml: promote.task: expected a task of evaluate.tasks (heldout, " in capsys.readouterr().err
+    edit_yaml(here / "params.yaml", {"promote": {"max_loss": -0.1, "alpha": 1.0, "maxloss": 0.1}})
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert all(key in said for key in ("`max_loss`", "`alpha`", "unknown key `maxloss` (did you mean `max_loss`?)"))
+
+
+def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewards = {
+        "think_format_reward": 1.0,
+        "custom.rewards:short_thought": 0.1,
+        "custom.rewards:none": 1.0,
+        "exct_answer": 1.0,
+    }
+    source = {"kind": "local", "train": "mine.jsonl", "license": "MIT"}
+    base = {"kind": "local", "path": "mine", "license": "MIT"}
+    edit_yaml(
+        here / "params.yaml",
+        {"grpo": {"reward_funcs": rewards}, "prepare": {"source": source}, "base_model": {"source": base}},
+    )
+    assert cli.main(["check"]) == 2
+    said = capsys.readouterr().err
+    assert "found custom.rewards:none, exct_answer (did you mean `exact_answer`?)." in said
+    assert "a file or folder at data/raw/mine.jsonl" in said
+    assert "a file or folder at models/raw/mine" in said
+
+
+def test_vllm_that_is_not_installed_is_named_before_anything_trains(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name))
+    edit_yaml(here / "params.yaml", {"grpo": {"use_vllm": True}, "evaluate": {"backend": "vllm"}})
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "params.yaml: grpo.use_vllm: expected a CUDA device and the vllm package; found device auto, vllm not" in said
+    )
+    assert "params.yaml: evaluate.backend: expected a CUDA device" in said
+    assert "Set `backend: hf`; or, on a CUDA machine, pip install" in said
+
+
+def test_sfts_limit_of_a_prompt_needs_prepares(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_yaml(here / "params.yaml", {"sft": {"max_prompt_tokens": 60}})
+    assert cli.main(["check"]) == 1
+    assert "params.yaml: sft.max_prompt_tokens: expected prepare.max_prompt_tokens beside it" in capsys.readouterr().err
+    edit_yaml(here / "params.yaml", {"prepare": {"max_prompt_tokens": 40}})
+    assert cli.main(["check"]) == 0
+
+
+def test_findings_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_yaml(here / "params.yaml", {"sft": {"threads": 0}})
+    assert cli.main(["check", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)
+    assert [finding["what"] for finding in findings if finding["problem"]] == ["params.yaml: sft"]
+
+
+def test_a_profile_that_is_not_there_could_not_be_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--profile", "profiles/none.yaml"]) == 2
+    assert "expected a YAML file; found no such file" in capsys.readouterr().err
+
+
+def test_another_python_on_the_path_is_told_with_the_line_that_helps(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "bin").mkdir()
+    (here / "bin/python").symlink_to(Path(sys.base_prefix) / "bin/python3")
+    monkeypatch.setenv("PATH", str(here / "bin"))
+    with pytest.raises(CannotCheck, match=r"source \.venv/bin/activate"):
+        check.require_environment()
+
+
+def test_another_version_than_the_pinned_one_is_named(here: Path) -> None:
+    text = (here / "constraints.txt").read_text()
+    (here / "constraints.txt").write_text(text.replace("\ntrl==", "\ntrl==9."))
+    with pytest.raises(CannotCheck, match=r"trl 1\.\S+ instead of 9\.1\."):
+        check.require_environment()
+
+
+def test_a_full_disk_is_told_before_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8))  # type: ignore[attr-defined]
+    with pytest.raises(Refused, match=r"expected 2\.0 GB free .* found 0\.1 GB"):
+        check.require_disk()
+
+
+@pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n", "stages: [\n"])
+def test_a_lock_that_dvc_left_half_written_is_told_with_the_remedy(here: Path, content: str) -> None:
+    (here / "dvc.lock").write_text(content)
+    with pytest.raises(CannotCheck, match=r"dvc\.lock: .*git checkout dvc\.lock"):
+        check.require_lock()
+
+
+def test_a_stage_under_a_foreign_interpreter_says_what_to_do_without_a_traceback() -> None:
+    done = run(ROOT, sys.executable, "-S", "-m", "stages.prepare", check=False)
+    assert done.returncode == 1
+    assert "source .venv/bin/activate" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stage_refuses_a_wrong_profile_before_it_does_anything(here: Path) -> None:
+    edit_yaml(here / "params.yaml", {"model_card": {"lisense": "MIT"}})
+    done = run(here, "python", "-m", "stages.prepare", check=False)
+    assert done.returncode == 1
+    assert "unknown key `lisense` (did you mean `license`?)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (here / "data/prepared").exists()
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in cli.COMMANDS)

@@ -1,0 +1,163 @@
+"""Pipelines with everything that MLflow is told: reports as the stages write them, and journals to replay."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from regrpo.core import files
+from regrpo.core.pipeline import stage_key
+from regrpo.core.profiles import STAGES
+from regrpo.records.journals import Journal
+from regrpo.train import doctor
+from tests.support.pipelines import MAKES, READS, digest, record
+
+SECTIONS: dict[str, dict[str, Any]] = {name: {"seed": 0} for name in STAGES[:-1]}
+SECTIONS |= {"grpo": {"seed": 0, "learning_rate": 3e-4}, "model_card": {"model_name": "tiny-sums"}}
+RIGHT = {"base": "0000", "sft": "1100", "grpo": "1011"}
+"""Which of four questions each model answers right."""
+
+
+@contextlib.contextmanager
+def repository(root: Path, database: str | None = None) -> Iterator[None]:
+    """Be in an empty repository that is told to a database (its own mlflow.db), under its own name."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))]:
+            patch.delenv(name)
+        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("MLFLOW_TRACKING_URI", database or f"sqlite:///{root / 'mlflow.db'}")
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", root.name)
+        patch.chdir(root)
+        (root / "dvc.yaml").write_text("stages: {}\n")
+        (root / ".dvc").mkdir()
+        (root / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+        yield
+
+
+def evaluation(grpo: float = 0.75) -> dict[str, Any]:
+    """evaluate's metrics.json, with GRPO's accuracy."""
+    values = {"base": 0.0, "sft": 0.5, "grpo": grpo}
+    models = {model: {"value": value, "ci95": [value / 2, (1 + value) / 2]} for model, value in values.items()}
+    pair = {"difference": grpo - 0.5, "ci95": [grpo - 0.7, grpo - 0.3], "p_mcnemar": 0.25, "gained": 2, "lost": 1}
+    task = {"kind": "binary", "n": 4, "models": models, "pairs": {"sft_grpo": pair}}
+    tasks = {"asked": task | {"role": "control"}, "heldout": task | {"role": "headline"}}
+    gain: dict[str, Any] = {"total": grpo - 0.5, "elicited": 0.1, "learned": grpo - 0.6}
+    gain |= {f"{part}_ci95": [0.0, 0.4] for part in ("total", "elicited", "learned")}
+    return {"headline": "heldout", "tasks": tasks, "gain": gain}
+
+
+def answers(prompt: Any = None) -> pd.DataFrame:
+    """evaluate's samples.parquet of two tasks; without a prompt, each question has its own."""
+    rows = [
+        {"task": task, "model": model, "id": f"q{index}", "prompt": prompt or f"{index}+5-7=",
+         "completion": f"{model} on {task} {index}",
+         "answer": "2", "value": float(right)}
+        for task in ("asked", "heldout") for model, row in RIGHT.items() for index, right in enumerate(row)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def completions(steps: int = 3, group: int = 4, prompt: Any = "4+5-7=") -> pd.DataFrame:
+    """grpo's samples.parquet."""
+    rows = [
+        {"step": 10 * step, "id": "q", "prompt": prompt, "completion": f"step {step}, {index} <b>&", "answer": "2",
+         "reward": float(index % 2), "exact_answer": float(index % 2)}
+        for step in range(steps) for index in range(group)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def history(steps: int = 8, speed: float = 1.0) -> pd.DataFrame:
+    """grpo's history.csv: dev accuracy before the first step and after the last; a slow run has a KL term."""
+    rows: list[dict[str, float]] = [{"step": 0, "dev_accuracy": 0.25}]
+    for step in range(1, steps + 1):
+        rows.append({"step": step, "reward": speed * step / steps, "entropy": 1 / step, "loss": 0.0})
+        rows[-1] |= {"completions/mean_length": 5 + step, "grad_norm": 1.0}
+        rows[-1] |= {"kl": 0.01} if speed < 1 else {}
+    rows[-1]["dev_accuracy"] = speed * 0.75
+    return pd.DataFrame(rows)
+
+
+def png(path: Path, text: str) -> None:
+    """A small picture with a word in it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 2))
+    figure.text(0.3, 0.5, text)
+    figure.savefig(path)
+
+
+def write_results(root: Path, grpo: float = 0.75, speed: float = 1.0) -> None:
+    """The stages' reports and prepared data, in a repository."""
+    reports = {stage: root / "reports" / stage for stage in STAGES}
+    for folder in (*reports.values(), root / "data/prepared"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for split in ("sft", "train", "dev", "eval"):
+        columns = {"id": [f"{split}-{index}" for index in range(4)], "question": ["4+5-7="] * 4, "source_row": range(4)}
+        files.write_parquet(root / f"data/prepared/{split}.parquet", pd.DataFrame(columns))
+    files.write_json(reports["evaluate"] / "metrics.json", evaluation(grpo))
+    files.write_parquet(reports["evaluate"] / "samples.parquet", answers())
+    files.write_parquet(reports["grpo"] / "samples.parquet", completions())
+    curve = history(speed=speed)
+    curve.to_csv(reports["grpo"] / "history.csv", index=False)
+    rows = [{name: value for name, value in row.items() if value == value} for row in curve.to_dict("records")]
+    files.write_json(reports["grpo"] / "health.json", doctor.examine(rows))
+    files.write_json(reports["grpo"] / "metrics.json", {"steps": 8, "reward_last": speed})
+    for stage, name in (("grpo", "curves"), ("evaluate", "comparison")):
+        png(reports[stage] / f"{name}.png", name)
+    (reports["validate"] / "report.html").write_text("<!doctype html><title>gate</title><h1>The gate passed</h1>")
+    (reports["model_card"] / "README.md").write_text("# tiny-sums\n")
+
+
+def tell(
+    root: Path,
+    name: str,
+    execution: list[float],
+    sections: Mapping[str, Mapping[str, Any]] = SECTIONS,
+    started: float = 60.0,
+    **facts: Any,
+) -> None:
+    """Write records and dvc.lock over `root`'s reports, and a closed journal of each stage, `started` seconds ago."""
+    lock: dict[str, Any] = {"stages": {}}
+    for number, stage in enumerate(STAGES):
+        reads = [path for path in READS.get(stage, []) if not path.startswith("data/prepared/")]
+        entry = {
+            "cmd": f"python -m stages.{stage}",
+            "deps": [{"path": path, "md5": digest(path)[:32]} for path in reads],
+            "params": {"params.yaml": {stage: dict(sections[stage])}},
+        }
+        made = record(stage, run=f"{name}-{stage}", key=stage_key(entry), parameters=entry["params"])
+        made["inputs"] = [item for item in made["inputs"] if not item["path"].endswith(".parquet")]
+        for split in {"sft": ("sft",), "grpo": ("train", "dev"), "evaluate": ("eval",)}.get(stage, ()):
+            path = f"data/prepared/{split}.parquet"
+            made["inputs"].append({"path": path, "sha256": files.sha256(root / path), "size": 9})
+        if stage == "prepare":
+            made["outputs"][0]["files"] = {}
+        folder = root / "reports" / stage
+        files.write_json(folder / "run.json", [made])
+        outs = [{"path": path, "md5": digest(path)[:32]} for path in MAKES.get(stage, [])]
+        md5 = hashlib.md5((folder / "run.json").read_bytes()).hexdigest()
+        lock["stages"][stage] = entry | {"outs": [*outs, {"path": f"reports/{stage}/run.json", "md5": md5}]}
+        opened = {
+            "stage": stage, "run": made["run"], "key": made["key"], "entry": entry, "code": made["code"], "diff": "",
+            "process": [2**22 + 1, 1.0], "execution": execution, "experiment": None, "baseline": None,
+            "profile": "params.yaml", "sections": sections, "workspace": str(root),
+            "started": time.time() - started + number,
+        }  # fmt: skip
+        journal = Journal(opened | facts)
+        if stage == "grpo":
+            for row in pd.read_csv(folder / "history.csv").to_dict("records"):
+                journal.metrics({k: v for k, v in row.items() if k != "step" and v == v}, int(row["step"]))
+        for file in sorted(folder.iterdir()):
+            if file.name != "run.json":
+                journal.keep(file, file.name)
+        journal.close("FINISHED", made)
+    files.write_json(root / "dvc.lock", lock)

@@ -1,0 +1,44 @@
+"""One MLflow database for a module, an experiment of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from regrpo.tracking import follower
+
+if TYPE_CHECKING:
+    from regrpo.tracking.writer import Store
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for the module (making it takes seconds); each test has an experiment of its own in it."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def root(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty repository that is told to the module's database."""
+    for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", tmp_path.name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    return tmp_path
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[Store]:
+    opened = follower._open_store()
+    yield opened
+    for run_id in list(opened._monitors):
+        opened._stop_monitor(run_id)

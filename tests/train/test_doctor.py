@@ -1,0 +1,97 @@
+"""The GRPO doctor's rules on histories made for them."""
+
+import math
+
+import pytest
+
+from regrpo.train.doctor import RULES, examine
+
+
+def healthy(steps: int = 40) -> list[dict[str, float]]:
+    """A run that learns: reward up, dev accuracy up, nothing odd."""
+    return [
+        {
+            "step": float(step),
+            "reward": min(0.9, 0.3 + step * 0.02),
+            "frac_reward_zero_std": 0.2,
+            "entropy": 0.4,
+            "kl": 0.1,
+            "clip_ratio/region_mean": 0.01,
+            "completions/clipped_ratio": 0.0,
+            "completions/mean_length": 8.0,
+            "grad_norm": 1.0,
+            "loss": 0.01,
+            **({"dev_accuracy": 0.3 + step * 0.015} if step % 10 == 0 else {}),
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+def verdicts(history: list[dict[str, float]]) -> dict[str, str]:
+    return {rule["rule"]: rule["verdict"] for rule in examine(history)["rules"]}
+
+
+def test_a_healthy_run_is_clear_in_every_rule() -> None:
+    assert set(verdicts(healthy()).values()) == {"clear"}
+    assert examine(healthy())["verdict"] == "healthy"
+
+
+def spoil(metric: str, value: float, first: int = 1) -> list[dict[str, float]]:
+    return [{**row, metric: value} if row["step"] >= first else row for row in healthy()]
+
+
+@pytest.mark.parametrize(
+    ("rule", "history", "first_step"),
+    [
+        ("not_finite", spoil("loss", math.nan, 7), 7),
+        ("not_finite", spoil("grad_norm", math.inf, 9), 9),
+        ("no_reward", spoil("reward", 0.0), 20),
+        ("no_variance", spoil("frac_reward_zero_std", 0.97, 21), 21),
+        ("entropy_collapse", spoil("entropy", 0.01, 11), 11),
+        ("kl", spoil("kl", 2.1, 30), 30),
+        ("clip_ratio", spoil("clip_ratio/region_mean", 0.31, 5), 5),
+        ("truncation", spoil("completions/clipped_ratio", 0.81, 5), 5),
+        ("grad_norm", spoil("grad_norm", 10.5, 12), 12),
+        ("length_explosion", spoil("completions/mean_length", 30.0, 20), 20),
+        ("reward_without_accuracy", [{**r, "dev_accuracy": 0.9 - r["step"] / 100} for r in healthy()], 11),
+    ],
+)
+def test_each_rule_fires_on_its_illness_and_names_the_steps(
+    rule: str, history: list[dict[str, float]], first_step: int
+) -> None:
+    found = next(one for one in examine(history)["rules"] if one["rule"] == rule)
+    assert found["verdict"] == "fired"
+    assert found["steps"][0] == first_step
+    assert found["change"]
+
+
+def test_one_odd_step_does_not_fire_the_rules_that_want_a_run_of_them() -> None:
+    history = healthy()
+    history[20] = {**history[20], "frac_reward_zero_std": 1.0, "entropy": 0.0, "completions/mean_length": 100.0}
+    assert set(verdicts(history).values()) == {"clear"}
+
+
+def test_a_metric_that_was_not_logged_makes_its_rule_not_applicable() -> None:
+    history = [{key: value for key, value in row.items() if key not in ("kl", "dev_accuracy")} for row in healthy()]
+    found = verdicts(history)
+    assert found["kl"] == found["reward_without_accuracy"] == "not_applicable"
+
+
+def test_only_nan_and_infinity_are_fatal() -> None:
+    assert examine(spoil("kl", 5.0))["verdict"] == "warnings"
+    assert examine(spoil("loss", math.nan))["verdict"] == "fatal"
+
+
+def test_the_report_is_json_without_nan() -> None:
+    import json
+
+    json.dumps(examine(spoil("loss", math.nan)), allow_nan=False)
+
+
+def test_the_first_measurement_without_a_reward_is_no_obstacle() -> None:
+    assert verdicts([{"step": 0.0, "dev_accuracy": 0.9}])["reward_without_accuracy"] == "clear"
+    assert verdicts([])["reward_without_accuracy"] == "not_applicable"
+
+
+def test_rule_names_are_unique() -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)

@@ -1,0 +1,335 @@
+"""sft and grpo in miniature, in this process: order, seeds, dev accuracy, LoRA, what is saved."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from regrpo.core import files, hardware, profiles
+from regrpo.core.errors import Refused
+from regrpo.train import callbacks
+from stages import grpo, sft
+from tests.support.projects import MODEL_FILES
+from tests.support.trainings import run_for, section
+
+
+def weights(name: str) -> str:
+    return hashlib.sha256(Path(f"models/{name}/model.safetensors").read_bytes()).hexdigest()
+
+
+def train_grpo(**changes: Any) -> str:
+    grpo.train(run_for(section(grpo.Params, "grpo", **changes), "grpo"))
+    return weights("grpo")
+
+
+def test_measuring_dev_accuracy_leaves_the_weights_as_they_would_be_without(folder: Path) -> None:
+    with_dev = train_grpo(dev_every=1)
+    rows = Path("reports/grpo/history.csv").read_text().splitlines()
+    assert "dev_accuracy" in rows[0]
+    assert train_grpo(dev_every=0) == with_dev
+    assert "dev_accuracy" not in Path("reports/grpo/history.csv").read_text()
+
+
+def test_grpo_moves_the_weights_and_another_seed_moves_them_elsewhere(folder: Path) -> None:
+    first = train_grpo()
+    assert first != weights("sft")
+    assert train_grpo(seed=1) != first
+
+
+def test_the_order_of_grpos_prompts_is_the_seeds(folder: Path) -> None:
+    def order(seed: int) -> list[tuple[int, str]]:
+        train_grpo(seed=seed, sample_every=1)
+        samples = files.read_parquet(Path("reports/grpo/samples.parquet"))
+        return list(zip(samples["step"], samples["id"], strict=True))
+
+    first, other = order(0), order(1)
+    assert len({id for _, id in first}) > 4, "several steps' prompts"
+    assert order(0) == first
+    assert other != first
+    assert [step for step, _ in other] == [step for step, _ in first]
+
+
+def test_sft_is_the_same_bytes_twice_and_keeps_the_order_of_the_curriculum(folder: Path) -> None:
+    before = weights("sft")
+    history = Path("reports/sft/history.csv").read_bytes()
+    sft.train(run_for(section(sft.Params, "sft"), "sft"))
+    assert (weights("sft"), Path("reports/sft/history.csv").read_bytes()) == (before, history)
+    values = section(sft.Params, "sft")
+    order = sft.draw_order(100, values)
+    batch = values.per_device_train_batch_size
+    cut = round(0.84 * values.max_steps) * batch
+    assert len(order) == values.max_steps * batch
+    assert all(index < 100 for index in order[:cut]), "the first phase is all worked solutions"
+    worked = sum(index < 100 for index in order[cut:]) / len(order[cut:])
+    assert 0.1 < worked < 0.4, "the second phase shows a quarter worked"
+
+
+def test_the_second_half_of_the_examples_states_the_bare_answer() -> None:
+    from regrpo.core.verifiers import VERIFIERS
+
+    rows = [{"prompt": "1+1+1=", "answer": "3", "solution": "<think>2</think><answer>3</answer>"}]
+    assert [one["completion"] for one in sft.examples(rows, VERIFIERS["exact_int"])] == [
+        rows[0]["solution"],
+        "<answer>3</answer>",
+    ]
+    chat = [{**rows[0], "prompt": [{"role": "user", "content": "1+1+1="}]}]
+    assert sft.examples(chat, VERIFIERS["exact_int"])[1]["completion"] == [
+        {"role": "assistant", "content": "<answer>3</answer>"}
+    ]
+
+
+def test_no_steps_pass_the_base_through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    shutil.copytree("models/base", tmp_path / "models/base")
+    monkeypatch.chdir(tmp_path)
+    metrics = sft.pass_through(run_for(section(sft.Params, "sft", max_steps=0), "sft"))
+    assert metrics["steps"] == 0
+    assert {f.name: files.sha256(f) for f in Path("models/sft").iterdir()} == {
+        f.name: files.sha256(f) for f in Path("models/base").iterdir()
+    }
+
+
+def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(folder: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    lora = {"r": 4, "lora_alpha": 8}
+    first = train_grpo(lora=lora, learning_rate=1e-2)
+    config = json.loads(Path("models/grpo/adapter/adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained("models/sft"), "models/grpo/adapter"
+    ).merge_and_unload()
+    merged = AutoModelForCausalLM.from_pretrained("models/grpo")
+    start = AutoModelForCausalLM.from_pretrained("models/sft").state_dict()
+    moved = 0
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, adapted.state_dict()[name])
+        moved += int(not torch.equal(tensor, start[name]))
+    assert moved > 0
+    card = Path("models/grpo/adapter/README.md").read_bytes()
+    assert train_grpo(lora=lora, learning_rate=1e-2) == first, "the adapter's initial weights are seeded"
+    assert Path("models/grpo/adapter/README.md").read_bytes() == card
+    assert b"Gemma3ForCausalLM of 294,144 parameters (made from scratch), after this pipeline's warm start" in card
+
+
+def test_an_adapter_of_an_unchanged_hub_base_names_repository_and_commit(folder: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from regrpo.train import saving
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained("models/base"), LoraConfig(target_modules=["v_proj", "q_proj"])
+    )
+    base = files.read_json(saving.SOURCE) | {"kind": "hub", "repo": "google/gemma-3-1b-pt", "revision": "f" * 40}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "SOURCE", tmp_path / "source.json")
+        files.write_json(tmp_path / "source.json", base)
+        for start in ("base", "sft"):
+            saving.save(model, Path("models") / start, tmp_path / start, Path("models/x/adapter"))
+    config = {start: files.read_json(tmp_path / start / "adapter_config.json") for start in ("base", "sft")}
+    assert config["base"]["base_model_name_or_path"] == "google/gemma-3-1b-pt"
+    assert config["base"]["revision"] == "f" * 40
+    assert config["sft"]["base_model_name_or_path"] == "models/sft", "its weights are another model's"
+    assert config["sft"]["revision"] is None
+    assert "base_model: google/gemma-3-1b-pt\n" in (tmp_path / "sft/README.md").read_text()
+
+
+def test_a_run_without_a_better_reward_stops_and_is_the_run_that_was_that_long(folder: Path) -> None:
+    rule = {"reward_patience": 1, "smoothing": 1}
+    stopped = train_grpo(early_stopping=rule, max_steps=30, dev_every=50, learning_rate=1e-6)
+    metrics = files.read_json(Path("reports/grpo/metrics.json"))
+    step = metrics["stopped_early"]["step"]
+    assert metrics["steps"] == step < 30
+    assert "no reward (mean of 1) above" in metrics["stopped_early"]["reason"]
+    rows = list(csv.DictReader(Path("reports/grpo/history.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows if row["dev_accuracy"]] == [0, step], "measured where it ended"
+    assert train_grpo(max_steps=step, learning_rate=1e-6, dev_every=0, warmup_steps=1) == stopped
+    assert files.read_json(Path("reports/grpo/metrics.json"))["stopped_early"] is None
+
+
+def test_a_kl_ceiling_ends_the_run_and_needs_beta(folder: Path) -> None:
+    with pytest.raises(Refused, match=r"`early_stopping\.kl_ceiling` needs `beta` above 0: TRL measures `kl`"):
+        section(grpo.Params, "grpo", early_stopping={"kl_ceiling": 0.1})
+    train_grpo(early_stopping={"kl_ceiling": 1e-6}, beta=0.05, max_steps=12, learning_rate=1e-2, dev_every=0)
+    metrics = files.read_json(Path("reports/grpo/metrics.json"))
+    assert metrics["steps"] == metrics["stopped_early"]["step"] < 12
+    assert "KL divergence" in metrics["stopped_early"]["reason"]
+
+
+def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.util import find_spec
+
+    # Only what regrpo sees: transformers remembers what it found.
+    absent = SimpleNamespace(find_spec=lambda name: None if name == "bitsandbytes" else find_spec(name))
+    monkeypatch.setattr(profiles, "importlib", SimpleNamespace(util=absent))
+    four = {"quantization": {"load_in_4bit": True}, "lora": {"r": 4, "lora_alpha": 8}}
+    with pytest.raises(Refused, match=r"grpo\.quantization: expected the package bitsandbytes.*set it to null"):
+        train_grpo(**four)
+    with pytest.raises(Refused, match="`quantization` needs `lora`"):
+        section(grpo.Params, "grpo", quantization={"load_in_4bit": True})
+    with pytest.raises(Refused, match="one of `load_in_4bit` and `load_in_8bit`"):
+        section(grpo.Params, "grpo", **four | {"quantization": {"load_in_4bit": True, "load_in_8bit": True}})
+
+
+@pytest.mark.filterwarnings("ignore:bitsandbytes")  # some of its CPU kernels have no gradient: CUDA's have
+def test_a_quantised_runs_adapter_is_merged_into_the_weights_as_they_were(folder: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="of the extra cuda")
+    import torch
+    from safetensors.torch import load_file
+
+    nf4 = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "float32"}
+    train_grpo(quantization=nf4, lora={"r": 4, "lora_alpha": 8}, learning_rate=1e-2)
+    before, after = (load_file(f"models/{name}/model.safetensors") for name in ("sft", "grpo"))
+    adapter = load_file("models/grpo/adapter/adapter_model.safetensors")
+    assert "quantization_config" not in files.read_json(Path("models/grpo/config.json"))
+    moved = 0
+    for name, weight in before.items():
+        low = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        if f"{low}A.weight" in adapter:
+            delta = 2 * adapter[f"{low}B.weight"].float() @ adapter[f"{low}A.weight"].float()
+            moved += bool(delta.abs().max() > 0)
+            weight = weight + delta
+        torch.testing.assert_close(after[name], weight)
+    assert moved > 0
+
+
+def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    with pytest.raises(Refused, match=r"sft\.bf16: .*found Tesla T4 \(capability 7\.5\)\. Set `bf16: false`"):
+        hardware.require_bf16("sft", True, "cuda")
+    hardware.require_bf16("sft", False, "cuda")
+    hardware.require_bf16("sft", True, "cpu")
+    asked = [section(grpo.Params, "grpo", **one).wants_bf16 for one in ({"bf16": None}, {"bf16": None, "fp16": True})]
+    assert asked == [True, False], "TRL's own default"
+
+
+def test_vllm_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "find_device", lambda wanted: "cuda")
+    monkeypatch.setattr(hardware, "require_bf16", lambda *_: None)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name))
+    with pytest.raises(Refused, match=r"^grpo\.use_vllm: expected .*found device cuda, vllm not installed.*\[cuda\]"):
+        grpo.train(run_for(section(grpo.Params, "grpo", use_vllm=True), "grpo"))
+
+
+def test_a_package_that_the_trainer_misses_is_one_line() -> None:
+    told = r"^grpo: expected settings that the trainer accepts; found flash_attn is missing.*an extra"
+    with pytest.raises(Refused, match=told), callbacks.told_as_refusal("grpo", ImportError):
+        raise ImportError("flash_attn is missing")
+    with pytest.raises(ImportError), callbacks.told_as_refusal("grpo"):
+        raise ImportError("of a custom reward, in training")
+
+
+def test_only_model_files_are_saved(folder: Path) -> None:
+    train_grpo()
+    names = {file.name for file in Path("models/grpo").rglob("*")}
+    assert names == MODEL_FILES
+
+
+def test_nan_stops_the_run_and_leaves_its_evidence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regrpo.train import rewards
+
+    real = rewards.Samples.watching
+
+    def poisoned(self: Any, functions: Any) -> Any:
+        watched = real(self, functions)
+        calls = iter(range(100))
+
+        def reward(**kwargs: Any) -> Any:
+            values = watched[0](**kwargs)
+            return [float("inf")] * len(values) if next(calls) == 1 else values
+
+        reward.__name__ = "exact_answer"
+        return [reward]
+
+    monkeypatch.setattr(rewards.Samples, "watching", poisoned)
+    with pytest.raises(Refused, match=r"grpo, step \d: .*NaN or infinity.*Change learning_rate"):
+        train_grpo()
+    health = files.read_json(Path("reports/grpo/health.json"))
+    assert health["verdict"] == "fatal"
+    assert Path("reports/grpo/history.csv").exists()
+
+
+def test_doctor_stop_ends_the_run_at_a_warning(folder: Path) -> None:
+    with pytest.raises(Refused, match=r"gradient norm above 10|completions cut"):
+        train_grpo(doctor="stop", max_completion_length=2)
+
+
+def test_cuda_asked_for_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Refused, match="expected a CUDA device"):
+        hardware.find_device("cuda")
+
+
+def test_random_states_are_put_back() -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    from regrpo.train.callbacks import random_states_kept
+
+    hardware.set_up(3, 1)
+    expected = (random.random(), np.random.rand(), torch.rand(1).item())
+    hardware.set_up(3, 1)
+    with random_states_kept():
+        random.random(), np.random.rand(), torch.rand(5)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+@pytest.mark.parametrize(("max_steps", "logging_steps", "dev_every"), [(5, 3, 2), (3, 10, 0), (3, 10, 2)])
+def test_the_last_step_is_logged_and_dev_accuracy_has_its_own_step(
+    folder: Path, max_steps: int, logging_steps: int, dev_every: int
+) -> None:
+    train_grpo(max_steps=max_steps, logging_steps=logging_steps, dev_every=dev_every)
+    rows = list(csv.DictReader(Path("reports/grpo/history.csv").read_text().splitlines()))
+    assert files.read_json(Path("reports/grpo/metrics.json"))["steps"] == max_steps
+    logged = {step for step in range(1, max_steps + 1) if step % logging_steps == 0} | {max_steps}
+    assert [int(row["step"]) for row in rows if row["reward"]] == sorted(logged)
+    measured = [int(row["step"]) for row in rows if row.get("dev_accuracy")]
+    wanted = (
+        {0, *(step for step in range(1, max_steps + 1) if step % dev_every == 0), max_steps} if dev_every else set()
+    )
+    assert measured == sorted(wanted)
+
+
+def test_the_saved_tokenizer_does_not_tell_how_it_was_loaded(folder: Path, tmp_path: Path) -> None:
+    """HF_HUB_OFFLINE, or a tokenizer of the hub's cache, must not change the bytes of a model folder."""
+    from transformers import AutoTokenizer
+
+    from regrpo.core.tokenizers import save
+
+    digests = set()
+    for index, local_files_only in enumerate((True, False)):
+        tokenizer = AutoTokenizer.from_pretrained("models/base", local_files_only=local_files_only)
+        save(tokenizer, tmp_path / str(index))
+        digests.add(files.sha256(tmp_path / str(index) / "tokenizer_config.json"))
+    assert len(digests) == 1
+
+
+def test_rows_without_anything_to_learn_are_refused_by_id() -> None:
+    rows = [
+        {"id": "a", "prompt": "?", "answer": "1", "solution": "1"},
+        {"id": "b", "prompt": "?", "answer": "2", "solution": None},
+    ]
+    with pytest.raises(Refused, match=r"sft.parquet: .*found none for b"):
+        sft.require_targets(rows, None)
+    with pytest.raises(Refused, match="no rows"):
+        sft.require_targets([], None)
