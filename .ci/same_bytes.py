@@ -15,7 +15,9 @@ VARYING = ("run.json", "reports/model_card/README.md")
 
 
 def committed(path: str) -> str:
-    return subprocess.run(["git", "show", f"HEAD:{path}"], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", "show", f"HEAD:{path}"], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def hashes(lock: dict) -> dict[str, str]:
@@ -26,7 +28,9 @@ def hashes(lock: dict) -> dict[str, str]:
 def main() -> int:
     then = json.loads(committed("reports/grpo/run.json"))[0]["environment"]
     if then["cpu"] != cpu_model():
-        print(f"same bytes: not compared: dvc.lock was made on {then['cpu']}, this is {cpu_model()}")
+        print(
+            f"same bytes: not compared: dvc.lock was made on {then['cpu']}, this is {cpu_model()}"
+        )
         return 0
     Path(".regrpo").mkdir(exist_ok=True)
     before_file = Path(".regrpo/committed.lock.yaml")
@@ -34,8 +38,13 @@ def main() -> int:
     before, after = hashes(read_yaml(before_file)), hashes(read_yaml(Path("dvc.lock")))
     different = sorted(path for path in before | after if before.get(path) != after.get(path))
     for path in different:
-        print(f"same bytes: expected the bytes of the committed dvc.lock; found others: {path}", file=sys.stderr)
-    print(f"same bytes: {len(after) - len(different)} of {len(after)} outputs identical to the committed dvc.lock")
+        print(
+            f"same bytes: expected the bytes of the committed dvc.lock; found others: {path}",
+            file=sys.stderr,
+        )
+    print(
+        f"same bytes: {len(after) - len(different)} of {len(after)} outputs identical to the committed dvc.lock"
+    )
     return 1 if different else 0
 
 

@@ -1,9 +1,12 @@
-"""How fast an audit reads a large model: its hashing against sha256sum over the same files, in one run.
+"""How fast an audit reads a large model.
 
-Writes random weights in four files and then in one, as workspace and as DVC's cache hold them (a copy), and takes
-turns: sha256sum over them; the audit's reading (SHA-256 in the workspace, MD5 and SHA-256 in the cache, and in the
-workspace too where it shares its inodes with the cache). The ratio of the medians is printed; 1 means equally fast.
-Run it: python benchmarks/audit_speed.py [--gib 2] [--rounds 3] [--folder DIR]
+Its hashing against sha256sum over the same files, in one run.
+
+Writes random weights in four files and then in one, as workspace and as DVC's cache hold them (a
+copy), and takes turns: sha256sum over them; the audit's reading (SHA-256 in the workspace, MD5 and
+SHA-256 in the cache, and in the workspace too where it shares its inodes with the cache). The ratio
+of the medians is printed; 1 means equally fast. Run it: python benchmarks/audit_speed.py [--gib 2]
+[--rounds 3] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -43,8 +46,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gib", type=float, default=2.0, help="size of the model folder (default: 2)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gib", type=float, default=2.0, help="size of the model folder (default: 2)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where to write (default: the system's temporary folder)")
     args = parser.parse_args()
@@ -61,7 +68,9 @@ def main() -> int:
                 "model and DVC's cache": dict.fromkeys(model, False) | dict.fromkeys(cached, True),
             }
             for name, wanted in cases.items():
-                ratios.append(compare(f"{count} x {args.gib / count:g} GiB, {name}", wanted, args.rounds))
+                ratios.append(
+                    compare(f"{count} x {args.gib / count:g} GiB, {name}", wanted, args.rounds)
+                )
     return 0 if min(ratios) >= LEAST else 1
 
 

@@ -1,9 +1,9 @@
 """How long `regrpo compare` takes: of 2 runs, and of 100, each a whole process with its imports.
 
-Makes a repository with 100 DVC experiments (no training: dvc.lock, records, reports and answers to QUESTIONS questions
-in five tasks) and asks for two of them, for all by their sweep's name, and for all by the ids of their runs. Fails
-where 2 take more than 5 s or 100 more than 20 s.
-Run it: python benchmarks/compare_speed.py [--runs 100] [--questions 300] [--folder DIR]
+Makes a repository with 100 DVC experiments (no training: dvc.lock, records, reports and answers to
+QUESTIONS questions in five tasks) and asks for two of them, for all by their sweep's name, and for
+all by the ids of their runs. Fails where 2 take more than 5 s or 100 more than 20 s. Run it: python
+benchmarks/compare_speed.py [--runs 100] [--questions 300] [--folder DIR]
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ MOST_SECONDS = {2: 5.0, 100: 20.0}
 
 
 def make(root: Path, runs: int, questions: int) -> list[str]:
-    """A repository with the experiments sweep-1, sweep-2, …: settings of ten seeds each; the ids of their grpo runs."""
+    """A repository with the experiments sweep-1, sweep-2, …: settings of ten seeds each.
+
+    The ids of their grpo runs.
+    """
     synthetic.make_repository(root)
     ids = []
     for index in range(runs):
@@ -36,7 +39,9 @@ def make(root: Path, runs: int, questions: int) -> list[str]:
             for number, task in enumerate(synthetic.ROLES)
         }
         params = {"grpo.learning_rate": round(1e-4 * (setting + 1), 6), "grpo.seed": seed}
-        made = synthetic.experiment(root, f"sweep-{index + 1}", synthetic.evaluation(values), params, full=True)
+        made = synthetic.experiment(
+            root, f"sweep-{index + 1}", synthetic.evaluation(values), params, full=True
+        )
         ids.append(made["grpo"])
     return ids
 
@@ -47,12 +52,16 @@ def seconds(root: Path, *arguments: str) -> tuple[float, float]:
     command = [sys.executable, "-m", "regrpo.cli", "compare", *arguments]
     subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
+    used = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     return time.perf_counter() - began, used
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--folder", help="where to write (default: the system's temporary folder)")

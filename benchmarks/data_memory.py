@@ -1,9 +1,12 @@
-"""Peak memory and time of prepare and validate, over the number of rows: the first must not grow with the second.
+"""Peak memory and time of prepare and validate, over the number of rows.
 
-    python benchmarks/data_memory.py --rows 1000000,10000000 --stages prepare
+The first must not grow with the second.
 
-Makes JSON lines of sums with a number each (about 60 bytes a row), a hundredth of them repeated, runs the stages in a
-process of their own and prints one line a size. The gate names the repeats, unless they are dropped.
+python benchmarks/data_memory.py --rows 1000000,10000000 --stages prepare
+
+Makes JSON lines of sums with a number each (about 60 bytes a row), a hundredth of them repeated,
+runs the stages in a process of their own and prints one line a size. The gate names the repeats,
+unless they are dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ def write_source(path: Path, rows: int) -> None:
     with path.open("w", encoding="utf-8") as f:
         for index in range(rows):
             number = index % (rows - rows // 100)
-            f.write(f'{{"question": "What is {number} + {number % 97}?", "answer": "{number + number % 97}"}}\n')
+            f.write(
+                f'{{"question": "What is {number} + {number % 97}?", "answer": "{number + number % 97}"}}\n'
+            )
 
 
 def make_project(folder: Path, rows: int) -> None:
@@ -49,9 +54,14 @@ def make_project(folder: Path, rows: int) -> None:
         copy(source, folder / name)  # type: ignore[operator]
     profile = YAML().load((ROOT / "params.yaml").read_text())
     profile["prepare"] = {
-        "seed": 1, "format": "question_answer", "drop_duplicates": True, "eval": 1000, "dev": 200, "sft": 0.5,
+        "seed": 1,
+        "format": "question_answer",
+        "drop_duplicates": True,
+        "eval": 1000,
+        "dev": 200,
+        "sft": 0.5,
         "source": {"kind": "local", "train": "train.jsonl", "license": "CC0-1.0"},
-    }  # fmt: skip
+    }
     with (folder / "params.yaml").open("w") as f:
         YAML().dump(profile, f)
     (folder / "data/raw").mkdir(parents=True)
@@ -62,13 +72,20 @@ def make_project(folder: Path, rows: int) -> None:
 
 
 def measure(folder: Path, stage: str) -> tuple[float, float]:
-    """Peak resident memory (MB, 10^6 bytes) and seconds of a stage. Raises RuntimeError with its last words."""
+    """Peak resident memory (MB, 10^6 bytes) and seconds of a stage.
+
+    Raises RuntimeError with its last words.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"REGRPO_TRACKING": "off", "HF_HUB_OFFLINE": "1", "PATH": path}
     started = time.monotonic()
     with (folder / "said.txt").open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", f"stages.{stage}"], cwd=folder, env=environment, stdout=said, stderr=said
+            [sys.executable, "-m", f"stages.{stage}"],
+            cwd=folder,
+            env=environment,
+            stdout=said,
+            stderr=said,
         )
         _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -78,10 +95,14 @@ def measure(folder: Path, stage: str) -> tuple[float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", default="100000,1000000")
     parser.add_argument("--stages", default="prepare,validate")
-    parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to write (default: the system's temporary folder)"
+    )
     args = parser.parse_args()
     print("| rows | stage | peak, MB | seconds |\n|---|---|---|---|")
     for rows in map(int, args.rows.split(",")):

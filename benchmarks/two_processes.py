@@ -1,9 +1,12 @@
-"""Tokens per second of two processes against one, on two CPU cores: sft and grpo of the default model, one thread each.
+"""Tokens per second of two processes against one, on two CPU cores.
 
-Each process gets the same batch, so two do twice the work a step (weak scaling). The rounds take turns, and the ratio
-of the medians of one run is printed: 2 is perfect. Tokens are TRL's `num_tokens`, the seconds those between the first
-and the last logged step, so that neither start nor compilation counts. Wants two idle cores.
-Run it: python benchmarks/two_processes.py [--rounds 3] [--sft-steps 200] [--grpo-steps 40]
+Sft and grpo of the default model, one thread each.
+
+Each process gets the same batch, so two do twice the work a step (weak scaling). The rounds take
+turns, and the ratio of the medians of one run is printed: 2 is perfect. Tokens are TRL's
+`num_tokens`, the seconds those between the first and the last logged step, so that neither start
+nor compilation counts. Wants two idle cores. Run it: python benchmarks/two_processes.py [--rounds
+3] [--sft-steps 200] [--grpo-steps 40]
 """
 
 from __future__ import annotations
@@ -25,8 +28,20 @@ ROOT = Path(__file__).parents[1]
 LEAST = 1.6
 """Of one process's tokens per second."""
 SFT_BATCH = 128
-"""Sequences a process and step, twice the default's: gradients are summed once a step, whatever its size."""
-NEEDED = ("stages", "regrpo", "custom", "profiles", "dvc.yaml", "params.yaml", "pyproject.toml", "constraints.txt")
+"""Sequences a process and step, twice the default's.
+
+Gradients are summed once a step, whatever its size.
+"""
+NEEDED = (
+    "stages",
+    "regrpo",
+    "custom",
+    "profiles",
+    "dvc.yaml",
+    "params.yaml",
+    "pyproject.toml",
+    "constraints.txt",
+)
 
 
 def make_workspace(folder: Path) -> None:
@@ -42,10 +57,16 @@ def make_workspace(folder: Path) -> None:
 
 def run(folder: Path, stage: str) -> None:
     """One stage, alone and unwatched."""
-    environment = os.environ | {"REGRPO_TRACKING": "off", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder)}
+    environment = os.environ | {
+        "REGRPO_TRACKING": "off",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(folder),
+    }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = [sys.executable, "-m", f"stages.{stage}"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{stage} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
@@ -57,7 +78,9 @@ def tokens_per_second(folder: Path, stage: str, processes: int, steps: int) -> f
     journal = max((folder / ".regrpo/journal").glob(f"*-{stage}"))
     rows: list[dict[str, Any]] = [json.loads(line) for line in (journal / "metrics.jsonl").open()]
     first, *_, last = [row for row in rows if "num_tokens" in row["values"]]
-    return float(last["values"]["num_tokens"] - first["values"]["num_tokens"]) / float(last["time"] - first["time"])
+    return float(last["values"]["num_tokens"] - first["values"]["num_tokens"]) / float(
+        last["time"] - first["time"]
+    )
 
 
 def set_section(folder: Path, stage: str, processes: int, steps: int) -> None:
@@ -65,13 +88,17 @@ def set_section(folder: Path, stage: str, processes: int, steps: int) -> None:
     profile = yaml.load((folder / "params.yaml").read_text())
     launch = {"processes": processes, "backend": "gloo"} if processes > 1 else None
     profile[stage] |= {"launch": launch, "max_steps": steps, "save_steps": steps, "threads": 1}
-    profile[stage] |= {"dev_every": 0} if stage == "grpo" else {"per_device_train_batch_size": SFT_BATCH}
+    profile[stage] |= (
+        {"dev_every": 0} if stage == "grpo" else {"per_device_train_batch_size": SFT_BATCH}
+    )
     with (folder / "params.yaml").open("w") as f:
         yaml.dump(profile, f)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sft-steps", type=int, default=200)
     parser.add_argument("--grpo-steps", type=int, default=40)
@@ -86,8 +113,12 @@ def main() -> int:
                 for processes, rates in found.items():
                     rates.append(tokens_per_second(folder, stage, processes, steps))
             one, two = (statistics.median(found[processes]) for processes in (1, 2))
-            spread = "; ".join(f"{processes}: {min(r):,.0f} to {max(r):,.0f}" for processes, r in found.items())
-            print(f"{stage}: {one:,.0f} tokens/s with one process, {two:,.0f} with two: {two / one:.2f} ({spread})")
+            spread = "; ".join(
+                f"{processes}: {min(r):,.0f} to {max(r):,.0f}" for processes, r in found.items()
+            )
+            print(
+                f"{stage}: {one:,.0f} tokens/s with one process, {two:,.0f} with two: {two / one:.2f} ({spread})"
+            )
             worst = min(worst, two / one)
     print(f"least {LEAST}: {'holds' if worst >= LEAST else 'does not hold'}")
     return 0 if worst >= LEAST else 1

@@ -1,1 +1,4 @@
-"""Yours: reward functions, and lm-eval tasks in eval_tasks/. DVC watches this folder for grpo and evaluate."""
+"""Yours.
+
+Reward functions, and lm-eval tasks in eval_tasks/. DVC watches this folder for grpo and evaluate.
+"""

@@ -1,15 +1,19 @@
 """An example reward of your own. Name it in a profile, with its weight:
+
 `grpo.reward_funcs: {exact_answer: 1.0, "custom.rewards:short_thought": 0.1}`.
 
-TRL calls a reward with the completions of a batch and the data's columns (question, answer, …) and wants one number a
-completion; None means "not applicable to this one".
+TRL calls a reward with the completions of a batch and the data's columns (question, answer, …) and
+wants one number a completion; None means "not applicable to this one".
 """
 
 import re
 
 
 def short_thought(completions, **columns):
-    """1 for a thought of at most four characters, falling to 0 at twenty; None where there is no thought."""
+    """1 for a thought of at most four characters, falling to 0 at twenty.
+
+    None where there is no thought.
+    """
 
     def score(text):
         thought = re.search(r"<think>(.*?)</think>", text, re.DOTALL)

@@ -26,7 +26,8 @@ COMMANDS = {
 def parser_for(command: str | None) -> argparse.ArgumentParser:
     """The parser, with the arguments of `command` only: the others' modules stay unloaded."""
     parser = argparse.ArgumentParser(
-        prog="regrpo", description="Reproducible GRPO fine-tuning: before a run, after it, and months later."
+        prog="regrpo",
+        description="Reproducible GRPO fine-tuning: before a run, after it, and months later.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help_text in COMMANDS.items():
@@ -41,7 +42,9 @@ def parser_for(command: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is the command's own, or the error's."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parsed = parser_for(next((word for word in arguments if not word.startswith("-")), None)).parse_args(arguments)
+    parsed = parser_for(
+        next((word for word in arguments if not word.startswith("-")), None)
+    ).parse_args(arguments)
     try:
         code = int(parsed.run(parsed))
         sys.stdout.flush()

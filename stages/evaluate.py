@@ -1,7 +1,10 @@
-"""evaluate: lm-eval on base, sft and grpo; every difference with a paired interval, a test, and the controls beside it.
+"""evaluate: lm-eval on base, sft and grpo.
 
-Reads models/{base,sft,grpo}/, data/prepared/{eval.parquet,dataset.json}, stages/eval_tasks/ and custom/; writes
-reports/evaluate/{metrics.json,samples.parquet,comparison.png}.  Run it by hand: python -m stages.evaluate
+Every difference with a paired interval, a test, and the controls beside it.
+
+Reads models/{base,sft,grpo}/, data/prepared/{eval.parquet,dataset.json}, stages/eval_tasks/ and
+custom/; writes reports/evaluate/{metrics.json,samples.parquet,comparison.png}.  Run it by hand:
+python -m stages.evaluate
 """
 
 from __future__ import annotations
@@ -43,7 +46,9 @@ class Params(Section):
     bootstrap: int = Field(ge=100)
     backend: Literal["hf", "vllm"] = "hf"
     model_args: dict[str, Any] = Field(default_factory=dict)
-    headline: str | None = None  # one of the report's metrics; null = heldout, where it is among the tasks
+    headline: str | None = (
+        None  # one of the report's metrics; null = heldout, where it is among the tasks
+    )
     classifiers: dict[ClassifierName, Classifier] = Field(default={})
 
     @field_validator("model_args")
@@ -55,10 +60,21 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _headline_is_measured(self) -> Self:
-        """Known here where all tasks are ours; what lm-eval's own measure shows when they are loaded."""
-        ours = all((Path(__file__).parent / "eval_tasks" / f"{task}.yaml").exists() for task in self.tasks)
-        if ours and self.headline and not any(f"{self.headline}_".startswith(f"{task}_") for task in self.tasks):
-            raise ValueError(f"`headline`: {self.headline!r} is no task of `tasks`, nor `<task>_<metric>` of one")
+        """Known here where all tasks are ours.
+
+        What lm-eval's own measure shows when they are loaded.
+        """
+        ours = all(
+            (Path(__file__).parent / "eval_tasks" / f"{task}.yaml").exists() for task in self.tasks
+        )
+        if (
+            ours
+            and self.headline
+            and not any(f"{self.headline}_".startswith(f"{task}_") for task in self.tasks)
+        ):
+            raise ValueError(
+                f"`headline`: {self.headline!r} is no task of `tasks`, nor `<task>_<metric>` of one"
+            )
         return self
 
 
@@ -72,17 +88,33 @@ def answers(
     for model, folder in MODELS.items():
         hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
         lm = harness.load_model(
-            folder, backend=params.backend, device=device, batch_size=params.batch_size, seed=params.seed,
+            folder,
+            backend=params.backend,
+            device=device,
+            batch_size=params.batch_size,
+            seed=params.seed,
             model_args=params.model_args,
-        )  # fmt: skip
+        )
         for task in tasks:
-            hardware.set_up(params.seed, params.threads)  # sampled answers are drawn alike for every model
+            hardware.set_up(
+                params.seed, params.threads
+            )  # sampled answers are drawn alike for every model
             asked = harness.ask(
-                task, lm, chat=style == "chat", max_gen_toks=params.max_gen_toks, limit=params.limit, seed=params.seed
+                task,
+                lm,
+                chat=style == "chat",
+                max_gen_toks=params.max_gen_toks,
+                limit=params.limit,
+                seed=params.seed,
             )
-            rows += [{"model": model, **row} for row in (*asked, *harness.judged(task, asked, judges))]
+            rows += [
+                {"model": model, **row} for row in (*asked, *harness.judged(task, asked, judges))
+            ]
             shown = [row["value"] for row in asked if row["task"] == task.metrics[0].key]
-            print(f"evaluate: {model:4} {task.name} {sum(shown) / len(shown):.3f} ({len(shown)} questions)", flush=True)
+            print(
+                f"evaluate: {model:4} {task.name} {sum(shown) / len(shown):.3f} ({len(shown)} questions)",
+                flush=True,
+            )
         del lm
         gc.collect()
     columns = ["task", "model", "id", "prompt", "completion", "answer", "value"]
@@ -94,18 +126,24 @@ def find_headline(tasks: list[harness.Task], wanted: str | None) -> str | None:
     known = [metric.key for task in tasks for metric in task.metrics]
     if wanted and wanted not in known:
         raise Refused(
-            "evaluate.headline", expected=f"one of {', '.join(known)}", found=wanted,
+            "evaluate.headline",
+            expected=f"one of {', '.join(known)}",
+            found=wanted,
             remedy="Name one of these, or add the task (or the classifier) that measures it.",
-        )  # fmt: skip
+        )
     return wanted or (HEADLINE if HEADLINE in known else None)
 
 
-def summarise(samples: pd.DataFrame, tasks: list[harness.Task], params: Params, headline: str | None) -> dict[str, Any]:
+def summarise(
+    samples: pd.DataFrame, tasks: list[harness.Task], params: Params, headline: str | None
+) -> dict[str, Any]:
     """metrics.json's `tasks`: per metric each model's estimate and each pair's comparison."""
     drawn = {"resamples": params.bootstrap, "seed": params.seed}
     summary: dict[str, Any] = {}
     for task, metric in ((one, metric) for one in tasks for metric in one.metrics):
-        values = samples[samples["task"] == metric.key].pivot(index="id", columns="model", values="value")
+        values = samples[samples["task"] == metric.key].pivot(
+            index="id", columns="model", values="value"
+        )
         kind = metric.kind or stats.kind_of(values.to_numpy().ravel())
         summary[metric.key] = {
             "metric": metric.label,
@@ -115,9 +153,14 @@ def summarise(samples: pd.DataFrame, tasks: list[harness.Task], params: Params, 
             "description": metric.description,
             "version": task.version,
             "few_shot": task.few_shot,
-            "models": {model: dataclasses.asdict(stats.estimate(values[model], kind, **drawn)) for model in MODELS},
+            "models": {
+                model: dataclasses.asdict(stats.estimate(values[model], kind, **drawn))
+                for model in MODELS
+            },
             "pairs": {
-                pair: dataclasses.asdict(stats.compare(values[before], values[after], kind, **drawn))
+                pair: dataclasses.asdict(
+                    stats.compare(values[before], values[after], kind, **drawn)
+                )
                 for pair, (before, after) in PAIRS.items()
             },
         }
@@ -125,7 +168,9 @@ def summarise(samples: pd.DataFrame, tasks: list[harness.Task], params: Params, 
 
 
 def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
-    """sft → grpo on the headline, in two: what opening the reasoning gives sft (`elicited`), and the rest (`learned`).
+    """sft → grpo on the headline, in two.
+
+    What opening the reasoning gives sft (`elicited`), and the rest (`learned`).
 
     None where the headline or that control was not run.
     """
@@ -134,8 +179,14 @@ def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
     values = samples.set_index(["task", "model", "id"])["value"].sort_index()
     sft, opened, grpo = values[HEADLINE, "sft"], values[OPENED, "sft"], values[HEADLINE, "grpo"]
     gain: dict[str, Any] = {}
-    for part, (before, after) in {"total": (sft, grpo), "elicited": (sft, opened), "learned": (opened, grpo)}.items():
-        found = stats.compare(before, after, "continuous", resamples=params.bootstrap, seed=params.seed)
+    for part, (before, after) in {
+        "total": (sft, grpo),
+        "elicited": (sft, opened),
+        "learned": (opened, grpo),
+    }.items():
+        found = stats.compare(
+            before, after, "continuous", resamples=params.bootstrap, seed=params.seed
+        )
         gain |= {part: found.difference, f"{part}_ci95": found.ci95}
     return gain
 
@@ -160,11 +211,19 @@ def main() -> None:
             "gain": stats.rounded(split_gain(samples, params)) if headline == HEADLINE else None,
         }
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
-        samples["correct"] = samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")
+        samples["correct"] = (
+            samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")
+        )
         files.write_parquet(run.reports / "samples.parquet", samples)
         picture.draw(metrics, run.reports / "comparison.png")
         files.write_json(run.reports / "metrics.json", metrics)
-        run.log({f"{name}/{model}": summary[name]["models"][model]["value"] for name in summary for model in MODELS})
+        run.log(
+            {
+                f"{name}/{model}": summary[name]["models"][model]["value"]
+                for name in summary
+                for model in MODELS
+            }
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""grpo: group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, section 4) with TRL's GRPOTrainer.
+"""grpo: group relative policy optimization (Shao et al.
 
-Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and the gate's verdict; writes models/grpo/
-and reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.png}.  By hand: python -m stages.grpo
+2024, arXiv:2402.03300, section 4) with TRL's GRPOTrainer.
+
+Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and the gate's verdict;
+writes models/grpo/ and
+reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.png}.  By hand: python -m
+stages.grpo
 """
 
 from __future__ import annotations
@@ -49,9 +53,13 @@ class Params(Training):
         names = [name.rpartition(":")[2] for name in self.reward_funcs]
         taken = {"step", "id", "prompt", "completion", "answer", "reward"}
         if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
-            raise ValueError(f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own")
+            raise ValueError(
+                f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own"
+            )
         if clash := sorted(set(self.classifiers) & set(rewards.OURS)):
-            raise ValueError(f"`classifiers`: {', '.join(clash)} is a reward of ours; give it a name of its own")
+            raise ValueError(
+                f"`classifiers`: {', '.join(clash)} is a reward of ours; give it a name of its own"
+            )
         if unused := sorted(set(self.classifiers) - set(self.reward_funcs)):
             raise ValueError(f"`classifiers`: {', '.join(unused)} has no weight in `reward_funcs`")
         return self
@@ -59,17 +67,23 @@ class Params(Training):
     @model_validator(mode="after")
     def _kl_is_logged(self) -> Self:
         if self.early_stopping and self.early_stopping.kl_ceiling is not None and not self.beta:
-            raise ValueError("`early_stopping.kl_ceiling` needs `beta` above 0: TRL measures `kl` only then")
+            raise ValueError(
+                "`early_stopping.kl_ceiling` needs `beta` above 0: TRL measures `kl` only then"
+            )
         return self
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
         at_once = self.per_device_train_batch_size * self.processes  # completions of one micro-step
-        completions = self.passed_through.get("generation_batch_size") or at_once * self.generation_steps
+        completions = (
+            self.passed_through.get("generation_batch_size") or at_once * self.generation_steps
+        )
         together = f" × {self.processes} processes" * (self.processes > 1)
         shape = f"per_device_train_batch_size {self.per_device_train_batch_size}{together}"
         if completions % at_once:
-            raise ValueError(f"`generation_batch_size` ({completions}) must be a multiple of {at_once} ({shape})")
+            raise ValueError(
+                f"`generation_batch_size` ({completions}) must be a multiple of {at_once} ({shape})"
+            )
         if completions % self.num_generations:
             raise ValueError(
                 f"`num_generations` ({self.num_generations}) must divide the completions generated "
@@ -80,7 +94,9 @@ class Params(Training):
     @model_validator(mode="after")
     def _dev_needs_whole_models(self) -> Self:
         if self.dev_every and self.launch and self.launch.config:
-            raise ValueError("`dev_every`: 0 under `launch.config`, since no process may hold a whole model")
+            raise ValueError(
+                "`dev_every`: 0 under `launch.config`, since no process may hold a whole model"
+            )
         return self
 
     @property
@@ -88,18 +104,25 @@ class Params(Training):
         """Micro-steps that use one generation's completions."""
         at_once = self.per_device_train_batch_size * self.processes
         asked = (self.passed_through.get("generation_batch_size") or 0) // at_once
-        return self.passed_through.get("steps_per_generation") or asked or self.gradient_accumulation_steps
+        return (
+            self.passed_through.get("steps_per_generation")
+            or asked
+            or self.gradient_accumulation_steps
+        )
 
     @property
     def cycle(self) -> int:
         """One generation's use: TRL does not save its buffer of completions."""
         micro_steps = math.lcm(
-            self.generation_steps * self.passed_through.get("num_iterations", 1), self.gradient_accumulation_steps
+            self.generation_steps * self.passed_through.get("num_iterations", 1),
+            self.gradient_accumulation_steps,
         )
         return micro_steps // self.gradient_accumulation_steps
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
-        return super().trainer_settings(device) | {"reward_weights": list(self.reward_funcs.values())}
+        return super().trainer_settings(device) | {
+            "reward_weights": list(self.reward_funcs.values())
+        }
 
 
 def summary(steps: int, history: Any, prompts: int) -> dict[str, Any]:
@@ -116,7 +139,10 @@ def summary(steps: int, history: Any, prompts: int) -> dict[str, Any]:
 
 
 def check_health(params: Params) -> Any:
-    """A look at the history after each logged step: NaN and infinity stop the run, other rules where asked for."""
+    """A look at the history after each logged step.
+
+    NaN and infinity stop the run, other rules where asked for.
+    """
 
     def check(rows: list[dict[str, float]]) -> None:
         health = doctor.examine(rows)
@@ -145,14 +171,19 @@ def train(run: stage_run.Run[Params]) -> None:
     hardware.require_bf16("grpo", params.wants_bf16, device)
     if params.passed_through.get("use_vllm"):
         hardware.require_vllm("grpo.use_vllm", "use_vllm: false", device)
-    turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
+    turned_on = hardware.set_up(
+        params.seed, params.threads, params.deterministic and device == "cuda"
+    )
     dataset = files.read_json(DATA / "dataset.json")
     verifier, cut = get_verifier(dataset["verifier"]), prompts.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
     functions = [
-        rewards.get_reward(name, verifier, params.max_completion_length, judges) for name in params.reward_funcs
+        rewards.get_reward(name, verifier, params.max_completion_length, judges)
+        for name in params.reward_funcs
     ]
-    samples = rewards.Samples(list(params.reward_funcs.values()), params.sample_every, params.num_generations)
+    samples = rewards.Samples(
+        list(params.reward_funcs.values()), params.sample_every, params.num_generations
+    )
     history = callbacks_module.History(
         "grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params)
     )
@@ -162,26 +193,38 @@ def train(run: stage_run.Run[Params]) -> None:
     elif params.dev_every and verifier:
         dev = cut.rows(callbacks_module.read_rows(DATA / "dev.parquet"))
         callbacks.insert(
-            0, callbacks_module.DevAccuracy(dev, verifier, params.dev_every, params.max_completion_length, history)
+            0,
+            callbacks_module.DevAccuracy(
+                dev, verifier, params.dev_every, params.max_completion_length, history
+            ),
         )
     if params.early_stopping:
         callbacks.append(callbacks_module.Stopper(params.early_stopping, history))
     try:
-        with checkpoints.held(run.checkpoint_folder(device)) as folder, callbacks_module.told_as_refusal("grpo"):
+        with (
+            checkpoints.held(run.checkpoint_folder(device)) as folder,
+            callbacks_module.told_as_refusal("grpo"),
+        ):
             with callbacks_module.told_as_refusal("grpo", ImportError):
                 trainer = GRPOTrainer(
                     model=str(SFT),
                     reward_funcs=samples.watching(functions),
                     args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                    train_dataset=Dataset.from_list(cut.rows(callbacks_module.read_rows(DATA / "train.parquet"))),
+                    train_dataset=Dataset.from_list(
+                        cut.rows(callbacks_module.read_rows(DATA / "train.parquet"))
+                    ),
                     processing_class=AutoTokenizer.from_pretrained(SFT),
                     peft_config=params.lora.config() if params.lora else None,
-                    quantization_config=params.quantization.config("grpo") if params.quantization else None,
+                    quantization_config=params.quantization.config("grpo")
+                    if params.quantization
+                    else None,
                     callbacks=callbacks,
                 )
             callbacks_module.quiet(trainer)
             resuming.fit(trainer, folder, {"history": history, "samples": samples}, params.launch)
-            callbacks_module.save(trainer.model, trainer.processing_class, OUT, SFT, sharding.whole_state(trainer))
+            callbacks_module.save(
+                trainer.model, trainer.processing_class, OUT, SFT, sharding.whole_state(trainer)
+            )
     finally:  # a run that was stopped leaves its evidence
         if processes.is_main():
             history.write_csv(run.reports / "history.csv")
@@ -207,7 +250,9 @@ def main() -> None:
         for rule in health["rules"]:
             if rule["verdict"] == "fired":
                 first, last = rule["steps"][0], rule["steps"][-1]
-                print(f"grpo: the doctor warns: {rule['what']} (steps {first} to {last}); change {rule['change']}")
+                print(
+                    f"grpo: the doctor warns: {rule['what']} (steps {first} to {last}); change {rule['change']}"
+                )
 
 
 if __name__ == "__main__":

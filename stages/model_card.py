@@ -1,9 +1,9 @@
 """model_card: the Hugging Face model card, from the pipeline's files only.
 
-Reads every earlier stage's reports and run.json, data/prepared/ and models/grpo/ (whose bytes it checks against the
-record); writes reports/model_card/README.md, in which all that varies from run to run is in one marked block, and
-metrics.json, the SHA-256 of the rest of the card.
-Run it by hand: python -m stages.model_card
+Reads every earlier stage's reports and run.json, data/prepared/ and models/grpo/ (whose bytes it
+checks against the record); writes reports/model_card/README.md, in which all that varies from run
+to run is in one marked block, and metrics.json, the SHA-256 of the rest of the card. Run it by
+hand: python -m stages.model_card
 """
 
 from __future__ import annotations
@@ -34,12 +34,18 @@ class Params(Section):
 
 
 def metadata(params: Params, facts: card.Facts) -> ModelCardData:
-    """The card's YAML head. base_model and datasets name hub repositories only: a link to nothing helps nobody."""
+    """The card's YAML head. base_model and datasets name hub repositories only.
+
+    A link to nothing helps nobody.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset = facts.dataset
     trained_by = ["sft", "grpo"] if facts.sft["steps"] else ["grpo"]
-    ours = {"dataset_type": dataset.get("repo") or dataset["format"], "dataset_name": card.visible(dataset["source"])}
+    ours = {
+        "dataset_type": dataset.get("repo") or dataset["format"],
+        "dataset_name": card.visible(dataset["source"]),
+    }
     ours |= {"dataset_split": "eval", "dataset_revision": dataset["revision"]}
     results = [
         EvalResult(
@@ -80,7 +86,10 @@ def main() -> None:
         text = render(run.params, card.read_facts())
         constant = card.without_varying_block(text)
         files.write_text(run.reports / "README.md", text)
-        files.write_json(run.reports / "metrics.json", {"sha256_without_marked_block": [files.sha256_text(constant)]})
+        files.write_json(
+            run.reports / "metrics.json",
+            {"sha256_without_marked_block": [files.sha256_text(constant)]},
+        )
         print(f"model_card: {run.reports / 'README.md'}")
 
 

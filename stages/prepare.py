@@ -1,7 +1,10 @@
-"""prepare: questions, prompts and answers from a source at a pinned revision, split by canonical class.
+"""prepare.
 
-Reads data/raw/ (source kind `local`), a hub dataset or a reasoning-gym task; writes data/prepared/ (one Parquet file
-per split, dataset.json) and reports/prepare/metrics.json.  Run it by hand: python -m stages.prepare
+Questions, prompts and answers from a source at a pinned revision, split by canonical class.
+
+Reads data/raw/ (source kind `local`), a hub dataset or a reasoning-gym task; writes data/prepared/
+(one Parquet file per split, dataset.json) and reports/prepare/metrics.json.  Run it by hand: python
+-m stages.prepare
 """
 
 from __future__ import annotations
@@ -51,7 +54,10 @@ def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, i
             "prompt_style": style(params, form),
             "prompt_template": prompt_template(params, form),
             "max_prompt_tokens": params.max_prompt_tokens,
-            "splits": {name: {**counts[name], "sha256": files.sha256(folder / f"{name}.parquet")} for name in SPLITS},
+            "splits": {
+                name: {**counts[name], "sha256": files.sha256(folder / f"{name}.parquet")}
+                for name in SPLITS
+            },
         }
         files.write_json(folder / "dataset.json", description)
     return counts

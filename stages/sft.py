@@ -1,7 +1,11 @@
-"""sft: supervised warm start, so that grpo has something to reinforce (TRL's SFTTrainer, completion-only loss).
+"""sft.
 
-Reads models/base/, data/prepared/{sft.parquet,dataset.json} and the gate's verdict; writes models/sft/ and
-reports/sft/{history.csv,metrics.json}.  `max_steps: 0` passes the base through.  Run it by hand: python -m stages.sft
+Supervised warm start, so that grpo has something to reinforce (TRL's SFTTrainer, completion-only
+loss).
+
+Reads models/base/, data/prepared/{sft.parquet,dataset.json} and the gate's verdict; writes
+models/sft/ and reports/sft/{history.csv,metrics.json}.  `max_steps: 0` passes the base through.
+Run it by hand: python -m stages.sft
 """
 
 from __future__ import annotations
@@ -64,9 +68,12 @@ class Params(Training):
 
 
 def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict[str, Any]]:
-    """Each row twice, as TRL's prompt and completion: with its worked solution, then with the bare answer.
+    """Each row twice, as TRL's prompt and completion.
 
-    A row without a solution shows its answer both times; one without a verifier shows its solution both times.
+    With its worked solution, then with the bare answer.
+
+    A row without a solution shows its answer both times; one without a verifier shows its solution
+    both times.
     """
 
     def completion(row: dict[str, Any], worked: bool) -> Any:
@@ -75,14 +82,18 @@ def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict
         return text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
 
     return [
-        {"prompt": row["prompt"], "completion": completion(row, worked)} for worked in (True, False) for row in rows
+        {"prompt": row["prompt"], "completion": completion(row, worked)}
+        for worked in (True, False)
+        for row in rows
     ]
 
 
 def draw_order(count: int, params: Params) -> list[int]:
     """Indices into `examples` of `count` rows, phase by phase, drawn with replacement by sft.seed."""
     draw = random.Random(params.seed)
-    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps * params.processes
+    batch = (
+        params.per_device_train_batch_size * params.gradient_accumulation_steps * params.processes
+    )
     order: list[int] = []
     for phase in params.curriculum or []:
         for _ in range(round(phase.share * params.max_steps) * batch):
@@ -101,15 +112,22 @@ def train(run: stage_run.Run[Params]) -> dict[str, Any]:
     params = run.params
     device = hardware.find_device(params.device)
     hardware.require_bf16("sft", params.wants_bf16, device)
-    turned_on = hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
+    turned_on = hardware.set_up(
+        params.seed, params.threads, params.deterministic and device == "cuda"
+    )
     disable_progress_bars()
     dataset = files.read_json(DATA / "dataset.json")
-    rows = prompts.Cutter(dataset, BASE, params.max_prompt_tokens).rows(callbacks.read_rows(DATA / "sft.parquet"))
+    rows = prompts.Cutter(dataset, BASE, params.max_prompt_tokens).rows(
+        callbacks.read_rows(DATA / "sft.parquet")
+    )
     verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)
     pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
     history = callbacks.History("sft", ("loss", "mean_token_accuracy"), run.log)
-    with checkpoints.held(run.checkpoint_folder(device)) as folder, callbacks.told_as_refusal("sft"):
+    with (
+        checkpoints.held(run.checkpoint_folder(device)) as folder,
+        callbacks.told_as_refusal("sft"),
+    ):
         with callbacks.told_as_refusal("sft", ImportError):
             trainer = SFTTrainer(
                 model=str(BASE),
@@ -117,14 +135,18 @@ def train(run: stage_run.Run[Params]) -> dict[str, Any]:
                 train_dataset=Dataset.from_list(pool),
                 processing_class=AutoTokenizer.from_pretrained(BASE),
                 peft_config=params.lora.config() if params.lora else None,
-                quantization_config=params.quantization.config("sft") if params.quantization else None,
+                quantization_config=params.quantization.config("sft")
+                if params.quantization
+                else None,
                 callbacks=[history],
             )
         if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         callbacks.quiet(trainer)
         resuming.fit(trainer, folder, {"history": history}, params.launch)
-        callbacks.save(trainer.model, trainer.processing_class, OUT, BASE, sharding.whole_state(trainer))
+        callbacks.save(
+            trainer.model, trainer.processing_class, OUT, BASE, sharding.whole_state(trainer)
+        )
     if processes.is_main():
         history.write_csv(run.reports / "history.csv")
     last = slice(-1, None)
@@ -146,13 +168,22 @@ def pass_through(run: stage_run.Run[Params]) -> dict[str, Any]:
 
 
 def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> None:
-    """Refuse a split with nothing to learn: no rows, or a row without solution (and answer that a verifier renders)."""
-    empty = [row["id"] for row in rows if row["solution"] is None and (verifier is None or row["answer"] is None)]
+    """Refuse a split with nothing to learn.
+
+    No rows, or a row without solution (and answer that a verifier renders).
+    """
+    empty = [
+        row["id"]
+        for row in rows
+        if row["solution"] is None and (verifier is None or row["answer"] is None)
+    ]
     if empty or not rows:
         raise Refused(
             f"{DATA / 'sft.parquet'}",
             expected="rows with a solution, or an answer that the verifier can render",
-            found=f"none for {', '.join(map(str, empty[:20]))}" if empty else "no rows (prepare.sft: 0)",
+            found=f"none for {', '.join(map(str, empty[:20]))}"
+            if empty
+            else "no rows (prepare.sft: 0)",
             remedy="Bring solutions, raise prepare.sft, or set sft.max_steps: 0.",
         )
 

@@ -1,8 +1,8 @@
 """validate: the gate - nothing trains on data that it refuses.
 
-Runs a Great Expectations suite, the verifier's self-test included, on every split. Reads data/prepared/ and
-models/base/ (its tokenizer and window); writes verdict.json, failures.parquet and report.html under reports/validate/.
-Run it by hand: python -m stages.validate
+Runs a Great Expectations suite, the verifier's self-test included, on every split. Reads
+data/prepared/ and models/base/ (its tokenizer and window); writes verdict.json, failures.parquet
+and report.html under reports/validate/. Run it by hand: python -m stages.validate
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class Params(Section):
 
 
 class Parquet:
-    """A split's file, read some rows at a time, its text checked to be UTF-8. Raises Refused for a damaged one."""
+    """A split's file, read some rows at a time, its text checked to be UTF-8.
+
+    Raises Refused for a damaged one.
+    """
 
     def __init__(self, path: Path, columns: list[str] | None = None) -> None:
         import pyarrow.parquet as pq
@@ -59,14 +62,22 @@ class Parquet:
 
 
 def window(model: Path) -> int | None:
-    """The most tokens that the model can look at, as its configuration says; None where it does not."""
+    """The most tokens that the model can look at, as its configuration says.
+
+    None where it does not.
+    """
     config = files.read_json(model / "config.json")
-    found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    found = config.get("max_position_embeddings") or config.get("text_config", {}).get(
+        "max_position_embeddings"
+    )
     return int(found) if found else None
 
 
 def token_counter(model: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
-    """Counts a prompt's tokens as the trainers do: special tokens and, for messages, the chat template included."""
+    """Counts a prompt's tokens as the trainers do.
+
+    Special tokens and, for messages, the chat template included.
+    """
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
@@ -81,11 +92,15 @@ def show_progress(split: str, checked: int, rows: int) -> None:
         print(f"validate: {split} {checked:,} of {rows:,} rows", flush=True)
 
 
-def page(verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits, cut: int = 0) -> str:
+def page(
+    verdict: gate.Verdict, dataset: Mapping[str, Any], limits: gate.Limits, cut: int = 0
+) -> str:
     """The report: one HTML file that needs nothing else; every value from the data is escaped."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["shown"] = gate.shown
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         verdict=verdict,
@@ -127,9 +142,15 @@ def main() -> None:
                 found=f"{len(verdict.failed)} of {len(verdict.outcomes)} failed:\n{verdict.message()}",
                 remedy=f"\nCorrect the source (its rows count from 0) and run again. More: {run.reports}/report.html.",
             )
-        skipped = f" ({len(verdict.not_applicable)} not applicable: no verifier)" if verdict.not_applicable else ""
+        skipped = (
+            f" ({len(verdict.not_applicable)} not applicable: no verifier)"
+            if verdict.not_applicable
+            else ""
+        )
         shortened = f"; {cut.cut} prompts are cut to {cut.limit} tokens" if cut.cut else ""
-        print(f"validate: all {len(verdict.outcomes)} checks hold{skipped}{shortened} -> {run.reports}/report.html")
+        print(
+            f"validate: all {len(verdict.outcomes)} checks hold{skipped}{shortened} -> {run.reports}/report.html"
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ def project(tmp_path: Path) -> Callable[..., Path]:
     """Makes a miniature project in the test's own folder."""
 
     def make(
-        sections: Mapping[str, Mapping[str, Any]] = MINIATURE, name: str = "project", with_git: bool = True
+        sections: Mapping[str, Mapping[str, Any]] = MINIATURE,
+        name: str = "project",
+        with_git: bool = True,
     ) -> Path:
         return make_project(tmp_path / name, sections, with_git)
 

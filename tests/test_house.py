@@ -30,7 +30,10 @@ SOURCES = sorted([*(ROOT / "regrpo").rglob("*.py"), *(ROOT / "stages").rglob("*.
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Every module that a file imports anywhere in it, as a dotted name; of `from a import b` also a.b."""
+    """Every module that a file imports anywhere in it, as a dotted name.
+
+    Of `from a import b` also a.b.
+    """
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -69,7 +72,11 @@ def test_a_package_imports_only_from_those_before_it(package: str) -> None:
 
 
 def test_only_tracking_imports_mlflow() -> None:
-    importers = {file for file in SOURCES if any(module.split(".")[0] == "mlflow" for module in imports(file))}
+    importers = {
+        file
+        for file in SOURCES
+        if any(module.split(".")[0] == "mlflow" for module in imports(file))
+    }
     elsewhere = [file.relative_to(ROOT) for file in importers if "tracking" not in file.parts]
     assert importers, "the test sees the imports"
     assert elsewhere == []

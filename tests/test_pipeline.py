@@ -50,7 +50,10 @@ def imported(file: Path) -> set[Path]:
 
 
 def closure(start: list[Path]) -> set[str]:
-    """All of the project's own files reached by import, as paths from the root; observers are not followed."""
+    """All of the project's own files reached by import, as paths from the root.
+
+    Observers are not followed.
+    """
     todo, seen = list(start), set()
     while todo:
         file = todo.pop()
@@ -74,7 +77,11 @@ def test_a_stage_depends_on_exactly_the_files_it_imports(stage: str) -> None:
     reached = closure([ROOT / f"stages/{stage}.py", *tasks])
     missing = sorted(name for name in reached if not covered(name, deps))
     not_python = ("stages/templates/", "stages/eval_tasks")
-    code = [dep for dep in deps if dep.startswith(("regrpo/", "stages/")) and not dep.startswith(not_python)]
+    code = [
+        dep
+        for dep in deps
+        if dep.startswith(("regrpo/", "stages/")) and not dep.startswith(not_python)
+    ]
     needless = sorted(dep for dep in code if not any(covered(name, [dep]) for name in reached))
     assert (missing, needless) == ([], [])
     assert deps == sorted(deps), "deps are kept in order"
@@ -82,7 +89,11 @@ def test_a_stage_depends_on_exactly_the_files_it_imports(stage: str) -> None:
 
 def test_the_closure_sees_imports_inside_functions() -> None:
     reached = closure([ROOT / "stages/grpo.py"])
-    assert {"regrpo/train/rewards.py", "regrpo/train/callbacks.py", "regrpo/core/verifiers.py"} <= reached
+    assert {
+        "regrpo/train/rewards.py",
+        "regrpo/train/callbacks.py",
+        "regrpo/core/verifiers.py",
+    } <= reached
 
 
 def test_stage_section_script_and_reports_share_one_name() -> None:
@@ -98,7 +109,9 @@ def test_stage_section_script_and_reports_share_one_name() -> None:
             for out in stage.get(kind, [])
         ]
         assert f"reports/{name}/run.json" in outputs
-        assert all(out.startswith((f"reports/{name}/", "data/prepared", "models/")) for out in outputs)
+        assert all(
+            out.startswith((f"reports/{name}/", "data/prepared", "models/")) for out in outputs
+        )
 
 
 def test_every_curve_is_drawn_only_at_the_steps_that_were_logged() -> None:
@@ -120,17 +133,26 @@ def test_training_waits_for_the_gate() -> None:
 
 def test_only_model_card_reads_a_run_json() -> None:
     stages = read_yaml(ROOT / "dvc.yaml")["stages"]
-    readers = {name for name, stage in stages.items() if any(dep.endswith("run.json") for dep in stage["deps"])}
+    readers = {
+        name
+        for name, stage in stages.items()
+        if any(dep.endswith("run.json") for dep in stage["deps"])
+    }
     assert readers == {"model_card"}
 
 
 @pytest.mark.parametrize(
-    "profile", ["params.yaml", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "profiles").glob("*.yaml"))]
+    "profile",
+    [
+        "params.yaml",
+        *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "profiles").glob("*.yaml")),
+    ],
 )
 def test_every_shipped_profile_is_whole_and_accepted(profile: str) -> None:
     assert set(read_profile(ROOT / profile)) >= set(STAGES)
     done = run(ROOT, "python", "-m", "regrpo.cli", "check", "--profile", profile, check=False)
-    # Nobody here knows these repositories' commits: what a user has to pin is refused with the command that prints it.
+    # Nobody here knows these repositories' commits: what a user has to pin is refused with the
+    # command that prints it.
     unpinned = "expected a commit of (model|dataset) .*found '(main|refs/convert/parquet)'. Write the sha that `hf "
     # And where a package is not installed, the command that installs it.
     away = profile in NEEDS and importlib.util.find_spec(NEEDS[profile]) is None
@@ -142,7 +164,16 @@ def test_every_shipped_profile_is_whole_and_accepted(profile: str) -> None:
 
 
 def test_stages_and_the_command_start_without_heavy_libraries() -> None:
-    heavy = ("torch", "transformers", "trl", "mlflow", "datasets", "pandas", "lm_eval", "great_expectations")
+    heavy = (
+        "torch",
+        "transformers",
+        "trl",
+        "mlflow",
+        "datasets",
+        "pandas",
+        "lm_eval",
+        "great_expectations",
+    )
     imports = "".join(f"import stages.{name}\n" for name in STAGES)
     code = f"import sys\n{imports}import regrpo.cli\nprint([name for name in {heavy} if name in sys.modules])"
     assert run(ROOT, "python", "-c", code).stdout.strip() == "[]"

@@ -1,12 +1,14 @@
-"""Whether a pipeline is what its records say: card → samples → weights → rewards → gate → data → source, to the byte.
+"""Whether a pipeline is what its records say.
 
-`audit(place)` compares four witnesses — the bytes (read in full), dvc.lock with DVC's cache, run.json, MLflow — and
-git's code. It returns plain data and changes nothing:
+Card → samples → weights → rewards → gate → data → source, to the byte.
 
-    verdict    "complete" | "broken" (a fault) | "not checkable" (no fault, but something could not be looked at)
-    stages     [{stage, run, mlflow_run_id, revision, started, ended, seconds, kept}] in running order
-    artifacts  [{path, place, stage, run, recorded, found, verdict}] place: workspace | git | cache | remote | mlflow
-    faults, unchecked, notes  [{kind, stage, path, recorded, found, text}]
+`audit(place)` compares four witnesses — the bytes (read in full), dvc.lock with DVC's cache,
+run.json, MLflow — and git's code. It returns plain data and changes nothing:
+
+verdict    "complete" | "broken" (a fault) | "not checkable" (no fault, but something could not be
+looked at) stages     [{stage, run, mlflow_run_id, revision, started, ended, seconds, kept}] in
+running order artifacts  [{path, place, stage, run, recorded, found, verdict}] place: workspace |
+git | cache | remote | mlflow faults, unchecked, notes  [{kind, stage, path, recorded, found, text}]
 """
 
 from __future__ import annotations
@@ -38,10 +40,13 @@ CODE = ("stages/", "regrpo/", "custom")
 """The inputs that are code: git must hold them at the recorded revision."""
 
 
-def audit(place: Place, *, remote: str | bool = False, mlflow: bool = True, strict_env: bool = False) -> dict[str, Any]:
+def audit(
+    place: Place, *, remote: str | bool = False, mlflow: bool = True, strict_env: bool = False
+) -> dict[str, Any]:
     """Audit one pipeline; the current folder must be the snapshot's root.
 
-    `remote`: True for DVC's default remote, or a remote's name. Raises CannotCheck where there is no pipeline to audit.
+    `remote`: True for DVC's default remote, or a remote's name. Raises CannotCheck where there is
+    no pipeline to audit.
     """
     return _Audit(place, strict_env=strict_env).walk(remote, mlflow)
 
@@ -55,12 +60,16 @@ class _Audit(Findings):
         self.lock = safe_lock(self.snapshot)["stages"]
         if not self.lock:
             raise CannotCheck(
-                "dvc.lock", expected="a pipeline that was run", found=f"no finished stage in the {self.place.name}",
+                "dvc.lock",
+                expected="a pipeline that was run",
+                found=f"no finished stage in the {self.place.name}",
                 remedy="Run `make repro`, or name a revision that holds results.",
-            )  # fmt: skip
+            )
         self.declared = _declared(self.snapshot)
         self.raw = record_bytes(self.snapshot)
-        with ThreadPoolExecutor(1) as aside:  # importing mlflow takes seconds, in which the bytes are hashed
+        with ThreadPoolExecutor(
+            1
+        ) as aside:  # importing mlflow takes seconds, in which the bytes are hashed
             store = aside.submit(mlflow_rules.open_store) if mlflow else None
             self._read_records()
             self.cache = _Cache(self.snapshot.root, self.lock)
@@ -84,30 +93,56 @@ class _Audit(Findings):
         self._trace()
         return self.report(mlflow, remote)
 
-    # --- records and dvc.lock -----------------------------------------------------------------------------------
+    # --- records and dvc.lock ---------------------------------------------------------------------
 
     def _read_records(self) -> None:
         for stage in STAGES:
             path = _own(stage)
             if stage not in self.lock and stage not in self.raw:
-                self.say(self.unchecked, "lock", stage, "dvc.lock", "the stage has not run; `dvc repro` runs it")
+                self.say(
+                    self.unchecked,
+                    "lock",
+                    stage,
+                    "dvc.lock",
+                    "the stage has not run; `dvc repro` runs it",
+                )
             elif stage not in self.lock:
-                self.fault("lock", stage, "dvc.lock", f"has no entry for the stage, yet {path} is there")
+                self.fault(
+                    "lock", stage, "dvc.lock", f"has no entry for the stage, yet {path} is there"
+                )
             elif stage not in self.raw:
-                self.fault("output", stage, path, "missing: dvc.lock knows it; restore it with git", found="missing")
+                self.fault(
+                    "output",
+                    stage,
+                    path,
+                    "missing: dvc.lock knows it; restore it with git",
+                    found="missing",
+                )
             else:
                 try:
                     self.records[stage], self.written[stage] = parse_record(self.raw[stage], path)
                 except CannotCheck as error:
-                    self.say(self.unchecked, "record", stage, path, str(error).removeprefix(f"{path}: "))
+                    self.say(
+                        self.unchecked, "record", stage, path, str(error).removeprefix(f"{path}: ")
+                    )
 
     def _check_record(self, stage: str) -> None:
         """What run.json says about itself."""
         record, written, path = self.records[stage], self.written[stage], _own(stage)
         if record.stage != stage:
-            self.fault("record", stage, path, f"is the record of another stage ({record.stage})", stage, record.stage)
+            self.fault(
+                "record",
+                stage,
+                path,
+                f"is the record of another stage ({record.stage})",
+                stage,
+                record.stage,
+            )
         for item in [*record.inputs, *record.outputs]:
-            if item.files is not None and (found := hashing.folder_sha256(item.files)) != item.sha256:
+            if (
+                item.files is not None
+                and (found := hashing.folder_sha256(item.files)) != item.sha256
+            ):
                 text = f"the hash of {item.path} is not that of the files listed under it"
                 self.fault("record", stage, path, text, item.sha256, found)
         facts = {key: value for key, value in written["environment"].items() if key != "sha256"}
@@ -123,21 +158,39 @@ class _Audit(Findings):
             self.fault("lock", stage, "dvc.lock", f"does not list {own}")
         elif outs[own] != (found := _md5(self.raw[stage])):
             self.row(own, self._here, stage, outs[own], found, "changed")
-            self.fault("lock", stage, own, "is not the record that dvc.lock knows (MD5)", outs[own], found)
+            self.fault(
+                "lock", stage, own, "is not the record that dvc.lock knows (MD5)", outs[own], found
+            )
         else:
             self.row(own, self._here, stage, outs[own], outs[own], "ok")
         if entry["cmd"] != record.command:
-            self.fault("lock", stage, "dvc.lock: cmd", "is not run.json's command", record.command, entry["cmd"])
+            self.fault(
+                "lock",
+                stage,
+                "dvc.lock: cmd",
+                "is not run.json's command",
+                record.command,
+                entry["cmd"],
+            )
         for name, was, now in _parameter_differences(record.parameters, entry.get("params", {})):
             self.fault("lock", stage, f"dvc.lock: {name}", "is not run.json's parameter", was, now)
         for what, ours, theirs in (
             ("outs", {item.path for item in record.outputs} | {own}, set(outs)),
-            ("deps", {item.path for item in record.inputs}, {dep["path"] for dep in entry.get("deps", [])}),
+            (
+                "deps",
+                {item.path for item in record.inputs},
+                {dep["path"] for dep in entry.get("deps", [])},
+            ),
         ):
             for path in sorted(ours ^ theirs):
                 has, lacks = ("run.json", "dvc.lock") if path in ours else ("dvc.lock", "run.json")
-                self.fault("lock", stage, f"dvc.lock: {what}: {path}", f"is in {has} and not in {lacks}")
-        known = {"outs": {item.path: item for item in record.outputs}, "deps": {i.path: i for i in record.inputs}}
+                self.fault(
+                    "lock", stage, f"dvc.lock: {what}: {path}", f"is in {has} and not in {lacks}"
+                )
+        known = {
+            "outs": {item.path: item for item in record.outputs},
+            "deps": {i.path: i for i in record.inputs},
+        }
         for what, items in known.items():
             for one in entry.get(what, []):
                 if one["path"] == own and what == "outs":
@@ -151,12 +204,16 @@ class _Audit(Findings):
             text = "dvc.lock's command, dependencies and parameters do not give run.json's key"
             self.fault("lock", stage, f"{own}: key", text, record.key, found)
 
-    def _check_facts(self, stage: str, what: str, one: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    def _check_facts(
+        self, stage: str, what: str, one: Mapping[str, Any], expected: Mapping[str, Any]
+    ) -> None:
         """What dvc.lock says of a path besides its MD5, as far as it says anything."""
         where = f"dvc.lock: {what}: {one['path']}"
         for name, value in expected.items():
             if name in one and one[name] != value:
-                self.fault("lock", stage, where, f"{name} is not what run.json gives", value, one[name])
+                self.fault(
+                    "lock", stage, where, f"{name} is not what run.json gives", value, one[name]
+                )
         if "hash" not in one:  # without size or nfiles DVC does all as before
             text = "hash is missing: DVC then takes the MD5 for its older kind, and looks for it in its older cache"
             self.fault("lock", stage, where, text, expected["hash"], None)
@@ -166,7 +223,9 @@ class _Audit(Findings):
         declared = self.declared
         params = _yaml(self.snapshot, "params.yaml")
         profile = str((params or {}).get("profile"))
-        sections = params if params is None or profile == "params.yaml" else _yaml(self.snapshot, profile)
+        sections = (
+            params if params is None or profile == "params.yaml" else _yaml(self.snapshot, profile)
+        )
         if sections is None:
             path = "params.yaml" if params is None else profile
             text = "the parameters changed since: no YAML mapping that can be read"
@@ -177,32 +236,57 @@ class _Audit(Findings):
                 continue
             if declared[stage].get("cmd") != entry["cmd"]:
                 text = "the command changed since"
-                self.fault("pipeline", stage, "dvc.yaml: cmd", text, entry["cmd"], declared[stage].get("cmd"))
-            outs = {_name(out) for kind in ("outs", "metrics", "plots") for out in declared[stage].get(kind, [])}
-            locked = {kind: {one["path"] for one in entry.get(kind, [])} for kind in ("outs", "deps")}
-            locked["params"] = {f"{path}: {key}" for path, keys in entry.get("params", {}).items() for key in keys}
+                self.fault(
+                    "pipeline",
+                    stage,
+                    "dvc.yaml: cmd",
+                    text,
+                    entry["cmd"],
+                    declared[stage].get("cmd"),
+                )
+            outs = {
+                _name(out)
+                for kind in ("outs", "metrics", "plots")
+                for out in declared[stage].get(kind, [])
+            }
+            locked = {
+                kind: {one["path"] for one in entry.get(kind, [])} for kind in ("outs", "deps")
+            }
+            locked["params"] = {
+                f"{path}: {key}" for path, keys in entry.get("params", {}).items() for key in keys
+            }
             for what, names in (
                 ("outs", outs),
                 ("deps", set(map(_name, declared[stage].get("deps", [])))),
                 ("params", _params(declared[stage].get("params", []), entry.get("params", {}))),
             ):
                 for path in sorted(names ^ locked[what]):
-                    has, lacks = ("dvc.yaml", "dvc.lock") if path in names else ("dvc.lock", "dvc.yaml")
-                    self.fault("pipeline", stage, f"dvc.yaml: {what}: {path}", f"is in {has} and not in {lacks}")
+                    has, lacks = (
+                        ("dvc.yaml", "dvc.lock") if path in names else ("dvc.lock", "dvc.yaml")
+                    )
+                    self.fault(
+                        "pipeline",
+                        stage,
+                        f"dvc.yaml: {what}: {path}",
+                        f"is in {has} and not in {lacks}",
+                    )
             if stage not in self.records or sections is None:
                 continue
             now = {profile: {stage: sections.get(stage)}}
             for name, was, found in _parameter_differences(self.records[stage].parameters, now):
                 self.fault("input", stage, name, "the parameter changed since", was, found)
 
-    # --- bytes --------------------------------------------------------------------------------------------------
+    # --- bytes ------------------------------------------------------------------------------------
 
     @property
     def _here(self) -> str:
         return "workspace" if self.tree.is_workspace else "git"
 
     def _hash_workspace(self) -> None:
-        """Read everything once: workspace (MD5 only where dvc.lock's is not seen in the cache), and cache."""
+        """Read everything once.
+
+        Workspace (MD5 only where dvc.lock's is not seen in the cache), and cache.
+        """
         wanted: dict[Path, bool] = {}
         if self.tree.is_workspace:
             for stage, record in self.records.items():
@@ -253,14 +337,25 @@ class _Audit(Findings):
         """An output that is not here was taken away if DVC's cache has it and others are here, else not fetched."""
         cached, uncached = self.cache.holds(md5), item.path in self._uncached
         others = [
-            out.path for record in self.records.values() for out in record.outputs if out.path not in self._uncached
+            out.path
+            for record in self.records.values()
+            for out in record.outputs
+            if out.path not in self._uncached
         ]
-        if uncached or (self.tree.is_workspace and cached and any(Path(path).exists() for path in others)):
+        if uncached or (
+            self.tree.is_workspace and cached and any(Path(path).exists() for path in others)
+        ):
             self.row(item.path, self._here, stage, item.sha256, None, "missing")
             self.fault("output", stage, item.path, "missing", item.sha256, "missing")
         elif cached:
             if self.tree.is_workspace:
-                self.say(self.notes, "output", stage, item.path, "not in the workspace; checked in DVC's cache")
+                self.say(
+                    self.notes,
+                    "output",
+                    stage,
+                    item.path,
+                    "not in the workspace; checked in DVC's cache",
+                )
         else:
             self.row(item.path, self._here, stage, item.sha256, None, "unchecked")
             text = f"neither here nor in DVC's cache; {self._remedy}"
@@ -292,26 +387,47 @@ class _Audit(Findings):
         }
 
     def _compare(
-        self, stage: str, item: Item, found: Mapping[str, Digest], place: str, kind: str, where: str = ""
+        self,
+        stage: str,
+        item: Item,
+        found: Mapping[str, Digest],
+        place: str,
+        kind: str,
+        where: str = "",
     ) -> None:
         """Recorded against found files, each difference by name."""
         recorded = _recorded(item)
         for name in sorted(recorded.keys() | found.keys()):
             was, now = recorded.get(name), found[name].sha256 if name in found else None
-            verdict = "ok" if was == now else "missing" if now is None else "extra" if was is None else "changed"
+            verdict = (
+                "ok"
+                if was == now
+                else "missing"
+                if now is None
+                else "extra"
+                if was is None
+                else "changed"
+            )
             self.row(name, place, stage, was, now, verdict)
             if verdict != "ok":
-                self.fault(kind, stage, name, f"{verdict}{where}", was or "not there", now or "missing")
+                self.fault(
+                    kind, stage, name, f"{verdict}{where}", was or "not there", now or "missing"
+                )
 
     def _check_surroundings(self, stage: str, path: str) -> None:
-        """What is no file of an output and yet is there: links, empty folders, what .dvcignore hides."""
+        """What is no file of an output and yet is there.
+
+        Links, empty folders, what .dvcignore hides.
+        """
         if not self.tree.is_workspace:
             return
         seen = set(self.tree.names(path) or [])
         for entry in [Path(path), *sorted(Path(path).rglob("*"))]:
             name = entry.as_posix()
             if entry.is_symlink() and (name in seen or name == path):
-                if not entry.resolve().is_relative_to(self.cache.folder.resolve()):  # DVC's own links lead there
+                if not entry.resolve().is_relative_to(
+                    self.cache.folder.resolve()
+                ):  # DVC's own links lead there
                     text = f"a link to {entry.readlink()}: its bytes lie elsewhere"
                     self.say(self.notes, "output", stage, name, text)
             elif entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
@@ -329,7 +445,13 @@ class _Audit(Findings):
             known = {item.path for item in self.records[stage].outputs} | {_own(stage)}
             for name in self.tree.names(f"reports/{stage}") or []:
                 if name not in known:
-                    self.say(self.notes, "output", stage, name, "made by no recorded run: part of no hash")
+                    self.say(
+                        self.notes,
+                        "output",
+                        stage,
+                        name,
+                        "made by no recorded run: part of no hash",
+                    )
 
     def _check_cache(self, stage: str) -> None:
         """The cache objects of each output: MD5 as they are named, SHA-256 as run.json says."""
@@ -345,7 +467,9 @@ class _Audit(Findings):
                 if needed and not self.cache.path(md5).is_file():
                     self._lacks(stage, item.path, md5)
                 continue
-            self._check_objects(stage, item, listing, self.cache.found, "cache", "DVC's cache", needed)
+            self._check_objects(
+                stage, item, listing, self.cache.found, "cache", "DVC's cache", needed
+            )
 
     def _cached_items(self, stage: str) -> Iterator[tuple[Item, str]]:
         recorded = {item.path: item for item in self.records[stage].outputs}
@@ -354,9 +478,20 @@ class _Audit(Findings):
                 yield recorded[out["path"]], out["md5"]
 
     def _lacks(
-        self, stage: str, path: str, md5: str, where: str = "DVC's cache", how: str = "`dvc fetch` or `dvc commit`"
+        self,
+        stage: str,
+        path: str,
+        md5: str,
+        where: str = "DVC's cache",
+        how: str = "`dvc fetch` or `dvc commit`",
     ) -> None:
-        self.say(self.unchecked, where.split()[-1], stage, path, f"{where} has no object {md5}; {how} brings it")
+        self.say(
+            self.unchecked,
+            where.split()[-1],
+            stage,
+            path,
+            f"{where} has no object {md5}; {how} brings it",
+        )
 
     def _check_objects(
         self,
@@ -369,7 +504,9 @@ class _Audit(Findings):
         needed: bool,
     ) -> None:
         recorded = _recorded(item)
-        names = {(f"{item.path}/{name}" if name else item.path): md5 for name, md5 in listing.items()}
+        names = {
+            (f"{item.path}/{name}" if name else item.path): md5 for name, md5 in listing.items()
+        }
         for name in sorted(recorded.keys() ^ names.keys()):
             text = f"{where}: the folder's listing has it and run.json has not"
             if name in recorded:
@@ -383,10 +520,19 @@ class _Audit(Findings):
             elif digest is None:
                 if needed:
                     self.row(name, place, stage, recorded.get(name), None, "unchecked")
-                    self._lacks(stage, name, md5, where, *(["`dvc push`"] if place == "remote" else []))
+                    self._lacks(
+                        stage, name, md5, where, *(["`dvc push`"] if place == "remote" else [])
+                    )
             else:
                 good = digest.md5 == md5 and digest.sha256 == recorded.get(name, digest.sha256)
-                self.row(name, place, stage, recorded.get(name), digest.sha256, "ok" if good else "changed")
+                self.row(
+                    name,
+                    place,
+                    stage,
+                    recorded.get(name),
+                    digest.sha256,
+                    "ok" if good else "changed",
+                )
                 if digest.md5 != md5:
                     text = f"{where}: object {md5} was changed"
                     self.fault(place, stage, name, text, recorded.get(name), digest.sha256)
@@ -421,22 +567,41 @@ class _Audit(Findings):
                 self._check_objects(stage, item, listing, found, "remote", "the remote", True)
                 self._settle(stage, item, [found.get(md5) for md5 in listing.values()])
         except CannotCheck as error:
-            self.say(self.unchecked, "remote", None, error.where, f"{error}".removeprefix(f"{error.where}: "))
+            self.say(
+                self.unchecked,
+                "remote",
+                None,
+                error.where,
+                f"{error}".removeprefix(f"{error.where}: "),
+            )
 
     def _settle(self, stage: str, item: Item, found: list[Digest | None]) -> None:
         """An output that is neither here nor in the cache is checked after all, where the remote has all of it."""
-        missing = [one for one in self.unchecked if (one["kind"], one["path"]) == ("output", item.path)]
+        missing = [
+            one for one in self.unchecked if (one["kind"], one["path"]) == ("output", item.path)
+        ]
         if missing and None not in found:
             self.unchecked = [one for one in self.unchecked if one not in missing]
             self.artifacts = [
-                one for one in self.artifacts if (one["path"], one["verdict"]) != (item.path, "unchecked")
+                one
+                for one in self.artifacts
+                if (one["path"], one["verdict"]) != (item.path, "unchecked")
             ]
-            self.say(self.notes, "output", stage, item.path, "not in the workspace; checked on the remote")
+            self.say(
+                self.notes,
+                "output",
+                stage,
+                item.path,
+                "not in the workspace; checked on the remote",
+            )
 
-    # --- inputs, code, environment ------------------------------------------------------------------------------
+    # --- inputs, code, environment ----------------------------------------------------------------
 
     def _check_inputs(self, stage: str) -> None:
-        """Each input: what an earlier stage made must be what that stage recorded, sources must be as they were."""
+        """Each input.
+
+        What an earlier stage made must be what that stage recorded, sources must be as they were.
+        """
         locked = {dep["path"]: dep["md5"] for dep in self.lock[stage].get("deps", [])}
         for item in self.records[stage].inputs:
             if producer := self._producer(item.path):
@@ -447,25 +612,44 @@ class _Audit(Findings):
             if item.path in RAW:
                 self._check_raw(stage, item, found)
             elif found is None:
-                self.fault("input", stage, item.path, "missing: an input changed since", item.sha256, "missing")
+                self.fault(
+                    "input",
+                    stage,
+                    item.path,
+                    "missing: an input changed since",
+                    item.sha256,
+                    "missing",
+                )
                 continue
             else:
                 recorded = _recorded(item)
                 for name in sorted(recorded.keys() | found.keys()):
                     was, now = recorded.get(name), found[name].sha256 if name in found else None
                     if was != now:
-                        self.fault("input", stage, name, "an input changed since", was or "not there", now or "missing")
+                        self.fault(
+                            "input",
+                            stage,
+                            name,
+                            "an input changed since",
+                            was or "not there",
+                            now or "missing",
+                        )
             if found is None or not all(digest.md5 for digest in found.values()):
                 continue
             sha256, md5 = hashing.path_hashes(item.path, found)
             if sha256 == item.sha256 and md5 != locked.get(item.path, md5):
                 text = "dvc.lock's MD5 is not that of the bytes that run.json records"
-                self.fault("lock", stage, f"dvc.lock: deps: {item.path}", text, md5, locked[item.path])
+                self.fault(
+                    "lock", stage, f"dvc.lock: deps: {item.path}", text, md5, locked[item.path]
+                )
 
     def _check_raw(self, stage: str, item: Item, found: Mapping[str, Digest] | None) -> None:
         recorded = _recorded(item)
         for name in sorted(recorded.keys() | (found or {}).keys()):
-            was, now = recorded.get(name), (found or {})[name].sha256 if name in (found or {}) else None
+            was, now = (
+                recorded.get(name),
+                (found or {})[name].sha256 if name in (found or {}) else None,
+            )
             if now is None and not self.tree.is_workspace and Path(name).is_file():
                 now = files.sha256(Path(name))  # git need not hold it; the workspace may still
                 if now != was:
@@ -477,7 +661,10 @@ class _Audit(Findings):
                 self.fault("input", stage, name, "an input changed since", was or "not there", now)
 
     def _producer(self, path: str) -> tuple[str, Item | None] | None:
-        """(stage, its output that is or holds the path); the output is None for a stage's own record."""
+        """(stage, its output that is or holds the path).
+
+        The output is None for a stage's own record.
+        """
         for stage in STAGES:
             outs = self.records[stage].outputs if stage in self.records else []
             locked = [out["path"] for out in self.lock.get(stage, {}).get("outs", [])]
@@ -486,7 +673,9 @@ class _Audit(Findings):
                     return stage, next((one for one in outs if one.path == out), None)
         return None
 
-    def _check_chain(self, stage: str, item: Item, producer: tuple[str, Item | None], md5: str | None) -> None:
+    def _check_chain(
+        self, stage: str, item: Item, producer: tuple[str, Item | None], md5: str | None
+    ) -> None:
         maker, out = producer
         outs = {one["path"]: one["md5"] for one in self.lock[maker].get("outs", [])}
         if md5 is not None and outs.get(item.path, md5) != md5:
@@ -503,7 +692,9 @@ class _Audit(Findings):
             made = (out.files or {}).get(item.path[len(out.path) + 1 :])
         if made != item.sha256:
             text = f"{stage} read other bytes than {maker} says it made"
-            self.fault("chain", stage, item.path, text, item.sha256, made or "not among its outputs")
+            self.fault(
+                "chain", stage, item.path, text, item.sha256, made or "not among its outputs"
+            )
         elif (
             out is not None
             and item.path != out.path
@@ -525,17 +716,32 @@ class _Audit(Findings):
     def _check_code(self) -> None:
         """Code that was committed, at a revision that is here and holds the very files."""
         if git("rev-parse", "--git-dir") is None:
-            self.say(self.unchecked, "code", None, ".git", "no git repository: the code's revision cannot be looked at")
+            self.say(
+                self.unchecked,
+                "code",
+                None,
+                ".git",
+                "no git repository: the code's revision cannot be looked at",
+            )
             return
         trees: dict[str, hashing.Tree | None] = {}
         for stage, record in self.records.items():
             revision, own = record.code.revision, _own(stage)
             if revision is None:
-                self.fault("code", stage, own, "made outside git: its code was never committed", "a commit", None)
+                self.fault(
+                    "code",
+                    stage,
+                    own,
+                    "made outside git: its code was never committed",
+                    "a commit",
+                    None,
+                )
                 continue
             if revision not in trees:
                 known = git("cat-file", "-e", f"{revision}^{{commit}}") is not None
-                trees[revision] = hashing.Tree(Snapshot(self.snapshot.root, revision)) if known else None
+                trees[revision] = (
+                    hashing.Tree(Snapshot(self.snapshot.root, revision)) if known else None
+                )
             tree = trees[revision]
             if tree is None:
                 text = f"this repository has no commit {revision[:12]} (another repository, or a shallow clone?)"
@@ -544,7 +750,14 @@ class _Audit(Findings):
             changed = self._code_differences(record, tree)
             if record.code.dirty:
                 text = f"made with code that was not committed at {revision[:12]}"
-                self.fault("code", stage, own, text, "clean", {"files": changed, "diff": self._diff(record)})
+                self.fault(
+                    "code",
+                    stage,
+                    own,
+                    text,
+                    "clean",
+                    {"files": changed, "diff": self._diff(record)},
+                )
             else:
                 for name in changed:
                     text = f"run.json says clean at {revision[:12]}, where git has other bytes"
@@ -567,7 +780,9 @@ class _Audit(Findings):
         for item in code:
             recorded, found = _recorded(item), tree.listing(item.path) or {}
             names = sorted(recorded.keys() | found.keys())
-            changed += [n for n in names if recorded.get(n) != (found[n].sha256 if n in found else None)]
+            changed += [
+                n for n in names if recorded.get(n) != (found[n].sha256 if n in found else None)
+            ]
         return changed
 
     def _diff(self, record: Record) -> str | None:
@@ -577,7 +792,10 @@ class _Audit(Findings):
         return diff if diff and files.sha256_text(diff) == record.code.diff_sha256 else None
 
     def _check_environment(self) -> None:
-        """The machine here against the recorded one: package by package, a note (a fault with strict_env)."""
+        """The machine here against the recorded one.
+
+        Package by package, a note (a fault with strict_env).
+        """
         from regrpo.records import stage_run
 
         if any(self.written[stage]["environment"].get("cuda") for stage in self.records):
@@ -592,35 +810,61 @@ class _Audit(Findings):
                     different.setdefault((name, was, now), []).append(stage)
             for name in ("python", "system", "cpu", "cuda"):
                 if there.get(name) != here[name]:
-                    different.setdefault((name, _shown(there.get(name)), _shown(here[name])), []).append(stage)
+                    different.setdefault(
+                        (name, _shown(there.get(name)), _shown(here[name])), []
+                    ).append(stage)
         for (name, was, now), stages in different.items():
             which = "" if len(stages) == len(self.records) else f" ({', '.join(stages)})"
             text = f"the run had {was or 'none'}, here is {now or 'none'}{which}"
-            self.say(self.faults if self.strict_env else self.notes, "environment", None, name, text, was, now)
+            self.say(
+                self.faults if self.strict_env else self.notes,
+                "environment",
+                None,
+                name,
+                text,
+                was,
+                now,
+            )
 
     def _trace(self) -> None:
-        """Who made each stage; `kept` for one made before a stage that it builds on ran last, or by other code."""
+        """Who made each stage.
+
+        `kept` for one made before a stage that it builds on ran last, or by other code.
+        """
         last = max((record.started for record in self.records.values()), default="")
         newest = next((record for record in self.records.values() if record.started == last), None)
         made: dict[str, str] = {}
         for stage, record in self.records.items():
-            upstream = [producer[0] for item in record.inputs if (producer := self._producer(item.path))]
+            upstream = [
+                producer[0] for item in record.inputs if (producer := self._producer(item.path))
+            ]
             restored = any(made.get(other, "") > record.started for other in upstream)
             other_code = newest is not None and record.code.revision != newest.code.revision
             made[stage] = record.ended
-            restored |= any(note["kind"] == "restored" and note["stage"] == stage for note in self.notes)
+            restored |= any(
+                note["kind"] == "restored" and note["stage"] == stage for note in self.notes
+            )
             self.stages.append(
                 {
-                    "stage": stage, "run": record.run, "mlflow_run_id": record.mlflow_run_id,
-                    "revision": record.code.revision, "started": record.started, "ended": record.ended,
-                    "seconds": self.written[stage].get("seconds"), "kept": restored or other_code,
+                    "stage": stage,
+                    "run": record.run,
+                    "mlflow_run_id": record.mlflow_run_id,
+                    "revision": record.code.revision,
+                    "started": record.started,
+                    "ended": record.ended,
+                    "seconds": self.written[stage].get("seconds"),
+                    "kept": restored or other_code,
                 }
-            )  # fmt: skip
+            )
             if restored or other_code:
-                text = (
-                    f"kept or restored: made by run {record.mlflow_run_id or record.run} on {record.started[:16]} UTC"
+                text = f"kept or restored: made by run {record.mlflow_run_id or record.run} on {record.started[:16]} UTC"
+                self.say(
+                    self.notes,
+                    "restored",
+                    stage,
+                    stage,
+                    f"{text}, code {str(record.code.revision)[:12]}",
                 )
-                self.say(self.notes, "restored", stage, stage, f"{text}, code {str(record.code.revision)[:12]}")
 
 
 class _Cache:
@@ -632,7 +876,10 @@ class _Cache:
         self.found: dict[str, Digest | OSError] = {}
         self._listings: dict[str, dict[str, str] | None] = {}
         self.changed: dict[str, str] = {}
-        """The folders' listings whose bytes are not what their name says: {name: what their bytes are}."""
+        """The folders' listings whose bytes are not what their name says: {name.
+
+        What their bytes are}.
+        """
 
     def path(self, md5: str) -> Path:
         return self.folder / md5[:2] / md5[2:]
@@ -645,7 +892,10 @@ class _Cache:
         return listing is not None and all(self.path(one).is_file() for one in listing.values())
 
     def listing(self, md5: str) -> dict[str, str] | None:
-        """{name: MD5} of a folder's object; None where it is missing, changed, unreadable or no folder's."""
+        """{name: MD5} of a folder's object.
+
+        None where it is missing, changed, unreadable or no folder's.
+        """
         if not md5.endswith(".dir"):
             return None
         if md5 not in self._listings:
@@ -662,7 +912,11 @@ class _Cache:
         """The MD5s of every file object that dvc.lock's outs point to and that is there."""
         outs = [out["md5"] for entry in self.lock.values() for out in entry.get("outs", [])]
         inner = {md5 for out in outs for md5 in (self.listing(out) or {}).values()}
-        return {md5 for md5 in inner | {out for out in outs if not out.endswith(".dir")} if self.path(md5).is_file()}
+        return {
+            md5
+            for md5 in inner | {out for out in outs if not out.endswith(".dir")}
+            if self.path(md5).is_file()
+        }
 
     def complete(self, stage: str) -> list[str]:
         """The stage's outputs that the cache holds whole."""
@@ -683,7 +937,9 @@ def _name(declared: Any) -> str:
 
 
 def _shown(value: Any) -> str | None:
-    return None if value is None else value if isinstance(value, str) else files.canonical_json(value)
+    return (
+        None if value is None else value if isinstance(value, str) else files.canonical_json(value)
+    )
 
 
 def _yaml(snapshot: Snapshot, path: str) -> dict[str, Any] | None:
@@ -699,10 +955,15 @@ def _yaml(snapshot: Snapshot, path: str) -> dict[str, Any] | None:
 
 
 def _declared(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
-    """dvc.yaml's stages, in the shapes that are read here; CannotCheck in one line where it has others."""
+    """dvc.yaml's stages, in the shapes that are read here.
+
+    CannotCheck in one line where it has others.
+    """
     content = _yaml(snapshot, "dvc.yaml")
     stages = content.get("stages") if content else None
-    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+    if not isinstance(stages, dict) or not all(
+        isinstance(stage, dict) for stage in stages.values()
+    ):
         problem = "no mapping of stages"
     else:
         problem = next(
@@ -710,15 +971,20 @@ def _declared(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
                 f"{name}: {kind}"
                 for name, stage in stages.items()
                 for kind in ("deps", "params", "outs", "metrics", "plots")
-                if not _plain_list(stage.get(kind, []), (list, type(None)) if kind == "params" else (dict, type(None)))
+                if not _plain_list(
+                    stage.get(kind, []),
+                    (list, type(None)) if kind == "params" else (dict, type(None)),
+                )
             ),
             "",
         )
     if problem:
         raise CannotCheck(
-            "dvc.yaml", expected="DVC's pipeline file", found=f"a corrupted one ({problem})",
+            "dvc.yaml",
+            expected="DVC's pipeline file",
+            found=f"a corrupted one ({problem})",
             remedy="Restore it with git.",
-        )  # fmt: skip
+        )
     return dict(stages or {})
 
 
@@ -732,7 +998,10 @@ def _plain_list(value: Any, inner: tuple[type, ...]) -> bool:
 
 
 def _params(declared: Iterable[Any], locked: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """{file: key} of a stage's `params:` line; which profile it is now is compared with the parameters themselves."""
+    """{file: key} of a stage's `params:` line.
+
+    Which profile it is now is compared with the parameters themselves.
+    """
     found = set()
     for one in declared:
         path, keys = next(iter(one.items())) if isinstance(one, dict) else ("params.yaml", [one])
@@ -748,7 +1017,9 @@ def _recorded(item: Item) -> dict[str, str]:
     return {f"{item.path}/{name}": digest for name, digest in item.files.items()}
 
 
-def _parameter_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _parameter_differences(
+    was: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
     """(file: key, was, now) of the parameters that differ; numbers compare as numbers."""
     for file in sorted(was.keys() | now.keys()):
         here, there = was.get(file, file_differences.ABSENT), now.get(file, file_differences.ABSENT)

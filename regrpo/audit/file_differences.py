@@ -1,7 +1,10 @@
-"""Where two sets of a pipeline's outputs part: the stage, file, tensor, training step, question; plain data.
+"""Where two sets of a pipeline's outputs part: the stage, file, tensor, training step, question.
 
-`compare_file` says how two files of one name differ, in the words of their format. `compare_evaluations` says whether
-two evaluations of the same questions differ by more than chance and a stated tolerance.
+Plain data.
+
+`compare_file` says how two files of one name differ, in the words of their format.
+`compare_evaluations` says whether two evaluations of the same questions differ by more than chance
+and a stated tolerance.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ ABSENT = "(absent)"
 
 
 def compare_file(original: Path, found: Path) -> Json:
-    """How two files of one name differ: {kind, what (a sentence's part), and what the kind adds}; empty if equal.
+    """How two files of one name differ.
+
+    {kind, what (a sentence's part), and what the kind adds}; empty if equal.
 
     A file that cannot be read as its name says is compared as bytes.
     """
@@ -47,14 +52,15 @@ def compare_file(original: Path, found: Path) -> Json:
         return compare_bytes(original, found)
 
 
-# --- tensors --------------------------------------------------------------------------------------------------------
+# --- tensors --------------------------------------------------------------------------------------
 
 
 def compare_tensors(original: Path, found: Path) -> Json:
     """Two safetensors files, one tensor in memory at a time.
 
-    Adds `tensors` (how many there are) and `differing` [{name, shape, elements, differing, max_abs_difference (None
-    where a shape or type differs, a tensor is missing or only NaN's place differs)}], in the files' order.
+    Adds `tensors` (how many there are) and `differing` [{name, shape, elements, differing,
+    max_abs_difference (None where a shape or type differs, a tensor is missing or only NaN's place
+    differs)}], in the files' order.
     """
     from safetensors import safe_open
 
@@ -64,7 +70,9 @@ def compare_tensors(original: Path, found: Path) -> Json:
         differing = []
         for name in names:
             missing = [
-                where for where, held in zip(("original", "reproduction"), have, strict=True) if name not in held
+                where
+                for where, held in zip(("original", "reproduction"), have, strict=True)
+                if name not in held
             ]
             entry = (
                 {"name": name, "what": f"is not in the {missing[0]}", "max_abs_difference": None}
@@ -73,9 +81,16 @@ def compare_tensors(original: Path, found: Path) -> Json:
             )
             differing += [entry] if entry else []
     if not differing:
-        return {"kind": "tensors", "tensors": len(names), "differing": [], "what": "only the file's header differs"}
+        return {
+            "kind": "tensors",
+            "tensors": len(names),
+            "differing": [],
+            "what": "only the file's header differs",
+        }
     first = differing[0]
-    what = f"{len(differing)} of {len(names)} tensors differ, first {first['name']}: {first['what']}"
+    what = (
+        f"{len(differing)} of {len(names)} tensors differ, first {first['name']}: {first['what']}"
+    )
     return {"kind": "tensors", "tensors": len(names), "differing": differing, "what": what}
 
 
@@ -97,20 +112,29 @@ def _compare_tensor(name: str, before: torch.Tensor, after: torch.Tensor) -> Jso
     return entry | {"max_abs_difference": largest, "what": f"{count:,} of {total:,} elements, {by}"}
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def compare_tables(original: Path, found: Path) -> Json:
-    """Two CSV or Parquet tables, row by row: the first row that differs and the columns in which it does.
+    """Two CSV or Parquet tables, row by row.
 
-    Adds `row` (0-based), `columns` [{name, original, reproduction}] and, of a table with a column `step`, `step` and
-    `equal_steps` (how many logged steps come before it).
+    The first row that differs and the columns in which it does.
+
+    Adds `row` (0-based), `columns` [{name, original, reproduction}] and, of a table with a column
+    `step`, `step` and `equal_steps` (how many logged steps come before it).
     """
     read = _read_csv if found.suffix == ".csv" else _read_parquet
     (columns, before), (columns_after, after) = read(original), read(found)
     if columns != columns_after:
-        added, removed = sorted(set(columns_after) - set(columns)), sorted(set(columns) - set(columns_after))
-        changes = [f"{word} {', '.join(names)}" for word, names in (("without", removed), ("also", added)) if names]
+        added, removed = (
+            sorted(set(columns_after) - set(columns)),
+            sorted(set(columns) - set(columns_after)),
+        )
+        changes = [
+            f"{word} {', '.join(names)}"
+            for word, names in (("without", removed), ("also", added))
+            if names
+        ]
         what = f"other columns: {'; '.join(changes) or 'in another order'}"
         return {"kind": "table", "row": None, "columns": [], "what": what}
     for row, (x, y) in enumerate(zip(before, after, strict=False)):
@@ -121,7 +145,10 @@ def compare_tables(original: Path, found: Path) -> Json:
         ]
         if cells:
             place = _place(columns, x, row)
-            shown = ", ".join(f"{c['name']} {_brief(c['original'])} → {_brief(c['reproduction'])}" for c in cells[:3])
+            shown = ", ".join(
+                f"{c['name']} {_brief(c['original'])} → {_brief(c['reproduction'])}"
+                for c in cells[:3]
+            )
             more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
             return {
                 "kind": "table",
@@ -163,7 +190,9 @@ def _named(place: Mapping[str, Any], row: int) -> str:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) or (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b))
+    return bool(a == b) or (
+        isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
+    )
 
 
 def _brief(value: Any) -> str:
@@ -172,7 +201,7 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-# --- everything else ------------------------------------------------------------------------------------------------
+# --- everything else ------------------------------------------------------------------------------
 
 
 def compare_json(original: Path, found: Path) -> Json:
@@ -188,7 +217,9 @@ def unequal_leaves(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any,
     """(dotted name, a's, b's) of the values that differ in two structures of JSON, `ABSENT` for one that is missing."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in dict.fromkeys([*a, *b]):
-            yield from unequal_leaves(a.get(key, ABSENT), b.get(key, ABSENT), f"{prefix}.{key}" if prefix else str(key))
+            yield from unequal_leaves(
+                a.get(key, ABSENT), b.get(key, ABSENT), f"{prefix}.{key}" if prefix else str(key)
+            )
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for index, (x, y) in enumerate(zip(a, b, strict=True)):
             yield from unequal_leaves(x, y, f"{prefix}[{index}]")
@@ -219,12 +250,15 @@ def compare_bytes(original: Path, found: Path) -> Json:
     with original.open("rb") as before, found.open("rb") as after:
         while (x := before.read(block)) == (y := after.read(block)) and x:
             offset += len(x)
-    offset += next((at for at, pair in enumerate(zip(x, y, strict=False)) if pair[0] != pair[1]), min(len(x), len(y)))
+    offset += next(
+        (at for at, pair in enumerate(zip(x, y, strict=False)) if pair[0] != pair[1]),
+        min(len(x), len(y)),
+    )
     what = f"byte {offset:,} on" + (f", {a:,} → {b:,} bytes" if a != b else "")
     return {"kind": "bytes", "offset": offset, "what": what}
 
 
-# --- evaluations ----------------------------------------------------------------------------------------------------
+# --- evaluations ----------------------------------------------------------------------------------
 
 
 def compare_evaluations(
@@ -235,22 +269,29 @@ def compare_evaluations(
     tolerance: float,
     resamples: int = 10_000,
 ) -> Json:
-    """Two evaluations (metrics.json and samples each) of the same questions: is there more between them than chance?
+    """Two evaluations (metrics.json and samples each) of the same questions.
 
-    Per task and model the values must lie within `tolerance` of each other, and a paired test over the shared questions
-    must find nothing: the exact McNemar test for a binary metric, Holm's correction over all of them (Holm 1979;
-    without it, fifteen comparisons at 0.05 would accuse every second reproduction), the paired bootstrap's 95 %
-    interval for a continuous one. Returns {equivalent, tolerance, values: [{task, model, original, reproduction,
-    difference, questions, gained, lost, p, ci95, within, found_difference}], problems: [text]}.
+    Is there more between them than chance?
+
+    Per task and model the values must lie within `tolerance` of each other, and a paired test over
+    the shared questions must find nothing: the exact McNemar test for a binary metric, Holm's
+    correction over all of them (Holm 1979; without it, fifteen comparisons at 0.05 would accuse
+    every second reproduction), the paired bootstrap's 95 % interval for a continuous one. Returns
+    {equivalent, tolerance, values: [{task, model, original, reproduction, difference, questions,
+    gained, lost, p, ci95, within, found_difference}], problems: [text]}.
     """
     from statsmodels.stats.multitest import multipletests
 
     problems, values = [], []
-    tasks = {name: (original["tasks"].get(name), found["tasks"].get(name)) for name in
-             dict.fromkeys([*original["tasks"], *found["tasks"]])}  # fmt: skip
+    tasks = {
+        name: (original["tasks"].get(name), found["tasks"].get(name))
+        for name in dict.fromkeys([*original["tasks"], *found["tasks"]])
+    }
     for task, (before, after) in tasks.items():
         if before is None or after is None:
-            problems.append(f"{task} is not in the {'original' if before is None else 'reproduction'}")
+            problems.append(
+                f"{task} is not in the {'original' if before is None else 'reproduction'}"
+            )
             continue
         for model in dict.fromkeys([*before["models"], *after["models"]]):
             if model not in before["models"] or model not in after["models"]:
@@ -259,7 +300,9 @@ def compare_evaluations(
             values.append(_compare_value(task, model, before, after, samples, tolerance, resamples))
     binary = [value for value in values if value["p"] is not None]
     if binary:
-        rejected, corrected, *_ = multipletests([value["p"] for value in binary], alpha=stats.ALPHA, method="holm")
+        rejected, corrected, *_ = multipletests(
+            [value["p"] for value in binary], alpha=stats.ALPHA, method="holm"
+        )
         for value, is_rejected, p in zip(binary, rejected, corrected, strict=True):
             value |= {"p_holm": float(p), "found_difference": bool(is_rejected)}
     for value in values:
@@ -267,29 +310,59 @@ def compare_evaluations(
         if value["questions"] == 0:
             problems.append(f"{name}: no shared questions")
         if not value["within"]:
-            problems.append(f"{name}: {value['original']:.3f} → {value['reproduction']:.3f}, beyond {tolerance:g}")
+            problems.append(
+                f"{name}: {value['original']:.3f} → {value['reproduction']:.3f}, beyond {tolerance:g}"
+            )
         if value["found_difference"]:
             problems.append(f"{name}: the paired test finds a difference ({_evidence(value)})")
-    return {"equivalent": bool(values) and not problems, "tolerance": tolerance, "values": values, "problems": problems}
+    return {
+        "equivalent": bool(values) and not problems,
+        "tolerance": tolerance,
+        "values": values,
+        "problems": problems,
+    }
 
 
 def _compare_value(
-    task: str, model: str, before: Json, after: Json, samples: tuple[pd.DataFrame, pd.DataFrame], tolerance: float,
+    task: str,
+    model: str,
+    before: Json,
+    after: Json,
+    samples: tuple[pd.DataFrame, pd.DataFrame],
+    tolerance: float,
     resamples: int,
-) -> Json:  # fmt: skip
+) -> Json:
     x, y = (
-        frame[(frame["task"] == task) & (frame["model"] == model)].set_index("id")["value"].astype(float)
+        frame[(frame["task"] == task) & (frame["model"] == model)]
+        .set_index("id")["value"]
+        .astype(float)
         for frame in samples
     )
     shared = sorted(set(x.index) & set(y.index))
     a, b = (float(side["models"][model]["value"]) for side in (before, after))
-    entry: Json = {"task": task, "model": model, "original": a, "reproduction": b, "difference": b - a}
+    entry: Json = {
+        "task": task,
+        "model": model,
+        "original": a,
+        "reproduction": b,
+        "difference": b - a,
+    }
     # The values are rounded in their file: one exactly at the tolerance is within it.
-    entry |= {"questions": len(shared), "within": abs(b - a) <= tolerance + 1e-9, "found_difference": False, "p": None}
+    entry |= {
+        "questions": len(shared),
+        "within": abs(b - a) <= tolerance + 1e-9,
+        "found_difference": False,
+        "p": None,
+    }
     if shared:
         kind = stats.kind_of([*x, *y])
         test = stats.compare([*x[shared]], [*y[shared]], kind, resamples=resamples, seed=0)
-        entry |= {"p": test.p_mcnemar, "ci95": list(test.ci95), "gained": test.gained, "lost": test.lost}
+        entry |= {
+            "p": test.p_mcnemar,
+            "ci95": list(test.ci95),
+            "gained": test.gained,
+            "lost": test.lost,
+        }
         if kind == "continuous":
             entry["found_difference"] = not test.ci95[0] <= 0 <= test.ci95[1]
     return entry

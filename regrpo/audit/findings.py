@@ -32,21 +32,48 @@ class Findings:
         return self.place.snapshot
 
     def say(
-        self, what: list[dict[str, Any]], kind: str, stage: str | None, path: str, text: str,
-        recorded: Any = None, found: Any = None,
-    ) -> None:  # fmt: skip
+        self,
+        what: list[dict[str, Any]],
+        kind: str,
+        stage: str | None,
+        path: str,
+        text: str,
+        recorded: Any = None,
+        found: Any = None,
+    ) -> None:
         """Put a finding on one of the lists, once."""
-        one = {"kind": kind, "stage": stage, "path": path, "recorded": recorded, "found": found, "text": text}
+        one = {
+            "kind": kind,
+            "stage": stage,
+            "path": path,
+            "recorded": recorded,
+            "found": found,
+            "text": text,
+        }
         if one not in what:
             what.append(one)
 
     def fault(
-        self, kind: str, stage: str | None, path: str, text: str, recorded: Any = None, found: Any = None
+        self,
+        kind: str,
+        stage: str | None,
+        path: str,
+        text: str,
+        recorded: Any = None,
+        found: Any = None,
     ) -> None:
         """Something is not what its record says."""
         self.say(self.faults, kind, stage, path, text, recorded, found)
 
-    def row(self, path: str, place: str, stage: str, recorded: str | None, found: str | None, verdict: str) -> None:
+    def row(
+        self,
+        path: str,
+        place: str,
+        stage: str,
+        recorded: str | None,
+        found: str | None,
+        verdict: str,
+    ) -> None:
         """An artifact that was looked at in one place."""
         run = self.records[stage].run
         self.artifacts.append(

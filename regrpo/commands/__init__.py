@@ -1,1 +1,4 @@
-"""The commands of `regrpo`: each module parses, makes one call that returns plain data, and prints it."""
+"""The commands of `regrpo`.
+
+Each module parses, makes one call that returns plain data, and prints it.
+"""

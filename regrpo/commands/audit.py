@@ -1,4 +1,7 @@
-"""regrpo audit: whether the workspace, a run, a revision or another clone is what its records say, to the byte."""
+"""regrpo audit.
+
+Whether the workspace, a run, a revision or another clone is what its records say, to the byte.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,32 @@ EXIT = {"complete": 0, "broken": 1, "not checkable": 2}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "target", nargs="?", metavar="RUN|REV|FOLDER",
+        "target",
+        nargs="?",
+        metavar="RUN|REV|FOLDER",
         help="an MLflow run id, a git revision or DVC experiment, or another clone (default: this workspace)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--remote", nargs="?", const=True, default=False, metavar="NAME",
+        "--remote",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="NAME",
         help="fetch and hash the remote's objects too (default: DVC's default remote)",
-    )  # fmt: skip
-    parser.add_argument("--no-mlflow", action="store_true", help="work from git, DVC and the run.json files alone")
-    parser.add_argument("--strict-env", action="store_true", help="another environment than the run's is a fault")
+    )
+    parser.add_argument(
+        "--no-mlflow", action="store_true", help="work from git, DVC and the run.json files alone"
+    )
+    parser.add_argument(
+        "--strict-env", action="store_true", help="another environment than the run's is a fault"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs nothing else to be read")
-    parser.add_argument("--quiet", action="store_true", help="print nothing; the exit code is the verdict")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page that needs nothing else to be read"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing; the exit code is the verdict"
+    )
     parser.add_argument("--verbose", action="store_true", help="print every artifact and note")
     parser.epilog = "Exit code 0: complete; 1: broken; 2: not checkable."
 
@@ -44,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     target = None if folder else args.target
     with contextlib.chdir(folder or Path.cwd()):
         place = record.find(target, Path.cwd(), mlflow=not args.no_mlflow)
-        result = audit.audit(place, remote=args.remote, mlflow=not args.no_mlflow, strict_env=args.strict_env)
+        result = audit.audit(
+            place, remote=args.remote, mlflow=not args.no_mlflow, strict_env=args.strict_env
+        )
         result["seconds"] = round(time.monotonic() - began, 1)
         if args.html:
             page = pages.audit_page(result, graph.of_places([place]))
@@ -58,9 +77,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _folder(target: str | None) -> Path | None:
-    """The target as a folder: a repository, or what is written as a path; other names may be a revision's."""
+    """The target as a folder: a repository, or what is written as a path.
+
+    Other names may be a revision's.
+    """
     path = Path(target or "")
-    meant = target is not None and path.is_dir() and (target.startswith((".", "/")) or (path / "dvc.yaml").exists())
+    meant = (
+        target is not None
+        and path.is_dir()
+        and (target.startswith((".", "/")) or (path / "dvc.yaml").exists())
+    )
     return path if meant else None
 
 
@@ -71,7 +97,15 @@ def _print(result: dict[str, Any], verbose: bool) -> None:
         mine = [one for one in shown if one["stage"] == stage["stage"]]
         bad = sum(1 for one in result["faults"] if one["stage"] == stage["stage"])
         gaps = sum(1 for one in result["unchecked"] if one["stage"] == stage["stage"])
-        verdict = f"{bad} faults" if bad > 1 else "1 fault" if bad else f"{gaps} unchecked" if gaps else "complete"
+        verdict = (
+            f"{bad} faults"
+            if bad > 1
+            else "1 fault"
+            if bad
+            else f"{gaps} unchecked"
+            if gaps
+            else "complete"
+        )
         run_id = stage["mlflow_run_id"] or stage["run"]
         print(
             f"  {stage['stage']:<11} {verdict:<12} {len(mine):>3} hashes  run {run_id[:12]}  "
@@ -79,7 +113,9 @@ def _print(result: dict[str, Any], verbose: bool) -> None:
         )
         if verbose:
             for one in mine:
-                print(f"    {one['verdict']:<9} {one['place']:<9} {(one['found'] or '-')[:16]:<16}  {one['path']}")
+                print(
+                    f"    {one['verdict']:<9} {one['place']:<9} {(one['found'] or '-')[:16]:<16}  {one['path']}"
+                )
     for title, findings in (("FAULT", result["faults"]), ("UNCHECKED", result["unchecked"])):
         for one in findings:
             print(f"{title} {_line(one)}")
@@ -99,14 +135,17 @@ def _print(result: dict[str, Any], verbose: bool) -> None:
 
 
 def _line(one: dict[str, Any]) -> str:
-    """One finding: kind, stage, place, what is wrong, and both values where they are short enough to help."""
-    where = f"{one['kind']}: " + (f"{one['stage']}: " if one["stage"] and one["stage"] != one["path"] else "")
+    """One finding.
+
+    Kind, stage, place, what is wrong, and both values where they are short enough to help.
+    """
+    where = f"{one['kind']}: " + (
+        f"{one['stage']}: " if one["stage"] and one["stage"] != one["path"] else ""
+    )
     found = one["found"]
     if isinstance(found, dict):  # uncommitted code
         diff = found["diff"] or "(the diff is neither in the journal nor in MLflow)"
-        return (
-            f"{where}{one['path']}: {one['text']}; files: {', '.join(found['files']) or 'none that it reads'}\n{diff}"
-        )
+        return f"{where}{one['path']}: {one['text']}; files: {', '.join(found['files']) or 'none that it reads'}\n{diff}"
     if one["kind"] in ("environment", "restored") or (one["recorded"] is None and found is None):
         return f"{where}{one['path']}: {one['text']}"
     return f"{where}{one['path']}: {one['text']} (recorded {_short(one['recorded'])}, found {_short(found)})"

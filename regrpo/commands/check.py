@@ -1,4 +1,7 @@
-"""regrpo check: the whole profile, the environment and free disk, in a second, before anything runs."""
+"""regrpo check.
+
+The whole profile, the environment and free disk, in a second, before anything runs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,11 @@ FREE_BYTES = 2 * 10**9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", type=Path, help="the profile to check (default: the one that params.yaml names)")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        help="the profile to check (default: the one that params.yaml names)",
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing where all is well")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -38,13 +45,24 @@ def run(arguments: argparse.Namespace) -> int:
     elif problems or not arguments.quiet:
         for finding in problems or findings:
             stream = sys.stderr if finding["problem"] else sys.stdout
-            print(f"{'FAIL' if finding['problem'] else 'ok  '}  {finding['problem'] or finding['what']}", file=stream)
+            print(
+                f"{'FAIL' if finding['problem'] else 'ok  '}  {finding['problem'] or finding['what']}",
+                file=stream,
+            )
     return max((finding["exit_code"] for finding in problems), default=0)
 
 
 def check(profile: Path | None) -> list[dict[str, Any]]:
-    """Findings {what, problem (None where all is well), exit_code}, one per section and fact; nothing is changed."""
-    findings = [_finding("environment: the pinned packages, on the python that DVC will start", require_environment)]
+    """Findings {what, problem (None where all is well), exit_code}, one per section and fact.
+
+    Nothing is changed.
+    """
+    findings = [
+        _finding(
+            "environment: the pinned packages, on the python that DVC will start",
+            require_environment,
+        )
+    ]
     findings.append(_finding(f"disk: at least {FREE_BYTES / 1e9:.0f} GB free", require_disk))
     findings.append(_finding("dvc.lock: whole, where there is one", require_lock))
     try:
@@ -53,7 +71,9 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
     except RegrpoError as error:
         return [*findings, {"what": "profile", "problem": str(error), "exit_code": error.exit_code}]
     for stage in profiles.STAGES:
-        findings.append(_finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path)))
+        findings.append(
+            _finding(f"{path}: {stage}", lambda stage=stage: _parse(stage, sections[stage], path))
+        )
     findings.append(_finding(f"{path}: promote", lambda: require_promote(sections, path)))
     if not any(finding["problem"] for finding in findings):
         findings.append(_finding(f"{path}: limits of prompts", lambda: require_cut(sections, path)))
@@ -71,7 +91,9 @@ def _finding(what: str, holds: Any) -> dict[str, Any]:
 
 
 def _parse(stage: str, values: object, profile: Path) -> None:
-    section = profiles.parse_section(importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}")
+    section = profiles.parse_section(
+        importlib.import_module(f"stages.{stage}").Params, values, f"{profile}: {stage}"
+    )
     if stage in LOOK_UP:
         LOOK_UP[stage](section, profile)
     if stage == "grpo" and section.passed_through.get("use_vllm"):
@@ -85,7 +107,9 @@ def require_promote(sections: dict[str, Any], profile: Path) -> None:
     section = profiles.parse_section(promote.Params, sections["promote"], f"{profile}: promote")
     evaluate = sections["evaluate"]
     asked = list(map(str, evaluate.get("tasks") or [])) if isinstance(evaluate, dict) else []
-    if asked and not any(section.task == task or section.task.startswith(f"{task}_") for task in asked):
+    if asked and not any(
+        section.task == task or section.task.startswith(f"{task}_") for task in asked
+    ):
         raise Refused(
             f"{profile}: promote.task",
             expected=f"a task of evaluate.tasks ({', '.join(asked)})",
@@ -96,22 +120,33 @@ def require_promote(sections: dict[str, Any], profile: Path) -> None:
 
 def require_cut(sections: dict[str, Any], profile: Path) -> None:
     """sft's own limit of a prompt stands beside prepare's, which says that questions may be cut."""
-    if sections["sft"].get("max_prompt_tokens") and not sections["prepare"].get("max_prompt_tokens"):
+    if sections["sft"].get("max_prompt_tokens") and not sections["prepare"].get(
+        "max_prompt_tokens"
+    ):
         raise Refused(
-            f"{profile}: sft.max_prompt_tokens", expected="prepare.max_prompt_tokens beside it, for everything but sft",
-            found="none", remedy="Set both, or neither.",
-        )  # fmt: skip
+            f"{profile}: sft.max_prompt_tokens",
+            expected="prepare.max_prompt_tokens beside it, for everything but sft",
+            found="none",
+            remedy="Set both, or neither.",
+        )
 
 
 def require_answers(sections: dict[str, Any], profile: Path) -> None:
-    """Data without verifiable answers have rewards and tasks that need none. Raises Refused otherwise."""
+    """Data without verifiable answers have rewards and tasks that need none.
+
+    Raises Refused otherwise.
+    """
     given = sections["prepare"]
     name = given.get("verifier") or formats.get_format(given["format"]).verifier
     if verifiers.get_verifier(name):
         return
     for reward in set(sections["grpo"]["reward_funcs"]) & set(rewards.OURS):
         rewards.get_reward(reward, None, max_completion_length=1)
-    ours = [task for task in sections["evaluate"]["tasks"] if Path("stages/eval_tasks", f"{task}.yaml").exists()]
+    ours = [
+        task
+        for task in sections["evaluate"]["tasks"]
+        if Path("stages/eval_tasks", f"{task}.yaml").exists()
+    ]
     if needy := [task for task in ours if task not in harness.WITHOUT_VERIFIER]:
         raise Refused(
             f"{profile}: evaluate.tasks",
@@ -168,12 +203,16 @@ def require_rewards(section: Any, profile: Path) -> None:
     require_launch(section, profile)
     require_classifiers(section, profile)
     known = section.classifiers
-    if unknown := [name for name in section.reward_funcs if name not in known and not rewards.is_known(name)]:
+    if unknown := [
+        name for name in section.reward_funcs if name not in known and not rewards.is_known(name)
+    ]:
         raise Refused(
             f"{profile}: grpo.reward_funcs",
             expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, or one of "
             "grpo.classifiers",
-            found=", ".join(name + profiles.did_you_mean(name, [*rewards.OURS, *known]) for name in unknown),
+            found=", ".join(
+                name + profiles.did_you_mean(name, [*rewards.OURS, *known]) for name in unknown
+            ),
             remedy="Correct the name, or write the function.",
         )
 
@@ -185,13 +224,17 @@ def require_tasks(section: Any, profile: Path) -> None:
     """
     require_classifiers(section, profile)
     spec = importlib.util.find_spec("lm_eval")
-    installed = [Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])]
+    installed = [
+        Path(place) / "tasks" for place in (spec.submodule_search_locations or [] if spec else [])
+    ]
     left = set(section.tasks)
     for folder in (Path("stages/eval_tasks"), Path("custom/eval_tasks"), *installed):
         for file in folder.rglob("*.yaml") if left else ():
             text = file.read_text(encoding="utf-8", errors="replace")
             left -= {
-                name for name in left if name in text and re.search(rf"(?m)[\s:\[-]{re.escape(name)}[\s,\]]", text)
+                name
+                for name in left
+                if name in text and re.search(rf"(?m)[\s:\[-]{re.escape(name)}[\s,\]]", text)
             }
     if left:
         raise Refused(
@@ -209,14 +252,23 @@ LOOK_UP: dict[str, Callable[[Any, Path], None]] = {
     "grpo": require_rewards,
     "evaluate": require_tasks,
 }
-"""What a section names besides its keys: looked up before an hour is spent on what comes before it."""
+"""What a section names besides its keys.
+
+Looked up before an hour is spent on what comes before it.
+"""
 
 
 def require_environment() -> None:
     """Every direct dependency at its version in constraints.txt, and the `python` of PATH this very environment."""
-    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", Path("constraints.txt").read_text(), re.MULTILINE))
+    pinned = dict(
+        re.findall(r"^([\w.-]+)==(\S+)$", Path("constraints.txt").read_text(), re.MULTILINE)
+    )
     try:
-        direct = [re.split(r"[^\w.-]", line)[0] for line in metadata.requires("regrpo") or [] if "extra ==" not in line]
+        direct = [
+            re.split(r"[^\w.-]", line)[0]
+            for line in metadata.requires("regrpo") or []
+            if "extra ==" not in line
+        ]
     except metadata.PackageNotFoundError:
         direct = ["regrpo"]
     wrong = []
@@ -250,7 +302,10 @@ def _canonical(name: str) -> str:
 
 
 def require_lock() -> None:
-    """A dvc.lock that DVC can read: it writes the file in place, so that a kill in that instant leaves it cut off."""
+    """A dvc.lock that DVC can read.
+
+    It writes the file in place, so that a kill in that instant leaves it cut off.
+    """
     lock = Path("dvc.lock")
     try:
         content = profiles.read_yaml(lock) if lock.exists() else {"stages": {}}
@@ -267,7 +322,10 @@ def require_lock() -> None:
 
 
 def require_disk() -> None:
-    """Room for what the run writes: the models three times over, in the workspace and in DVC's cache."""
+    """Room for what the run writes.
+
+    The models three times over, in the workspace and in DVC's cache.
+    """
     base = Path("models/base")
     models = sum(file.stat().st_size for file in base.glob("*")) if base.is_dir() else 0
     needed, free = FREE_BYTES + 6 * models, shutil.disk_usage(Path.cwd()).free

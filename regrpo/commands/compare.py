@@ -1,4 +1,7 @@
-"""regrpo compare: what differs between runs, their metrics, and whether they differ by more than chance."""
+"""regrpo compare.
+
+What differs between runs, their metrics, and whether they differ by more than chance.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,33 @@ from regrpo.compare import blocks, compare
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN",
+        "runs",
+        nargs="*",
+        metavar="RUN",
         help="an MLflow run id, a DVC experiment, a git revision, or `workspace`; the first is the baseline",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--sweep", metavar="NAME", help="the DVC experiments NAME-1, NAME-2, … and MLflow's rows of that sweep"
+        "--sweep",
+        metavar="NAME",
+        help="the DVC experiments NAME-1, NAME-2, … and MLflow's rows of that sweep",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print everything as JSON")
     form.add_argument("--md", action="store_true", help="print Markdown")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs nothing else to be read")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page that needs nothing else to be read"
+    )
     parser.add_argument("--no-mlflow", action="store_true", help="work from git and DVC alone")
     parser.epilog = "Exit code 0 whatever came out; 2: could not compare."
 
 
 def run(args: argparse.Namespace) -> int:
     result = compare.compare(
-        args.runs, Path.cwd(), sweep=args.sweep, mlflow=not args.no_mlflow, curves=args.html is not None
+        args.runs,
+        Path.cwd(),
+        sweep=args.sweep,
+        mlflow=not args.no_mlflow,
+        curves=args.html is not None,
     )
     if args.html:
         from regrpo.compare import page

@@ -12,18 +12,30 @@ from regrpo.report import pages
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "target", nargs="?", metavar="RUN|ARTIFACT",
+        "target",
+        nargs="?",
+        metavar="RUN|ARTIFACT",
         help="an artifact's path or SHA-256 (6 digits or more), an MLflow run id, a stage, a git revision or a DVC "
         "experiment (default: the workspace's pipeline)",
-    )  # fmt: skip
+    )
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--upstream", action="store_true", help="what it was made from (the default)")
-    way.add_argument("--downstream", action="store_true", help="what was made from it, in every experiment and commit")
+    way.add_argument(
+        "--downstream",
+        action="store_true",
+        help="what was made from it, in every experiment and commit",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart")
     form.add_argument("--json", action="store_true", help="print runs and artifacts as JSON")
-    form.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs nothing else to be read")
-    parser.add_argument("--no-mlflow", action="store_true", help="do not ask MLflow which pipeline a run id belongs to")
+    form.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page that needs nothing else to be read"
+    )
+    parser.add_argument(
+        "--no-mlflow",
+        action="store_true",
+        help="do not ask MLflow which pipeline a run id belongs to",
+    )
     parser.epilog = "Exit code 2: nothing of that name is known."
 
 
@@ -38,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
     part, starts = graph.ask(whole, args.target, root, way, mlflow=not args.no_mlflow)
     if args.json:
         print(
-            json.dumps({"target": args.target, "direction": direction, "start": starts} | graph.plain(part), indent=2)
+            json.dumps(
+                {"target": args.target, "direction": direction, "start": starts}
+                | graph.plain(part),
+                indent=2,
+            )
         )
     elif args.mermaid:
         print(graph.mermaid(part))

@@ -1,4 +1,7 @@
-"""regrpo plan: whether a profile will train on a GPU (or here) and fit, before any GPU second is spent."""
+"""regrpo plan.
+
+Whether a profile will train on a GPU (or here) and fit, before any GPU second is spent.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,23 @@ WIDTH = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", type=Path, help="the profile to plan (default: the one that params.yaml names)")
     parser.add_argument(
-        "--gpu-memory", metavar="SIZE", help="of one GPU, as 80GiB (default: this machine's GPU, or the card's)"
+        "--profile", type=Path, help="the profile to plan (default: the one that params.yaml names)"
     )
     parser.add_argument(
-        "--gpus", type=int, metavar="N", help="processes, one GPU each (default: what the profile launches)"
+        "--gpu-memory",
+        metavar="SIZE",
+        help="of one GPU, as 80GiB (default: this machine's GPU, or the card's)",
     )
-    parser.add_argument("--gpu", metavar="NAME", help="the card, as H100 or L4 (default: this machine's, else A100)")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="processes, one GPU each (default: what the profile launches)",
+    )
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="the card, as H100 or L4 (default: this machine's, else A100)"
+    )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
@@ -43,13 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target:
-    """What to plan for: what the command line says, else this machine's GPU, else an A100 (where CUDA is asked for)."""
+    """What to plan for.
+
+    What the command line says, else this machine's GPU, else an A100 (where CUDA is asked for).
+    """
     import torch
 
     from regrpo.plan.step_time import CARDS, memory_of
 
     if gpus is not None and gpus < 1:
-        raise Refused("--gpus", expected="1 or more", found=str(gpus), remedy="Leave it out for one.")
+        raise Refused(
+            "--gpus", expected="1 or more", found=str(gpus), remedy="Leave it out for one."
+        )
     here = torch.cuda.is_available()
     name = gpu or (torch.cuda.get_device_name(0) if here else "A100")
     if memory:
@@ -60,36 +77,57 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
         room = known * GIB
     else:
         raise CannotCheck(
-            "--gpu", expected=f"one of {', '.join(CARDS)}, or --gpu-memory beside it", found=name,
+            "--gpu",
+            expected=f"one of {', '.join(CARDS)}, or --gpu-memory beside it",
+            found=name,
             remedy="Say how much memory it has: --gpu-memory 48GiB.",
-        )  # fmt: skip
+        )
     return Target(name, room, gpus, stated=bool(gpu or memory or gpus), here=here and not gpu)
 
 
 def make(profile: Path, target: Target) -> dict[str, Any]:
-    """The plan of a profile. Raises CannotCheck or Refused where it cannot be read or has not one section per stage."""
+    """The plan of a profile.
+
+    Raises CannotCheck or Refused where it cannot be read or has not one section per stage.
+    """
     try:
         values = profiles.read_profile(profile)
     except OSError as error:
         raise CannotCheck(
-            str(profile), expected="a profile, a YAML file", found=error.strerror or str(error), remedy="Name a file."
+            str(profile),
+            expected="a profile, a YAML file",
+            found=error.strerror or str(error),
+            remedy="Name a file.",
         ) from error
     sections: dict[str, Any] = {}
     findings: list[Finding] = []
     for stage in profiles.SECTIONS:
-        model = promote.Params if stage == "promote" else importlib.import_module(f"stages.{stage}").Params
+        model = (
+            promote.Params
+            if stage == "promote"
+            else importlib.import_module(f"stages.{stage}").Params
+        )
         try:
             sections[stage] = model.model_validate(values[stage])
         except ValidationError as error:
             findings += explain(stage, model, values[stage], error)
-        except (TypeError, AttributeError) as error:  # a validator met what it was not made for, as a number for a name
+        except (
+            TypeError,
+            AttributeError,
+        ) as error:  # a validator met what it was not made for, as a number for a name
             findings.append(
-                wrong(stage, f"cannot be read: {one_line(error)}", "text for keys, and no null for a number")
+                wrong(
+                    stage,
+                    f"cannot be read: {one_line(error)}",
+                    "text for keys, and no null for a number",
+                )
             )
     for stage in [name for name in check.LOOK_UP if name in sections]:
         source = getattr(getattr(sections[stage], "source", None), "kind", None)
         missing = "needed" if source in ("gguf", "package") else "wrong"
-        findings += _told(check.LOOK_UP[stage], _to_look_up(sections[stage]), profile, missing=missing)
+        findings += _told(
+            check.LOOK_UP[stage], _to_look_up(sections[stage]), profile, missing=missing
+        )
     if sections.keys() >= {"promote", "evaluate"}:
         findings += _told(check.require_promote, values, profile)
     if sections.keys() >= {"prepare", "sft"}:
@@ -110,18 +148,25 @@ def _told(look_up: Any, given: Any, profile: Path, missing: Any = "wrong") -> li
 
 
 def _to_look_up(section: Any) -> Any:
-    """The section with placeholders taken for commits and without `launch`: plan tells of both by itself."""
+    """The section with placeholders taken for commits and without `launch`.
+
+    Plan tells of both by itself.
+    """
 
     def pinned(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        zeros = {"revision": "0" * 40} if isinstance(one := value.get("revision"), str) and not is_commit(one) else {}
+        zeros = (
+            {"revision": "0" * 40}
+            if isinstance(one := value.get("revision"), str) and not is_commit(one)
+            else {}
+        )
         return {name: pinned(one) for name, one in value.items() if name != "launch"} | zeros
 
     return type(section).model_validate(pinned(section.model_dump()))
 
 
-# --- printing -------------------------------------------------------------------------------------------------------
+# --- printing -------------------------------------------------------------------------------------
 
 VERDICTS = {
     "fits": "fits: nothing is wrong, and every phase fits",
@@ -138,7 +183,10 @@ TITLES = {
 
 
 def lines(plan: dict[str, Any]) -> list[str]:
-    """The plan for a terminal of 100 columns: verdict, what is wrong, memory and time by phase, the rest."""
+    """The plan for a terminal of 100 columns.
+
+    Verdict, what is wrong, memory and time by phase, the rest.
+    """
     said = [f"{plan['profile']}: {VERDICTS[plan['verdict']]}", _target_line(plan), ""]
     said += _findings(plan, "wrong")
     for one in plan["advice"]:
@@ -154,14 +202,30 @@ def lines(plan: dict[str, Any]) -> list[str]:
 
 
 def _wrapped(text: str, first: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=" " * len(first),
+        break_on_hyphens=False,
+    )
 
 
 def _target_line(plan: dict[str, Any]) -> str:
     target, base = plan["target"], plan["base"]
-    gpu = f"{target['gpus']} × {target['gpu']} of {_gib(target['gpu_memory'])}" if target["gpu"] else "this CPU"
-    model = f"{base['architecture']}, {base['parameters']:,} parameters" if base else "base not known yet"
-    return f"for {gpu}{'' if target['here'] or not target['gpu'] else ' (not this machine)'}; {model}"
+    gpu = (
+        f"{target['gpus']} × {target['gpu']} of {_gib(target['gpu_memory'])}"
+        if target["gpu"]
+        else "this CPU"
+    )
+    model = (
+        f"{base['architecture']}, {base['parameters']:,} parameters"
+        if base
+        else "base not known yet"
+    )
+    return (
+        f"for {gpu}{'' if target['here'] or not target['gpu'] else ' (not this machine)'}; {model}"
+    )
 
 
 def _findings(plan: dict[str, Any], level: str) -> list[str]:
@@ -182,10 +246,15 @@ def _advice(one: dict[str, Any]) -> list[str]:
             "  No setting of the profile makes it fit: take a larger GPU, more of them, or a smaller base.",
             "",
         ]
-    said.append("  Any one of these lines makes it fit:" if len(one["changes"]) > 1 else "  This makes it fit:")
+    said.append(
+        "  Any one of these lines makes it fit:"
+        if len(one["changes"]) > 1
+        else "  This makes it fit:"
+    )
     for change in one["changes"]:
         keys = ", ".join(
-            f"{key}: {str(value).lower() if value is True else value}" for key, value in change["keys"].items()
+            f"{key}: {str(value).lower() if value is True else value}"
+            for key, value in change["keys"].items()
         )
         said += _wrapped(f"{keys}  ({_gib(change['total'])})", "  - ")
     return [*said, ""]

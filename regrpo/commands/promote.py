@@ -1,4 +1,7 @@
-"""regrpo promote: a run's model as a version in MLflow's model registry, and its place among them."""
+"""regrpo promote.
+
+A run's model as a version in MLflow's model registry, and its place among them.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,19 @@ MARKS = {"holds": "holds", "fails": "FAILS", "unknown": "UNKNOWN"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="RUN", help="an MLflow run id, a DVC experiment or a git revision")
     parser.add_argument(
-        "--alias", choices=("candidate", "champion"), default="candidate",
+        "target", metavar="RUN", help="an MLflow run id, a DVC experiment or a git revision"
+    )
+    parser.add_argument(
+        "--alias",
+        choices=("candidate", "champion"),
+        default="candidate",
         help="champion asks for a clean audit, a doctor who found nothing fatal, and a paired test against the present "
         "champion that is not worse (`promote:` in the profile); default: %(default)s",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="judge, and say what would happen; change nothing")
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="judge, and say what would happen; change nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.epilog = (
         "Safe to repeat: a run has one version. Exit code 0: done. 1: a rule fails, nothing was changed. "
@@ -37,8 +46,13 @@ def run(args: argparse.Namespace) -> int:
         _print(result)
     if result["verdict"] != "registered":
         wrong = "fails" if result["verdict"] == "refused" else "unknown"
-        reasons = "; ".join(f"{one['rule']}: {one['text']}" for one in result["rules"] if one["verdict"] == wrong)
-        print(f"regrpo promote: {result['target']} does not become champion: {reasons}", file=sys.stderr)
+        reasons = "; ".join(
+            f"{one['rule']}: {one['text']}" for one in result["rules"] if one["verdict"] == wrong
+        )
+        print(
+            f"regrpo promote: {result['target']} does not become champion: {reasons}",
+            file=sys.stderr,
+        )
     return EXIT[result["verdict"]]
 
 

@@ -13,12 +13,26 @@ PAGE = Path("reports/index.html")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "target", nargs="?", metavar="RUN",
+        "target",
+        nargs="?",
+        metavar="RUN",
         help="an MLflow run id, a git revision or a DVC experiment (default: the workspace)",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help=f"the page to write (default: {PAGE})")
-    parser.add_argument("--no-mlflow", action="store_true", help="do not ask MLflow which pipeline a run id belongs to")
-    parser.epilog = "Exit code 2: nothing of that run can be read. What is merely missing is said on the page."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=PAGE,
+        metavar="FILE",
+        help=f"the page to write (default: {PAGE})",
+    )
+    parser.add_argument(
+        "--no-mlflow",
+        action="store_true",
+        help="do not ask MLflow which pipeline a run id belongs to",
+    )
+    parser.epilog = (
+        "Exit code 2: nothing of that run can be read. What is merely missing is said on the page."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -41,25 +41,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STAGE",
         help="make only these again; what they read is restored and verified",
     )
-    parser.add_argument("--install", action="store_true", help="run in a fresh venv of that commit's constraints.txt")
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="run in a fresh venv of that commit's constraints.txt",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the worktree behind, to look at")
-    parser.add_argument("--no-mlflow", action="store_true", help="neither ask MLflow nor write the verdict to it")
-    parser.add_argument("--json", action="store_true", help="print the verdict as JSON (progress goes to stderr)")
+    parser.add_argument(
+        "--no-mlflow", action="store_true", help="neither ask MLflow nor write the verdict to it"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the verdict as JSON (progress goes to stderr)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict; progress and the stages' own lines go to stderr."""
     try:
         verdict = reproduce(
-            args.target, expect=args.expect, tolerance=args.tolerance, stages=args.stages, install=args.install,
-            keep=args.keep, mlflow=not args.no_mlflow, say=lambda line: print(line, file=sys.stderr, flush=True),
-        )  # fmt: skip
+            args.target,
+            expect=args.expect,
+            tolerance=args.tolerance,
+            stages=args.stages,
+            install=args.install,
+            keep=args.keep,
+            mlflow=not args.no_mlflow,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     except KeyboardInterrupt:  # the worktree is gone by now
         print("regrpo reproduce: interrupted; nothing is left behind", file=sys.stderr)
         return 130
     print(json.dumps(verdict, indent=2) if args.json else "\n".join(lines(verdict)))
     if verdict["mlflow_error"]:
-        print(f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}", file=sys.stderr)
+        print(
+            f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}",
+            file=sys.stderr,
+        )
         return 2
     return 0 if verdict["holds"] else 1
 
@@ -70,7 +87,9 @@ def lines(verdict: dict[str, Any]) -> list[str]:
     for stage in verdict["stages"]:
         differing, seconds = stage["differing"], stage["reproduction"]["seconds"]
         state = (
-            f"{len(differing)} of {stage['files']} files differ" if differing else f"identical ({stage['files']} files)"
+            f"{len(differing)} of {stage['files']} files differ"
+            if differing
+            else f"identical ({stage['files']} files)"
         )
         shown.append(f"{stage['stage']:<11} {seconds or 0:6.1f} s  {state}")
         for entry in differing:
@@ -92,7 +111,10 @@ def lines(verdict: dict[str, Any]) -> list[str]:
         step = f", training step {first['step']}" if first["step"] is not None else ""
         tensor = f", tensor {first['tensor']}" if first["tensor"] else ""
         what += f"; it departs in stage {first['stage']}: {first['file']}{tensor}{step}"
-    shown.append(f"{verdict['verdict']}: {what}" + ("" if verdict["holds"] else f" (expected: {verdict['expected']})"))
+    shown.append(
+        f"{verdict['verdict']}: {what}"
+        + ("" if verdict["holds"] else f" (expected: {verdict['expected']})")
+    )
     if verdict["reproduction_run_id"]:
         shown.append(f"written to MLflow as run {verdict['reproduction_run_id']}")
     if verdict["kept"]:
@@ -103,7 +125,9 @@ def lines(verdict: dict[str, Any]) -> list[str]:
 def _evaluation_lines(evaluation: dict[str, Any]) -> list[str]:
     values, tolerance = evaluation["values"], evaluation["tolerance"]
     largest = max((abs(value["difference"]) for value in values), default=0.0)
-    summary = f"evaluation: {len(values)} values, off by at most {largest:.3f} (tolerance {tolerance:g})"
+    summary = (
+        f"evaluation: {len(values)} values, off by at most {largest:.3f} (tolerance {tolerance:g})"
+    )
     if not evaluation["problems"]:
         return [f"{summary}; the paired tests find no difference"]
     return [summary, *(f"  {problem}" for problem in evaluation["problems"])]

@@ -1,4 +1,7 @@
-"""regrpo sync: tell MLflow everything that journals, experiments and workspace hold and it does not."""
+"""regrpo sync.
+
+Tell MLflow everything that journals, experiments and workspace hold and it does not.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from regrpo.tracking import address, follower
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "Safe to repeat. Exit code 2: MLflow could not be told; nothing is lost, run it again."
+    parser.epilog = (
+        "Safe to repeat. Exit code 2: MLflow could not be told; nothing is lost, run it again."
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
@@ -26,7 +31,9 @@ def _headline() -> str | None:
     task = evaluation.get("tasks", {}).get(evaluation.get("headline"))
     if not task:
         return None
-    values = ", ".join(f"{model} {task['models'][model]['value']:.3f}" for model in ("base", "sft", "grpo"))
+    values = ", ".join(
+        f"{model} {task['models'][model]['value']:.3f}" for model in ("base", "sft", "grpo")
+    )
     return f"result    {evaluation['headline']}: {values}; more in reports/model_card/README.md"
 
 

@@ -1,6 +1,9 @@
-"""A comparison of runs for people: one sequence of blocks, written as plain text (100 columns) or as Markdown.
+"""A comparison of runs for people.
 
-Nothing that a file or a model wrote reaches a terminal or a page as it stands: what does not print is spelled out.
+One sequence of blocks, written as plain text (100 columns) or as Markdown.
+
+Nothing that a file or a model wrote reaches a terminal or a page as it stands: what does not print
+is spelled out.
 """
 
 from __future__ import annotations
@@ -28,7 +31,10 @@ MOST = 10
 
 @dataclass(frozen=True)
 class Block:
-    """A heading with what stands under it: sentences, a table (first its header), lines to keep as they are."""
+    """A heading with what stands under it.
+
+    Sentences, a table (first its header), lines to keep as they are.
+    """
 
     title: str
     sentences: list[str] = field(default_factory=list)
@@ -40,7 +46,10 @@ class Block:
 def shown(text: object) -> str:
     """Text on one line, with everything that does not print (control and direction characters) spelled out."""
     marks = {"\n": "⏎", "\t": "⇥"}
-    return "".join(marks.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in str(text))
+    return "".join(
+        marks.get(c, c if c.isprintable() else c.encode("unicode_escape").decode())
+        for c in str(text)
+    )
 
 
 def text(result: Json) -> str:
@@ -58,7 +67,9 @@ def _as_text(block: Block) -> Iterator[str]:
     for sentence in block.sentences:
         yield textwrap.fill(shown(sentence), WIDTH, initial_indent="  ", subsequent_indent="    ")
     if block.table:
-        yield from (f"  {line}" for line in _aligned([[shown(cell) for cell in row] for row in block.table]))
+        yield from (
+            f"  {line}" for line in _aligned([[shown(cell) for cell in row] for row in block.table])
+        )
     yield from (f"  {shown(line)[: WIDTH - 2]}" for line in block.lines)
 
 
@@ -78,7 +89,9 @@ def _as_markdown(block: Block) -> Iterator[str]:
     if block.sentences:
         yield "\n".join(f"- {_escaped(sentence)}" for sentence in block.sentences)
     if block.table:
-        head, *rows = [["" if cell is None else _escaped(cell) for cell in row] for row in block.table]
+        head, *rows = [
+            ["" if cell is None else _escaped(cell) for cell in row] for row in block.table
+        ]
         yield "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
     if block.lines:
         yield "\n".join(["```text", *(f"  {shown(line)}" for line in block.lines), "```"])
@@ -88,19 +101,25 @@ def _escaped(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|<>&~#])", r"\\\1", shown(text))
 
 
-# --- the blocks -----------------------------------------------------------------------------------------------------
+# --- the blocks -----------------------------------------------------------------------------------
 
 
 def blocks(result: Json) -> Iterator[Block]:
     """What is to be said, in order."""
     yield Block("Verdict", result["verdict"], name="verdict")
-    told = [f"{one['name']}: left out: {one['reason']}" for one in result["left_out"]] + result["notes"]
+    told = [f"{one['name']}: left out: {one['reason']}" for one in result["left_out"]] + result[
+        "notes"
+    ]
     if told:
         yield Block("Not compared, and notes", told, name="notes")
     yield Block("Runs", table=_runs(result), name="runs")
     yield from _differences(result)
     if result["metrics"]:
-        yield Block("Metrics (with 95 % intervals over the questions)", table=_metrics(result), name="metrics")
+        yield Block(
+            "Metrics (with 95 % intervals over the questions)",
+            table=_metrics(result),
+            name="metrics",
+        )
     yield from _seeds(result)
     yield from _questions(result)
 
@@ -114,10 +133,15 @@ def _runs(result: Json) -> list[list[str]]:
     for index, run in enumerate(result["runs"]):
         kind, _, name = run["place"].partition(" ")
         rows.append(
-            [run["name"], kind if name == run["name"] else run["place"],
-             (run["pipeline_key"] or "unfinished")[:12], (run["ended"] or "")[:16].replace("T", " "),
-             run["health"] or "—", *(str(values[one][index] or "—") for one in told)]
-        )  # fmt: skip
+            [
+                run["name"],
+                kind if name == run["name"] else run["place"],
+                (run["pipeline_key"] or "unfinished")[:12],
+                (run["ended"] or "")[:16].replace("T", " "),
+                run["health"] or "—",
+                *(str(values[one][index] or "—") for one in told),
+            ]
+        )
     return rows
 
 
@@ -139,9 +163,19 @@ def _differences(result: Json) -> Iterator[Block]:
             else "All that the stages read is the same."
         )
         lines = [line for one in code["diffstats"] for line in _diffstat(one)]
-        yield Block("What differs: code", [said], _sides(changed, names) if changed else [], lines, name="code")
+        yield Block(
+            "What differs: code",
+            [said],
+            _sides(changed, names) if changed else [],
+            lines,
+            name="code",
+        )
     if differs["environment"]:
-        yield Block("What differs: environment", table=_sides(differs["environment"], names), name="environment")
+        yield Block(
+            "What differs: environment",
+            table=_sides(differs["environment"], names),
+            name="environment",
+        )
     same = [what for what in ("parameters", "data", "environment") if not differs[what]]
     same += [] if differs_in_code else ["code, at different commits" if changed else "code"]
     if same:
@@ -177,7 +211,8 @@ def _counted(values: Sequence[str]) -> str:
 def _metrics(result: Json) -> list[list[str]]:
     names = [run["name"] for run in result["runs"]]
     labels = [
-        f"{line['task']} ({line['metric']})" + (f", {line['model']}" if line["model"] != "grpo" else "")
+        f"{line['task']} ({line['metric']})"
+        + (f", {line['model']}" if line["model"] != "grpo" else "")
         for line in result["metrics"]
     ]
     if len(names) <= FEW_RUNS:
@@ -187,7 +222,13 @@ def _metrics(result: Json) -> list[list[str]]:
         ]
     kept = [(line["task"], line) for line in result["metrics"] if line["model"] == "grpo"][:4]
     return [["run", *(task for task, _ in kept)]] + [
-        [name, *(_value(line["values"][index], with_interval=number == 0) for number, (_, line) in enumerate(kept))]
+        [
+            name,
+            *(
+                _value(line["values"][index], with_interval=number == 0)
+                for number, (_, line) in enumerate(kept)
+            ),
+        ]
         for index, name in enumerate(names)
     ]
 
@@ -195,7 +236,11 @@ def _metrics(result: Json) -> list[list[str]]:
 def _value(value: Json | None, with_interval: bool = True) -> str:
     if value is None:
         return "—"
-    return f"{value['value']:.3f} ({interval(value['ci95'])})" if with_interval else f"{value['value']:.3f}"
+    return (
+        f"{value['value']:.3f} ({interval(value['ci95'])})"
+        if with_interval
+        else f"{value['value']:.3f}"
+    )
 
 
 def _seeds(result: Json) -> Iterator[Block]:
@@ -204,7 +249,10 @@ def _seeds(result: Json) -> Iterator[Block]:
         return
     rows = [["setting", "seeds", "task", "mean (95 % t interval)"]]
     for arm in seeds["arms"]:
-        rows += [[arm["name"], str(arm["seeds"]), task, _mean(mean)] for task, mean in arm["means"].items()]
+        rows += [
+            [arm["name"], str(arm["seeds"]), task, _mean(mean)]
+            for task, mean in arm["means"].items()
+        ]
     repeats = [name for arm in seeds["arms"] for name in arm["repeats"]]
     said = [f"Vary: {', '.join(seeds['varying'])}."] if seeds["varying"] else []
     said += [f"Left out, of the same seeds as another: {', '.join(repeats)}."] if repeats else []
@@ -213,15 +261,23 @@ def _seeds(result: Json) -> Iterator[Block]:
     if tested:
         rows = [["setting", "task", "difference", "95 % t interval", "p (Holm)", "is"]]
         rows += [
-            [line["after"], line["task"], signed(line["difference"]), interval(line["ci95"], True),
-             f"{line['p_holm']:.2g}", line["relation"]]
+            [
+                line["after"],
+                line["task"],
+                signed(line["difference"]),
+                interval(line["ci95"], True),
+                f"{line['p_holm']:.2g}",
+                line["relation"],
+            ]
             for line in tested
-        ]  # fmt: skip
+        ]
         yield Block(f"Over seeds, minus {tested[0]['before']}", table=rows, name="seeds")
 
 
 def _mean(mean: Json) -> str:
-    known = interval(mean["ci95"]) if mean["ci95"] else f"too few seeds: {mean['n']} of {FEWEST_SEEDS}"
+    known = (
+        interval(mean["ci95"]) if mean["ci95"] else f"too few seeds: {mean['n']} of {FEWEST_SEEDS}"
+    )
     return f"{mean['mean']:.3f} ({known})"
 
 
@@ -229,30 +285,54 @@ def _questions(result: Json) -> Iterator[Block]:
     questions = result["questions"]
     pairs = questions["pairs"]
     if len(pairs) > FEW_RUNS:
-        rows = [["run", "against", "task", "value", "difference", "95 % interval", "p (Holm)", "is"]]
+        rows = [
+            ["run", "against", "task", "value", "difference", "95 % interval", "p (Holm)", "is"]
+        ]
         for pair in pairs:
             rows += [
-                [pair["after"], pair["before"], line["task"], f"{line['after']:.3f}",
-                 signed(line["difference"]), interval(line["ci95"], True), f"{line['p_holm']:.3g}", _is(pair, line)]
-                for line in pair["tasks"] if line["decisive"]
-            ] or [[pair["after"], pair["before"], "—", "", "", "", "", _refused(pair)]]  # fmt: skip
+                [
+                    pair["after"],
+                    pair["before"],
+                    line["task"],
+                    f"{line['after']:.3f}",
+                    signed(line["difference"]),
+                    interval(line["ci95"], True),
+                    f"{line['p_holm']:.3g}",
+                    _is(pair, line),
+                ]
+                for line in pair["tasks"]
+                if line["decisive"]
+            ] or [[pair["after"], pair["before"], "—", "", "", "", "", _refused(pair)]]
         yield Block("On the shared questions", table=rows, name="pairs")
         return
     for pair in pairs:
-        said = [f"{one['task']}: {one['reason']}" if one["task"] else one["reason"] for one in pair["refused"]]
+        said = [
+            f"{one['task']}: {one['reason']}" if one["task"] else one["reason"]
+            for one in pair["refused"]
+        ]
         if pair["settings"]:
-            said.append(f"The questions were put with other settings: {', '.join(pair['settings'])}.")
+            said.append(
+                f"The questions were put with other settings: {', '.join(pair['settings'])}."
+            )
         if pair["identical"]:
             said.append("The answers are the same, byte for byte.")
-        rows = [["", "questions", "difference", "95 % interval", "gained", "lost", "p", "shows from"]]
+        rows = [
+            ["", "questions", "difference", "95 % interval", "gained", "lost", "p", "shows from"]
+        ]
         for line in pair["tasks"]:
             n, of = line["questions"], line["of"]
             least = line["minimum_detectable_effect"]
             rows.append(
-                [line["task"], str(n) if of == [n, n] else f"{n} of {of[0]}, {of[1]}", signed(line["difference"]),
-                 interval(line["ci95"], True), *("—" if x is None else str(x) for x in (line["gained"], line["lost"])),
-                 f"{line['p']:.2g}", "—" if least is None else f"{least:.3f}"]
-            )  # fmt: skip
+                [
+                    line["task"],
+                    str(n) if of == [n, n] else f"{n} of {of[0]}, {of[1]}",
+                    signed(line["difference"]),
+                    interval(line["ci95"], True),
+                    *("—" if x is None else str(x) for x in (line["gained"], line["lost"])),
+                    f"{line['p']:.2g}",
+                    "—" if least is None else f"{least:.3f}",
+                ]
+            )
         yield Block(
             f"{pair['after']} minus {pair['before']}, on the shared questions",
             said,

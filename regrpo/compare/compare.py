@@ -1,7 +1,10 @@
-"""Runs compared honestly: what differs between them, their metrics, and whether they differ by more than chance.
+"""Runs compared honestly.
 
-`compare` finds and reads the runs and returns plain data (numbers, texts, lists), which regrpo.compare.blocks renders.
-Two runs are compared on the questions that both were asked; settings that ran with several seeds, over their seeds.
+What differs between them, their metrics, and whether they differ by more than chance.
+
+`compare` finds and reads the runs and returns plain data (numbers, texts, lists), which
+regrpo.compare.blocks renders. Two runs are compared on the questions that both were asked; settings
+that ran with several seeds, over their seeds.
 """
 
 from __future__ import annotations
@@ -54,11 +57,14 @@ def compare(
     examples: int = 5,
     curves: bool = False,
 ) -> Json:
-    """Compare the named runs and those of a sweep; the first is the baseline that the others are compared with.
+    """Compare the named runs and those of a sweep.
 
-    {schema_version, runs, left_out, notes, differs {parameters, data, environment, code}, metrics, decisive, questions
-    {comparisons, pairs}, seeds {covers, arms, comparisons}, verdict [sentences]}; with `curves` those of the training,
-    too. Raises CannotCheck where fewer than two runs can be read.
+    The first is the baseline that the others are compared with.
+
+    {schema_version, runs, left_out, notes, differs {parameters, data, environment, code}, metrics,
+    decisive, questions {comparisons, pairs}, seeds {covers, arms, comparisons}, verdict
+    [sentences]}; with `curves` those of the training, too. Raises CannotCheck where fewer than two
+    runs can be read.
     """
     tracker = runs.Rows(mlflow)
     named = runs.find(targets, root, tracker)
@@ -76,24 +82,42 @@ def compare(
             f"sweep {sweep} is not whole: {len(members) - len(missing_from_sweep)} of {len(members)} runs are there"
         )
     result = of_runs(read, examples=examples)
-    result |= {"asked": {"runs": list(targets), "sweep": sweep}, "left_out": left_out, "notes": notes + _notes(read)}
+    result |= {
+        "asked": {"runs": list(targets), "sweep": sweep},
+        "left_out": left_out,
+        "notes": notes + _notes(read),
+    }
     return result | ({"curves": find_curves(read, find_arms(read))} if curves else {})
 
 
 def _too_few(
-    read: Sequence[Run], targets: Sequence[str], sweep: str | None, left_out: Sequence[Json], notes: Sequence[str]
+    read: Sequence[Run],
+    targets: Sequence[str],
+    sweep: str | None,
+    left_out: Sequence[Json],
+    notes: Sequence[str],
 ) -> CannotCheck:
     reasons: dict[str, list[str]] = {}
     for one in left_out:
         reasons.setdefault(one["reason"].replace(one["name"], "NAME"), []).append(one["name"])
-    why = [f"{', '.join(names)}: {reason.replace('NAME', names[0])}" for reason, names in reasons.items()]
+    why = [
+        f"{', '.join(names)}: {reason.replace('NAME', names[0])}"
+        for reason, names in reasons.items()
+    ]
     remedy = "Name another: `workspace` is one, `dvc exp list` and `git log -- dvc.lock` show more."
     if sweep is not None:
-        remedy = "Wait until `dvc queue status` shows two that are done, or name another run besides."
+        remedy = (
+            "Wait until `dvc queue status` shows two that are done, or name another run besides."
+        )
     return CannotCheck(
         f"sweep {sweep}" if sweep is not None else " ".join(targets) or "no run",
         expected="two runs to compare",
-        found="; ".join([f"{len(read) or 'none'} that can be read", *(one.rstrip(".") for one in [*why, *notes])]),
+        found="; ".join(
+            [
+                f"{len(read) or 'none'} that can be read",
+                *(one.rstrip(".") for one in [*why, *notes]),
+            ]
+        ),
         remedy=remedy,
     )
 
@@ -103,7 +127,9 @@ def _read(named: Sequence[runs.Named]) -> tuple[list[Run], list[Json]]:
     left_out = [{"name": one.name, "reason": one.problem} for one in named if one.place is None]
     there = [one for one in named if one.place is not None]
     read: list[Run] = []
-    for one, snapshot in zip(there, runs.load([one.place for one in there if one.place]), strict=True):
+    for one, snapshot in zip(
+        there, runs.load([one.place for one in there if one.place]), strict=True
+    ):
         try:
             run = runs.read_run(one, snapshot)
         except CannotCheck as error:
@@ -122,11 +148,24 @@ def _short(name: str) -> str:
 
 
 def _notes(read: Sequence[Run]) -> list[str]:
-    found = [f"{run.name}: {run.problem}; its finished stages are compared" for run in read if run.problem]
+    found = [
+        f"{run.name}: {run.problem}; its finished stages are compared"
+        for run in read
+        if run.problem
+    ]
     for index, run in enumerate(read):
-        twin = next((one for one in read[:index] if one.key and one.key == run.key and one.made == run.made), None)
+        twin = next(
+            (
+                one
+                for one in read[:index]
+                if one.key and one.key == run.key and one.made == run.made
+            ),
+            None,
+        )
         found += [f"{twin.name} and {run.name} are one and the same run"] if twin else []
-    return found + [f"{run.name}: no answers to compare: {run.no_answers}" for run in read if run.no_answers]
+    return found + [
+        f"{run.name}: no answers to compare: {run.no_answers}" for run in read if run.no_answers
+    ]
 
 
 def of_runs(read: Sequence[Run], *, resamples: int = 10_000, examples: int = 5) -> Json:
@@ -171,7 +210,7 @@ def _plain(run: Run, arms: Sequence[Arm]) -> Json:
     }
 
 
-# --- what differs ---------------------------------------------------------------------------------------------------
+# --- what differs ---------------------------------------------------------------------------------
 
 
 def _differing(facts: Sequence[Mapping[str, str]]) -> list[Json]:
@@ -185,12 +224,20 @@ def _code(read: Sequence[Run]) -> Json:
     """Revisions, uncommitted changes, the differing files that stages read (MD5), diffstats from the first run."""
     stats_of = []
     first = read[0].revisions[0]
-    for other in [one for one in dict.fromkeys(run.revisions[0] for run in read) if one != first][:MOST_DIFFSTATS]:
-        shown = git("-C", str(read[0].snapshot.root), "diff", "--stat=90", first, other, "--", *CODE)
+    for other in [one for one in dict.fromkeys(run.revisions[0] for run in read) if one != first][
+        :MOST_DIFFSTATS
+    ]:
+        shown = git(
+            "-C", str(read[0].snapshot.root), "diff", "--stat=90", first, other, "--", *CODE
+        )
         text = UNCHANGED if shown == "" else shown
-        stats_of.append({"from": first, "to": other, "text": text or "one of the two is not in this repository"})
+        stats_of.append(
+            {"from": first, "to": other, "text": text or "one of the two is not in this repository"}
+        )
     return {
-        "revisions": _differing([{"revision": ", ".join(one[:12] for one in run.revisions)} for run in read]),
+        "revisions": _differing(
+            [{"revision": ", ".join(one[:12] for one in run.revisions)} for run in read]
+        ),
         "uncommitted": _differing([{"diff": ", ".join(run.diffs) or "none"} for run in read]),
         "files": _differing([run.code for run in read]),
         "diffstats": stats_of,
@@ -209,9 +256,15 @@ def _metrics(read: Sequence[Run]) -> list[Json]:
                     continue
                 line = lines.setdefault(
                     (name, model),
-                    {"task": name, "metric": task.metric, "role": task.role, "kind": task.kind, "model": model,
-                     "values": [None] * len(read)},
-                )  # fmt: skip
+                    {
+                        "task": name,
+                        "metric": task.metric,
+                        "role": task.role,
+                        "kind": task.kind,
+                        "model": model,
+                        "values": [None] * len(read),
+                    },
+                )
                 line["values"][index] = task.models[model].model_dump()
     return sorted(lines.values(), key=lambda line: line["model"] != runs.MODEL)
 
@@ -221,7 +274,9 @@ def _ordered(evaluation: Evaluation | None) -> list[str]:
     tasks = evaluation.tasks if evaluation else {}
     order = {role: index for index, role in enumerate(("format", "control", "sampled"), 1)}
     decisive = decisive_tasks(evaluation)
-    return sorted(tasks, key=lambda name: (name not in decisive, order.get(tasks[name].role, 0), name))
+    return sorted(
+        tasks, key=lambda name: (name not in decisive, order.get(tasks[name].role, 0), name)
+    )
 
 
 def decisive_tasks(evaluation: Evaluation | None) -> list[str]:
@@ -234,7 +289,10 @@ def decisive_tasks(evaluation: Evaluation | None) -> list[str]:
 
 
 def find_curves(read: Sequence[Run], arms: Sequence[Arm]) -> Json:
-    """{metric: {line: [(step, value)]}}: a line per run, or where there are more than MOST_LINES one per arm, its mean.
+    """{metric: {line.
+
+    [(step, value)]}}: a line per run, or where there are more than MOST_LINES one per arm, its
+    mean.
 
     Of still more, the first MOST_LINES.
     """
@@ -243,7 +301,8 @@ def find_curves(read: Sequence[Run], arms: Sequence[Arm]) -> Json:
         groups = {f"{arm.name} ×{len(arm.runs)}": arm.runs for arm in arms}
     chosen = list(groups.items())[:MOST_LINES]
     return {
-        metric: {name: _mean_curve([runs.curve(run, metric) for run in of]) for name, of in chosen} for metric in CURVES
+        metric: {name: _mean_curve([runs.curve(run, metric) for run in of]) for name, of in chosen}
+        for metric in CURVES
     }
 
 
@@ -254,7 +313,7 @@ def _mean_curve(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[fl
     return [(step, sum(one[step] for one in every) / len(every)) for step in steps]
 
 
-# --- over questions -------------------------------------------------------------------------------------------------
+# --- over questions -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -283,8 +342,10 @@ class Pair:
 
 
 def find_pairs(read: Sequence[Run], arms: Sequence[Arm]) -> list[tuple[Run, Run]]:
-    """Every later run with the first; with several arms of which one has several runs, each with the first arm's run of
-    the same seeds where there is one, and none of the first arm's own.
+    """Every later run with the first.
+
+    With several arms of which one has several runs, each with the first arm's run of the same seeds
+    where there is one, and none of the first arm's own.
     """
     first = next((arm for arm in arms if read[0] in arm.runs), None)
     if first is None or len(arms) < 2 or all(len(arm.runs) < 2 for arm in arms):
@@ -299,9 +360,13 @@ def _over_questions(
     pairs = [_pair(before, after, questions) for before, after in find_pairs(read, arms)]
     todo = [(line, pair.sides[line["task"]]) for pair in pairs for line in pair.told["tasks"]]
     found = [seed_tests.compare_questions(one.before, one.after, one.kind) for _, one in todo]
-    intervals = seed_tests.question_intervals([(one.before, one.after) for _, one in todo], resamples=resamples)
+    intervals = seed_tests.question_intervals(
+        [(one.before, one.after) for _, one in todo], resamples=resamples
+    )
     family = [index for index, (line, _) in enumerate(todo) if line["decisive"]]
-    corrected = dict(zip(family, seed_tests.holm([found[index].p for index in family]), strict=True))
+    corrected = dict(
+        zip(family, seed_tests.holm([found[index].p for index in family]), strict=True)
+    )
     for index, ((line, side), tested, ci95) in enumerate(zip(todo, found, intervals, strict=True)):
         line |= _task_line(side, tested, corrected.get(index), len(family)) | {"ci95": list(ci95)}
     for pair in pairs:
@@ -315,8 +380,16 @@ def _over_questions(
 def _pair(before: Run, after: Run, questions: Questions) -> Pair:
     sides, refused = shared_tasks(before, after, questions)
     samples = before.made.get(runs.SAMPLES)
-    decisive = [name for name in decisive_tasks(before.evaluation) if name in decisive_tasks(after.evaluation)]
-    roles = {name: task.role for name, task in before.evaluation.tasks.items()} if before.evaluation else {}
+    decisive = [
+        name
+        for name in decisive_tasks(before.evaluation)
+        if name in decisive_tasks(after.evaluation)
+    ]
+    roles = (
+        {name: task.role for name, task in before.evaluation.tasks.items()}
+        if before.evaluation
+        else {}
+    )
     told: Json = {
         "before": before.name,
         "after": after.name,
@@ -333,15 +406,27 @@ def _pair(before: Run, after: Run, questions: Questions) -> Pair:
 
 def _asking(run: Run) -> dict[str, str]:
     """How the questions were put: what may change answers, and is no property of the model."""
-    ours = ("evaluate.tasks", "evaluate.limit", "evaluate.bootstrap", "evaluate.seed", "evaluate.threads")
-    return {name: value for name, value in run.params.items() if name.startswith("evaluate.") and name not in ours}
+    ours = (
+        "evaluate.tasks",
+        "evaluate.limit",
+        "evaluate.bootstrap",
+        "evaluate.seed",
+        "evaluate.threads",
+    )
+    return {
+        name: value
+        for name, value in run.params.items()
+        if name.startswith("evaluate.") and name not in ours
+    }
 
 
-def shared_tasks(before: Run, after: Run, questions: Questions) -> tuple[dict[str, Sides], list[Json]]:
+def shared_tasks(
+    before: Run, after: Run, questions: Questions
+) -> tuple[dict[str, Sides], list[Json]]:
     """The tasks on which two runs can be compared, and those on which they cannot, with the reason.
 
-    The same questions are those of one id, prompt and right answer. A run that was asked some of the other's questions
-    is compared on them; where one id stands for two questions, nothing is.
+    The same questions are those of one id, prompt and right answer. A run that was asked some of
+    the other's questions is compared on them; where one id stands for two questions, nothing is.
     """
     for run in (before, after):
         if run.no_answers is not None:
@@ -424,7 +509,10 @@ def _task_line(sides: Sides, tested: Tested, p_holm: float | None, comparisons: 
 
 
 def relation(difference: float, p: float, kind: stats.Kind) -> str:
-    """Better or worse (of a metric that is not right or wrong: higher or lower), or not distinguishable."""
+    """Better or worse (of a metric that is not right or wrong.
+
+    Higher or lower), or not distinguishable.
+    """
     if p >= stats.ALPHA or difference == 0:
         return "not distinguishable"
     words = ("better", "worse") if kind == "binary" else ("higher", "lower")
@@ -435,21 +523,28 @@ def _conclude(pair: Pair) -> None:
     """Add `relation` and, where the headline differs, `format` to a pair."""
     decisive = [line for line in pair.told["tasks"] if line["decisive"]]
     relations = {line["relation"] for line in decisive}
-    pair.told["relation"] = "not compared" if not decisive else relations.pop() if len(relations) == 1 else "mixed"
+    pair.told["relation"] = (
+        "not compared" if not decisive else relations.pop() if len(relations) == 1 else "mixed"
+    )
     pair.told["format"] = None
     if len(decisive) == 1 and decisive[0]["relation"] != "not distinguishable":
         pair.told["format"] = format_finding(pair.told["tasks"], pair.sides)
 
 
 def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides]) -> Json | None:
-    """Whether two runs whose headline differs do so only in format following; None where no format was measured.
+    """Whether two runs whose headline differs do so only in format following.
+
+    None where no format was measured.
 
     `only` is true if all of this holds (p as in regrpo.compare.seed_tests, 0.05, uncorrected):
 
     1. the share of answers in the asked form differs, in the headline's direction;
-    2. a probe of what the runs know finds no difference, though it would have shown one of the headline's size
-       (its minimum detectable effect is at most that), and not all answers in it are wrong. The probes: accuracy on the
-       questions that both runs answered in the asked form, and accuracy with the answer opened for the model;
+    2. a probe of what the runs know finds no difference, though it would have shown one of the
+       headline's size
+       (its minimum detectable effect is at most that), and not all answers in it are wrong. The
+       probes: accuracy on the
+       questions that both runs answered in the asked form, and accuracy with the answer opened for
+       the model;
     3. no probe finds a difference.
     """
     headline, form = tasks[0], next((line for line in tasks if line["role"] == "format"), None)
@@ -470,17 +565,37 @@ def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides]) -> Json | 
         differs = tested.p < stats.ALPHA
         could = tested.detectable() <= abs(headline["difference"]) and bool(x.any() or y.any())
         lines.append(
-            {"probe": name, "questions": tested.n, "before": float(x.mean()), "after": float(y.mean()),
-             "difference": tested.difference, "p": tested.p, "differs": differs,
-             "shows_no_difference": could and not differs}
-        )  # fmt: skip
+            {
+                "probe": name,
+                "questions": tested.n,
+                "before": float(x.mean()),
+                "after": float(y.mean()),
+                "difference": tested.difference,
+                "p": tested.p,
+                "differs": differs,
+                "shows_no_difference": could and not differs,
+            }
+        )
     differs = form["p"] < stats.ALPHA and form["difference"] * headline["difference"] > 0
-    only = differs and any(line["shows_no_difference"] for line in lines) and not any(line["differs"] for line in lines)
-    return {"only": only, "differs": differs, "before": form["before"], "after": form["after"], "probes": lines}
+    only = (
+        differs
+        and any(line["shows_no_difference"] for line in lines)
+        and not any(line["differs"] for line in lines)
+    )
+    return {
+        "only": only,
+        "differs": differs,
+        "before": form["before"],
+        "after": form["after"],
+        "probes": lines,
+    }
 
 
 def _examples(pair: Pair, task: str, questions: Questions, most: int) -> Json:
-    """Questions that only one run got right (of a number: where they are furthest apart), up to `most` each way."""
+    """Questions that only one run got right (of a number.
+
+    Where they are furthest apart), up to `most` each way.
+    """
     import numpy as np
 
     sides = pair.sides[task]
@@ -510,12 +625,15 @@ def _cut(text: Any, what: str) -> str | None:
     return text if len(text) <= CUT[what] else text[: CUT[what]] + "…"
 
 
-# --- over seeds -----------------------------------------------------------------------------------------------------
+# --- over seeds -----------------------------------------------------------------------------------
 
 
 @dataclass
 class Arm:
-    """Runs that differ only in their seeds, one of each set of seeds; `repeats` are further runs of the same seeds."""
+    """Runs that differ only in their seeds, one of each set of seeds.
+
+    `repeats` are further runs of the same seeds.
+    """
 
     name: str
     runs: list[Run]
@@ -535,15 +653,22 @@ def find_arms(read: Iterable[Run]) -> list[Arm]:
         arm = arms.setdefault(run.setting, Arm("", [], []))
         known = {arm_seeds(one) for one in arm.runs}
         (arm.repeats if arm_seeds(run) in known else arm.runs).append(run)
-    firsts = [{name: value for name, value in arm.runs[0].params.items() if name not in SEEDS} for arm in arms.values()]
+    firsts = [
+        {name: value for name, value in arm.runs[0].params.items() if name not in SEEDS}
+        for arm in arms.values()
+    ]
     apart = _differing(firsts)
     for index, arm in enumerate(arms.values()):
         told = [
-            f"{line['name']}={line['values'][index]}" for line in apart if not line["name"].startswith("model_card.")
+            f"{line['name']}={line['values'][index]}"
+            for line in apart
+            if not line["name"].startswith("model_card.")
         ]
         shown = ", ".join(told[:2]) + (f", and {len(told) - 2} more" if len(told) > 2 else "")
         arm.name = (
-            arm.runs[0].name if len(arm.runs) == 1 and len(arms) > 1 else shown or f"{arm.runs[0].name} and its seeds"
+            arm.runs[0].name
+            if len(arm.runs) == 1 and len(arms) > 1
+            else shown or f"{arm.runs[0].name} and its seeds"
         )
     names = [arm.name for arm in arms.values()]
     for index, arm in enumerate(arms.values()):  # settings that differ in code or raw data alone
@@ -555,9 +680,10 @@ def _over_seeds(arms: Sequence[Arm], pairs: Sequence[Json]) -> Json:
     """Means over seeds of each arm, and each later arm against the first."""
     every = [run for arm in arms for run in arm.runs]
     varying = [
-        name for name in SEEDS
+        name
+        for name in SEEDS
         if any(len({run.params.get(name) for run in arm.runs}) > 1 for arm in arms)
-    ]  # fmt: skip
+    ]
     tasks = decisive_tasks(every[0].evaluation) if every else []
     plain = []
     for arm in arms:
@@ -567,15 +693,35 @@ def _over_seeds(arms: Sequence[Arm], pairs: Sequence[Json]) -> Json:
             if len(values) == len(arm.runs):
                 means[task] = dataclasses.asdict(seed_tests.mean_over_seeds(list(values.values())))
         plain.append(
-            {"name": arm.name, "runs": [run.name for run in arm.runs], "repeats": [run.name for run in arm.repeats],
-             "seeds": len(arm.runs), "enough": len(arm.runs) >= FEWEST_SEEDS, "means": means}
-        )  # fmt: skip
+            {
+                "name": arm.name,
+                "runs": [run.name for run in arm.runs],
+                "repeats": [run.name for run in arm.repeats],
+                "seeds": len(arm.runs),
+                "enough": len(arm.runs) >= FEWEST_SEEDS,
+                "means": means,
+            }
+        )
     comparisons = _compare_arms(arms, tasks)
     for line in comparisons:
-        names = {run.name for arm in arms if arm.name in (line["before"], line["after"]) for run in arm.runs}
-        form = [pair["format"] for pair in pairs if {pair["before"], pair["after"]} <= names and pair["format"]]
+        names = {
+            run.name
+            for arm in arms
+            if arm.name in (line["before"], line["after"])
+            for run in arm.runs
+        }
+        form = [
+            pair["format"]
+            for pair in pairs
+            if {pair["before"], pair["after"]} <= names and pair["format"]
+        ]
         line["format_only"] = sum(one["only"] for one in form), len(form)
-    return {"varying": varying, "covers": covers(varying, every), "arms": plain, "comparisons": comparisons}
+    return {
+        "varying": varying,
+        "covers": covers(varying, every),
+        "arms": plain,
+        "comparisons": comparisons,
+    }
 
 
 def _scores(arm: Arm, task: str) -> dict[tuple[str | None, ...], float]:
@@ -583,7 +729,9 @@ def _scores(arm: Arm, task: str) -> dict[tuple[str | None, ...], float]:
     return {
         arm_seeds(run): run.evaluation.tasks[task].models[runs.MODEL].value
         for run in arm.runs
-        if run.evaluation and task in run.evaluation.tasks and runs.MODEL in run.evaluation.tasks[task].models
+        if run.evaluation
+        and task in run.evaluation.tasks
+        and runs.MODEL in run.evaluation.tasks[task].models
     }
 
 
@@ -593,20 +741,35 @@ def _compare_arms(arms: Sequence[Arm], tasks: Sequence[str]) -> list[Json]:
     able = sum(1 for arm, _ in todo if min(len(arms[0].runs), len(arm.runs)) >= FEWEST_SEEDS)
     for arm, task in todo:
         x, y = _scores(arms[0], task), _scores(arm, task)
-        if len(x) < len(arms[0].runs) or len(y) < len(arm.runs) or _another_task(arms[0], arm, task):
+        if (
+            len(x) < len(arms[0].runs)
+            or len(y) < len(arm.runs)
+            or _another_task(arms[0], arm, task)
+        ):
             continue
         paired = set(x) == set(y)
         found = seed_tests.compare_seeds(
-            list(x.values()), [y[seeds] for seeds in x] if paired else list(y.values()), paired=paired,
+            list(x.values()),
+            [y[seeds] for seeds in x] if paired else list(y.values()),
+            paired=paired,
             comparisons=max(able, 1),
-        )  # fmt: skip
-        line: Json = {"task": task, "before": arms[0].name, "after": arm.name, "seeds": [len(x), len(y)]}
+        )
+        line: Json = {
+            "task": task,
+            "before": arms[0].name,
+            "after": arm.name,
+            "seeds": [len(x), len(y)],
+        }
         assert arm.runs[0].evaluation is not None
         line["kind"] = arm.runs[0].evaluation.tasks[task].kind
         lines.append(line | (dataclasses.asdict(found) if found else {"design": None}))
     tested = [line for line in lines if line["design"]]
     for line, p in zip(tested, seed_tests.holm([line["p"] for line in tested]), strict=True):
-        line |= {"p_holm": p, "comparisons": len(tested), "relation": relation(line["difference"], p, line["kind"])}
+        line |= {
+            "p_holm": p,
+            "comparisons": len(tested),
+            "relation": relation(line["difference"], p, line["kind"]),
+        }
     return lines
 
 
@@ -622,7 +785,13 @@ def covers(varying: Sequence[str], every: Sequence[Run]) -> str:
     questions = "prepare.seed" in varying
     if not varying:
         return "the questions only, not the seeds"
-    what = "the GRPO seed only" if list(varying) == ["grpo.seed"] else "all seeds" if not fixed else "some seeds"
+    what = (
+        "the GRPO seed only"
+        if list(varying) == ["grpo.seed"]
+        else "all seeds"
+        if not fixed
+        else "some seeds"
+    )
     also = "; the questions too, which prepare.seed draws anew" if questions else ""
     left = [*([] if questions else ["the choice of questions"]), *fixed]
     return f"{what} ({', '.join(varying)}){also}" + (f"; not {', '.join(left)}" if left else "")

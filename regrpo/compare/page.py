@@ -1,4 +1,7 @@
-"""The page of `regrpo compare --html`: the comparison's blocks, with its intervals and training curves drawn."""
+"""The page of `regrpo compare --html`.
+
+The comparison's blocks, with its intervals and training curves drawn.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,19 @@ CURVES = {
 
 
 def page(result: Mapping[str, Any]) -> str:
-    """The whole page; `result` is regrpo.compare.compare's, with curves. Text from data is escaped and cut."""
+    """The whole page; `result` is regrpo.compare.compare's, with curves.
+
+    Text from data is escaped and cut.
+    """
     content = dict(result)
     return pages.render(
         "compare.html.j2",
         title=f"Comparison of {len(content['runs'])} runs",
         blocks=[(block, _is_number(block.table)) for block in blocks.blocks(content)],
         kind=KINDS.get(_relation(content), "unsure"),
-        pairs=content["questions"]["pairs"] if len(content["questions"]["pairs"]) <= FEW_RUNS else [],
+        pairs=content["questions"]["pairs"]
+        if len(content["questions"]["pairs"]) <= FEW_RUNS
+        else [],
         differences=_differences(content),
         curves=list(_curves(content)),
         curves_note=_curves_note(content),
@@ -46,16 +54,23 @@ def _relation(result: Json) -> str:
 
 
 def _differences(result: Json) -> str:
-    """The forest chart: differences over seeds, then over questions, each with its 95 % interval."""
+    """The forest chart.
+
+    Differences over seeds, then over questions, each with its 95 % interval.
+    """
     groups: dict[str, list[drawing.Interval]] = {}
     for line in [line for line in result["seeds"]["comparisons"] if line["design"]]:
-        groups.setdefault(f"{line['after']}, over seeds", []).append(_row(line["task"], line, colour=1))
+        groups.setdefault(f"{line['after']}, over seeds", []).append(
+            _row(line["task"], line, colour=1)
+        )
     pairs = result["questions"]["pairs"]
     for pair in pairs:
         few = len(pairs) <= FEW_RUNS
         title = f"{pair['after']} minus {pair['before']}" if few else "Over questions, run by run"
         shown = [line for line in pair["tasks"] if few or line["decisive"]]
-        groups.setdefault(title, []).extend(_row(line["task"] if few else pair["after"], line) for line in shown)
+        groups.setdefault(title, []).extend(
+            _row(line["task"] if few else pair["after"], line) for line in shown
+        )
     kept = {name: rows[:MOST_ROWS] for name, rows in groups.items()}
     if not kept:
         return ""
@@ -65,7 +80,9 @@ def _differences(result: Json) -> str:
 
 def _row(label: str, line: Json, colour: int = 0) -> drawing.Interval:
     low, high = line["ci95"]
-    return drawing.Interval(label, line["difference"], low, high, signed(line["difference"]), colour)
+    return drawing.Interval(
+        label, line["difference"], low, high, signed(line["difference"]), colour
+    )
 
 
 def _curves(result: Json) -> Iterator[tuple[str, str]]:
@@ -74,7 +91,10 @@ def _curves(result: Json) -> Iterator[tuple[str, str]]:
         title, y_label = CURVES[metric]
         series = [drawing.Series(name, points) for name, points in lines.items() if points]
         if series:
-            yield title, drawing.line_chart(title, series, x_label="optimizer step", y_label=y_label)
+            yield (
+                title,
+                drawing.line_chart(title, series, x_label="optimizer step", y_label=y_label),
+            )
 
 
 def _curves_note(result: Json) -> str:
@@ -90,4 +110,8 @@ def _curves_note(result: Json) -> str:
 def _is_number(table: list[list[str]]) -> list[bool]:
     """Which columns hold numbers alone (or nothing)."""
     number = re.compile(r"[+-]?[\d.,]+(e-?\d+)?|—|")
-    return [all(number.fullmatch(cell) for cell in column[1:]) for column in zip(*table, strict=True)] if table else []
+    return (
+        [all(number.fullmatch(cell) for cell in column[1:]) for column in zip(*table, strict=True)]
+        if table
+        else []
+    )

@@ -46,7 +46,10 @@ LONGEST_CARD, LONGEST_DESCRIPTION = 3000, 5000
 
 
 class Params(Section):
-    """The profile's `promote` section: which task the champion is defended on, and what loss is no loss."""
+    """The profile's `promote` section.
+
+    Which task the champion is defended on, and what loss is no loss.
+    """
 
     task: str
     max_loss: float = Field(ge=0)
@@ -54,10 +57,13 @@ class Params(Section):
 
 
 def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: bool = False) -> Json:
-    """Register a run's model and give it `alias`; champion only where every rule holds, else nothing is changed.
+    """Register a run's model and give it `alias`.
 
-    `target` is an MLflow run, a DVC experiment or a git revision; `root` must be the current folder. Doing it twice
-    changes nothing. Raises CannotCheck for an unknown or unfinished run and where MLflow cannot be reached.
+    Champion only where every rule holds, else nothing is changed.
+
+    `target` is an MLflow run, a DVC experiment or a git revision; `root` must be the current
+    folder. Doing it twice changes nothing. Raises CannotCheck for an unknown or unfinished run and
+    where MLflow cannot be reached.
     """
     remedy = "Start the server, or set MLFLOW_TRACKING_URI to the store that holds the run."
     with follower.opened(create=False, remedy=remedy) as store:
@@ -65,16 +71,20 @@ def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: boo
         place = _find(target, root, registry)
         snapshot = place.snapshot
         rule = _rule(snapshot.profile())
-        name = re.sub("[/:]", "-", str(snapshot.params()["model_card"]["model_name"]))  # MLflow takes neither
+        name = re.sub(
+            "[/:]", "-", str(snapshot.params()["model_card"]["model_name"])
+        )  # MLflow takes neither
         model_id = registry.logged_model(_record(snapshot, "grpo"), MODEL)
         if model_id is None and not dry_run:
             follower.sync()
             model_id = registry.logged_model(_record(snapshot, "grpo"), MODEL)
         if model_id is None:
             raise CannotCheck(
-                f"MLflow ({address.shown_uri()})", expected=f"the model that {target}'s grpo stage logged",
-                found="none", remedy="Run `regrpo sync`, or set MLFLOW_TRACKING_URI to the store that holds the run.",
-            )  # fmt: skip
+                f"MLflow ({address.shown_uri()})",
+                expected=f"the model that {target}'s grpo stage logged",
+                found="none",
+                remedy="Run `regrpo sync`, or set MLFLOW_TRACKING_URI to the store that holds the run.",
+            )
         key = str(snapshot.pipeline_key())
         mine, champion = registry.version_of(name, key), registry.holder(name, "champion")
         reigns = bool(mine and champion and mine["version"] == champion["version"])
@@ -88,23 +98,35 @@ def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: boo
             rules.append(_told("comparison", "holds", f"{name} has no champion yet"))
         result: Json = {
             "verdict": _verdict(rules) if alias == "champion" else "registered",
-            "target": place.name, "pipeline_key": key, "model": name, "alias": alias,
-            "version": mine["version"] if mine else None, "created": False, "dry_run": dry_run,
-            "replaced": champion["version"] if champion and alias == "champion" and not reigns else None,
-            "reigns": reigns, "rules": rules, "comparison": comparison, "mlflow": address.shown_uri(),
+            "target": place.name,
+            "pipeline_key": key,
+            "model": name,
+            "alias": alias,
+            "version": mine["version"] if mine else None,
+            "created": False,
+            "dry_run": dry_run,
+            "replaced": champion["version"]
+            if champion and alias == "champion" and not reigns
+            else None,
+            "reigns": reigns,
+            "rules": rules,
+            "comparison": comparison,
+            "mlflow": address.shown_uri(),
             "notes": _notes(place, root),
-        }  # fmt: skip
+        }
         row = registry.row(key)
         result["tags"] = _tags(place, audited, comparison, rule, row)
         if result["verdict"] == "registered" and not dry_run and not reigns:
             version = mine["version"] if mine else registry.register(name, model_id, result["tags"])
-            registry.describe(name, version, result["tags"] if mine else {}, _description(place, result, row))
+            registry.describe(
+                name, version, result["tags"] if mine else {}, _description(place, result, row)
+            )
             registry.give_alias(name, version, alias)
             result |= {"version": version, "created": mine is None}
         return result
 
 
-# --- the run --------------------------------------------------------------------------------------------------------
+# --- the run --------------------------------------------------------------------------------------
 
 
 def _find(target: str, root: Path, registry: Registry) -> Place:
@@ -116,26 +138,36 @@ def _find(target: str, root: Path, registry: Registry) -> Place:
         if run is None:
             raise
         raise CannotCheck(
-            f"run {target}", expected="a finished pipeline that the workspace, a commit or an experiment holds",
+            f"run {target}",
+            expected="a finished pipeline that the workspace, a commit or an experiment holds",
             found=f"an MLflow run ({run['status']}) whose results are in none of them",
             remedy="Finish it with `dvc repro`; `dvc exp list` and `git log -- dvc.lock` show what there is.",
-        ) from error  # fmt: skip
+        ) from error
     lock = record.safe_lock(place.snapshot)["stages"]
-    if missing := [stage for stage in STAGES if stage not in lock or place.snapshot.record(stage) is None]:
+    if missing := [
+        stage for stage in STAGES if stage not in lock or place.snapshot.record(stage) is None
+    ]:
         raise CannotCheck(
-            place.name, expected="a finished pipeline", found=f"no finished {', '.join(missing)}",
+            place.name,
+            expected="a finished pipeline",
+            found=f"no finished {', '.join(missing)}",
             remedy="Finish it with `dvc repro`.",
-        )  # fmt: skip
+        )
     if place.snapshot.pipeline_key() is None:
         raise Refused(
-            place.name, expected="one whole pipeline", found="records that do not fit dvc.lock or one another",
+            place.name,
+            expected="one whole pipeline",
+            found="records that do not fit dvc.lock or one another",
             remedy=f"`regrpo audit {'' if place.snapshot.revision is None else target}` names them.",
-        )  # fmt: skip
+        )
     return place
 
 
 def _rule(profile: str) -> Params:
-    """The `promote` section of the run's profile as it stands in the workspace now: no run brings a rule of its own."""
+    """The `promote` section of the run's profile as it stands in the workspace now.
+
+    No run brings a rule of its own.
+    """
     sections = profiles.read_profile(Path(profile))
     return profiles.parse_section(Params, sections["promote"], f"{profile}: promote")
 
@@ -149,19 +181,22 @@ def _output(snapshot: Snapshot, path: str, stage: str) -> bytes:
     out = next(out for out in _record(snapshot, stage)["outputs"] if out["path"] == path)
     data: bytes | None = snapshot.read(path)
     if data is None:
-        md5 = next(one["md5"] for one in snapshot.lock()["stages"][stage]["outs"] if one["path"] == path)
+        md5 = next(
+            one["md5"] for one in snapshot.lock()["stages"][stage]["outs"] if one["path"] == path
+        )
         cached = cache_folder(snapshot.root) / md5[:2] / md5[2:]
         data = cached.read_bytes() if cached.is_file() else None
     if data is None or hashing.of_bytes(data).sha256 != out["sha256"]:
         raise CannotCheck(
-            path, expected=f"the bytes that the run recorded (SHA-256 {out['sha256'][:12]}…)",
+            path,
+            expected=f"the bytes that the run recorded (SHA-256 {out['sha256'][:12]}…)",
             found="nothing here or in DVC's cache" if data is None else "others",
             remedy="Fetch them with `dvc fetch --all-commits`, or make the run again.",
-        )  # fmt: skip
+        )
     return data
 
 
-# --- the rules ------------------------------------------------------------------------------------------------------
+# --- the rules ------------------------------------------------------------------------------------
 
 
 def _told(rule: str, verdict: str, text: str) -> Json:
@@ -170,97 +205,136 @@ def _told(rule: str, verdict: str, text: str) -> Json:
 
 def _judge_audit(audited: Mapping[str, Any]) -> Json:
     """Complete: no fault, and nothing that could not be checked."""
-    verdict = {"complete": "holds", "broken": "fails", "not checkable": "unknown"}[audited["verdict"]]
+    verdict = {"complete": "holds", "broken": "fails", "not checkable": "unknown"}[
+        audited["verdict"]
+    ]
     findings = audited["faults"] or audited["unchecked"]
     shown = "; ".join(f"{one['path']}: {one['text']}" for one in findings[:3])
     more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""
-    text = f"{audited['verdict']}: " + (f"{shown}{more}" if findings else f"{len(audited['artifacts'])} hashes agree")
+    text = f"{audited['verdict']}: " + (
+        f"{shown}{more}" if findings else f"{len(audited['artifacts'])} hashes agree"
+    )
     return _told("audit", verdict, text)
 
 
 def _judge_doctor(health: Mapping[str, Any]) -> Json:
     """Nothing fatal; what else fired is told."""
     fired = [rule for rule in health["rules"] if rule["verdict"] == "fired"]
-    shown = "; ".join(f"{one['rule']} at step {', '.join(map(str, one['steps'][:3]))}" for one in fired)
+    shown = "; ".join(
+        f"{one['rule']} at step {', '.join(map(str, one['steps'][:3]))}" for one in fired
+    )
     text = health["verdict"] + (f": {shown}" if fired else "")
     return _told("doctor", "fails" if health["verdict"] == "fatal" else "holds", text)
 
 
-def _judge_comparison(place: Place, champion: Mapping[str, Any], root: Path, rule: Params) -> tuple[Json | None, Json]:
+def _judge_comparison(
+    place: Place, champion: Mapping[str, Any], root: Path, rule: Params
+) -> tuple[Json | None, Json]:
     """The paired comparison with the champion's run, and whether it is not worse."""
     try:
         other = _champions_run(champion, root)
-        comparison = compare(_samples(other.snapshot, rule.task), _samples(place.snapshot, rule.task), rule)
+        comparison = compare(
+            _samples(other.snapshot, rule.task), _samples(place.snapshot, rule.task), rule
+        )
     except RegrpoError as error:
         text = f"with champion (version {champion['version']}): {error}"
         return None, _told("comparison", "unknown", text)
     comparison = {"champion_version": champion["version"], "champion": other.name} | comparison
     problems = "; ".join(comparison["problems"])
     text = f"with champion (version {champion['version']}): {_in_words(comparison)}"
-    return comparison, _told("comparison", "fails" if problems else "holds", f"{text}: {problems or 'not worse'}")
+    return comparison, _told(
+        "comparison", "fails" if problems else "holds", f"{text}: {problems or 'not worse'}"
+    )
 
 
 def _champions_run(champion: Mapping[str, Any], root: Path) -> Place:
     """Where the champion's run lies, found by the id in its version's tags. Raises CannotCheck."""
-    run, digest = (champion["tags"].get(f"regrpo.{what}") for what in ("stage.evaluate", f"output.{SAMPLES}"))
+    run, digest = (
+        champion["tags"].get(f"regrpo.{what}") for what in ("stage.evaluate", f"output.{SAMPLES}")
+    )
     if not run:
         raise CannotCheck(
-            "its tags", expected="the run that `regrpo promote` wrote into them", found="none",
+            "its tags",
+            expected="the run that `regrpo promote` wrote into them",
+            found="none",
             remedy="It was registered by other means: take its alias away (MLflow) to let any audited run succeed it.",
-        )  # fmt: skip
+        )
     place = record.find(run, root, mlflow=False)
     outputs = {out["path"]: out["sha256"] for out in _record(place.snapshot, "evaluate")["outputs"]}
     if outputs.get(SAMPLES) != digest:
         raise CannotCheck(
-            f"its run {run}", expected=f"samples with SHA-256 {str(digest)[:12]}…", found="a record of others",
+            f"its run {run}",
+            expected=f"samples with SHA-256 {str(digest)[:12]}…",
+            found="a record of others",
             remedy="`regrpo audit` says which are true.",
-        )  # fmt: skip
+        )
     return place
 
 
 def _samples(snapshot: Snapshot, task: str) -> pd.DataFrame:
-    """The GRPO model's answers to a task, by question; `metric` in the frame's attrs. Raises CannotCheck."""
+    """The GRPO model's answers to a task, by question; `metric` in the frame's attrs.
+
+    Raises CannotCheck.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pa.BufferReader(_output(snapshot, SAMPLES, "evaluate")) as source:
         frame: pd.DataFrame = pq.read_table(source).to_pandas()
-    chosen = frame[(frame["task"] == task) & (frame["model"] == "grpo")].set_index("id").sort_index()
+    chosen = (
+        frame[(frame["task"] == task) & (frame["model"] == "grpo")].set_index("id").sort_index()
+    )
     if chosen.empty:
         raise CannotCheck(
-            f"promote.task: {task}", expected="a task that both runs were asked",
-            found=f"{', '.join(frame['task'].unique())} in one of them", remedy="Evaluate it in both, or name another.",
-        )  # fmt: skip
+            f"promote.task: {task}",
+            expected="a task that both runs were asked",
+            found=f"{', '.join(frame['task'].unique())} in one of them",
+            remedy="Evaluate it in both, or name another.",
+        )
     about = (snapshot.json(METRICS) or {"tasks": {}})["tasks"].get(task, {})
     chosen.attrs = {name: about.get(name) for name in ("kind", "metric", "version")}
     return chosen
 
 
 def compare(champion: pd.DataFrame, new: pd.DataFrame, rule: Params) -> Json:
-    """`new` against `champion` on the same questions; `problems` names what makes it worse (empty: not worse).
+    """`new` against `champion` on the same questions; `problems` names what makes it worse (empty.
 
-    Not worse is non-inferiority: the lower end of the paired 95 % interval of new − champion is at or above −max_loss
-    (CONSORT's extension, Piaggio et al. 2012, JAMA 308:2594), and no significant loss, by the exact McNemar test at
-    alpha (binary) or an interval wholly below zero (continuous). Raises CannotCheck for other questions or metrics.
+    Not worse).
+
+    Not worse is non-inferiority: the lower end of the paired 95 % interval of new − champion is at
+    or above −max_loss (CONSORT's extension, Piaggio et al. 2012, JAMA 308:2594), and no significant
+    loss, by the exact McNemar test at alpha (binary) or an interval wholly below zero (continuous).
+    Raises CannotCheck for other questions or metrics.
     """
     if champion.attrs != new.attrs:
         raise CannotCheck(
-            rule.task, expected="the same metric", found=f"{champion.attrs} and {new.attrs}",
+            rule.task,
+            expected="the same metric",
+            found=f"{champion.attrs} and {new.attrs}",
             remedy="Evaluate the champion's run again with this task.",
-        )  # fmt: skip
-    asked, asked_before = ({i: (p, a) for i, p, a in zip(x.index, x["prompt"], x["answer"], strict=True)}
-                           for x in (new, champion))  # fmt: skip
+        )
+    asked, asked_before = (
+        {i: (p, a) for i, p, a in zip(x.index, x["prompt"], x["answer"], strict=True)}
+        for x in (new, champion)
+    )
     shared = [one for one in asked if asked[one] == asked_before.get(one)]
     if len(shared) != len(asked) or len(shared) != len(asked_before):
         raise CannotCheck(
-            rule.task, expected="both runs evaluated on the same questions",
+            rule.task,
+            expected="both runs evaluated on the same questions",
             found=f"{len(shared)} shared of {len(asked)} here and {len(asked_before)} there",
             remedy="Evaluate both on one set (prepare.seed, prepare.eval, evaluate.limit).",
-        )  # fmt: skip
+        )
     before, after = (x["value"].astype(float).tolist() for x in (champion, new))
     kind = new.attrs["kind"] or stats.kind_of([*before, *after])
     found = stats.compare(before, after, kind, resamples=RESAMPLES, seed=SEED)
-    result = {"task": rule.task, "kind": kind, "questions": len(after), "max_loss": rule.max_loss, "alpha": rule.alpha}
+    result = {
+        "task": rule.task,
+        "kind": kind,
+        "questions": len(after),
+        "max_loss": rule.max_loss,
+        "alpha": rule.alpha,
+    }
     result |= {"champion_value": sum(before) / len(before), "value": sum(after) / len(after)}
     result |= dataclasses.asdict(found)
     return result | {"problems": _problems(found, kind, rule)}
@@ -271,10 +345,16 @@ def _problems(found: stats.Comparison, kind: str, rule: Params) -> list[str]:
     low, high = found.ci95
     if low < -rule.max_loss - 1e-9:
         allowed = _gap(-rule.max_loss, kind)
-        problems.append(f"the interval reaches down to {_gap(low, kind)}; {allowed} is allowed (promote.max_loss)")
+        problems.append(
+            f"the interval reaches down to {_gap(low, kind)}; {allowed} is allowed (promote.max_loss)"
+        )
     significant = high < 0 if found.p_mcnemar is None else found.p_mcnemar < rule.alpha
     if found.difference < 0 and significant:
-        how = "interval below 0" if found.p_mcnemar is None else f"McNemar p {found.p_mcnemar:.2g} < {rule.alpha:g}"
+        how = (
+            "interval below 0"
+            if found.p_mcnemar is None
+            else f"McNemar p {found.p_mcnemar:.2g} < {rule.alpha:g}"
+        )
         problems.append(f"the loss is significant ({how}; promote.alpha)")
     return problems
 
@@ -294,10 +374,16 @@ def _in_words(found: Mapping[str, Any]) -> str:
 
 def _verdict(rules: list[Json]) -> str:
     verdicts = {rule["verdict"] for rule in rules}
-    return "refused" if "fails" in verdicts else "not checkable" if "unknown" in verdicts else "registered"
+    return (
+        "refused"
+        if "fails" in verdicts
+        else "not checkable"
+        if "unknown" in verdicts
+        else "registered"
+    )
 
 
-# --- what the version carries ---------------------------------------------------------------------------------------
+# --- what the version carries ---------------------------------------------------------------------
 
 
 def _notes(place: Place, root: Path) -> list[str]:
@@ -305,11 +391,19 @@ def _notes(place: Place, root: Path) -> list[str]:
     if place.snapshot.revision is not None:
         return []
     lock = git("-C", str(root), "status", "--porcelain", "--", "dvc.lock", "reports")
-    return ["its results are not committed: commit them, or no later run can be compared with it"] if lock else []
+    return (
+        ["its results are not committed: commit them, or no later run can be compared with it"]
+        if lock
+        else []
+    )
 
 
 def _tags(
-    place: Place, audited: Mapping[str, Any], comparison: Mapping[str, Any] | None, rule: Params, row: str | None
+    place: Place,
+    audited: Mapping[str, Any],
+    comparison: Mapping[str, Any] | None,
+    rule: Params,
+    row: str | None,
 ) -> dict[str, str]:
     """Hashes (every output's SHA-256), keys and runs as in a pipeline row, verdicts, the comparison's numbers."""
     snapshot = place.snapshot
@@ -324,9 +418,14 @@ def _tags(
     tags |= {f"regrpo.{rule.task}": str(task["models"]["grpo"]["value"])} if task else {}
     for name, value in (comparison or {}).items():
         if name == "ci95":
-            tags |= {"regrpo.comparison.ci95_low": f"{value[0]:.6g}", "regrpo.comparison.ci95_high": f"{value[1]:.6g}"}
+            tags |= {
+                "regrpo.comparison.ci95_low": f"{value[0]:.6g}",
+                "regrpo.comparison.ci95_high": f"{value[1]:.6g}",
+            }
         elif name not in ("problems", "champion") and value is not None:
-            tags[f"regrpo.comparison.{name}"] = f"{value:.6g}" if isinstance(value, float) else str(value)
+            tags[f"regrpo.comparison.{name}"] = (
+                f"{value:.6g}" if isinstance(value, float) else str(value)
+            )
     return tags
 
 
@@ -334,13 +433,27 @@ def _description(place: Place, result: Mapping[str, Any], row: str | None) -> st
     """The card's summary, the rules' verdicts with the comparison, and where everything lies, in Markdown."""
     try:
         card = _output(place.snapshot, CARD, "model_card").decode()
-        summary = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).partition("\n## ")[0].strip()
+        summary = (
+            re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).partition("\n## ")[0].strip()
+        )
     except CannotCheck as error:
         summary = f"(The card could not be read: {error})"
-    shown = "".join(f"| {rule['rule']} | {rule['verdict']} | {_cell(rule['text'])} |\n" for rule in result["rules"])
-    where = [f"Weights: `{MODEL}`, SHA-256 `{result['tags'][f'regrpo.output.{MODEL}']}`, kept by DVC."]
+    shown = "".join(
+        f"| {rule['rule']} | {rule['verdict']} | {_cell(rule['text'])} |\n"
+        for rule in result["rules"]
+    )
+    where = [
+        f"Weights: `{MODEL}`, SHA-256 `{result['tags'][f'regrpo.output.{MODEL}']}`, kept by DVC."
+    ]
     where += [f"Card: artifact `model_card/README.md` of run `{row}`."] if row else []
-    lines = [summary[:LONGEST_CARD], "", "| rule of promotion | verdict | found |", "|---|---|---|", shown, *where]
+    lines = [
+        summary[:LONGEST_CARD],
+        "",
+        "| rule of promotion | verdict | found |",
+        "|---|---|---|",
+        shown,
+        *where,
+    ]
     return "\n".join(lines)[:LONGEST_DESCRIPTION]
 
 

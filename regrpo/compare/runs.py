@@ -1,7 +1,10 @@
-"""Runs as a comparison sees them: found by the names people give them, read with one git process, as plain data.
+"""Runs as a comparison sees them.
 
-A run is a pipeline's dvc.lock, records and reports at a git revision, in a DVC experiment or in the workspace. What of
-it is finished is told from the chain of its records; the answers come from the workspace or DVC's cache, MD5 checked.
+Found by the names people give them, read with one git process, as plain data.
+
+A run is a pipeline's dvc.lock, records and reports at a git revision, in a DVC experiment or in the
+workspace. What of it is finished is told from the chain of its records; the answers come from the
+workspace or DVC's cache, MD5 checked.
 """
 
 from __future__ import annotations
@@ -50,13 +53,18 @@ SEEDS = tuple(f"{stage}.seed" for stage in STAGES if stage not in ("validate", "
 SAMPLES, METRICS = "reports/evaluate/samples.parquet", "reports/evaluate/metrics.json"
 HISTORY = "reports/grpo/history.csv"
 READ = (
-    "dvc.lock", *RECORDS, METRICS, HISTORY, "reports/prepare/metrics.json", "reports/base_model/source.json",
+    "dvc.lock",
+    *RECORDS,
+    METRICS,
+    HISTORY,
+    "reports/prepare/metrics.json",
+    "reports/base_model/source.json",
     "reports/grpo/health.json",
-)  # fmt: skip
+)
 RAW = ("data/raw", "models/raw")
 
 
-# --- names ----------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -69,7 +77,10 @@ class Named:
 
 
 class Rows:
-    """MLflow as far as finding runs needs it; where it cannot be reached `problem` says so, and nothing waits twice."""
+    """MLflow as far as finding runs needs it.
+
+    Where it cannot be reached `problem` says so, and nothing waits twice.
+    """
 
     def __init__(self, enabled: bool) -> None:
         self.problem: str | None = None
@@ -83,7 +94,10 @@ class Rows:
         """The pipeline rows of a sweep."""
         if not re.fullmatch(r"[\w.-]+", name):
             return []
-        return self._ask(lambda reader: reader.tagged(regrpo__sweep=name, regrpo__kind="pipeline")) or []
+        return (
+            self._ask(lambda reader: reader.tagged(regrpo__sweep=name, regrpo__kind="pipeline"))
+            or []
+        )
 
     def _ask(self, question: Callable[[Reader], T]) -> T | None:
         if not self._enabled or self.problem:
@@ -96,13 +110,19 @@ class Rows:
         def ask() -> None:
             try:
                 answer.append(question(reader))
-            except Exception as error:  # MLflow, its database layer and its HTTP client raise classes of their own
-                problem.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}")
+            except (
+                Exception
+            ) as error:  # MLflow, its database layer and its HTTP client raise classes of their own
+                problem.append(
+                    f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+                )
 
         try:
             with contextlib.redirect_stderr(io.StringIO()):
                 reader = open_reader(address.tracking_uri())
-                thread = threading.Thread(target=ask, daemon=True)  # a server may be silent for minutes
+                thread = threading.Thread(
+                    target=ask, daemon=True
+                )  # a server may be silent for minutes
                 thread.start()
                 thread.join(PATIENCE)
         except CannotCheck as error:
@@ -117,7 +137,9 @@ class Rows:
 
 
 def find(targets: Sequence[str], root: Path, mlflow: Rows) -> list[Named]:
-    """Each target where it lies: `workspace` or `.`, an MLflow run, a DVC experiment, or a git revision.
+    """Each target where it lies.
+
+    `workspace` or `.`, an MLflow run, a DVC experiment, or a git revision.
 
     Raises CannotCheck where `root` is no repository of this pipeline.
     """
@@ -145,9 +167,12 @@ def find(targets: Sequence[str], root: Path, mlflow: Rows) -> list[Named]:
 
 
 def find_sweep(name: str, root: Path, mlflow: Rows) -> list[Named]:
-    """The runs of a sweep: the DVC experiments NAME-1, NAME-2, …, and the pipeline rows that MLflow has for it.
+    """The runs of a sweep.
 
-    Those that are queued, running or failed come with that as their problem. Raises CannotCheck where there are none.
+    The DVC experiments NAME-1, NAME-2, …, and the pipeline rows that MLflow has for it.
+
+    Those that are queued, running or failed come with that as their problem. Raises CannotCheck
+    where there are none.
     """
     record_module.workspace(root)
     numbered = re.compile(re.escape(name) + r"-(\d+)")
@@ -155,7 +180,11 @@ def find_sweep(name: str, root: Path, mlflow: Rows) -> list[Named]:
     for ref, commit in experiment_refs(root).items():
         experiment = ref.split("/", 4)[4]
         if numbered.fullmatch(experiment):
-            label = f"{experiment}@{ref.split('/')[2]}{ref.split('/')[3][:5]}" if experiment in members else experiment
+            label = (
+                f"{experiment}@{ref.split('/')[2]}{ref.split('/')[3][:5]}"
+                if experiment in members
+                else experiment
+            )
             members[label] = Named(label, Place(f"experiment {experiment}", Snapshot(root, commit)))
     for experiment, problem in _waiting(root).items():
         if numbered.fullmatch(experiment):
@@ -171,11 +200,13 @@ def find_sweep(name: str, root: Path, mlflow: Rows) -> list[Named]:
             f"sweep {name}",
             expected=f"DVC experiments {name}-1, {name}-2, …"
             + ("" if mlflow.problem else f", or MLflow rows tagged regrpo.sweep={name}"),
-            found="none, and none queued under that name" + (f" ({mlflow.problem})" if mlflow.problem else ""),
+            found="none, and none queued under that name"
+            + (f" ({mlflow.problem})" if mlflow.problem else ""),
             remedy=f"Queue one with `dvc exp run --queue -n {name} -S 'grpo.seed=range(0,5)'`, then `dvc queue start`.",
         )
     return sorted(
-        members.values(), key=lambda one: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", one.name)]
+        members.values(),
+        key=lambda one: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", one.name)],
     )
 
 
@@ -184,19 +215,34 @@ def _of_row(row: Mapping[str, Any], name: str, ids: _Ids) -> Named:
     tags = row["tags"]
     made = [at for tag, at in tags.items() if tag.startswith("regrpo.stage.")]
     if row["status"] != "FINISHED":
-        state = {"RUNNING": "still running", "SCHEDULED": "not started"}.get(row["status"], row["status"].lower())
+        state = {"RUNNING": "still running", "SCHEDULED": "not started"}.get(
+            row["status"], row["status"].lower()
+        )
         return Named(name, None, f"{state}, says MLflow")
     if not made:
-        return Named(name, None, f"no run of a pipeline (MLflow: {tags.get('regrpo.kind', 'not of this project')})")
+        return Named(
+            name,
+            None,
+            f"no run of a pipeline (MLflow: {tags.get('regrpo.kind', 'not of this project')})",
+        )
     if place := ids.holding(made):
         return Named(name, place)
     experiment = tags.get("regrpo.experiment")
-    gone = f"its DVC experiment {experiment} was removed" if experiment else "its results were never committed"
-    return Named(name, None, f"MLflow knows it, but no commit or experiment here holds its files: {gone}")
+    gone = (
+        f"its DVC experiment {experiment} was removed"
+        if experiment
+        else "its results were never committed"
+    )
+    return Named(
+        name, None, f"MLflow knows it, but no commit or experiment here holds its files: {gone}"
+    )
 
 
 class _Ids:
-    """Which place holds which runs: the records of workspace, experiments and commits, read once."""
+    """Which place holds which runs.
+
+    The records of workspace, experiments and commits, read once.
+    """
 
     def __init__(self, root: Path) -> None:
         places = [record_module.workspace(root), *record_module.revisions(root)]
@@ -205,7 +251,11 @@ class _Ids:
         self._places: list[tuple[Place, frozenset[str]]] = []
         for place in places:
             revision = place.snapshot.revision
-            found = read[revision].values() if revision else record_module.record_bytes(place.snapshot).values()
+            found = (
+                read[revision].values()
+                if revision
+                else record_module.record_bytes(place.snapshot).values()
+            )
             names = frozenset(name for data in found if data for name in _run_ids(data))
             self._places.append((place, names))
 
@@ -223,7 +273,10 @@ def _run_ids(data: bytes) -> set[str]:
 
 
 def _waiting(root: Path) -> dict[str, str]:
-    """{name: what keeps it} of the experiments in DVC's queue that are not done; empty where there is no queue."""
+    """{name: what keeps it} of the experiments in DVC's queue that are not done.
+
+    Empty where there is no queue.
+    """
     if not (root / ".dvc/tmp/exps/celery").is_dir():
         return {}
     from dvc.repo import Repo
@@ -236,7 +289,8 @@ def _waiting(root: Path) -> dict[str, str]:
     try:
         with Repo(str(root)) as repo:
             tasks = repo.experiments.celery_queue.status()
-    except Exception:  # DVC, celery and kombu raise classes of their own; a queue that cannot be read holds up nothing
+    # DVC, celery and kombu raise classes of their own; a queue that cannot be read holds up nothing
+    except Exception:
         return {}
     return {
         str(task["name"]): said[task["status"]].format(name=task["name"])
@@ -245,7 +299,7 @@ def _waiting(root: Path) -> dict[str, str]:
     }
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -300,11 +354,14 @@ class Evaluation(BaseModel, extra="ignore"):
 
 @dataclass
 class Run:
-    """One run. `stages` are those that are finished and belong together; `problem` says what of it is missing.
+    """One run. `stages` are those that are finished and belong together.
 
-    `params` is flat ({section.key: text}), `code` the project's own files that the stages read (path → MD5), `data`
-    where the data and the base model come from and their hashes, `packages` the environment, `made` the SHA-256 of each
-    output. Runs of one `setting` differ in seeds alone (in what comes before the evaluation's numbers).
+    `problem` says what of it is missing.
+
+    `params` is flat ({section.key: text}), `code` the project's own files that the stages read
+    (path → MD5), `data` where the data and the base model come from and their hashes, `packages`
+    the environment, `made` the SHA-256 of each output. Runs of one `setting` differ in seeds alone
+    (in what comes before the evaluation's numbers).
     """
 
     name: str
@@ -331,31 +388,45 @@ class Run:
 
 
 def read_run(named: Named, snapshot: Loaded) -> Run:
-    """A run as far as it is finished. Raises CannotCheck where its dvc.lock cannot be read or nothing is finished."""
+    """A run as far as it is finished.
+
+    Raises CannotCheck where its dvc.lock cannot be read or nothing is finished.
+    """
     assert named.place is not None
     lock = record_module.safe_lock(snapshot)
     run = Run(named.name, named.place.name, snapshot.revision, snapshot)
     records, run.problem = _finished(snapshot, lock)
     if not records:
         raise CannotCheck(
-            named.name, expected="a run with at least one finished stage", found=str(run.problem),
+            named.name,
+            expected="a run with at least one finished stage",
+            found=str(run.problem),
             remedy="Name one that `dvc repro` or `dvc exp run` has made.",
-        )  # fmt: skip
+        )
     entries = {stage: lock["stages"][stage] for stage in records}
     run.stages = list(records)
     run.key = pipeline_key(lock) if run.problem is None else None
     profiles = [profile for entry in entries.values() for profile in entry.get("params", {})]
     run.profile = profiles[-1] if profiles else ""
     sections = {
-        name: one for entry in entries.values() for many in entry["params"].values() for name, one in many.items()
+        name: one
+        for entry in entries.values()
+        for many in entry["params"].values()
+        for name, one in many.items()
     }
     run.params = rows.parameters(sections)
     run.made = {out.path: out.sha256 for record in records.values() for out in record.outputs}
     run.code, raw = _sources(entries)
     if "evaluate" in entries:
-        run.setting = _setting({stage: entry for stage, entry in entries.items() if stage != "model_card"})
-    run.revisions = list(dict.fromkeys(record.code.revision or "(no git)" for record in _by_time(records)))
-    run.diffs = sorted({record.code.diff_sha256 for record in records.values() if record.code.diff_sha256})
+        run.setting = _setting(
+            {stage: entry for stage, entry in entries.items() if stage != "model_card"}
+        )
+    run.revisions = list(
+        dict.fromkeys(record.code.revision or "(no git)" for record in _by_time(records))
+    )
+    run.diffs = sorted(
+        {record.code.diff_sha256 for record in records.values() if record.code.diff_sha256}
+    )
     run.packages = _environment(records)
     run.ended = max(record.ended for record in records.values())
     run.data = _data(snapshot, entries, records) | raw
@@ -413,7 +484,9 @@ def _sources(entries: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], 
     made = {out for entry in entries.values() for out in _known(entry)}
     read = {dep["path"]: dep["md5"] for entry in entries.values() for dep in entry.get("deps", [])}
     outside = {
-        path: md5 for path, md5 in read.items() if not any(path == out or path.startswith(f"{out}/") for out in made)
+        path: md5
+        for path, md5 in read.items()
+        if not any(path == out or path.startswith(f"{out}/") for out in made)
     }
     return {path: md5 for path, md5 in outside.items() if path not in RAW}, {
         f"{path} md5": md5 for path, md5 in outside.items() if path in RAW
@@ -423,17 +496,24 @@ def _sources(entries: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], 
 def _setting(entries: Mapping[str, Mapping[str, Any]]) -> str:
     """SHA-256 over everything that stages are told and read from outside, but the seeds."""
     sections = {
-        name: one for entry in entries.values() for many in entry["params"].values() for name, one in many.items()
+        name: one
+        for entry in entries.values()
+        for many in entry["params"].values()
+        for name, one in many.items()
     }
     told = {name: value for name, value in rows.parameters(sections).items() if name not in SEEDS}
-    return files.sha256_json([told, [entry["cmd"] for entry in entries.values()], *_sources(entries)])
+    return files.sha256_json(
+        [told, [entry["cmd"] for entry in entries.values()], *_sources(entries)]
+    )
 
 
 def _environment(records: Mapping[str, Record]) -> dict[str, str]:
     """{package, python, system, …: version}; of several among the stages, all."""
     found: dict[str, set[str]] = {}
     for record in records.values():
-        about = {name: _text(value) for name, value in (record.environment.model_extra or {}).items()}
+        about = {
+            name: _text(value) for name, value in (record.environment.model_extra or {}).items()
+        }
         for name, version in (record.environment.packages | about).items():
             found.setdefault(name, set()).add(version)
     return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
@@ -453,13 +533,20 @@ def _report(snapshot: Snapshot, entries: Mapping[str, Any], stage: str, path: st
     return None
 
 
-def _data(snapshot: Snapshot, entries: Mapping[str, Any], records: Mapping[str, Record]) -> dict[str, str]:
-    """{what: value} of data and base model: sources, revisions, rows and hashes of the splits, the base weights."""
+def _data(
+    snapshot: Snapshot, entries: Mapping[str, Any], records: Mapping[str, Record]
+) -> dict[str, str]:
+    """{what: value} of data and base model.
+
+    Sources, revisions, rows and hashes of the splits, the base weights.
+    """
     facts: dict[str, str] = {}
     prepared = next(out for out in records["prepare"].outputs if out.path == "data/prepared")
     about = _dataset(snapshot, _known(entries["prepare"])["data/prepared"])
     facts |= {
-        f"data {name}": str(about[name]) for name in ("source", "revision", "verifier", "prompt_style") if name in about
+        f"data {name}": str(about[name])
+        for name in ("source", "revision", "verifier", "prompt_style")
+        if name in about
     }
     counts = _report(snapshot, entries, "prepare", "reports/prepare/metrics.json") or {}
     for name, digest in sorted((prepared.files or {}).items()):
@@ -468,7 +555,11 @@ def _data(snapshot: Snapshot, entries: Mapping[str, Any], records: Mapping[str, 
             facts |= {f"{split} rows": str(counts[split]["rows"])} if split in counts else {}
             facts[f"{split} sha256"] = digest
     base = _report(snapshot, entries, "base_model", "reports/base_model/source.json") or {}
-    facts |= {f"base model {name}": str(base[name]) for name in ("source", "revision", "parameters") if name in base}
+    facts |= {
+        f"base model {name}": str(base[name])
+        for name in ("source", "revision", "parameters")
+        if name in base
+    }
     made = records["base_model"].outputs if "base_model" in records else []
     weights = [out.sha256 for out in made if out.path == "models/base"]
     facts |= {"base weights sha256": weights[0]} if weights else {}
@@ -478,7 +569,9 @@ def _data(snapshot: Snapshot, entries: Mapping[str, Any], records: Mapping[str, 
 def _dataset(snapshot: Snapshot, md5: str) -> dict[str, Any]:
     """dataset.json of the prepared data with this DVC hash; empty where it is not here."""
     with contextlib.suppress(ValueError):
-        return dict(json.loads(hashing.cached_inside(_cache(snapshot.root), md5, "dataset.json") or b"{}"))
+        return dict(
+            json.loads(hashing.cached_inside(_cache(snapshot.root), md5, "dataset.json") or b"{}")
+        )
     return {}
 
 
@@ -487,7 +580,7 @@ def _cache(root: Path) -> Path:
     return cache_folder(root)
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -502,7 +595,10 @@ class Answers:
 
 
 class Questions:
-    """The sets of questions that the compared runs were asked, each kept once: a frame (id → prompt, answer)."""
+    """The sets of questions that the compared runs were asked, each kept once.
+
+    A frame (id → prompt, answer).
+    """
 
     def __init__(self) -> None:
         self.sets: dict[str, pd.DataFrame] = {}
@@ -518,8 +614,12 @@ class Questions:
             return {}, problem
         try:
             table = read_samples(file, ["task", "id", "prompt", "answer", "value"])
-            return {str(task): self._one(frame) for task, frame in table.groupby("task", sort=True)}, None
-        except Exception as error:  # pyarrow's and pandas' own classes, KeyError: samples as no regrpo wrote them
+            return {
+                str(task): self._one(frame) for task, frame in table.groupby("task", sort=True)
+            }, None
+        except (
+            Exception
+        ) as error:  # pyarrow's and pandas' own classes, KeyError: samples as no regrpo wrote them
             return {}, f"{SAMPLES} cannot be read ({type(error).__name__})"
 
     def _one(self, frame: pd.DataFrame) -> Answers:
@@ -537,12 +637,17 @@ def read_samples(file: Path, columns: list[str], task: str | None = None) -> pd.
     import pyarrow.parquet as pq
 
     wanted = [("model", "==", MODEL), *([("task", "==", task)] if task else [])]
-    frame: pd.DataFrame = pq.read_table(io.BytesIO(file.read_bytes()), columns=columns, filters=wanted).to_pandas()
+    frame: pd.DataFrame = pq.read_table(
+        io.BytesIO(file.read_bytes()), columns=columns, filters=wanted
+    ).to_pandas()
     return frame
 
 
 def _samples_file(run: Run) -> tuple[Path | None, str | None]:
-    """Where a run's samples lie with the MD5 that dvc.lock knows: its workspace or DVC's cache; or why nowhere."""
+    """Where a run's samples lie with the MD5 that dvc.lock knows: its workspace or DVC's cache.
+
+    Or why nowhere.
+    """
     md5 = _known(run.snapshot.lock()["stages"]["evaluate"]).get(SAMPLES)
     if md5 is None:
         return None, f"dvc.lock knows no {SAMPLES}"
@@ -552,9 +657,22 @@ def _samples_file(run: Run) -> tuple[Path | None, str | None]:
     for file in lying:
         if _md5(file.read_bytes()) == md5:
             return file, None
-    fetch = "`dvc pull`" if run.commit is None else f"`dvc exp pull` or a checkout of {run.commit[:10]} and `dvc pull`"
-    where = "neither in the workspace nor in DVC's cache" if run.commit is None else "not in DVC's cache"
-    return None, f"{SAMPLES} is changed: its bytes are not dvc.lock's" if lying else f"{SAMPLES} is {where} ({fetch})"
+    fetch = (
+        "`dvc pull`"
+        if run.commit is None
+        else f"`dvc exp pull` or a checkout of {run.commit[:10]} and `dvc pull`"
+    )
+    where = (
+        "neither in the workspace nor in DVC's cache"
+        if run.commit is None
+        else "not in DVC's cache"
+    )
+    return (
+        None,
+        f"{SAMPLES} is changed: its bytes are not dvc.lock's"
+        if lying
+        else f"{SAMPLES} is {where} ({fetch})",
+    )
 
 
 def completions(run: Run, task: str) -> dict[str, str | None]:
@@ -569,16 +687,24 @@ def completions(run: Run, task: str) -> dict[str, str | None]:
 def curve(run: Run, metric: str) -> list[tuple[float, float]]:
     """(optimizer step, value) of a metric of GRPO's history; empty where it was not logged."""
     data = run.snapshot.read(HISTORY)
-    if data is None or "grpo" not in run.stages or _known(run.snapshot.lock()["stages"]["grpo"])[HISTORY] != _md5(data):
+    if (
+        data is None
+        or "grpo" not in run.stages
+        or _known(run.snapshot.lock()["stages"]["grpo"])[HISTORY] != _md5(data)
+    ):
         return []
     points = []
     for row in csv.DictReader(io.StringIO(data.decode())):
-        with contextlib.suppress(KeyError, TypeError, ValueError):  # not logged at all, or not at this step
+        with contextlib.suppress(
+            KeyError, TypeError, ValueError
+        ):  # not logged at all, or not at this step
             points.append((float(row["step"]), float(row[metric])))
     return points
 
 
-def _evaluation(snapshot: Snapshot, entries: Mapping[str, Any]) -> tuple[Evaluation | None, str | None]:
+def _evaluation(
+    snapshot: Snapshot, entries: Mapping[str, Any]
+) -> tuple[Evaluation | None, str | None]:
     content = _report(snapshot, entries, "evaluate", METRICS)
     if content is None:
         return None, f"{METRICS} is missing or not the one that dvc.lock knows"

@@ -1,8 +1,10 @@
-"""Comparing many runs: paired differences over questions, means over seeds, and how much data would show more.
+"""Comparing many runs.
 
-Over questions the figures are those of `stats.compare`, for many pairs at once: every pair with as many questions is
-resampled with the same draws. Over seeds they are Student's and Welch's t. What a figure does not vary, it does not
-cover: an interval over questions says nothing about another seed.
+Paired differences over questions, means over seeds, and how much data would show more.
+
+Over questions the figures are those of `stats.compare`, for many pairs at once: every pair with as
+many questions is resampled with the same draws. Over seeds they are Student's and Welch's t. What a
+figure does not vary, it does not cover: an interval over questions says nothing about another seed.
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ MCNEMAR, PAIRED_T = "exact McNemar test", "paired t test"
 
 @dataclass(frozen=True)
 class Tested:
-    """A later run against an earlier one on the same `n` questions; the difference is later minus earlier.
+    """A later run against an earlier one on the same `n` questions.
 
-    `deviation` is the per-question difference's standard deviation (for a binary metric where there is no true
-    difference: the root of the discordant share). `gained` and `lost` are None for a continuous metric.
+    The difference is later minus earlier.
+
+    `deviation` is the per-question difference's standard deviation (for a binary metric where there
+    is no true difference: the root of the discordant share). `gained` and `lost` are None for a
+    continuous metric.
     """
 
     n: int
@@ -45,8 +50,13 @@ class Tested:
     deviation: float
 
     def detectable(self, comparisons: int = 1) -> float:
-        """The smallest true difference that `n` questions show with 80 % power; see `detectable_difference`."""
-        return detectable_difference(self.deviation, self.n, ALPHA / comparisons, binary=self.gained is not None)
+        """The smallest true difference that `n` questions show with 80 % power.
+
+        See `detectable_difference`.
+        """
+        return detectable_difference(
+            self.deviation, self.n, ALPHA / comparisons, binary=self.gained is not None
+        )
 
     def questions_needed(self, comparisons: int = 1) -> int | None:
         """How many questions would show the difference that was seen; see `questions_for`."""
@@ -67,18 +77,26 @@ def compare_questions(before: Values, after: Values, kind: Kind) -> Tested:
     n, mean = len(d), float(d.mean()) + 0.0
     if kind == "binary":
         gained, lost = int((d > 0).sum()), int((d < 0).sum())
-        p = float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)  # looks at the discordant questions only
+        p = float(
+            mcnemar([[0, lost], [gained, 0]], exact=True).pvalue
+        )  # looks at the discordant questions only
         return Tested(n, mean, MCNEMAR, p, gained, lost, math.sqrt((gained + lost) / n))
     deviation = float(d.std(ddof=1)) if n > 1 else math.nan
-    # Without variation there is no t: equal everywhere, or apart by one and the same amount everywhere.
+    # Without variation there is no t: equal everywhere, or apart by one and the same amount
+    # everywhere.
     p = float(ttest_1samp(d, 0).pvalue) if _vary(d) else 1.0 if n == 1 or mean == 0 else 0.0
     return Tested(n, mean, PAIRED_T, p, None, None, deviation)
 
 
-def question_intervals(pairs: Sequence[tuple[Values, Values]], *, resamples: int, seed: int = 0) -> list[Interval]:
-    """The paired bootstrap's 95 % interval of each (before, after), as in `stats.compare`; those of one length at once.
+def question_intervals(
+    pairs: Sequence[tuple[Values, Values]], *, resamples: int, seed: int = 0
+) -> list[Interval]:
+    """The paired bootstrap's 95 % interval of each (before, after), as in `stats.compare`.
 
-    The other way round gives exactly the turned interval. Raises ValueError as `compare_questions` does.
+    Those of one length at once.
+
+    The other way round gives exactly the turned interval. Raises ValueError as `compare_questions`
+    does.
     """
     import numpy as np
 
@@ -88,15 +106,21 @@ def question_intervals(pairs: Sequence[tuple[Values, Values]], *, resamples: int
         group = [index for index, one in enumerate(differences) if len(one) == n]
         columns = np.stack([differences[index] for index in group], axis=1)
         limits = bootstrap_intervals(columns, resamples=resamples, seed=seed)
-        found |= {index: (float(low), float(high)) for index, (low, high) in zip(group, limits, strict=True)}
+        found |= {
+            index: (float(low), float(high))
+            for index, (low, high) in zip(group, limits, strict=True)
+        }
     return [found[index] for index in range(len(pairs))]
 
 
 def bootstrap_intervals(differences: Values, *, resamples: int, seed: int) -> Values:
-    """95 % percentile bootstrap intervals of the mean of each column of an (n, k) array: an array (k, 2).
+    """95 % percentile bootstrap intervals of the mean of each column of an (n, k) array.
 
-    The draws are those of `scipy.stats.bootstrap` with this seed, shared by all columns. The upper limit is taken from
-    the values with their signs turned, so that a turned comparison has exactly the turned interval.
+    An array (k, 2).
+
+    The draws are those of `scipy.stats.bootstrap` with this seed, shared by all columns. The upper
+    limit is taken from the values with their signs turned, so that a turned comparison has exactly
+    the turned interval.
     """
     import numpy as np
 
@@ -110,7 +134,9 @@ def bootstrap_intervals(differences: Values, *, resamples: int, seed: int) -> Va
         means.append(counts @ differences / n)
     every = np.concatenate(means)
     tail = 100 * ALPHA / 2
-    limits = np.stack([np.percentile(every, tail, axis=0), -np.percentile(-every, tail, axis=0)], axis=1)
+    limits = np.stack(
+        [np.percentile(every, tail, axis=0), -np.percentile(-every, tail, axis=0)], axis=1
+    )
     constant = np.all(differences == differences[0], axis=0)
     limits[constant] = differences[0][constant][:, None]  # that one value, without rounding
     return np.asarray(limits + 0.0)
@@ -121,7 +147,9 @@ def _differences(before: Values, after: Values) -> Values:
 
     x, y = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if x.ndim != 1 or not len(x) or x.shape != y.shape:
-        raise ValueError(f"expected one value per question on both sides, found {x.shape} and {y.shape}")
+        raise ValueError(
+            f"expected one value per question on both sides, found {x.shape} and {y.shape}"
+        )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("a value is not a finite number")
     return y - x
@@ -135,14 +163,22 @@ def _vary(values: Values) -> bool:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons after Holm's correction (Holm 1979, Scand. J. Statist. 6:65)."""
+    """p-values of several comparisons after Holm's correction (Holm 1979, Scand. J. Statist.
+
+    6:65).
+    """
     from statsmodels.stats.multitest import multipletests
 
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
+    return (
+        [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
+    )
 
 
 def fewest_discordant(alpha: float) -> int:
-    """Discordant questions below which the exact McNemar test cannot come under `alpha`: 2 · 0.5^m < α."""
+    """Discordant questions below which the exact McNemar test cannot come under `alpha`.
+
+    2 · 0.5^m < α.
+    """
     return math.floor(1 - math.log2(alpha)) + 1
 
 
@@ -156,8 +192,12 @@ def detectable_difference(deviation: float, n: int, alpha: float = ALPHA, *, bin
     return min(1.0, max(effect, fewest_discordant(alpha) / n)) if binary else effect
 
 
-def questions_for(difference: float, deviation: float, alpha: float = ALPHA, *, binary: bool) -> int | None:
-    """The number of questions for which `difference` is the detectable one: the inverse of `detectable_difference`.
+def questions_for(
+    difference: float, deviation: float, alpha: float = ALPHA, *, binary: bool
+) -> int | None:
+    """The number of questions for which `difference` is the detectable one.
+
+    The inverse of `detectable_difference`.
 
     None where there is no difference to show, or where more than MOST would be needed.
     """
@@ -178,7 +218,7 @@ def _z_effect(alpha: float) -> float:
     return float(NormalIndPower().solve_power(None, nobs1=1, alpha=alpha, power=POWER, ratio=0))
 
 
-# --- over seeds -----------------------------------------------------------------------------------------------------
+# --- over seeds -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -193,10 +233,12 @@ class Mean:
 
 @dataclass(frozen=True)
 class SeedDifference:
-    """One setting's mean over seeds against another's, later minus earlier; `n` seeds each (before, after).
+    """One setting's mean over seeds against another's, later minus earlier.
 
-    `seeds_needed` is the number in each setting that would show the difference seen; None where there is none to show,
-    or where it is more than MOST.
+    `n` seeds each (before, after).
+
+    `seeds_needed` is the number in each setting that would show the difference seen; None where
+    there is none to show, or where it is more than MOST.
     """
 
     design: Literal["paired t", "Welch t"]
@@ -209,7 +251,10 @@ class SeedDifference:
 
 
 def mean_over_seeds(values: Sequence[float]) -> Mean:
-    """The mean of one number per seed; the interval only from FEWEST_SEEDS numbers on. Raises ValueError for none."""
+    """The mean of one number per seed; the interval only from FEWEST_SEEDS numbers on.
+
+    Raises ValueError for none.
+    """
     import numpy as np
     from scipy.stats import ttest_1samp
 
@@ -230,8 +275,9 @@ def compare_seeds(
 ) -> SeedDifference | None:
     """`after` against `before`, one number per seed; None where either has fewer than FEWEST_SEEDS.
 
-    Paired by seed: Student's t of the differences. Otherwise Welch's t (Welch 1947, Biometrika 34:28). Power as in
-    Cohen 1988, chapter 2, at α / `comparisons`. Raises ValueError for a paired comparison of unequal numbers.
+    Paired by seed: Student's t of the differences. Otherwise Welch's t (Welch 1947, Biometrika
+    34:28). Power as in Cohen 1988, chapter 2, at α / `comparisons`. Raises ValueError for a paired
+    comparison of unequal numbers.
     """
     import numpy as np
     from scipy.stats import ttest_1samp, ttest_ind
@@ -282,7 +328,9 @@ def _least(power: Callable[[float], float]) -> float:
     return float(brentq(lambda effect: power(effect) - POWER, 1e-9, high))
 
 
-def _seeds_needed(difference: float, deviation: float, power: Callable[[float, int], float]) -> int | None:
+def _seeds_needed(
+    difference: float, deviation: float, power: Callable[[float, int], float]
+) -> int | None:
     if not difference:
         return None
     if not deviation:
@@ -290,7 +338,9 @@ def _seeds_needed(difference: float, deviation: float, power: Callable[[float, i
 
     def enough(n: int) -> bool:
         found: Any = power(difference / deviation, n)
-        return bool(found >= POWER or math.isnan(found))  # NaN: an effect so large that its power cannot be computed
+        return bool(
+            found >= POWER or math.isnan(found)
+        )  # NaN: an effect so large that its power cannot be computed
 
     low, high = FEWEST_SEEDS - 1, FEWEST_SEEDS  # `low` is not enough, or fewer than we accept
     while not enough(high):

@@ -14,7 +14,10 @@ FEW = 3
 
 
 def sentences(questions: Json, seeds: Json) -> list[str]:
-    """The findings, the ones that decide first: over seeds where there are enough of them, else over questions."""
+    """The findings, the ones that decide first.
+
+    Over seeds where there are enough of them, else over questions.
+    """
     said = _over_seeds(seeds)
     pairs = questions["pairs"]
     if len(pairs) <= FEW:
@@ -28,13 +31,16 @@ def sentences(questions: Json, seeds: Json) -> list[str]:
     return said
 
 
-# --- over seeds -----------------------------------------------------------------------------------------------------
+# --- over seeds -----------------------------------------------------------------------------------
 
 
 def _over_seeds(seeds: Json) -> list[str]:
     tested = [line for line in seeds["comparisons"] if line["design"]]
     if len(tested) > FEW:
-        counts = ", ".join(f"{count} {word}" for word, count in Counter(line["relation"] for line in tested).items())
+        counts = ", ".join(
+            f"{count} {word}"
+            for word, count in Counter(line["relation"] for line in tested).items()
+        )
         return [
             f"Over seeds, of {len(tested)} settings against {tested[0]['before']}: {counts} (t tests"
             f"{_holm(len(tested))}). The intervals cover {seeds['covers']}."
@@ -60,14 +66,26 @@ def _too_few_seeds(seeds: Json) -> list[str]:
         if not line["design"]
     ]
     shown = "; ".join(few[:FEW]) + (f"; and {len(few) - FEW} more" if len(few) > FEW else "")
-    return [f"Too few seeds, of the {FEWEST_SEEDS} that each setting needs, to compare {shown}."] if few else []
+    return (
+        [f"Too few seeds, of the {FEWEST_SEEDS} that each setting needs, to compare {shown}."]
+        if few
+        else []
+    )
 
 
 def _difference(line: Json, seeds: Json) -> str:
-    means = {arm["name"]: arm["means"][line["task"]] for arm in seeds["arms"] if line["task"] in arm["means"]}
+    means = {
+        arm["name"]: arm["means"][line["task"]]
+        for arm in seeds["arms"]
+        if line["task"] in arm["means"]
+    }
     x, y, n = means[line["before"]]["mean"], means[line["after"]]["mean"], line["seeds"]
     paired = line["design"] == "paired t"
-    how = f"over {n[0]} seeds, paired by seed" if paired else f"over {n[1]} and {n[0]} seeds, Welch's t"
+    how = (
+        f"over {n[0]} seeds, paired by seed"
+        if paired
+        else f"over {n[1]} and {n[0]} seeds, Welch's t"
+    )
     figures = (
         f"{y:.3f} against {x:.3f}, {signed(line['difference'])} (95 % t interval {interval(line['ci95'], True)}), "
         f"{p_text(line['p_holm'])}{_holm(line['comparisons'])}"
@@ -81,12 +99,16 @@ def _difference(line: Json, seeds: Json) -> str:
             f"seeds show differences from {line['detectable']:.3f} on; {would} would show the one seen.{covered}"
         )
     alone, of = line["format_only"]
-    form = f" In {alone} of {of} pairs of runs it is a difference in format following only." if alone else ""
+    form = (
+        f" In {alone} of {of} pairs of runs it is a difference in format following only."
+        if alone
+        else ""
+    )
     better = f"{line['after']} is {line['relation']} than {line['before']}"
     return f"{better} on {line['task']} {how}: {figures}.{covered}{form}"
 
 
-# --- over questions -------------------------------------------------------------------------------------------------
+# --- over questions -------------------------------------------------------------------------------
 
 
 def _pair(pair: Json, comparisons: int) -> list[str]:
@@ -94,14 +116,21 @@ def _pair(pair: Json, comparisons: int) -> list[str]:
     decisive = [line for line in pair["tasks"] if line["decisive"]]
     if not decisive:
         reasons = dict.fromkeys(
-            f"{one['task']}: {one['reason']}" if one["task"] else one["reason"] for one in pair["refused"]
+            f"{one['task']}: {one['reason']}" if one["task"] else one["reason"]
+            for one in pair["refused"]
         )
-        return [f"{b} and {a} cannot be compared on their answers. {'; '.join(reasons) or 'No task decides'}."]
+        return [
+            f"{b} and {a} cannot be compared on their answers. {'; '.join(reasons) or 'No task decides'}."
+        ]
     if pair["identical"]:
         n = decisive[0]["questions"]
-        return [f"{b} and {a} are not distinguishable: their answers are the same, byte for byte ({n:,} questions)."]
+        return [
+            f"{b} and {a} are not distinguishable: their answers are the same, byte for byte ({n:,} questions)."
+        ]
     said = [_task(line, a, b, comparisons) for line in decisive]
-    return said + ([_format(pair["format"])] if pair["format"] and pair["format"]["differs"] else [])
+    return said + (
+        [_format(pair["format"])] if pair["format"] and pair["format"]["differs"] else []
+    )
 
 
 def _task(line: Json, a: str, b: str, comparisons: int) -> str:
@@ -144,7 +173,7 @@ def _count(pairs: Sequence[Json], comparisons: int) -> str:
     return f"On the questions, of {len(pairs)} runs against {against}: {said}{tested}{form}."
 
 
-# --- figures --------------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def signed(value: float) -> str:

@@ -1,4 +1,6 @@
-"""What every stage stands on: errors, files, profiles, git and DVC as they are, what a correct answer is.
+"""What every stage stands on.
+
+Errors, files, profiles, git and DVC as they are, what a correct answer is.
 
 Imports no other package of regrpo.
 """

@@ -34,7 +34,10 @@ class CannotCheck(RegrpoError):
 
 
 def entry(table: Mapping[str, T], name: str, where: str, module: str) -> T:
-    """The entry of that name; `module` is the file to which users add theirs. Raises Refused where there is none."""
+    """The entry of that name; `module` is the file to which users add theirs.
+
+    Raises Refused where there is none.
+    """
     if name not in table:
         raise Refused(
             where,

@@ -28,7 +28,9 @@ def sha256_text(text: str) -> str:
 
 def canonical_json(value: object) -> str:
     """One spelling per value: sorted keys, no spaces, no NaN (ValueError)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def sha256_json(value: object) -> str:
@@ -38,7 +40,9 @@ def sha256_json(value: object) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write; renamed to `path` on success (POSIX rename is atomic), removed on failure.
+    """A temporary sibling to write.
+
+    Renamed to `path` on success (POSIX rename is atomic), removed on failure.
 
     The sibling may become a file or a folder; an existing folder at `path` is replaced.
     """
@@ -64,7 +68,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write indented JSON with sorted keys, atomically; NaN and infinity raise ValueError."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(
+        path,
+        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -73,12 +80,18 @@ def read_json(path: Path) -> Any:
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    """Write a table as Parquet, atomically; the same table gives the same bytes (no index, no pandas metadata)."""
+    """Write a table as Parquet, atomically.
+
+    The same table gives the same bytes (no index, no pandas metadata).
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None), temporary)
+        pq.write_table(
+            pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None),
+            temporary,
+        )
 
 
 @contextlib.contextmanager

@@ -40,7 +40,10 @@ def require_bf16(section: str, wanted: bool, device: str) -> None:
 
 
 def require_vllm(where: str, instead: str, device: str) -> None:
-    """Refused where vLLM is asked for (`where`) and cannot run; `instead` is what the profile can say otherwise."""
+    """Refused where vLLM is asked for (`where`) and cannot run.
+
+    `instead` is what the profile can say otherwise.
+    """
     installed = importlib.util.find_spec("vllm") is not None
     if device == "cpu" or not installed:
         raise Refused(
@@ -52,10 +55,12 @@ def require_vllm(where: str, instead: str, device: str) -> None:
 
 
 def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, Any]:
-    """Fix everything that draws or counts: Python, NumPy and torch generators, and torch's thread count.
+    """Fix everything that draws or counts.
 
-    Must run before a model or trainer is built: LoRA's initial weights are drawn then. Returns what `deterministic`
-    turned on (nothing without it); a CPU needs none of it.
+    Python, NumPy and torch generators, and torch's thread count.
+
+    Must run before a model or trainer is built: LoRA's initial weights are drawn then. Returns what
+    `deterministic` turned on (nothing without it); a CPU needs none of it.
     """
     import warnings
 
@@ -65,7 +70,9 @@ def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, An
 
     logging.disable_progress_bar()  # stages print their own, one line at a time
     # TRL 1.16 reads transformers 5's old name at every generation.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings(
+        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+    )
     torch.set_num_threads(threads)
     set_seed(seed)
     return turn_on_determinism() if deterministic else {}
@@ -86,7 +93,11 @@ def turn_on_determinism() -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     variables = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
-    if importlib.util.find_spec("vllm") and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+    if (
+        importlib.util.find_spec("vllm")
+        and torch.cuda.is_available()
+        and torch.cuda.get_device_capability() >= (8, 0)
+    ):
         variables["VLLM_BATCH_INVARIANT"] = "1"
     os.environ.update(variables)
     return {
@@ -106,9 +117,16 @@ def cpu_model() -> str:
     if not info.exists():
         return platform.processor() or platform.machine()
     first = info.read_text(errors="replace").partition("\n\n")[0].splitlines()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)}
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)
+    }
     numbers = [f"{key} {facts[name]}" for key, name in _CPU_NUMBERS.items() if name in facts]
-    return " ".join([facts.get("model name", platform.machine()), *([f"({', '.join(numbers)})"] if numbers else [])])
+    return " ".join(
+        [
+            facts.get("model name", platform.machine()),
+            *([f"({', '.join(numbers)})"] if numbers else []),
+        ]
+    )
 
 
 _CPU_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
@@ -129,5 +147,8 @@ def peak_memory_mb() -> int:
     import resource
     import sys
 
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)

@@ -1,4 +1,6 @@
-"""What users bring: a path under data/raw/ or models/raw/, or a hub repository at a commit; no pickled weights.
+"""What users bring: a path under data/raw/ or models/raw/, or a hub repository at a commit.
+
+No pickled weights.
 
 Every way in which the hub fails is told in one line, with what to do about it.
 """
@@ -13,16 +15,26 @@ from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 
 RAW_MODELS = Path("models/raw")
 KEPT = (
-    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "chat_template.jinja"),
+    *(
+        "config.json",
+        "generation_config.json",
+        "*.safetensors",
+        "*.safetensors.index.json",
+        "chat_template.jinja",
+    ),
     *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
 )
 """The files that a model is made of; nothing else of a folder is taken."""
 
 
 def file_under(folder: Path, name: str, key: str) -> Path:
-    """The path of `name` under `folder`. Raises Refused for a path that leaves it or is not there."""
+    """The path of `name` under `folder`.
+
+    Raises Refused for a path that leaves it or is not there.
+    """
     path = folder / name
-    # A linked file is hashed by its content, wherever that lies; the files of a linked folder are not.
+    # A linked file is hashed by its content, wherever that lies; the files of a linked folder are
+    # not.
     leaves = Path(name).is_absolute() or ".." in Path(name).parts
     if leaves or (path.is_dir() and not path.resolve().is_relative_to(folder.resolve())):
         raise Refused(
@@ -44,7 +56,11 @@ def file_under(folder: Path, name: str, key: str) -> Path:
 def require_safetensors(folder: Path) -> None:
     """Refused for a folder without weights as safetensors, pickled ones named."""
     if not list(folder.glob("*.safetensors")):
-        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))]
+        pickled = [
+            file.name
+            for pattern in ("*.bin", "*.pt", "*.pth")
+            for file in sorted(folder.glob(pattern))
+        ]
         raise Refused(
             f"{folder}",
             expected="weights as *.safetensors",
@@ -59,7 +75,9 @@ def is_commit(revision: str) -> bool:
 
 
 def require_commit(repo: str, revision: str, kind: str, key: str, ask: bool = True) -> None:
-    """Refuse a branch or tag name, with the command that prints its commit; with `ask`, the hub is asked for it too.
+    """Refuse a branch or tag name, with the command that prints its commit.
+
+    With `ask`, the hub is asked for it too.
 
     `kind` is "model" or "dataset".
     """
@@ -71,7 +89,9 @@ def require_commit(repo: str, revision: str, kind: str, key: str, ask: bool = Tr
 
         try:
             found += f", which now points to {HfApi().repo_info(repo, repo_type=kind, revision=revision).sha}"
-        except Exception as error:  # any failure to ask the hub leaves the same refusal, without the commit
+        except (
+            Exception
+        ) as error:  # any failure to ask the hub leaves the same refusal, without the commit
             found += f" (the hub could not be asked for its commit: {type(error).__name__})"
     raise Refused(
         key,
@@ -82,7 +102,10 @@ def require_commit(repo: str, revision: str, kind: str, key: str, ask: bool = Tr
 
 
 def snapshot(repo: str, revision: str, key: str) -> Path:
-    """The folder of a hub model's files (KEPT) at a commit, in the hub's cache. Raises as the two functions around."""
+    """The folder of a hub model's files (KEPT) at a commit, in the hub's cache.
+
+    Raises as the two functions around.
+    """
     from huggingface_hub import snapshot_download
 
     require_commit(repo, revision, "model", f"{key}.revision")
@@ -93,7 +116,9 @@ def snapshot(repo: str, revision: str, key: str) -> Path:
         raise hub_failure(error, repo, revision, "model", key, instead) from error
 
 
-def hub_failure(error: Exception, repo: str, revision: str, kind: str, key: str, instead: str) -> RegrpoError:
+def hub_failure(
+    error: Exception, repo: str, revision: str, kind: str, key: str, instead: str
+) -> RegrpoError:
     """What a failed request to the hub means; `instead` says how to do without it."""
     from huggingface_hub import errors, get_token
 
@@ -105,20 +130,36 @@ def hub_failure(error: Exception, repo: str, revision: str, kind: str, key: str,
         return any(isinstance(one, classes) for one in chain)
 
     # Its HTTP library changes with the hub client's version: known by its class's name.
-    unreachable = any(base.__name__ == "TransportError" for one in chain for base in type(one).__mro__)
+    unreachable = any(
+        base.__name__ == "TransportError" for one in chain for base in type(one).__mro__
+    )
     if is_a(errors.GatedRepoError):
         access = "a login that was not granted access" if get_token() else "no login"
-        found, remedy = f"a gated {kind} and {access}", f"Accept its licence at {page}, then `hf auth login`"
+        found, remedy = (
+            f"a gated {kind} and {access}",
+            f"Accept its licence at {page}, then `hf auth login`",
+        )
     elif is_a(errors.RevisionNotFoundError):
         found, remedy = "no such commit there", f"Take one from {page}/commits/main"
     elif is_a(errors.RepositoryNotFoundError):
-        found, remedy = f"no such {kind}, or a private one", f"Look at {page}; log in to see it (`hf auth login`)"
-    elif is_a(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError) or unreachable:
-        found, remedy = f"no way to the hub ({told})", "Check the network (and that HF_HUB_OFFLINE is not set)"
+        found, remedy = (
+            f"no such {kind}, or a private one",
+            f"Look at {page}; log in to see it (`hf auth login`)",
+        )
+    elif (
+        is_a(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError)
+        or unreachable
+    ):
+        found, remedy = (
+            f"no way to the hub ({told})",
+            "Check the network (and that HF_HUB_OFFLINE is not set)",
+        )
     else:
         found, remedy = told, "Check network, access and licence (`hf auth login`)"
     where = f"{key}: {repo} at {revision[:12]}"
-    return CannotCheck(where, expected="its files from the hub", found=found, remedy=f"{remedy}, or {instead}.")
+    return CannotCheck(
+        where, expected="its files from the hub", found=found, remedy=f"{remedy}, or {instead}."
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,4 +1,7 @@
-"""What dvc.lock and the records say: stage keys, inputs and outputs, in a workspace or at a git revision."""
+"""What dvc.lock and the records say.
+
+Stage keys, inputs and outputs, in a workspace or at a git revision.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,16 @@ LOCK = Path("dvc.lock")
 
 
 CODE = ("stages", "regrpo", "custom", "dvc.yaml", "pyproject.toml", "constraints.txt")
-"""What counts as code: what a "dirty" flag looks at (DVC itself rewrites params.yaml and the reports)."""
+"""What counts as code.
+
+What a "dirty" flag looks at (DVC itself rewrites params.yaml and the reports).
+"""
 
 
 def stage_key(entry: dict[str, Any]) -> str:
-    """SHA-256 over a dvc.lock entry's command, dependency hashes and parameters: what "the same stage" means.
+    """SHA-256 over a dvc.lock entry's command, dependency hashes and parameters.
+
+    What "the same stage" means.
 
     Outputs are no part of it, so it is known before the stage runs.
     """
@@ -38,12 +46,19 @@ def stage_key(entry: dict[str, Any]) -> str:
 def pipeline_key(lock: dict[str, Any]) -> str | None:
     """SHA-256 over the keys of all stages; None where dvc.lock does not hold every stage yet."""
     stages = lock.get("stages", {})
-    return sha256_json({name: stage_key(stages[name]) for name in STAGES}) if set(STAGES) <= set(stages) else None
+    return (
+        sha256_json({name: stage_key(stages[name]) for name in STAGES})
+        if set(STAGES) <= set(stages)
+        else None
+    )
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A pipeline's committed side: dvc.lock, params and uncached files of a folder, or of a git revision in it."""
+    """A pipeline's committed side.
+
+    Dvc.lock, params and uncached files of a folder, or of a git revision in it.
+    """
 
     root: Path
     revision: str | None = None
@@ -58,7 +73,10 @@ class Snapshot:
         return done.stdout if done.returncode == 0 else None
 
     def output(self, path: str) -> bytes | None:
-        """A single-file output's bytes, from the repository's DVC cache where it is not here; None where neither is."""
+        """A single-file output's bytes, from the repository's DVC cache where it is not here.
+
+        None where neither is.
+        """
         if (data := self.read(path)) is not None:
             return data
         entries = (out for entry in self.lock()["stages"].values() for out in entry.get("outs", []))
@@ -85,7 +103,9 @@ class Snapshot:
 
     def profile(self) -> str:
         """The path of the profile that dvc.lock's parameters came from (of the last stage's, should they differ)."""
-        profiles = [path for entry in self.lock()["stages"].values() for path in entry.get("params", {})]
+        profiles = [
+            path for entry in self.lock()["stages"].values() for path in entry.get("params", {})
+        ]
         return profiles[-1] if profiles else ""
 
     def record(self, stage: str) -> dict[str, Any] | None:
@@ -99,10 +119,13 @@ class Snapshot:
         return bool(record and entry and record["run"] == run and record["key"] == stage_key(entry))
 
     def pipeline_key(self) -> str | None:
-        """The pipeline's key where this is one whole pipeline; None where a stage is missing, altered or of another.
+        """The pipeline's key where this is one whole pipeline.
 
-        dvc.lock must hold every stage, each run.json be the one that dvc.lock knows (MD5) and have its entry's key, and
-        every input that a stage records be what the stage that makes it recorded as its output (SHA-256).
+        None where a stage is missing, altered or of another.
+
+        dvc.lock must hold every stage, each run.json be the one that dvc.lock knows (MD5) and have
+        its entry's key, and every input that a stage records be what the stage that makes it
+        recorded as its output (SHA-256).
         """
         lock = self.lock()
         if (key := pipeline_key(lock)) is None:
@@ -113,18 +136,28 @@ class Snapshot:
             entry, path = lock["stages"][stage], f"reports/{stage}/run.json"
             data, record = self.read(path), self.record(stage)
             known = {out["path"]: out["md5"] for out in entry.get("outs", [])}
-            if data is None or record is None or known.get(path) != md5_of(data) or record["key"] != stage_key(entry):
+            if (
+                data is None
+                or record is None
+                or known.get(path) != md5_of(data)
+                or record["key"] != stage_key(entry)
+            ):
                 return None
             for out in record["outputs"]:
                 made[out["path"]] = out["sha256"]
-                made |= {f"{out['path']}/{name}": digest for name, digest in out.get("files", {}).items()}
+                made |= {
+                    f"{out['path']}/{name}": digest for name, digest in out.get("files", {}).items()
+                }
             read += [(item["path"], item["sha256"]) for item in record["inputs"]]
         return key if all(made.get(path, digest) == digest for path, digest in read) else None
 
 
 @functools.lru_cache(maxsize=256)
 def _parsed(lock: bytes) -> dict[str, Any]:
-    """dvc.lock's content: parsing takes a tenth of a second, and a command asks for the same one twenty times."""
+    """dvc.lock's content.
+
+    Parsing takes a tenth of a second, and a command asks for the same one twenty times.
+    """
     from ruamel.yaml import YAML
 
     return YAML(typ="safe").load(lock.decode()) or {"stages": {}}

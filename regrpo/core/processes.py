@@ -6,7 +6,10 @@ import os
 from typing import TypeVar
 
 FOLDER = "REGRPO_LAUNCH"
-"""Set in the processes that a stage started (regrpo.train.launch): the folder through which they talk."""
+"""Set in the processes that a stage started (regrpo.train.launch).
+
+The folder through which they talk.
+"""
 T = TypeVar("T")
 
 

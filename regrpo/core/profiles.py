@@ -1,8 +1,9 @@
 """Profiles: one YAML file with a section per stage, parsed whole, every key known by name.
 
-A key of a section is valid if it is a field of the stage's `Params`, or a field of the library configuration class
-that the section passes through to (TRL's GRPOConfig, say) and not one that regrpo sets itself. The library's fields and
-types are read from its source text, so that a whole profile is checked in a second, without importing torch.
+A key of a section is valid if it is a field of the stage's `Params`, or a field of the library
+configuration class that the section passes through to (TRL's GRPOConfig, say) and not one that
+regrpo sets itself. The library's fields and types are read from its source text, so that a whole
+profile is checked in a second, without importing torch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ DEFAULT_PROFILE = Path("params.yaml")
 STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model_card")
 """The stages in running order; also the sections of a profile and the folders of reports/."""
 SECTIONS = (*STAGES, "promote")
-"""The sections of a profile: one per stage, and the rule of `regrpo promote`, which no stage reads."""
+"""The sections of a profile.
+
+One per stage, and the rule of `regrpo promote`, which no stage reads.
+"""
 
 
 class Section(BaseModel):
@@ -46,7 +50,11 @@ class PassThrough(Section):
 
     @model_validator(mode="after")
     def _extras_belong_to_the_library(self) -> Self:
-        problems = [problem for key, value in self.passed_through.items() if (problem := self._problem(key, value))]
+        problems = [
+            problem
+            for key, value in self.passed_through.items()
+            if (problem := self._problem(key, value))
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -69,7 +77,10 @@ class PassThrough(Section):
 
 
 def nearest(given: object, known: Iterable[str], alike: float = 0.6) -> str | None:
-    """The known name that is most like what was given; None where none is (`alike`: difflib's ratio, 0 to 1)."""
+    """The known name that is most like what was given; None where none is (`alike`.
+
+    Difflib's ratio, 0 to 1).
+    """
     import difflib
 
     return next(iter(difflib.get_close_matches(str(given), list(known), 1, alike)), None)
@@ -86,7 +97,9 @@ def runs_remote_code(key: str, value: object) -> str | None:
     if key == "trust_remote_code":
         return "`trust_remote_code` is refused: code from a model repository is never run"
     inner = value.items() if isinstance(value, dict) else ()
-    return next((problem for name, one in inner if (problem := runs_remote_code(str(name), one))), None)
+    return next(
+        (problem for name, one in inner if (problem := runs_remote_code(str(name), one))), None
+    )
 
 
 def _type_problem(key: str, value: object, annotation: Any) -> str | None:
@@ -111,13 +124,20 @@ def library_fields(library: str) -> dict[str, Any]:
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise CannotCheck(package, expected="the package installed", found="nothing", remedy="Run `make install`.")
+        raise CannotCheck(
+            package, expected="the package installed", found="nothing", remedy="Run `make install`."
+        )
     path = Path(spec.submodule_search_locations[0]).joinpath(*rest)
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    definition = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name), None)
+    definition = next(
+        (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name),
+        None,
+    )
     fields: dict[str, Any] = {}
-    if definition is None:  # a base that the module only passes on: mixins have no fields of interest
+    if (
+        definition is None
+    ):  # a base that the module only passes on: mixins have no fields of interest
         return fields
     for base in definition.bases:
         if isinstance(base, ast.Name) and (source := _imported_from(tree, base.id, package, rest)):
@@ -140,12 +160,21 @@ def _imported_from(tree: ast.Module, name: str, package: str, rest: list[str]) -
 
 
 def _annotation(node: ast.expr) -> Any:
-    text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
-    names = {name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union", "Callable")}
+    text = (
+        node.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        else ast.unparse(node)
+    )
+    names = {
+        name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union", "Callable")
+    }
     try:
-        # The text is the installed library's own source; names beyond typing's and builtin types raise NameError.
+        # The text is the installed library's own source; names beyond typing's and builtin types
+        # raise NameError.
         return eval(
-            text, {"__builtins__": {}}, names | {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)}
+            text,
+            {"__builtins__": {}},
+            names | {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)},
         )
     except (NameError, TypeError, AttributeError):
         return Any
@@ -163,7 +192,10 @@ def read_yaml(path: Path) -> Any:
         return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise Refused(
-            str(path), expected="YAML", found=" ".join(str(error).split())[:300], remedy="Mend the file."
+            str(path),
+            expected="YAML",
+            found=" ".join(str(error).split())[:300],
+            remedy="Mend the file.",
         ) from error
 
 
@@ -182,7 +214,9 @@ def active_profile() -> Path:
 
 
 def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> dict[str, Any]:
-    """A whole profile: a mapping of exactly SECTIONS (besides `profile:`), or of those `needed` at least.
+    """A whole profile.
+
+    A mapping of exactly SECTIONS (besides `profile:`), or of those `needed` at least.
 
     Raises Refused for a missing or unknown one.
     """
@@ -207,14 +241,27 @@ def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> dict[str, An
 
 
 def parse_section(model: type[S], values: object, where: str) -> S:
-    """A section as its `Params` model. Raises Refused that names every wrong key, what it should be and what it is."""
+    """A section as its `Params` model.
+
+    Raises Refused that names every wrong key, what it should be and what it is.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         problems = [_problem(one, list(model.model_fields)) for one in error.errors()]
-        if issubclass(model, PassThrough) and isinstance(values, dict):  # not looked at where a field of ours is wrong
-            passed = (model._problem(key, one) for key, one in values.items() if key not in model.model_fields)
-            problems += [problem for problem in passed if problem and not any(problem in told for told in problems)]
+        if issubclass(model, PassThrough) and isinstance(
+            values, dict
+        ):  # not looked at where a field of ours is wrong
+            passed = (
+                model._problem(key, one)
+                for key, one in values.items()
+                if key not in model.model_fields
+            )
+            problems += [
+                problem
+                for problem in passed
+                if problem and not any(problem in told for told in problems)
+            ]
         raise Refused(
             where,
             expected="known keys with values of the right type and range",
@@ -230,12 +277,18 @@ def _problem(error: Any, known: list[str]) -> str:
     if error["type"] == "missing":
         return f"`{key}` is missing"
     if error["type"].startswith("union_tag"):
-        kinds = error.get("ctx", {}).get("expected_tags", "the kinds that params.yaml names beside it")
+        kinds = error.get("ctx", {}).get(
+            "expected_tags", "the kinds that params.yaml names beside it"
+        )
         return f"`{key}.kind` must be one of {kinds}"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = error.get("input")
-    shown = "" if error["type"] == "value_error" or isinstance(given, (dict, list, BaseModel)) else f", found {given!r}"
+    shown = (
+        ""
+        if error["type"] == "value_error" or isinstance(given, (dict, list, BaseModel))
+        else f", found {given!r}"
+    )
     return f"`{key}`: {message}{shown}" if key else message
 
 
@@ -265,8 +318,12 @@ class Launch(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.processes % self.nodes:
-            raise ValueError(f"`launch`: nodes ({self.nodes}) must divide processes ({self.processes}, of all nodes)")
-        if self.config is not None and (self.processes == 1 or Path(self.config).parent != LAUNCH_CONFIGS):
+            raise ValueError(
+                f"`launch`: nodes ({self.nodes}) must divide processes ({self.processes}, of all nodes)"
+            )
+        if self.config is not None and (
+            self.processes == 1 or Path(self.config).parent != LAUNCH_CONFIGS
+        ):
             raise ValueError(
                 f"`launch.config`: a file in {LAUNCH_CONFIGS}/, which DVC watches, for two processes or more; "
                 f"found {self.config} for {self.processes}"
@@ -279,7 +336,10 @@ LAUNCH_CONFIGS = Path("profiles/launch")
 
 
 class Quantization(Section):
-    """bitsandbytes' weights in 4 or 8 bits, by transformers' names (QLoRA: Dettmers et al. 2023, arXiv:2305.14314)."""
+    """bitsandbytes' weights in 4 or 8 bits, by transformers' names (QLoRA: Dettmers et al.
+
+    2023, arXiv:2305.14314).
+    """
 
     load_in_4bit: bool = False
     load_in_8bit: bool = False
@@ -290,11 +350,16 @@ class Quantization(Section):
     @model_validator(mode="after")
     def _one_width(self) -> Self:
         if self.load_in_4bit == self.load_in_8bit:
-            raise ValueError("`quantization`: one of `load_in_4bit` and `load_in_8bit` must be true")
+            raise ValueError(
+                "`quantization`: one of `load_in_4bit` and `load_in_8bit` must be true"
+            )
         return self
 
     def config(self, stage: str) -> Any:
-        """transformers' own BitsAndBytesConfig. Raises Refused where bitsandbytes is not installed."""
+        """transformers' own BitsAndBytesConfig.
+
+        Raises Refused where bitsandbytes is not installed.
+        """
         if importlib.util.find_spec("bitsandbytes") is None:
             raise Refused(
                 f"{stage}.quantization",
@@ -326,7 +391,12 @@ class Training(PassThrough):
         "save_total_limit": "at most two checkpoints are kept, none after success",
         "resume_from_checkpoint": "regrpo chooses the newest complete checkpoint",
         **dict.fromkeys(
-            ("save_only_model", "ignore_data_skip", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint"),
+            (
+                "save_only_model",
+                "ignore_data_skip",
+                "restore_callback_states_from_checkpoint",
+                "enable_jit_checkpoint",
+            ),
             "a resumed run must have everything to end in the same bytes",
         ),
         **dict.fromkeys(
@@ -340,7 +410,14 @@ class Training(PassThrough):
             "it would change what a step, a batch or the last model is",
         ),
         **dict.fromkeys(
-            ("hub_token", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+            (
+                "hub_token",
+                "hub_model_id",
+                "hub_strategy",
+                "hub_private_repo",
+                "hub_always_push",
+                "hub_revision",
+            ),
             "regrpo writes to the workspace only",
         ),
         "chat_template_path": "the template lies with the base model's tokenizer",
@@ -365,9 +442,13 @@ class Training(PassThrough):
     @model_validator(mode="after")
     def _launch_fits(self) -> Self:
         if self.launch and self.launch.backend == "nccl" and self.device == "cpu":
-            raise ValueError("`launch.backend`: nccl needs `device: cuda` (or auto); on CPUs it is gloo")
+            raise ValueError(
+                "`launch.backend`: nccl needs `device: cuda` (or auto); on CPUs it is gloo"
+            )
         if self.launch and self.launch.config and self.lora:
-            raise ValueError("`lora`: its adapter cannot be merged out of shards; drop `launch.config`, or `lora`")
+            raise ValueError(
+                "`lora`: its adapter cannot be merged out of shards; drop `launch.config`, or `lora`"
+            )
         return self
 
     @property
@@ -378,7 +459,9 @@ class Training(PassThrough):
     @model_validator(mode="after")
     def _quantised_weights_stay(self) -> Self:
         if self.quantization and not self.lora:
-            raise ValueError("`quantization` needs `lora`: quantised weights are not trained themselves")
+            raise ValueError(
+                "`quantization` needs `lora`: quantised weights are not trained themselves"
+            )
         return self
 
     @property
@@ -393,15 +476,32 @@ class Training(PassThrough):
         return 1
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
-        """Arguments for the library's configuration class: what the profile says, and what follows from the device."""
+        """Arguments for the library's configuration class.
+
+        What the profile says, and what follows from the device.
+        """
         fields = library_fields(self.library)
         named = {name: getattr(self, name) for name in type(self).model_fields if name in fields}
-        fixed = {"report_to": "none", "disable_tqdm": True, "use_cpu": device == "cpu", "save_strategy": "steps"}
-        # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile asks.
+        fixed = {
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": device == "cpu",
+            "save_strategy": "steps",
+        }
+        # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile
+        # asks.
         boundary = math.lcm(self.cycle, self.logging_steps)
         fixed["save_steps"] = -(-self.save_steps // boundary) * boundary
         together = {}
         if self.launch and self.processes > 1:
             fixed["ddp_backend"] = self.launch.backend
-            together["ddp_find_unused_parameters"] = False  # there are none, and the search costs time
-        return {"dataloader_pin_memory": device != "cpu"} | together | self.passed_through | named | fixed
+            together["ddp_find_unused_parameters"] = (
+                False  # there are none, and the search costs time
+            )
+        return (
+            {"dataloader_pin_memory": device != "cpu"}
+            | together
+            | self.passed_through
+            | named
+            | fixed
+        )

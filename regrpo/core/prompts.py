@@ -1,8 +1,11 @@
-"""Prompts as the models see them: cut to a number of tokens so that the question loses its end and nothing else.
+"""Prompts as the models see them.
 
-The instruction around the question, system messages and the chat's scaffold stay whole. Where to cut stands in
-dataset.json (`max_prompt_tokens`, `prompt_template`), so that validate, grpo and evaluate cut alike: the models that
-they load share one tokenizer. sft may read on to a limit of its own.
+Cut to a number of tokens so that the question loses its end and nothing else.
+
+The instruction around the question, system messages and the chat's scaffold stay whole. Where to
+cut stands in dataset.json (`max_prompt_tokens`, `prompt_template`), so that validate, grpo and
+evaluate cut alike: the models that they load share one tokenizer. sft may read on to a limit of its
+own.
 """
 
 from __future__ import annotations
@@ -22,11 +25,18 @@ QUESTION = "{question}"
 AT_ONCE = 512
 """Prompts that are tokenized together: their tokens are in memory."""
 LONGEST_WORD = 40
-"""Characters: a cut inside a longer run without white space (a script without spaces) is left where it is."""
+"""Characters.
+
+A cut inside a longer run without white space (a script without spaces) is left where it is.
+"""
 
 
-def count_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], where: str) -> list[int]:
-    """Each prompt's tokens, as the trainers count: special tokens and, for messages, the chat template included.
+def count_tokens(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], where: str
+) -> list[int]:
+    """Each prompt's tokens, as the trainers count.
+
+    Special tokens and, for messages, the chat template included.
 
     Raises Refused where the tokenizer has no chat template, or one that cannot render them.
     """
@@ -41,7 +51,9 @@ def _count(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str
     if isinstance(prompts[0], str):  # prepare gives a dataset one style
         return list(map(len, tokenizer(prompts)["input_ids"]))
     try:
-        ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)["input_ids"]
+        ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
     except Exception as error:  # a template may raise anything
         raise Refused(
             f"{where}: chat template",
@@ -53,7 +65,10 @@ def _count(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str
 
 
 class Cutter:
-    """Cuts prompts as dataset.json says; `cut` counts how many it had to. Without a limit there, it cuts nothing."""
+    """Cuts prompts as dataset.json says; `cut` counts how many it had to.
+
+    Without a limit there, it cuts nothing.
+    """
 
     def __init__(self, dataset: Mapping[str, Any], model: Path, sft: int | None = None) -> None:
         """`sft`: sft's own limit. Raises Refused for one where prepare cuts nothing."""
@@ -75,7 +90,10 @@ class Cutter:
         self.before, _, self.after = dataset["prompt_template"].partition(QUESTION)
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The prompts, each of at most `limit` tokens. Raises Refused where one is longer without its question."""
+        """The prompts, each of at most `limit` tokens.
+
+        Raises Refused where one is longer without its question.
+        """
         if self.limit is None:
             return list(prompts)
         tokens = count_tokens(self.tokenizer, prompts, str(self.model))
@@ -103,12 +121,15 @@ class Cutter:
                     found=str(self.limit),
                     remedy="Raise it, or shorten prepare.prompt_template or prepare.system_prompt.",
                 )
-            # The share of the tokens that are too many, of the characters: never more than needed, as the instruction
+            # The share of the tokens that are too many, of the characters: never more than needed,
+            # as the instruction
             # counts among the tokens; a few rounds end within a word of the limit.
             kept -= max(1, (tokens - self.limit) * kept // tokens)
             kept = len(_whole_words(question, kept))
             text = f"{self.before}{question[:kept]}{self.after}"
-            shorter = text if isinstance(prompt, str) else [*prompt[:-1], prompt[-1] | {"content": text}]
+            shorter = (
+                text if isinstance(prompt, str) else [*prompt[:-1], prompt[-1] | {"content": text}]
+            )
             tokens = count_tokens(self.tokenizer, [shorter], str(self.model))[0]
         return shorter
 

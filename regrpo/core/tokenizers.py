@@ -24,8 +24,9 @@ CHAT_TEMPLATE = (
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save a tokenizer, but nothing of how it was used.
 
-    transformers 5 notes its loading (HF_HUB_OFFLINE would change the bytes), and tokenizer.json would keep the last
-    call's padding and truncation, which are then everyone's defaults who reads it without transformers.
+    transformers 5 notes its loading (HF_HUB_OFFLINE would change the bytes), and tokenizer.json
+    would keep the last call's padding and truncation, which are then everyone's defaults who reads
+    it without transformers.
     """
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
@@ -41,7 +42,8 @@ def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> None:
     """Give a model folder's tokenizer what it lacks; a folder that needs nothing keeps its bytes.
 
-    Raises Refused for a token that is not in the vocabulary and a template that cannot render a conversation.
+    Raises Refused for a token that is not in the vocabulary and a template that cannot render a
+    conversation.
     """
     if pad_token is None and chat_template is None:
         return
@@ -51,31 +53,46 @@ def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> Non
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise Refused(
-                "base_model.pad_token", expected="a token of the base's vocabulary", found=repr(pad_token),
+                "base_model.pad_token",
+                expected="a token of the base's vocabulary",
+                found=repr(pad_token),
                 remedy="Name one of its own: a new token would need new weights.",
-            )  # fmt: skip
+            )
         tokenizer.pad_token = pad_token
     if chat_template is not None:
         tokenizer.chat_template = chat_template
         try:
-            said = tokenizer.apply_chat_template([{"role": "user", "content": "said"}], tokenize=False)
+            said = tokenizer.apply_chat_template(
+                [{"role": "user", "content": "said"}], tokenize=False
+            )
             wrong = None if "said" in said else "one that leaves the message out"
         except Exception as error:  # a template may raise anything
             wrong = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
         if wrong:
             raise Refused(
-                "base_model.chat_template", expected="a Jinja template that renders messages (role, content)",
-                found=wrong, remedy="Correct it in the profile.",
-            )  # fmt: skip
+                "base_model.chat_template",
+                expected="a Jinja template that renders messages (role, content)",
+                found=wrong,
+                remedy="Correct it in the profile.",
+            )
     save(tokenizer, folder)
 
 
 def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:
     """One token per printable ASCII character and newline, plus `extra_tokens`, one token each.
 
-    The extra tokens are not "special": TRL decodes completions with skip_special_tokens=True before it calls a reward.
+    The extra tokens are not "special": TRL decodes completions with skip_special_tokens=True before
+    it calls a reward.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+    )
     from transformers import PreTrainedTokenizerFast
 
     characters = ["\n", *map(chr, range(32, 127))]
@@ -96,6 +113,8 @@ def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in extra_tokens])
+    tokenizer.add_tokens(
+        [AddedToken(token, special=False, normalized=False) for token in extra_tokens]
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

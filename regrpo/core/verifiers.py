@@ -1,8 +1,10 @@
-"""What a correct answer is: said once, for the reward, the gate's self-test and our lm-eval tasks alike.
+"""What a correct answer is.
 
-A verifier knows the asked format (how an answer is written), reads the answer out of a completion strictly, and
-compares it with the gold answer. "Strictly" because lenient matchers reward an echo of the question ("3 + 5" for
-gold 8).
+Said once, for the reward, the gate's self-test and our lm-eval tasks alike.
+
+A verifier knows the asked format (how an answer is written), reads the answer out of a completion
+strictly, and compares it with the gold answer. "Strictly" because lenient matchers reward an echo
+of the question ("3 + 5" for gold 8).
 """
 
 from __future__ import annotations
@@ -13,22 +15,28 @@ from dataclasses import dataclass
 from regrpo.core.errors import entry
 
 _INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
-_LONGEST = 1000  # characters; Python refuses to read integers beyond 4,300 digits, and a completion may hold them
+# characters; Python refuses to read integers beyond 4,300 digits, and a completion may hold them
+_LONGEST = 1000
 
 
 def parse_int(text: str) -> int | None:
     """The integer written in `text` (thousands separators allowed), or None."""
     stripped = text.strip()
-    return int(stripped.replace(",", "")) if len(stripped) <= _LONGEST and re.fullmatch(_INTEGER, stripped) else None
+    return (
+        int(stripped.replace(",", ""))
+        if len(stripped) <= _LONGEST and re.fullmatch(_INTEGER, stripped)
+        else None
+    )
 
 
 @dataclass(frozen=True)
 class Verifier:
     """One answer format over integers.
 
-    `found` matches every place where a completion states an answer, the answer in group 1; `whole` matches a completion
-    that is in the asked format from its first to its last character. `answer_opening` and `reasoning_opening` are the
-    texts with which the evaluation's controls prefill the completion.
+    `found` matches every place where a completion states an answer, the answer in group 1; `whole`
+    matches a completion that is in the asked format from its first to its last character.
+    `answer_opening` and `reasoning_opening` are the texts with which the evaluation's controls
+    prefill the completion.
     """
 
     name: str
@@ -40,7 +48,10 @@ class Verifier:
     reasoning_opening: str
 
     def extract(self, completion: str) -> int | None:
-        """The one answer that the completion states; None where it states none, or several that differ."""
+        """The one answer that the completion states.
+
+        None where it states none, or several that differ.
+        """
         stated = {parse_int(match) for match in self.found.findall(completion)}
         return stated.pop() if len(stated) == 1 else None
 
@@ -62,7 +73,10 @@ class Verifier:
         return f"{self.answer_opening}{answer}{self.answer_closing}"
 
     def wrong(self, answer: str) -> str:
-        """An answer of the same kind that is not the gold one; raises ValueError for a gold that cannot be parsed."""
+        """An answer of the same kind that is not the gold one.
+
+        Raises ValueError for a gold that cannot be parsed.
+        """
         gold = parse_int(answer)
         if gold is None:
             raise ValueError(f"not an integer: {answer!r}")
@@ -88,7 +102,8 @@ VERIFIERS = {
             whole=re.compile(rf"(?:(?!####).)*####[ \t]*(?:{_INTEGER})", re.DOTALL),
             answer_opening="#### ",
             answer_closing="",
-            # Kojima et al. 2022 (arXiv:2205.11916), section 3: the zero-shot chain-of-thought trigger.
+            # Kojima et al. 2022 (arXiv:2205.11916), section 3: the zero-shot chain-of-thought
+            # trigger.
             reasoning_opening="Let's think step by step.\n",
         ),
     )

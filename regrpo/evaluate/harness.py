@@ -1,4 +1,7 @@
-"""lm-eval as a library: find tasks by name, load a model, ask it one task, get one row per question and metric."""
+"""lm-eval as a library.
+
+Find tasks by name, load a model, ask it one task, get one row per question and metric.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a task, by lm-eval's own name and filter ("none": unfiltered); `key` is its name in our reports.
+    """One number of a task, by lm-eval's own name and filter ("none": unfiltered).
+
+    `key` is its name in our reports.
 
     `kind` is None where the values tell. A classifier's metric has the filter JUDGED.
     """
@@ -64,27 +69,36 @@ class Task:
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[None]:
-    """What must hold before lm-eval is imported: a datasets cache of this run's own, quiet logs, bars for long steps.
+    """What must hold before lm-eval is imported.
 
-    `datasets` reuses its cache for a file that was rewritten with the same time stamp, hence a fresh one each time.
+    A datasets cache of this run's own, quiet logs, bars for long steps.
+
+    `datasets` reuses its cache for a file that was rewritten with the same time stamp, hence a
+    fresh one each time.
     """
     import logging
 
     with tempfile.TemporaryDirectory() as cache:
         os.environ["HF_DATASETS_CACHE"] = cache
-        # tqdm reads its defaults here: a bar after 5 s on a terminal, none in a log file, none left standing.
+        # tqdm reads its defaults here: a bar after 5 s on a terminal, none in a log file, none left
+        # standing.
         os.environ |= {"TQDM_DELAY": "5" if sys.stderr.isatty() else "inf", "TQDM_LEAVE": ""}
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
-        logging.getLogger("lm_eval.models").setLevel(logging.WARNING)  # says where it cuts a prompt to fit the window
+        logging.getLogger("lm_eval.models").setLevel(
+            logging.WARNING
+        )  # says where it cuts a prompt to fit the window
         yield
 
 
 def find_tasks(names: list[str], verifier: str) -> list[Task]:
-    """The tasks of these names, groups and tags resolved to their tasks, in the given order; no model is needed.
+    """The tasks of these names, groups and tags resolved to their tasks, in the given order.
 
-    Ours and the user's are looked up first; lm-eval's own only where a name is left. Raises Refused for an unknown
-    name, for one of ours where the data have no verifier, for a task without a metric that is a mean over questions,
-    and CannotCheck for a task whose data or packages are not there.
+    No model is needed.
+
+    Ours and the user's are looked up first; lm-eval's own only where a name is left. Raises Refused
+    for an unknown name, for one of ours where the data have no verifier, for a task without a
+    metric that is a mean over questions, and CannotCheck for a task whose data or packages are not
+    there.
     """
     from lm_eval.tasks import TaskManager
 
@@ -120,7 +134,9 @@ def _refuse_unknown(names: list[str], manager: TaskManager) -> None:
             "evaluate.tasks",
             expected=f"tasks of {OURS}/, {CUSTOM}/ or lm-eval",
             found=f"{name!r}, which is none{also}",
-            remedy=f"Did you mean {', '.join(near)}?" if near else "`lm-eval ls tasks` lists lm-eval's.",
+            remedy=f"Did you mean {', '.join(near)}?"
+            if near
+            else "`lm-eval ls tasks` lists lm-eval's.",
         )
 
 
@@ -138,7 +154,13 @@ def _is_yaml(file: Path) -> bool:
 def _origin(name: str, manager: TaskManager) -> Literal["ours", "custom", "stock"]:
     entry = manager.task_index.get(name)
     parents = entry.yaml_path.resolve().parents if entry and entry.yaml_path else ()
-    return "ours" if OURS.resolve() in parents else "custom" if CUSTOM.resolve() in parents else "stock"
+    return (
+        "ours"
+        if OURS.resolve() in parents
+        else "custom"
+        if CUSTOM.resolve() in parents
+        else "stock"
+    )
 
 
 def _load(name: str, manager: TaskManager) -> list[Task]:
@@ -146,7 +168,9 @@ def _load(name: str, manager: TaskManager) -> list[Task]:
         loaded = manager.load([name])["tasks"]
     except RegrpoError:
         raise
-    except Exception as error:  # a missing package, no network, a broken file: each of them raises its own
+    except (
+        Exception
+    ) as error:  # a missing package, no network, a broken file: each of them raises its own
         raise CannotCheck(
             f"evaluate.tasks: {name}",
             expected="a task that lm-eval can load, with its data",
@@ -167,7 +191,11 @@ def _describe(name: str, task: Any, origin: Literal["ours", "custom", "stock"]) 
             remedy="Take it off the list.",
         )
     about = task.get_config("metadata") or {}
-    means = [metric for metric, aggregate in task.aggregation().items() if getattr(aggregate, "__name__", "") == "mean"]
+    means = [
+        metric
+        for metric, aggregate in task.aggregation().items()
+        if getattr(aggregate, "__name__", "") == "mean"
+    ]
     filters = [one["name"] for one in task.get_config("filter_list") or []] or ["none"]
     if not means:
         raise Refused(
@@ -179,24 +207,46 @@ def _describe(name: str, task: Any, origin: Literal["ours", "custom", "stock"]) 
     metrics = []
     for number, (metric, one) in enumerate((metric, one) for metric in means for one in filters):
         key = name if not number else "_".join([name, metric] + [one] * (one != "none"))
-        role = origin if origin != "ours" else about["role"] if not number else about.get(f"{metric}_role", metric)
+        role = (
+            origin
+            if origin != "ours"
+            else about["role"]
+            if not number
+            else about.get(f"{metric}_role", metric)
+        )
         text = about.get("description" if not number else f"{metric}_description")
         shots = f"{task.get_config('num_fewshot')}-shot"
-        metrics.append(Metric(key, metric, one, role, text or shots, about.get("kind") if origin == "ours" else None))
+        metrics.append(
+            Metric(
+                key,
+                metric,
+                one,
+                role,
+                text or shots,
+                about.get("kind") if origin == "ours" else None,
+            )
+        )
     return Task(name, origin, about.get("version", 0), tuple(metrics), task, _few_shot(task))
 
 
 def _few_shot(task: Any) -> dict[str, Any] | None:
     """None where there are no examples, or they are written in the task itself."""
     examples, config = task.get_config("num_fewshot"), task.get_config("fewshot_config")
-    split = task.get_config("fewshot_split") or getattr(config, "split", None) or task.get_config("training_split")
+    split = (
+        task.get_config("fewshot_split")
+        or getattr(config, "split", None)
+        or task.get_config("training_split")
+    )
     if not examples or not split or getattr(config, "samples", None):
         return None
     return {"examples": examples, "dataset": task.get_config("dataset_path"), "split": split}
 
 
 def with_judges(task: Task, judges: Mapping[str, Judge]) -> Task:
-    """The task with a metric per classifier more, and their mean where there are several: for our main tasks."""
+    """The task with a metric per classifier more, and their mean where there are several.
+
+    For our main tasks.
+    """
     if not judges or task.origin != "ours" or task.metrics[0].role != "main":
         return task
 
@@ -207,17 +257,27 @@ def with_judges(task: Task, judges: Mapping[str, Judge]) -> Task:
         sides = zip("+-", (judge.spec.positive, judge.spec.negative), strict=True)
         return f"{' '.join(sign + ' '.join(f'P({label})' for label in side) for sign, side in sides if side)}"
 
-    each = [metric(name, f"the same completions as {name} judges them: {words(one)}") for name, one in judges.items()]
+    each = [
+        metric(name, f"the same completions as {name} judges them: {words(one)}")
+        for name, one in judges.items()
+    ]
     mean = [metric("classifiers", f"the mean of {' and '.join(judges)}, completion by completion")]
-    return dataclasses.replace(task, metrics=(*task.metrics, *each, *(mean if len(each) > 1 else [])))
+    return dataclasses.replace(
+        task, metrics=(*task.metrics, *each, *(mean if len(each) > 1 else []))
+    )
 
 
 def judged(task: Task, rows: Sequence[Row], judges: Mapping[str, Judge]) -> list[Row]:
-    """What the classifiers think of the completions in `rows` (one model's, as `ask` gave them): rows like those."""
+    """What the classifiers think of the completions in `rows` (one model's, as `ask` gave them).
+
+    Rows like those.
+    """
     metrics = [metric for metric in task.metrics if metric.filter == JUDGED]
     asked = [row for row in rows if row["task"] == task.metrics[0].key]
     values = (
-        {name: judge.values([row["completion"] for row in asked]) for name, judge in judges.items()} if metrics else {}
+        {name: judge.values([row["completion"] for row in asked]) for name, judge in judges.items()}
+        if metrics
+        else {}
     )
     if len(values) > 1:
         values["classifiers"] = [sum(one) / len(one) for one in zip(*values.values(), strict=True)]
@@ -229,9 +289,17 @@ def judged(task: Task, rows: Sequence[Row], judges: Mapping[str, Judge]) -> list
 
 
 def load_model(
-    folder: Path, *, backend: str, device: str, batch_size: int | str, seed: int, model_args: dict[str, Any]
+    folder: Path,
+    *,
+    backend: str,
+    device: str,
+    batch_size: int | str,
+    seed: int,
+    model_args: dict[str, Any],
 ) -> LM:
-    """A model folder behind lm-eval's interface: on a CPU in float32, on CUDA in the type it was saved in.
+    """A model folder behind lm-eval's interface.
+
+    On a CPU in float32, on CUDA in the type it was saved in.
 
     Raises Refused for model_args that the backend does not take.
     """
@@ -247,7 +315,12 @@ def load_model(
 
 
 def _load_backend(
-    folder: Path, backend: str, device: str, batch_size: int | str, seed: int, model_args: dict[str, Any]
+    folder: Path,
+    backend: str,
+    device: str,
+    batch_size: int | str,
+    seed: int,
+    model_args: dict[str, Any],
 ) -> LM:
     arguments = {"pretrained": str(folder), "batch_size": batch_size} | model_args
     if backend == "vllm":
@@ -259,12 +332,16 @@ def _load_backend(
     return HFLM(**arguments, device=device, dtype="float32" if device == "cpu" else "auto")
 
 
-def ask(task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None, seed: int) -> list[Row]:
-    """One model's answers: a row (task, id, prompt, completion, answer, value) per question and metric.
+def ask(
+    task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None, seed: int
+) -> list[Row]:
+    """One model's answers.
 
-    `task` is the metric's key. The first `limit` questions, or all. With `chat`, prompts go through the model's chat
-    template: ours with the generation prompt and then the opening of the completion, others as lm-eval does it. Raises
-    Refused for a value that is no number.
+    A row (task, id, prompt, completion, answer, value) per question and metric.
+
+    `task` is the metric's key. The first `limit` questions, or all. With `chat`, prompts go through
+    the model's chat template: ours with the generation prompt and then the opening of the
+    completion, others as lm-eval does it. Raises Refused for a value that is no number.
     """
     import lm_eval
 
@@ -292,9 +369,16 @@ def ask(task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None,
         apply_chat_template=chat and task.origin != "ours",
         fewshot_as_multiturn=True,
     )
-    harness.set_config("doc_to_text", plain)  # a task that held on to its model would keep it in memory
+    harness.set_config(
+        "doc_to_text", plain
+    )  # a task that held on to its model would keep it in memory
     samples = results["samples"][task.name]
-    return [_row(task, metric, one) for metric in task.metrics for one in samples if one["filter"] == metric.filter]
+    return [
+        _row(task, metric, one)
+        for metric in task.metrics
+        for one in samples
+        if one["filter"] == metric.filter
+    ]
 
 
 def _row(task: Task, metric: Metric, sample: dict[str, Any]) -> Row:
@@ -314,7 +398,9 @@ def _row(task: Task, metric: Metric, sample: dict[str, Any]) -> Row:
         "task": metric.key,
         "id": question,
         "prompt": sample["arguments"][0][0],
-        "completion": completion if isinstance(completion, str) else None,  # None: choices were scored, none written
+        "completion": completion
+        if isinstance(completion, str)
+        else None,  # None: choices were scored, none written
         "answer": None if sample["target"] is None else str(sample["target"]),
         "value": float(value),
     }

@@ -15,7 +15,10 @@ BESIDE = ("main", "sampled", "control", "format")
 
 
 def draw(metrics: Mapping[str, Any], path: Path) -> None:
-    """comparison.png from metrics.json's content: the headline, sampled answers and controls beside it, 95 % CIs."""
+    """comparison.png from metrics.json's content.
+
+    The headline, sampled answers and controls beside it, 95 % CIs.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,7 +26,11 @@ def draw(metrics: Mapping[str, Any], path: Path) -> None:
 
     matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the bytes
     tasks, headline = metrics["tasks"], metrics["headline"]
-    main = [headline] if headline else [name for name in tasks if tasks[name]["role"] not in BESIDE][:8]
+    main = (
+        [headline]
+        if headline
+        else [name for name in tasks if tasks[name]["role"] not in BESIDE][:8]
+    )
     beside = sorted(
         (name for name, task in tasks.items() if task["role"] in BESIDE),
         key=lambda name: (BESIDE.index(tasks[name]["role"]), name),
@@ -32,7 +39,9 @@ def draw(metrics: Mapping[str, Any], path: Path) -> None:
         main, beside = beside, []
     alike = all(tasks[name]["kind"] == "binary" for name in (*main, *beside))
     # Shares fit one axis; other measures have each their own scale, hence an axis of their own.
-    panels = [one for one in (main, beside) if one] if alike else [[name] for name in (*main, *beside)]
+    panels = (
+        [one for one in (main, beside) if one] if alike else [[name] for name in (*main, *beside)]
+    )
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -46,7 +55,9 @@ def draw(metrics: Mapping[str, Any], path: Path) -> None:
         full = [f"{name}\n({tasks[name]['metric']}, n = {tasks[name]['n']})" for name in panel]
         labels = full if panel[0] in main or not alike else [_wrapped(name) for name in panel]
         _bars(axis, [tasks[name] for name in panel], labels)
-    axes[0][0].set_title(f"{'Headline' if headline else 'Tasks'}, with 95 % CI", fontsize=11, loc="left")
+    axes[0][0].set_title(
+        f"{'Headline' if headline else 'Tasks'}, with 95 % CI", fontsize=11, loc="left"
+    )
     if beside:
         told = "Beside it: sampled answers and controls" if alike else "Beside it"
         axes[0][1 if alike else len(main)].set_title(told, fontsize=11, loc="left")
@@ -71,10 +82,19 @@ def _bars(axis: Any, tasks: list[Mapping[str, Any]], labels: list[str]) -> None:
             [max(0.0, one["ci95"][1] - one["value"]) for one in found],
         ]
         axis.bar(places, values, width=0.27, color=COLOURS[model], label=model)
-        axis.errorbar(places, values, yerr=errors, fmt="none", ecolor="black", elinewidth=1.1, capsize=2.5)
+        axis.errorbar(
+            places, values, yerr=errors, fmt="none", ecolor="black", elinewidth=1.1, capsize=2.5
+        )
         for place, one in zip(places, found, strict=True):
             top = (place, one["ci95"][1])
-            axis.annotate(f"{one['value']:.2f}", top, (0, 3), textcoords="offset points", ha="center", fontsize=8)
+            axis.annotate(
+                f"{one['value']:.2f}",
+                top,
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
     axis.set_xticks(range(len(tasks)), labels, fontsize=9)
     axis.grid(axis="y", alpha=0.25)
     axis.set_axisbelow(True)

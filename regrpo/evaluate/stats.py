@@ -1,8 +1,10 @@
-"""What an evaluation shows and how sure it is: estimates per model, paired comparisons between models.
+"""What an evaluation shows and how sure it is.
 
-Two kinds of metric: binary (each question right or wrong) and continuous (each question a number). Two models are
-compared question by question, because they answer the same ones (Miller 2024, "Adding Error Bars to Evals",
-arXiv:2411.00640: paired differences).
+Estimates per model, paired comparisons between models.
+
+Two kinds of metric: binary (each question right or wrong) and continuous (each question a number).
+Two models are compared question by question, because they answer the same ones (Miller 2024,
+"Adding Error Bars to Evals", arXiv:2411.00640: paired differences).
 """
 
 from __future__ import annotations
@@ -22,12 +24,18 @@ Kind = Literal["binary", "continuous"]
 Interval = tuple[float, float]
 ALPHA, POWER = 0.05, 0.80
 FEWEST_DISCORDANT = math.floor(1 - math.log2(ALPHA)) + 1
-"""The exact McNemar test cannot come under ALPHA with fewer discordant questions: 2 · 0.5^m < 0.05 from m = 6."""
+"""The exact McNemar test cannot come under ALPHA with fewer discordant questions.
+
+2 · 0.5^m < 0.05 from m = 6.
+"""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One model on one task: the mean over questions, its standard error (None for one question), 95 % interval."""
+    """One model on one task.
+
+    The mean over questions, its standard error (None for one question), 95 % interval.
+    """
 
     value: float
     stderr: float | None
@@ -36,10 +44,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A later model against an earlier one on the same questions; differences are later minus earlier.
+    """A later model against an earlier one on the same questions.
 
-    `gained` counts questions that only the later model got right, `lost` those that only the earlier one did; they and
-    `p_mcnemar` are None for a continuous metric.
+    Differences are later minus earlier.
+
+    `gained` counts questions that only the later model got right, `lost` those that only the
+    earlier one did; they and `p_mcnemar` are None for a continuous metric.
     """
 
     difference: float
@@ -59,7 +69,8 @@ def estimate(values: Sequence[float], kind: Kind, *, resamples: int, seed: int) 
     """Mean of `values` (one per question) with its 95 % interval.
 
     Binary: Wilson's score interval (Wilson 1927). Continuous: percentile bootstrap over questions.
-    Raises ValueError for no values, for NaN or infinity, and for a binary metric with other values than 0 and 1.
+    Raises ValueError for no values, for NaN or infinity, and for a binary metric with other values
+    than 0 and 1.
     """
     from scipy.stats import sem
     from statsmodels.stats.proportion import proportion_confint
@@ -73,12 +84,15 @@ def estimate(values: Sequence[float], kind: Kind, *, resamples: int, seed: int) 
     return Estimate(float(x.mean()), float(sem(x)) if len(x) > 1 else None, interval)
 
 
-def compare(before: Sequence[float], after: Sequence[float], kind: Kind, *, resamples: int, seed: int) -> Comparison:
+def compare(
+    before: Sequence[float], after: Sequence[float], kind: Kind, *, resamples: int, seed: int
+) -> Comparison:
     """`after` against `before`, the same questions in the same order.
 
-    The interval is the paired bootstrap's: whole questions are drawn, that is, their differences. p is the exact
-    McNemar test's, which looks only at the discordant questions (McNemar 1947). Comparing the other way round gives
-    the same with signs turned. Raises ValueError as `estimate` does, and for different numbers of questions.
+    The interval is the paired bootstrap's: whole questions are drawn, that is, their differences. p
+    is the exact McNemar test's, which looks only at the discordant questions (McNemar 1947).
+    Comparing the other way round gives the same with signs turned. Raises ValueError as `estimate`
+    does, and for different numbers of questions.
     """
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -104,8 +118,9 @@ def compare(before: Sequence[float], after: Sequence[float], kind: Kind, *, resa
 def bootstrap_interval(values: Values, *, resamples: int, seed: int) -> Interval:
     """95 % percentile bootstrap interval of the mean over questions.
 
-    Percentiles, not BCa: they mirror exactly when the sign turns, and are defined for every data. Values that are all
-    equal (or one alone) give that one point: resampling cannot show a variation that is not in the data.
+    Percentiles, not BCa: they mirror exactly when the sign turns, and are defined for every data.
+    Values that are all equal (or one alone) give that one point: resampling cannot show a variation
+    that is not in the data.
     """
     import numpy as np
     from scipy.stats import bootstrap
@@ -118,7 +133,9 @@ def bootstrap_interval(values: Values, *, resamples: int, seed: int) -> Interval
         n_resamples=resamples,
         confidence_level=1 - ALPHA,
         method="percentile",
-        batch=max(1, 5_000_000 // len(values)),  # bounds memory: about 100 MB of indices and values at a time
+        batch=max(
+            1, 5_000_000 // len(values)
+        ),  # bounds memory: about 100 MB of indices and values at a time
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(low), float(high)
@@ -158,7 +175,10 @@ def _checked(values: Sequence[float], kind: Kind) -> Values:
 
 
 def rounded(value: Any) -> Any:
-    """Six significant digits: more than any interval here is worth, fewer than where machines begin to differ."""
+    """Six significant digits.
+
+    More than any interval here is worth, fewer than where machines begin to differ.
+    """
     if isinstance(value, dict):
         return {key: rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

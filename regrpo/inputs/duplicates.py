@@ -1,6 +1,7 @@
 """Where ids and questions repeat within a split and across splits, of more rows than memory holds.
 
-Each text is kept as the hashes of its spellings, on disk; the texts themselves are in memory a batch at a time.
+Each text is kept as the hashes of its spellings, on disk; the texts themselves are in memory a
+batch at a time.
 """
 
 from __future__ import annotations
@@ -32,16 +33,25 @@ class Repeats:
     def __init__(self, database: sqlite3.Connection, canonical: Callable[[str], str]) -> None:
         self.database, self.spellings = database, spellings(canonical)
         self.splits: list[str] = []
-        columns = "split integer, row integer, id text, " + ", ".join(f"{name} blob" for name in SPELLINGS)
+        columns = "split integer, row integer, id text, " + ", ".join(
+            f"{name} blob" for name in SPELLINGS
+        )
         database.execute(f"create table keys ({columns}, primary key (split, row)) without rowid")
 
     def add(self, split: str, start: int, rows: Iterable[Row]) -> None:
-        """Rows of a split, numbered from `start`; of each its `id` and its `question` are looked at."""
+        """Rows of a split, numbered from `start`.
+
+        Of each its `id` and its `question` are looked at.
+        """
         if split not in self.splits:
             self.splits.append(split)
         number = self.splits.index(split)
-        values = ((number, row, str(one["id"]), *self._keys(one)) for row, one in enumerate(rows, start))
-        self.database.executemany(f"insert into keys values ({', '.join('?' * (3 + len(SPELLINGS)))})", values)
+        values = (
+            (number, row, str(one["id"]), *self._keys(one)) for row, one in enumerate(rows, start)
+        )
+        self.database.executemany(
+            f"insert into keys values ({', '.join('?' * (3 + len(SPELLINGS)))})", values
+        )
 
     def _keys(self, row: Row) -> Iterable[bytes | None]:
         for column, chain in CHAINS.items():
@@ -58,7 +68,9 @@ class Repeats:
                     " and p.first < keys.row)"
                     for finer in chain[:depth]
                 )
-                self.database.execute(f"create table {name}_again (key blob primary key) without rowid")
+                self.database.execute(
+                    f"create table {name}_again (key blob primary key) without rowid"
+                )
                 self.database.execute(
                     f"insert into {name}_again select {name} from keys where {name} is not null "
                     f"group by {name} having count(*) > 1"
@@ -67,17 +79,21 @@ class Repeats:
                     f"create table {name}_places (key blob, split integer, first integer, id text, rows integer, "
                     "primary key (key, split)) without rowid"
                 )
-                # SQLite takes `id` from the row that holds the minimum (sqlite.org/lang_select.html, section 2.5).
+                # SQLite takes `id` from the row that holds the minimum
+                # (sqlite.org/lang_select.html, section 2.5).
                 self.database.execute(
                     f"insert into {name}_places select {name}, split, min(row), id, sum(not ({earlier or 'false'})) "
                     f"from keys where {name} in (select key from {name}_again) group by {name}, split"
                 )
 
     def of(self, split: str, start: int, stop: int) -> Mapping[int, Row]:
-        """For rows `start` to `stop` of a split that repeat anything: `<spelling>_again` and `<spelling>_elsewhere`.
+        """For rows `start` to `stop` of a split that repeat anything.
 
-        The first is true where the split holds it twice, the second tells which other splits hold it. A coarser
-        spelling is not told of a row that repeats an earlier one, or another split's, in a finer one.
+        `<spelling>_again` and `<spelling>_elsewhere`.
+
+        The first is true where the split holds it twice, the second tells which other splits hold
+        it. A coarser spelling is not told of a row that repeats an earlier one, or another split's,
+        in a finer one.
         """
         found: dict[int, dict[str, list[tuple[int, int, str, int]]]] = defaultdict(dict)
         number = self.splits.index(split)
@@ -91,14 +107,22 @@ class Repeats:
                 found[row][name] = [place[1:] for place in places]
         return {row: self._told(number, row, places) for row, places in found.items()}
 
-    def _told(self, split: int, row: int, found: Mapping[str, list[tuple[int, int, str, int]]]) -> Row:
+    def _told(
+        self, split: int, row: int, found: Mapping[str, list[tuple[int, int, str, int]]]
+    ) -> Row:
         told: Row = {}
         for chain in CHAINS.values():
             repeats = leaks = False
             for name in chain:
                 here = [place for place in found.get(name, []) if place[0] == split]
-                others = [f"{self.splits[place[0]]} {place[2]}" for place in found.get(name, []) if place[0] != split]
+                others = [
+                    f"{self.splits[place[0]]} {place[2]}"
+                    for place in found.get(name, [])
+                    if place[0] != split
+                ]
                 told[f"{name}_again"] = bool(here) and here[0][3] > 1 and not repeats
-                told[f"{name}_elsewhere"] = "also " + ", ".join(others) if others and not leaks else None
+                told[f"{name}_elsewhere"] = (
+                    "also " + ", ".join(others) if others and not leaks else None
+                )
                 repeats, leaks = repeats or (bool(here) and here[0][1] < row), leaks or bool(others)
         return told

@@ -25,7 +25,9 @@ class Plan(Section):
     prompt_style: PromptStyle | None = None  # null = the format's own, as for prompt_template
     prompt_template: str | None = Field(default=None, pattern=r"\{question\}")
     system_prompt: str | None = None
-    max_prompt_tokens: int | None = Field(default=None, gt=0)  # longer questions lose their end; null = none is cut
+    max_prompt_tokens: int | None = Field(
+        default=None, gt=0
+    )  # longer questions lose their end; null = none is cut
     drop_duplicates: bool = False
     eval: int | None = Field(default=None, gt=0)
     dev: int = Field(gt=0)
@@ -36,12 +38,16 @@ class Plan(Section):
     def _one_place_to_cut(self) -> Self:
         template = self.prompt_template or QUESTION
         if self.max_prompt_tokens and template.count(QUESTION) != 1:
-            raise ValueError(f"`max_prompt_tokens`: `prompt_template` must hold {QUESTION} once, to be cut there")
+            raise ValueError(
+                f"`max_prompt_tokens`: `prompt_template` must hold {QUESTION} once, to be cut there"
+            )
         return self
 
 
 def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
-    """Rows of one part as the format reads them: id, question, answer, solution and source_row, the row's number.
+    """Rows of one part as the format reads them.
+
+    Id, question, answer, solution and source_row, the row's number.
 
     Raises Refused with the row's place for one that cannot be read.
     """
@@ -67,7 +73,10 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
                 found=str(error),
                 remedy="Mend the row, or choose another prepare.format.",
             ) from error
-        yield dataclasses.asdict(example) | {"id": None if name is None else str(name), "source_row": index}
+        yield dataclasses.asdict(example) | {
+            "id": None if name is None else str(name),
+            "source_row": index,
+        }
 
 
 def prompted(row: Row, plan: Plan, form: Format) -> Row:
@@ -80,7 +89,10 @@ def prompted(row: Row, plan: Plan, form: Format) -> Row:
 
 
 def prompt_template(plan: Plan, form: Format) -> str:
-    """The text around the question: plain text in which {question} alone is replaced, once; nothing in it is run."""
+    """The text around the question: plain text in which {question} alone is replaced, once.
+
+    Nothing in it is run.
+    """
     return plan.prompt_template or form.prompt_template
 
 

@@ -1,4 +1,7 @@
-"""Named data formats: how a source's row becomes question, answer and solution, and what makes two questions one."""
+"""Named data formats.
+
+How a source's row becomes question, answer and solution, and what makes two questions one.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Format:
-    """`columns` are the columns that `read` looks up; `canonical` names the class of questions that count as one.
+    """`columns` are the columns that `read` looks up.
+
+    `canonical` names the class of questions that count as one.
 
     `classes` says in words what differs within a class.
     """
@@ -59,7 +64,10 @@ _WORD = re.compile(
 
 
 def words_only(text: str) -> str:
-    """The normalised text's words, numbers and operators in order, without punctuation: the class of running text."""
+    """The normalised text's words, numbers and operators in order, without punctuation.
+
+    The class of running text.
+    """
     normalised = normalise(text)
     return " ".join(_WORD.findall(normalised)) or normalised
 
@@ -68,14 +76,25 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     """A column that must hold text; ValueError for null, numbers and the rest."""
     value = row.get(column)
     if not isinstance(value, str):
-        raise ValueError(f"column {column} holds {'null' if value is None else type(value).__name__} instead of text")
+        raise ValueError(
+            f"column {column} holds {'null' if value is None else type(value).__name__} instead of text"
+        )
     return value
 
 
 def _optional(row: Mapping[str, Any], column: str) -> str | None:
-    """A column that may be absent or null; numbers become text, as JSON and Parquet files hold answers as numbers."""
+    """A column that may be absent or null.
+
+    Numbers become text, as JSON and Parquet files hold answers as numbers.
+    """
     value = row.get(column)
-    return str(value) if isinstance(value, int | float) else None if value is None else _text(row, column)
+    return (
+        str(value)
+        if isinstance(value, int | float)
+        else None
+        if value is None
+        else _text(row, column)
+    )
 
 
 def _terms(expression: str) -> list[tuple[int, int]]:
@@ -88,14 +107,18 @@ def _terms(expression: str) -> list[tuple[int, int]]:
 
 
 def _read_chain_sum(row: Mapping[str, Any]) -> Example:
-    """reasoning-gym's row, or one with the expression as `question`; ValueError for an answer that is not its sum.
+    """reasoning-gym's row, or one with the expression as `question`.
+
+    ValueError for an answer that is not its sum.
 
     The worked solution thinks in running subtotals, all but the last, then states the answer:
     `4+5-7=` → `<think>9</think><answer>2</answer>`.
     """
     metadata = row.get("metadata")
     expression = (
-        metadata["expression"] if isinstance(metadata, Mapping) and "expression" in metadata else _text(row, "question")
+        metadata["expression"]
+        if isinstance(metadata, Mapping) and "expression" in metadata
+        else _text(row, "question")
     )
     subtotals, total = [], 0
     for sign, number in _terms(expression):
@@ -105,7 +128,9 @@ def _read_chain_sum(row: Mapping[str, Any]) -> Example:
     if parse_int(answer) not in (total, None):
         raise ValueError(f"answer {answer}, but {expression} is {total}")
     question = re.sub(r"\s+", "", expression).removesuffix("=") + "="
-    return Example(question, answer, f"<think>{' '.join(subtotals[1:-1])}</think><answer>{answer}</answer>")
+    return Example(
+        question, answer, f"<think>{' '.join(subtotals[1:-1])}</think><answer>{answer}</answer>"
+    )
 
 
 def _canonical_chain_sum(question: str) -> str:
@@ -117,20 +142,32 @@ def _canonical_chain_sum(question: str) -> str:
 
 
 def _read_gsm8k(row: Mapping[str, Any]) -> Example:
-    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168, section 2): the final number after ####, calculations in <<…>>."""
+    """GSM8K (Cobbe et al. 2021, arXiv:2110.14168, section 2).
+
+    The final number after ####, calculations in <<…>>.
+    """
     solution = re.sub(r"<<.*?>>", "", _text(row, "answer")).strip()
     _, marker, final = solution.rpartition("####")
-    return Example(_text(row, "question").strip(), final.strip().replace(",", "") if marker else None, solution)
+    return Example(
+        _text(row, "question").strip(), final.strip().replace(",", "") if marker else None, solution
+    )
 
 
 def _read_question_answer(row: Mapping[str, Any]) -> Example:
     """Columns of the plain names; `answer` and `solution` may be absent or null."""
     answer = _optional(row, "answer")
-    return Example(_text(row, "question"), None if answer is None else answer.strip(), _optional(row, "solution"))
+    return Example(
+        _text(row, "question"),
+        None if answer is None else answer.strip(),
+        _optional(row, "solution"),
+    )
 
 
 def _read_xlsum(row: Mapping[str, Any]) -> Example:
-    """XL-Sum (Hasan et al. 2021, arXiv:2106.13822): the article's `text` and its `summary`, the reference."""
+    """XL-Sum (Hasan et al. 2021, arXiv:2106.13822).
+
+    The article's `text` and its `summary`, the reference.
+    """
     summary = _text(row, "summary").strip()
     return Example(_text(row, "text").strip(), summary, summary)
 

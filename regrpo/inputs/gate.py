@@ -1,9 +1,12 @@
-"""The validation gate: what must hold before anything trains, as a Great Expectations suite run on every split.
+"""The validation gate.
 
-`derive` computes columns (prompt tokens, what repeats where, the verifier's scores, …) of some rows at a time, `suite`
-declares expectations on them, and Great Expectations does the checking, batch by batch: what the verdict says of a row
-does not depend on the rows that lie in its batch. In the derived columns null means "nothing wrong" or "already told by
-another check": its column expectations skip nulls, so that one fault is reported once.
+What must hold before anything trains, as a Great Expectations suite run on every split.
+
+`derive` computes columns (prompt tokens, what repeats where, the verifier's scores, …) of some rows
+at a time, `suite` declares expectations on them, and Great Expectations does the checking, batch by
+batch: what the verdict says of a row does not depend on the rows that lie in its batch. In the
+derived columns null means "nothing wrong" or "already told by another check": its column
+expectations skip nulls, so that one fault is reported once.
 """
 
 from __future__ import annotations
@@ -55,12 +58,28 @@ CHECKS = {
     check.name: check
     for check in (
         Check(
-            "schema", "columns and types are the ones that the stages read", "Make data/prepared again: `dvc repro`."
+            "schema",
+            "columns and types are the ones that the stages read",
+            "Make data/prepared again: `dvc repro`.",
         ),
-        Check("row_count", "the split has enough rows", "Bring more data, or lower validate.min_rows."),
-        Check("id_present", "every row has an id", "Give every row an id, or none: prepare then numbers them."),
-        Check("id_unique", "no id occurs twice in a split", "Give every row its own id, or remove the id column."),
-        Check("id_disjoint", "no id occurs in two splits", "Give every row its own id, or remove the id column."),
+        Check(
+            "row_count", "the split has enough rows", "Bring more data, or lower validate.min_rows."
+        ),
+        Check(
+            "id_present",
+            "every row has an id",
+            "Give every row an id, or none: prepare then numbers them.",
+        ),
+        Check(
+            "id_unique",
+            "no id occurs twice in a split",
+            "Give every row its own id, or remove the id column.",
+        ),
+        Check(
+            "id_disjoint",
+            "no id occurs in two splits",
+            "Give every row its own id, or remove the id column.",
+        ),
         Check("not_empty", "no question or prompt is empty", "Fill in or remove the rows."),
         Check(
             "prompt_length",
@@ -68,24 +87,44 @@ CHECKS = {
             "Remove or shorten the rows, raise validate.max_prompt_tokens, or take a base model with a longer window.",
         ),
         Check("question_unique", "no question occurs twice in a split", _REPEATS),
-        Check("question_unique_normalised", "nor twice with other case, white space or Unicode forms", _REPEATS),
-        Check("class_unique", "dev and eval hold one question per canonical class: they are independent", _REPEATS),
+        Check(
+            "question_unique_normalised",
+            "nor twice with other case, white space or Unicode forms",
+            _REPEATS,
+        ),
+        Check(
+            "class_unique",
+            "dev and eval hold one question per canonical class: they are independent",
+            _REPEATS,
+        ),
         Check("disjoint", "no question occurs in two splits", _LEAKS),
-        Check("disjoint_normalised", "nor in two with other case, white space or Unicode forms", _LEAKS),
-        Check("disjoint_canonical", "nor in two as variants: questions of one canonical form", _LEAKS),
+        Check(
+            "disjoint_normalised",
+            "nor in two with other case, white space or Unicode forms",
+            _LEAKS,
+        ),
+        Check(
+            "disjoint_canonical", "nor in two as variants: questions of one canonical form", _LEAKS
+        ),
         Check(
             "valid_unicode",
             "text is Unicode scalars without U+FFFD, which stands where a decoder failed",
             "Read the source again in its own encoding and save it as UTF-8.",
         ),
-        Check("nfc", "text is in Unicode's form NFC", "Save the source with unicodedata.normalize('NFC', text)."),
+        Check(
+            "nfc",
+            "text is in Unicode's form NFC",
+            "Save the source with unicodedata.normalize('NFC', text).",
+        ),
         Check(
             "no_control_characters",
             "text holds no control characters but newline and tab",
             "Remove them (\\r\\n becomes \\n).",
         ),
         Check(
-            "answer_parses", "the verifier can read every gold answer", "Correct the answers, or the prepare.verifier."
+            "answer_parses",
+            "the verifier can read every gold answer",
+            "Correct the answers, or the prepare.verifier.",
         ),
         Check("gold_scores_1", "self-test: the gold answer scores 1", _SELF_TEST),
         Check(
@@ -95,8 +134,14 @@ CHECKS = {
         ),
         Check("wrong_scores_0", "self-test: a wrong answer scores 0", _SELF_TEST),
         Check("empty_scores_0", "self-test: an empty completion scores 0", _SELF_TEST),
-        Check("echo_scores_0", "self-test: an echo of the question or the prompt scores 0", _SELF_TEST),
-        Check("contradiction_scores_0", "self-test: two answers that contradict each other score 0", _SELF_TEST),
+        Check(
+            "echo_scores_0", "self-test: an echo of the question or the prompt scores 0", _SELF_TEST
+        ),
+        Check(
+            "contradiction_scores_0",
+            "self-test: two answers that contradict each other score 0",
+            _SELF_TEST,
+        ),
     )
 }
 VERIFIED = ("answer_parses", *(name for name in CHECKS if "_scores_" in name))
@@ -112,7 +157,10 @@ DERIVED = (
 
 @dataclass(frozen=True)
 class Limits:
-    """`prompt_tokens`: the most of a prompt. `rows`: the fewest of a split (sft may be empty: prepare.sft: 0)."""
+    """`prompt_tokens`: the most of a prompt. `rows`: the fewest of a split (sft may be empty.
+
+    Prepare.sft: 0).
+    """
 
     prompt_tokens: int
     rows: int
@@ -154,25 +202,40 @@ class Verdict:
             "failed_checks": len(self.failed),
             "rows": self.rows,
             "checks": [
-                {name: getattr(one, name) for name in ("check", "split", "expectation", "rows", "failed", "passed")}
+                {
+                    name: getattr(one, name)
+                    for name in ("check", "split", "expectation", "rows", "failed", "passed")
+                }
                 for one in self.outcomes
             ],
             "not_applicable": list(self.not_applicable),
         }
 
     def failure_table(self) -> pd.DataFrame:
-        """failures.parquet: check, split, id, value (all text), in the order of checks, splits and rows."""
+        """failures.parquet.
+
+        Check, split, id, value (all text), in the order of checks, splits and rows.
+        """
         import pandas as pd
 
         columns = ("check", "split", "id", "value")
-        rows = [{"check": o.check, "split": o.split, **failure} for o in self.outcomes for failure in o.failures]
-        return pd.DataFrame([{c: row[c] for c in columns} for row in rows], columns=columns, dtype="str")
+        rows = [
+            {"check": o.check, "split": o.split, **failure}
+            for o in self.outcomes
+            for failure in o.failures
+        ]
+        return pd.DataFrame(
+            [{c: row[c] for c in columns} for row in rows], columns=columns, dtype="str"
+        )
 
     def message(self) -> str:
         """Each failed check with split, count, the first offending rows and the remedy."""
         lines = []
         for one in self.failed:
-            told = "; ".join(f"{shown(f['id'], 60)} ({place(f)}{shown(f['value'], 60)})" for f in one.failures[:SHOWN])
+            told = "; ".join(
+                f"{shown(f['id'], 60)} ({place(f)}{shown(f['value'], 60)})"
+                for f in one.failures[:SHOWN]
+            )
             more = f"; and {one.failed - SHOWN} more" if one.failed > SHOWN else ""
             lines.append(f"  {one.check} in {one.split}, {one.failed} failed: {told}{more}")
             lines.append(f"    {CHECKS[one.check].remedy}")
@@ -212,8 +275,9 @@ def check(
 ) -> Verdict:
     """Run every check on every split; `docs` is a folder for Great Expectations' own pages.
 
-    `progress` is told how many rows of a split have been checked. Where the schema does not hold, the other checks
-    could not read the rows and are not run. Raises CannotCheck where an expectation could not be evaluated.
+    `progress` is told how many rows of a split have been checked. Where the schema does not hold,
+    the other checks could not read the rows and are not run. Raises CannotCheck where an
+    expectation could not be evaluated.
     """
     suites, tally = Suites(docs), Tally()
     for split, table in tables.items():
@@ -233,7 +297,9 @@ def check(
                 progress(split, start + len(rows))
         for split, table in tables.items():
             fewest = 0 if split == "sft" and not table.num_rows else limits.rows
-            tally.add(suites.run(f"{split} rows", split, *_row_count(split, table.num_rows, fewest)))
+            tally.add(
+                suites.run(f"{split} rows", split, *_row_count(split, table.num_rows, fewest))
+            )
     suites.write_pages()
     rows_in = {split: table.num_rows for split, table in tables.items()}
     return Verdict(rows_in, tally.in_order(list(tables)), () if verifier else VERIFIED)
@@ -263,7 +329,10 @@ class Tally:
 
 
 def _numbered(tables: Mapping[str, Split], batch_rows: int) -> Iterator[tuple[str, int, list[Row]]]:
-    """Split, number of the first row, and rows of each batch; an empty split is one batch without rows."""
+    """Split, number of the first row, and rows of each batch.
+
+    An empty split is one batch without rows.
+    """
     for split, table in tables.items():
         start = 0
         for batch in table.to_batches(max_chunksize=batch_rows):
@@ -322,7 +391,9 @@ def derive(
     """
     import pandas as pd
 
-    tokens = iter(count_tokens([row["prompt"] for row in rows if row["prompt"]]))  # an absent one is told by not_empty
+    tokens = iter(
+        count_tokens([row["prompt"] for row in rows if row["prompt"]])
+    )  # an absent one is told by not_empty
     for index, row in enumerate(rows, start):
         row |= {"row": index, "prompt_tokens": next(tokens) if row["prompt"] else None}
         row["given_id"] = row["id"] if row["id"] and row["id"].strip() else None
@@ -345,10 +416,16 @@ def _repeated(row: Row, repeats: Row, canonical: Callable[[str], str]) -> Row:
 
 def prompt_text(prompt: Prompt | None) -> str:
     """A prompt's text; of chat messages the contents, a line each."""
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] or "" for message in prompt or [])
+    return (
+        prompt
+        if isinstance(prompt, str)
+        else "\n".join(message["content"] or "" for message in prompt or [])
+    )
 
 
-_NONCHARACTERS = "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_NONCHARACTERS = "".join(
+    chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
+)
 _INVALID = re.compile(f"[\ufdd0-\ufdef\ufffd{_NONCHARACTERS}]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -360,18 +437,27 @@ def _text_faults(row: Row) -> Row:
         "empty": [name for name in ("question", "prompt") if not texts[name].strip()],
         "invalid": _characters(_INVALID, texts),
         "control": _characters(_CONTROL, texts),
-        "not_nfc": [name for name, text in texts.items() if not unicodedata.is_normalized("NFC", text)],
+        "not_nfc": [
+            name for name, text in texts.items() if not unicodedata.is_normalized("NFC", text)
+        ],
     }
     return {fault: "; ".join(told) or None for fault, told in faults.items()}
 
 
 def _characters(pattern: re.Pattern[str], texts: Mapping[str, str]) -> list[str]:
     found = {name: sorted(set(pattern.findall(text))) for name, text in texts.items()}
-    return [f"{name} holds {', '.join(f'U+{ord(c):04X}' for c in chars)}" for name, chars in found.items() if chars]
+    return [
+        f"{name} holds {', '.join(f'U+{ord(c):04X}' for c in chars)}"
+        for name, chars in found.items()
+        if chars
+    ]
 
 
 def _self_test(row: Row, verifier: Verifier) -> Row:
-    """The verifier's scores of completions whose score is known; none where it cannot read the gold answer."""
+    """The verifier's scores of completions whose score is known.
+
+    None where it cannot read the gold answer.
+    """
     gold, solution = row["answer"], row["solution"]
     if not verifier.can_parse(gold):
         return {"unparsed": "null" if gold is None else repr(gold)}
@@ -384,7 +470,9 @@ def _self_test(row: Row, verifier: Verifier) -> Row:
         "wrong_scores_0": verifier.score(wrong, gold),
         "empty_scores_0": verifier.score("", gold),
         "echo_scores_0": max(verifier.score(echo, gold) for echo in echoes),
-        "contradiction_scores_0": max(verifier.score(f"{a}\n{b}", gold) for a, b in ((right, wrong), (wrong, right))),
+        "contradiction_scores_0": max(
+            verifier.score(f"{a}\n{b}", gold) for a, b in ((right, wrong), (wrong, right))
+        ),
     }
 
 
@@ -409,27 +497,41 @@ def _schema(given: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
             "found": [str(found.get(name, "no such column")) for name in names],
         }
     )
-    return frame, {"schema": gxe.ExpectColumnPairValuesToBeEqual(column_A="expected", column_B="found")}
+    return frame, {
+        "schema": gxe.ExpectColumnPairValuesToBeEqual(column_A="expected", column_B="found")
+    }
 
 
 def _row_count(split: str, rows: int, fewest: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     import great_expectations.expectations as gxe
     import pandas as pd
 
-    enough = gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="rows", column_B="fewest", or_equal=True)
-    return pd.DataFrame([{"row": 0, "id": split, "rows": rows, "fewest": fewest}]), {"row_count": enough}
+    enough = gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+        column_A="rows", column_B="fewest", or_equal=True
+    )
+    return pd.DataFrame([{"row": 0, "id": split, "rows": rows, "fewest": fewest}]), {
+        "row_count": enough
+    }
 
 
 class Suites:
-    """Great Expectations' suites, run on frames; its own pages show each's first frame and the first that fails."""
+    """Great Expectations' suites, run on frames.
+
+    Its own pages show each's first frame and the first that fails.
+    """
 
     def __init__(self, docs: Path | None) -> None:
         self.docs, self.context = docs, _context(docs)
         self._known: dict[str, Any] = {}
         self._failed: set[str] = set()
 
-    def run(self, name: str, split: str, frame: pd.DataFrame, expectations: Mapping[str, Any]) -> Iterator[Outcome]:
-        """Evaluate named expectations on a frame, as one suite. Raises CannotCheck for one that cannot be."""
+    def run(
+        self, name: str, split: str, frame: pd.DataFrame, expectations: Mapping[str, Any]
+    ) -> Iterator[Outcome]:
+        """Evaluate named expectations on a frame, as one suite.
+
+        Raises CannotCheck for one that cannot be.
+        """
         for result in self._results(name, frame, expectations):
             config, found = result.expectation_config, result.result
             if "unexpected_index_list" not in found:
@@ -441,26 +543,45 @@ class Suites:
                 )
             unexpected = found["unexpected_index_list"] or []
             first = int(frame["row"].iloc[0]) if unexpected else 0
-            failures = [_failure(frame.iloc[one["row"] - first].to_dict(), one) for one in unexpected[:KEPT]]
-            yield Outcome(config.meta["check"], split, config.type, len(frame), len(unexpected), tuple(failures))
+            failures = [
+                _failure(frame.iloc[one["row"] - first].to_dict(), one) for one in unexpected[:KEPT]
+            ]
+            yield Outcome(
+                config.meta["check"],
+                split,
+                config.type,
+                len(frame),
+                len(unexpected),
+                tuple(failures),
+            )
 
     def _results(self, name: str, frame: pd.DataFrame, expectations: Mapping[str, Any]) -> Any:
         import great_expectations as gx
 
-        how = {"result_format": "COMPLETE", "unexpected_index_column_names": ["row"], "include_unexpected_rows": False}
+        how = {
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": ["row"],
+            "include_unexpected_rows": False,
+        }
         if name not in self._known:
             for check_name, expectation in expectations.items():
                 expectation.meta = {"check": check_name}
                 expectation.description = CHECKS[check_name].holds
-            suite = self.context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations.values())))
+            suite = self.context.suites.add(
+                gx.ExpectationSuite(name=name, expectations=list(expectations.values()))
+            )
             asset = self.context.data_sources.get("prepared").add_dataframe_asset(name)
             data = asset.add_batch_definition_whole_dataframe("all")
-            shown = self.context.validation_definitions.add(gx.ValidationDefinition(name=name, data=data, suite=suite))
+            shown = self.context.validation_definitions.add(
+                gx.ValidationDefinition(name=name, data=data, suite=suite)
+            )
             self._known[name] = shown
             found = shown.run(batch_parameters={"dataframe": frame}, result_format=how)
         else:
             shown = self._known[name]
-            found = shown.data.get_batch({"dataframe": frame}).validate(shown.suite, result_format=how)
+            found = shown.data.get_batch({"dataframe": frame}).validate(
+                shown.suite, result_format=how
+            )
             if not found.success and name not in self._failed:
                 shown.run(batch_parameters={"dataframe": frame}, result_format=how)
         if not found.success:
@@ -471,11 +592,16 @@ class Suites:
         """Great Expectations' own pages, where they were asked for."""
         if self.docs is not None:
             self.context.build_data_docs()
-            shutil.rmtree(self.docs / "static" / "images", ignore_errors=True)  # 3 MB of stock pictures for every run
+            shutil.rmtree(
+                self.docs / "static" / "images", ignore_errors=True
+            )  # 3 MB of stock pictures for every run
 
 
 def _context(docs: Path | None) -> Any:
-    """An in-memory Great Expectations context that is silent and sends nothing; its pages go to `docs`."""
+    """An in-memory Great Expectations context that is silent and sends nothing.
+
+    Its pages go to `docs`.
+    """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     logging.getLogger("great_expectations").setLevel(logging.CRITICAL)  # failures are told by us
     import great_expectations as gx
@@ -495,14 +621,23 @@ def _context(docs: Path | None) -> Any:
 
 
 def _failure(row: Row, found: Row) -> Row:
-    """What is kept of an offending row: its id, where it comes from, the value found, the question and the answer."""
+    """What is kept of an offending row.
+
+    Its id, where it comes from, the value found, the question and the answer.
+    """
     import pandas as pd
 
     values: dict[str, str] = {
-        column: "null" if pd.isna(value) else str(value) for column, value in found.items() if column != "row"
+        column: "null" if pd.isna(value) else str(value)
+        for column, value in found.items()
+        if column != "row"
     }
     told = ", ".join(f"{column} {text}" for column, text in values.items())
-    known = {column: row[column] for column in ("id", "source_row", "question", "answer") if pd.notna(row.get(column))}
+    known = {
+        column: row[column]
+        for column in ("id", "source_row", "question", "answer")
+        if pd.notna(row.get(column))
+    }
     return {
         "id": str(known.get("id", "null")),
         "source_row": int(known["source_row"]) if "source_row" in known else None,

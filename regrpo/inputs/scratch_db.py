@@ -23,7 +23,11 @@ def database() -> Iterator[sqlite3.Connection]:
     where the disk is full.
     """
     with contextlib.closing(sqlite3.connect("")) as opened:
-        for setting in (f"cache_size = -{MEMORY * 1024}", "journal_mode = off", "temp_store = file"):
+        for setting in (
+            f"cache_size = -{MEMORY * 1024}",
+            "journal_mode = off",
+            "temp_store = file",
+        ):
             opened.execute(f"pragma {setting}").fetchall()
         try:
             yield opened
@@ -43,5 +47,10 @@ def database() -> Iterator[sqlite3.Connection]:
 
 
 def key(text: str, salt: str = "") -> bytes:
-    """16 bytes that stand for a text: BLAKE2b (RFC 7693). Among 10⁹ texts two share one with probability 10⁻²¹."""
-    return hashlib.blake2b(text.encode(), digest_size=16, salt=hashlib.sha256(salt.encode()).digest()[:16]).digest()
+    """16 bytes that stand for a text: BLAKE2b (RFC 7693).
+
+    Among 10⁹ texts two share one with probability 10⁻²¹.
+    """
+    return hashlib.blake2b(
+        text.encode(), digest_size=16, salt=hashlib.sha256(salt.encode()).digest()[:16]
+    ).digest()

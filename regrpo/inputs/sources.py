@@ -1,6 +1,9 @@
-"""Rows from where a dataset lies: a reasoning-gym generator, a file under data/raw/, a hub repository at a commit.
+"""Rows from where a dataset lies.
 
-Every source yields (place, row); the place, as "data/raw/train.jsonl, line 7", is what an error about the row names.
+A reasoning-gym generator, a file under data/raw/, a hub repository at a commit.
+
+Every source yields (place, row); the place, as "data/raw/train.jsonl, line 7", is what an error
+about the row names.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ Rows = Iterator[tuple[str, Row]]
 
 
 def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) -> Rows:
-    """Rows of a procedural task. Row i draws from seed + i, so two seeds nearer than `size` share rows."""
+    """Rows of a procedural task.
+
+    Row i draws from seed + i, so two seeds nearer than `size` share rows.
+    """
     import reasoning_gym
 
     try:
@@ -40,7 +46,9 @@ def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) 
 
 
 def local_rows(path: Path) -> Rows:
-    """Rows of a JSONL, JSON, CSV or Parquet file. Raises Refused with file and line for what cannot be read as it is.
+    """Rows of a JSONL, JSON, CSV or Parquet file.
+
+    Raises Refused with file and line for what cannot be read as it is.
 
     Lines count from 1, rows of JSON and Parquet from 0.
     """
@@ -53,21 +61,35 @@ def local_rows(path: Path) -> Rows:
             remedy="Convert it to one of these.",
         )
     if path.stat().st_size == 0:
-        raise Refused(str(path), expected="at least one row", found="an empty file", remedy="Bring the data in again.")
+        raise Refused(
+            str(path),
+            expected="at least one row",
+            found="an empty file",
+            remedy="Bring the data in again.",
+        )
     return readers[path.suffix](path)
 
 
 def _bad_text(where: str, found: str, remedy: str) -> Refused:
-    return Refused(where, expected="UTF-8 text without byte-order mark or NUL", found=found, remedy=remedy)
+    return Refused(
+        where, expected="UTF-8 text without byte-order mark or NUL", found=found, remedy=remedy
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of a UTF-8 file; Refused for a BOM, a NUL or bytes that are not UTF-8."""
+    """(line number from 1, text) of a UTF-8 file.
+
+    Refused for a BOM, a NUL or bytes that are not UTF-8.
+    """
     with path.open("rb") as f:
         for number, raw in enumerate(f, start=1):
             where = f"{path}, line {number}"
             if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
-                raise _bad_text(where, "a byte-order mark", f"Remove it: `sed -i '1s/^\\xEF\\xBB\\xBF//' {path}`.")
+                raise _bad_text(
+                    where,
+                    "a byte-order mark",
+                    f"Remove it: `sed -i '1s/^\\xEF\\xBB\\xBF//' {path}`.",
+                )
             if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise _bad_text(where, "UTF-16", f"Convert it: `iconv -f UTF-16 -t UTF-8 {path}`.")
             if b"\0" in raw:
@@ -76,18 +98,28 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, raw.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise _bad_text(
-                    where, f"byte 0x{raw[error.start]:02x} at column {error.start + 1}", "Save the file as UTF-8."
+                    where,
+                    f"byte 0x{raw[error.start]:02x} at column {error.start + 1}",
+                    "Save the file as UTF-8.",
                 ) from error
 
 
 def _object(value: object, where: str) -> Row:
     if not isinstance(value, dict):
-        raise Refused(where, expected="a JSON object", found=type(value).__name__, remedy="Write one object a row.")
+        raise Refused(
+            where,
+            expected="a JSON object",
+            found=type(value).__name__,
+            remedy="Write one object a row.",
+        )
     return value
 
 
 def _parse(text: str, path: Path, line: int, expected: str) -> Any:
-    """JSON that starts on that line; Refused for what is none, is nested without end, or holds an endless number."""
+    """JSON that starts on that line.
+
+    Refused for what is none, is nested without end, or holds an endless number.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -95,7 +127,9 @@ def _parse(text: str, path: Path, line: int, expected: str) -> Any:
         if isinstance(error, json.JSONDecodeError):
             line += error.lineno - 1
             found = f"{error.msg} at column {error.colno}, near {text[max(error.pos - 20, 0) : error.pos + 20]!r}"
-        raise Refused(f"{path}, line {line}", expected=expected, found=found, remedy="Mend or remove it.") from error
+        raise Refused(
+            f"{path}, line {line}", expected=expected, found=found, remedy="Mend or remove it."
+        ) from error
 
 
 def _jsonl(path: Path) -> Rows:
@@ -109,7 +143,10 @@ def _json(path: Path) -> Rows:
     rows = _parse("".join(line for _, line in _lines(path)), path, 1, "a JSON list of objects")
     if not isinstance(rows, list):
         raise Refused(
-            str(path), expected="a JSON list of objects", found=type(rows).__name__, remedy="Write a list of objects."
+            str(path),
+            expected="a JSON list of objects",
+            found=type(rows).__name__,
+            remedy="Write a list of objects.",
         )
     for index, row in enumerate(rows):
         yield f"{path}, row {index}", _object(row, f"{path}, row {index}")
@@ -140,7 +177,10 @@ def _csv(path: Path) -> Rows:
             yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise Refused(
-            f"{path}, line {reader.line_num}", expected="CSV with a header", found=str(error), remedy="Mend the line."
+            f"{path}, line {reader.line_num}",
+            expected="CSV with a header",
+            found=str(error),
+            remedy="Mend the line.",
         ) from error
 
 
@@ -165,11 +205,14 @@ def _parquet(path: Path) -> Rows:
         ) from error
 
 
-def hub_rows(repo: str, config: str | None, revision: str, split: str, data_dir: str | None = None) -> Rows:
+def hub_rows(
+    repo: str, config: str | None, revision: str, split: str, data_dir: str | None = None
+) -> Rows:
     """Rows of a hub dataset's split at a commit. Raises CannotCheck where it cannot be loaded.
 
-    `data_dir` is the folder of plain files that holds the splits: how a Parquet conversion (refs/convert/parquet) lays
-    out a configuration. No dataset script is ever run: `datasets` knows none any more.
+    `data_dir` is the folder of plain files that holds the splits: how a Parquet conversion
+    (refs/convert/parquet) lays out a configuration. No dataset script is ever run: `datasets` knows
+    none any more.
     """
     from datasets import load_dataset
 
@@ -196,7 +239,10 @@ class ReasoningGym(Section):
     def describe(self) -> dict[str, Any]:
         from importlib.metadata import version
 
-        return {"source": f"reasoning-gym task {self.task}", "revision": f"reasoning-gym {version('reasoning-gym')}"}
+        return {
+            "source": f"reasoning-gym task {self.task}",
+            "revision": f"reasoning-gym {version('reasoning-gym')}",
+        }
 
 
 class Local(Section):
@@ -207,11 +253,18 @@ class Local(Section):
 
     def parts(self, seed: int) -> dict[str, Rows]:
         names = {"train": self.train} | ({"eval": self.eval} if self.eval else {})
-        return {part: local_rows(file_under(RAW_DATA, name, f"prepare.source.{part}")) for part, name in names.items()}
+        return {
+            part: local_rows(file_under(RAW_DATA, name, f"prepare.source.{part}"))
+            for part, name in names.items()
+        }
 
     def describe(self) -> dict[str, Any]:
         digests = {name: files.sha256(RAW_DATA / name) for name in (self.train, self.eval) if name}
-        return {"source": f"files under {RAW_DATA}/", "revision": files.sha256_json(digests), "files": digests}
+        return {
+            "source": f"files under {RAW_DATA}/",
+            "revision": files.sha256_json(digests),
+            "files": digests,
+        }
 
 
 class Hub(Section):
@@ -227,7 +280,8 @@ class Hub(Section):
     def parts(self, seed: int) -> dict[str, Rows]:
         names = {"train": self.train_split} | ({"eval": self.eval_split} if self.eval_split else {})
         return {
-            part: hub_rows(self.repo, self.config, self.revision, name, self.data_dir) for part, name in names.items()
+            part: hub_rows(self.repo, self.config, self.revision, name, self.data_dir)
+            for part, name in names.items()
         }
 
     def describe(self) -> dict[str, Any]:

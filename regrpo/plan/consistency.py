@@ -18,7 +18,10 @@ from regrpo.plan.parse_errors import groups
 
 
 def data(section: Any) -> Iterator[Finding]:
-    """A generator's task and settings, by its first row; the splits' counts against the rows that it draws."""
+    """A generator's task and settings, by its first row.
+
+    The splits' counts against the rows that it draws.
+    """
     if section.source.kind != "reasoning_gym":
         return
     from reasoning_gym.factory import DATASETS
@@ -27,18 +30,24 @@ def data(section: Any) -> Iterator[Finding]:
     if source.task not in DATASETS:
         why = f"{source.task!r} is no task of reasoning-gym's"
         yield wrong(
-            "prepare.source.task", why, nearest(source.task, DATASETS) or "one of reasoning_gym.factory.DATASETS"
+            "prepare.source.task",
+            why,
+            nearest(source.task, DATASETS) or "one of reasoning_gym.factory.DATASETS",
         )
         return
     try:
         next(source.parts(section.seed)["train"])
     except Refused as error:
         yield wrong(
-            "prepare.source.config", one_line(error.found), f"the fields of {DATASETS[source.task][1].__name__}"
+            "prepare.source.config",
+            one_line(error.found),
+            f"the fields of {DATASETS[source.task][1].__name__}",
         )
     if section.eval is None:
         yield wrong(
-            "prepare.eval", "must be a number: reasoning-gym has no evaluation split", "a tenth of the size, say"
+            "prepare.eval",
+            "must be a number: reasoning-gym has no evaluation split",
+            "a tenth of the size, say",
         )
     asked = {"eval": section.eval or 0, "dev": section.dev}
     if (total := sum(asked.values())) >= source.size:
@@ -82,7 +91,11 @@ def arithmetic(stage: str, section: Any, target: Target) -> Iterator[Finding]:
             f"at most {section.max_steps - 1}; {max(1, section.max_steps // 10)} is usual",
         )
     if section.threads > (os.cpu_count() or 1) and target.device(section.device) == "cpu":
-        yield warning(f"{stage}.threads", f"{section.threads} threads on {os.cpu_count()} cores", f"{os.cpu_count()}")
+        yield warning(
+            f"{stage}.threads",
+            f"{section.threads} threads on {os.cpu_count()} cores",
+            f"{os.cpu_count()}",
+        )
 
 
 def _generation_arithmetic(section: Any, processes: int) -> Iterator[Finding]:
@@ -154,7 +167,10 @@ def lengths(sections: Mapping[str, Any], shape: model_shape.Shape | None) -> Ite
             )
     if "grpo" in sections:
         passed = sections["grpo"].passed_through
-        limit, needed = passed.get("vllm_max_model_length"), prompt + asked["grpo.max_completion_length"]
+        limit, needed = (
+            passed.get("vllm_max_model_length"),
+            prompt + asked["grpo.max_completion_length"],
+        )
         if limit and limit < needed:
             yield wrong(
                 "grpo.vllm_max_model_length",
@@ -171,7 +187,11 @@ def lengths(sections: Mapping[str, Any], shape: model_shape.Shape | None) -> Ite
         longest = sections["sft"].passed_through.get("max_length", 1024)
         prompt = sections["sft"].max_prompt_tokens or prompt
         if window and longest and longest > window:
-            yield wrong("sft.max_length", f"{longest} tokens exceed the base's window of {window}", f"at most {window}")
+            yield wrong(
+                "sft.max_length",
+                f"{longest} tokens exceed the base's window of {window}",
+                f"at most {window}",
+            )
         elif window and sections["sft"].max_prompt_tokens and prompt >= window:
             why = f"{prompt} tokens leave nothing of the base's window of {window}"
             yield wrong("sft.max_prompt_tokens", why, f"less than {window}")
@@ -192,16 +212,26 @@ def rows_prepared(section: Any) -> dict[str, int]:
     return {split: one["rows"] for split, one in files.read_json(counts).items()}
 
 
-def epochs(sections: Mapping[str, Any], target: Target, rows: Mapping[str, int]) -> Iterator[Finding]:
+def epochs(
+    sections: Mapping[str, Any], target: Target, rows: Mapping[str, int]
+) -> Iterator[Finding]:
     """Steps against the rows that there are."""
     for stage, split in (("sft", "sft"), ("grpo", "train")):
         section = sections.get(stage)
         if section is None or section.max_steps <= 0:
             continue
         if split not in rows:
-            yield unchecked(f"{stage}.max_steps", "epochs: rows unknown until prepare has run", "dvc repro prepare")
+            yield unchecked(
+                f"{stage}.max_steps",
+                "epochs: rows unknown until prepare has run",
+                "dvc repro prepare",
+            )
             continue
-        each = section.per_device_train_batch_size * section.gradient_accumulation_steps * world(section, target)
+        each = (
+            section.per_device_train_batch_size
+            * section.gradient_accumulation_steps
+            * world(section, target)
+        )
         per_row = section.num_generations if stage == "grpo" else 1
         if stage == "grpo" and rows[split] * per_row < each:
             fits = rows[split] * per_row // section.gradient_accumulation_steps
@@ -210,9 +240,9 @@ def epochs(sections: Mapping[str, Any], target: Target, rows: Mapping[str, int])
                 f"a step needs {each // per_row} different prompts, and train has {rows[split]}",
                 f"at most {fits // per_row * per_row}",
             )
-        elif (seen := section.max_steps * each / per_row / max(1, rows[split])) > 50 and not getattr(
-            section, "curriculum", None
-        ):
+        elif (
+            seen := section.max_steps * each / per_row / max(1, rows[split])
+        ) > 50 and not getattr(section, "curriculum", None):
             yield warning(
                 f"{stage}.max_steps",
                 f"{section.max_steps} steps see every row {seen:.0f} times",

@@ -19,7 +19,11 @@ EXTRA = "pip install -c constraints.txt -e '.[cuda]'"
 
 @dataclass(frozen=True)
 class Finding:
-    """`level`: wrong (it will fail), warning, needed (on the target machine), unchecked (could not be known here)."""
+    """`level`.
+
+    Wrong (it will fail), warning, needed (on the target machine), unchecked (could not be known
+    here).
+    """
 
     level: Literal["wrong", "warning", "needed", "unchecked"]
     key: str
@@ -33,16 +37,25 @@ needed = partial(Finding, "needed")
 unchecked = partial(Finding, "unchecked")
 
 
-def of_error(error: RegrpoError, profile: Path, level: Literal["wrong", "needed"] = "wrong") -> Finding:
+def of_error(
+    error: RegrpoError, profile: Path, level: Literal["wrong", "needed"] = "wrong"
+) -> Finding:
     """A refusal as a finding: without the profile's name, in one line."""
     why = f"expected {error.expected}; found {error.found}"
-    return Finding(level, error.where.removeprefix(f"{profile}: "), one_line(why, 400), error.remedy.removesuffix("."))
+    return Finding(
+        level,
+        error.where.removeprefix(f"{profile}: "),
+        one_line(why, 400),
+        error.remedy.removesuffix("."),
+    )
 
 
 def one_line(error: object, length: int = 200) -> str:
     """A library's message in one line of at most so many characters, without its full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.removesuffix(".") if len(text) <= length else f"{text[:length].rpartition(' ')[0]} …"
+    return (
+        text.removesuffix(".") if len(text) <= length else f"{text[:length].rpartition(' ')[0]} …"
+    )
 
 
 def one_of(given: object, known: Iterable[str]) -> str:
@@ -53,7 +66,10 @@ def one_of(given: object, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """Where it is to run: the card's name, bytes of memory of one, how many (None: as many as the profile launches)."""
+    """Where it is to run: the card's name, bytes of memory of one, how many (None.
+
+    As many as the profile launches).
+    """
 
     gpu: str
     memory: int
@@ -64,7 +80,11 @@ class Target:
     """Whether this machine has it, so that what is missing is missing now."""
 
     def device(self, wanted: str) -> Literal["cpu", "cuda"]:
-        return "cuda" if wanted == "cuda" or (wanted == "auto" and (self.stated or self.here)) else "cpu"
+        return (
+            "cuda"
+            if wanted == "cuda" or (wanted == "auto" and (self.stated or self.here))
+            else "cpu"
+        )
 
 
 def world(section: Any, target: Target) -> int:
@@ -81,5 +101,10 @@ def size(text: str) -> int:
     except ValueError:
         value = 0
     if value <= 0:
-        raise Refused("--gpu-memory", expected="a size as 80GiB", found=text, remedy="Write a number and GiB or GB.")
+        raise Refused(
+            "--gpu-memory",
+            expected="a size as 80GiB",
+            found=text,
+            remedy="Write a number and GiB or GB.",
+        )
     return int(value)

@@ -13,11 +13,23 @@ from typing import Any
 from regrpo.core.errors import RegrpoError
 from regrpo.core.profiles import LAUNCH_CONFIGS, nearest, read_yaml
 from regrpo.plan import step_time
-from regrpo.plan.findings import EXTRA, Finding, Target, needed, one_line, unchecked, warning, world, wrong
+from regrpo.plan.findings import (
+    EXTRA,
+    Finding,
+    Target,
+    needed,
+    one_line,
+    unchecked,
+    warning,
+    world,
+    wrong,
+)
 from regrpo.train import launch
 
 
-def hardware_findings(sections: Mapping[str, Any], configs: Mapping[str, Any], target: Target) -> Iterator[Finding]:
+def hardware_findings(
+    sections: Mapping[str, Any], configs: Mapping[str, Any], target: Target
+) -> Iterator[Finding]:
     """bf16 against the hardware, vLLM against the device."""
     for stage, config in configs.items():
         device = target.device(sections[stage].device)
@@ -28,15 +40,27 @@ def hardware_findings(sections: Mapping[str, Any], configs: Mapping[str, Any], t
                 "bf16: false with fp16: true",
             )
         if config.bf16 and device == "cpu":
-            why = "TRL turns bf16 on by itself" if sections[stage].passed_through.get("bf16") is None else "bf16"
+            why = (
+                "TRL turns bf16 on by itself"
+                if sections[stage].passed_through.get("bf16") is None
+                else "bf16"
+            )
             yield warning(f"{stage}.bf16", f"{why} and it is slower than float32 on a CPU", "false")
         if config.fp16 and device == "cpu":
             yield wrong(f"{stage}.fp16", "half precision with loss scaling needs a GPU", "false")
         if getattr(config, "use_vllm", False) and device == "cpu":
-            yield wrong("grpo.use_vllm", "vLLM is asked for, and grpo runs on a CPU", "false, or device: cuda")
+            yield wrong(
+                "grpo.use_vllm",
+                "vLLM is asked for, and grpo runs on a CPU",
+                "false, or device: cuda",
+            )
     evaluate = sections.get("evaluate")
     if evaluate and evaluate.backend == "vllm" and target.device(evaluate.device) == "cpu":
-        yield wrong("evaluate.backend", "vllm is asked for, and evaluate runs on a CPU", "hf, or device: cuda")
+        yield wrong(
+            "evaluate.backend",
+            "vllm is asked for, and evaluate runs on a CPU",
+            "hf, or device: cuda",
+        )
     grpo = configs.get("grpo")
     if grpo is not None and grpo.use_vllm:
         yield from _vllm_findings(grpo, world(sections["grpo"], target))
@@ -62,7 +86,10 @@ SERVER = LAUNCH_CONFIGS / "vllm-server.yaml"
 
 
 def server(sections: Mapping[str, Any], grpo: Any, target: Target) -> Iterator[Finding]:
-    """TRL's vLLM server, which no stage starts; its window where the shipped configuration is the server's."""
+    """TRL's vLLM server, which no stage starts.
+
+    Its window where the shipped configuration is the server's.
+    """
     if not grpo.use_vllm or grpo.vllm_mode != "server":
         return
     where = grpo.vllm_server_base_url or f"{grpo.vllm_server_host}:{grpo.vllm_server_port}"
@@ -72,8 +99,15 @@ def server(sections: Mapping[str, Any], grpo: Any, target: Target) -> Iterator[F
         f"CUDA_VISIBLE_DEVICES=… trl vllm-serve --config {SERVER}, once sft has run",
     )
     said = read_yaml(SERVER) if SERVER.exists() else {}
-    window, port = (said.get(name) if isinstance(said, dict) else None for name in ("max_model_len", "port"))
-    if window and "validate" in sections and port == grpo.vllm_server_port and not grpo.vllm_server_base_url:
+    window, port = (
+        said.get(name) if isinstance(said, dict) else None for name in ("max_model_len", "port")
+    )
+    if (
+        window
+        and "validate" in sections
+        and port == grpo.vllm_server_port
+        and not grpo.vllm_server_base_url
+    ):
         prompt, completion = sections["validate"].max_prompt_tokens, grpo.max_completion_length
         if prompt + completion > window:
             yield wrong(
@@ -91,7 +125,9 @@ def launched(stage: str, section: Any, target: Target) -> Iterator[Finding]:
     on_cpu = target.device(section.device) == "cpu"
     if on_cpu and section.launch.backend == "nccl":
         why = f"nccl needs GPUs, and {stage} is planned for this CPU"
-        yield wrong(f"{stage}.launch.backend", why, "gloo; for another machine device: cuda, or --gpu")
+        yield wrong(
+            f"{stage}.launch.backend", why, "gloo; for another machine device: cuda, or --gpu"
+        )
     how, problems = spread(section.launch, f"{stage}.launch.config")
     yield from problems
     if on_cpu and how.startswith("FSDP"):
@@ -118,12 +154,18 @@ def spread(asked: Any, key: str = "launch.config") -> tuple[str, list[Finding]]:
             return "DDP", [wrong(key, why, "launch without config")]
         return launch.asked(asked), []
     except RegrpoError as error:
-        return "DDP", [wrong(key, f"{asked.config}: expected {error.expected}; found {error.found}", shipped)]
-    except Exception as error:  # accelerate looks at nothing twice: whatever a strange file makes it raise
+        return "DDP", [
+            wrong(key, f"{asked.config}: expected {error.expected}; found {error.found}", shipped)
+        ]
+    except (
+        Exception
+    ) as error:  # accelerate looks at nothing twice: whatever a strange file makes it raise
         word = re.search(r"'(\w+)'", text := one_line(error))
         known = [*(one.value for one in DistributedType), *ClusterConfig.__dataclass_fields__]
         near = nearest(word[1], known) if word else None
-        return "DDP", [wrong(key, text if asked.config in text else f"{asked.config}: {text}", near or shipped)]
+        return "DDP", [
+            wrong(key, text if asked.config in text else f"{asked.config}: {text}", near or shipped)
+        ]
 
 
 def _has_bf16(target: Target) -> bool:
@@ -161,15 +203,25 @@ def requires(distribution: str) -> list[str]:
         return []
 
 
-def needs(sections: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
-    """Packages beyond the usual that the profile asks for: distribution → (key, what for, how to do without)."""
+def needs(
+    sections: Mapping[str, Any], configs: Mapping[str, Any]
+) -> dict[str, tuple[str, str, str]]:
+    """Packages beyond the usual that the profile asks for.
+
+    Distribution → (key, what for, how to do without).
+    """
     wanted: dict[str, tuple[str, str, str]] = {}
     for stage, config in configs.items():
         optimizer = str(getattr(config.optim, "value", config.optim))
         if any(part in optimizer for part in ("8bit", "4bit", "paged", "bnb")):
-            wanted.setdefault("bitsandbytes", (f"{stage}.optim", f"the optimizer {optimizer}", "adamw_torch_fused"))
+            wanted.setdefault(
+                "bitsandbytes",
+                (f"{stage}.optim", f"the optimizer {optimizer}", "adamw_torch_fused"),
+            )
         if getattr(sections[stage], "quantization", None):
-            wanted.setdefault("bitsandbytes", (f"{stage}.quantization", "quantised weights", "null"))
+            wanted.setdefault(
+                "bitsandbytes", (f"{stage}.quantization", "quantised weights", "null")
+            )
         if config.use_liger_kernel:
             wanted["liger-kernel"] = (
                 f"{stage}.use_liger_kernel",
@@ -182,9 +234,17 @@ def needs(sections: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, 
             wanted["deepspeed"] = (f"{stage}.launch.config", how, "launch without config")
         settings = config.model_init_kwargs or {}
         if "flash_attention_2" in str(settings.get("attn_implementation")):
-            wanted["flash-attn"] = (f"{stage}.model_init_kwargs.attn_implementation", "flash_attention_2", "sdpa")
+            wanted["flash-attn"] = (
+                f"{stage}.model_init_kwargs.attn_implementation",
+                "flash_attention_2",
+                "sdpa",
+            )
         if settings.get("use_kernels"):
-            wanted["kernels"] = (f"{stage}.model_init_kwargs.use_kernels", "the hub's kernels", "false")
+            wanted["kernels"] = (
+                f"{stage}.model_init_kwargs.use_kernels",
+                "the hub's kernels",
+                "false",
+            )
     if getattr(configs.get("grpo"), "use_vllm", False):
         wanted["vllm"] = ("grpo.use_vllm", "generation", "use_vllm: false")
     elif getattr(sections.get("evaluate"), "backend", "") == "vllm":
@@ -192,7 +252,9 @@ def needs(sections: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, 
     return wanted
 
 
-def versions(sections: Mapping[str, Any], configs: Mapping[str, Any], target: Target) -> Iterator[Finding]:
+def versions(
+    sections: Mapping[str, Any], configs: Mapping[str, Any], target: Target
+) -> Iterator[Finding]:
     """Installed versions against each other, and what would be needed where the target is another machine."""
     from packaging.version import Version
 
@@ -201,7 +263,11 @@ def versions(sections: Mapping[str, Any], configs: Mapping[str, Any], target: Ta
     for name, (key, purpose, without) in needs(sections, configs).items():
         found = installed(name)
         if found is None:
-            line = EXTRA if name in ("vllm", "bitsandbytes", "liger-kernel", "deepspeed") else f"pip install {name}"
+            line = (
+                EXTRA
+                if name in ("vllm", "bitsandbytes", "liger-kernel", "deepspeed")
+                else f"pip install {name}"
+            )
             on_gpu = target.device(sections[key.partition(".")[0]].device) == "cuda"
             elsewhere = on_gpu and not target.here
             yield Finding(
@@ -212,11 +278,19 @@ def versions(sections: Mapping[str, Any], configs: Mapping[str, Any], target: Ta
             )
         if name == "vllm":
             version = found or _pinned("vllm")
-            if version and not Version(low) <= Version(Version(version).base_version) <= Version(high):
+            if version and not Version(low) <= Version(Version(version).base_version) <= Version(
+                high
+            ):
                 what = "installed" if found else "pinned in constraints.txt"
-                yield wrong(key, f"vLLM {version} is {what}, and {supported}", f"pip install 'vllm>={low},<={high}'")
+                yield wrong(
+                    key,
+                    f"vLLM {version} is {what}, and {supported}",
+                    f"pip install 'vllm>={low},<={high}'",
+                )
             yield from _torch_of_vllm(key)
-    if any(target.device(one.device) == "cuda" for one in sections.values() if hasattr(one, "device")):
+    if any(
+        target.device(one.device) == "cuda" for one in sections.values() if hasattr(one, "device")
+    ):
         yield from _torch_findings(target)
 
 
@@ -229,7 +303,11 @@ def _torch_of_vllm(key: str) -> Iterator[Finding]:
     for asked in map(Requirement, requires("vllm")):
         applies = asked.name == "torch" and (asked.marker is None or asked.marker.evaluate())
         if applies and not asked.specifier.contains(Version(found).base_version, prereleases=True):
-            yield wrong(key, f"the installed vLLM needs {asked.name}{asked.specifier}; found torch {found}", EXTRA)
+            yield wrong(
+                key,
+                f"the installed vLLM needs {asked.name}{asked.specifier}; found torch {found}",
+                EXTRA,
+            )
 
 
 def _torch_findings(target: Target) -> Iterator[Finding]:
@@ -257,13 +335,23 @@ def _pinned(name: str) -> str | None:
 
 
 def vllm_configuration(section: Any, folder: str) -> list[Finding]:
-    """Where vLLM is installed, its own EngineArgs with what TRL passes on; its refusals as findings."""
+    """Where vLLM is installed, its own EngineArgs with what TRL passes on.
+
+    Its refusals as findings.
+    """
     if importlib.util.find_spec("vllm") is None:
         return []
     try:
         engine = importlib.import_module("vllm").EngineArgs
-    except Exception as error:  # its compiled parts fail in their own ways on a machine that they were not built for
-        return [unchecked("grpo.use_vllm", f"vLLM cannot be imported: {one_line(error)}", "plan on the machine itself")]
+    # its compiled parts fail in their own ways on a machine that they were not built for
+    except Exception as error:
+        return [
+            unchecked(
+                "grpo.use_vllm",
+                f"vLLM cannot be imported: {one_line(error)}",
+                "plan on the machine itself",
+            )
+        ]
     passed = section.passed_through
     try:
         engine(

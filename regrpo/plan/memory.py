@@ -12,23 +12,47 @@ from typing import Any, Literal
 from regrpo.plan.model_shape import Adapter, Shape, on_all_linears
 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-"""TRL 1.16 computes log-probabilities in tiles of so many tokens and words: trl/kernels/chunked_logprob.py."""
+"""TRL 1.16 computes log-probabilities in tiles of so many tokens and words.
+
+Trl/kernels/chunked_logprob.py.
+"""
 OPTIMIZER_BYTES = {
-    "adamw": 8.0, "paged_adamw_32bit": 8.0, "adamw_8bit": 2.0, "adamw_bnb_8bit": 2.0, "paged_adamw": 8.0,
-    "paged_adamw_8bit": 2.0, "adamw_torch_8bit": 2.0, "adamw_torch_4bit": 1.0, "lion_32bit": 4.0, "lion_8bit": 1.0,
-    "paged_lion_8bit": 1.0, "paged_lion_32bit": 4.0, "adafactor": 0.1, "sgd": 0.0, "rmsprop": 4.0, "adagrad": 4.0,
-}  # fmt: skip
-"""Bytes of state per trainable parameter: Adam's two moments in float32 are 8 (Rajbhandari et al. 2020,
-arXiv:1910.02054, section 3.1), in 8 bits 2 (Dettmers et al. 2022, arXiv:2110.02861)."""
+    "adamw": 8.0,
+    "paged_adamw_32bit": 8.0,
+    "adamw_8bit": 2.0,
+    "adamw_bnb_8bit": 2.0,
+    "paged_adamw": 8.0,
+    "paged_adamw_8bit": 2.0,
+    "adamw_torch_8bit": 2.0,
+    "adamw_torch_4bit": 1.0,
+    "lion_32bit": 4.0,
+    "lion_8bit": 1.0,
+    "paged_lion_8bit": 1.0,
+    "paged_lion_32bit": 4.0,
+    "adafactor": 0.1,
+    "sgd": 0.0,
+    "rmsprop": 4.0,
+    "adagrad": 4.0,
+}
+"""Bytes of state per trainable parameter: Adam's two moments in float32 are 8 (Rajbhandari et al.
+
+2020, arXiv:1910.02054, section 3.1), in 8 bits 2 (Dettmers et al. 2022, arXiv:2110.02861).
+"""
 QUANTISED_BYTES = {8: 1.0, 4: 0.5 + 0.5 / 8, 4.5: 0.5 + 0.127 / 8}
-"""Of a weight in 8 bits, in 4, and in 4 with double quantisation (4.5): the constants of each block of 64 weigh
-0.5 bits, doubly quantised 0.127 (Dettmers et al. 2023, arXiv:2305.14314, section 3)."""
+"""Of a weight in 8 bits, in 4, and in 4 with double quantisation (4.5).
+
+The constants of each block of 64 weigh 0.5 bits, doubly quantised 0.127 (Dettmers et al. 2023,
+arXiv:2305.14314, section 3).
+"""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What differs between devices. `heap` is what the allocator keeps of freed activations, as a share of
-    them; `imports` what the process holds before it loads anything."""
+    """What differs between devices.
+
+    `heap` is what the allocator keeps of freed activations, as a share of them; `imports` what the
+    process holds before it loads anything.
+    """
 
     kind: Literal["cpu", "cuda"]
     imports: int
@@ -38,17 +62,28 @@ class Device:
     every_position: bool
 
 
-CPU = Device("cpu", imports=600 * 10**6, context=50 * 10**6, heap=0.5, tiles=8.25, every_position=True)
-"""Measured (benchmarks/plan_memory.py): libraries loaded on the way, and what glibc's malloc holds back of freed blocks
-under 32 MB. Without Triton a tile of logits has 8.25 copies at once in the backward, and prompts are scored too."""
+CPU = Device(
+    "cpu", imports=600 * 10**6, context=50 * 10**6, heap=0.5, tiles=8.25, every_position=True
+)
+"""Measured (benchmarks/plan_memory.py).
+
+Libraries loaded on the way, and what glibc's malloc holds back of freed blocks under 32 MB. Without
+Triton a tile of logits has 8.25 copies at once in the backward, and prompts are scored too.
+"""
 CUDA = Device("cuda", imports=0, context=1_000_000_000, heap=0.1, tiles=1.0, every_position=False)
-"""Assumed, not measured: CUDA's context and cuBLAS' workspaces, fragmentation of torch's caching allocator. Triton
-works in place in the tile, on completions only (trl/kernels/chunked_logprob.py)."""
+"""Assumed, not measured.
+
+CUDA's context and cuBLAS' workspaces, fragmentation of torch's caching allocator. Triton works in
+place in the tile, on completions only (trl/kernels/chunked_logprob.py).
+"""
 
 
 @dataclass(frozen=True)
 class Training:
-    """The work of sft or grpo on one device in plain numbers: sequences, tokens, bytes a weight, how it is trained."""
+    """The work of sft or grpo on one device in plain numbers.
+
+    Sequences, tokens, bytes a weight, how it is trained.
+    """
 
     batch: int
     prompt: int
@@ -89,7 +124,10 @@ class Generation:
     group: int = 1
     """How many completions at once make whole groups."""
     stated: str | None = None
-    """The key that says how many completions are generated at once; None where the effective batch does."""
+    """The key that says how many completions are generated at once.
+
+    None where the effective batch does.
+    """
 
 
 @dataclass(frozen=True)
@@ -107,27 +145,43 @@ class Phase:
 def activations_per_layer(shape: Shape, work: Training) -> int:
     """Bytes that autograd keeps of one decoder layer per token: what its backward reads.
 
-    Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count a GPT's layer in half precision; this is the same
-    count for gated MLPs, RMSNorm in float32, rotary embeddings, grouped queries and memory-efficient attention (which
-    keeps its inputs, its output and the mask's row, but no scores), in float32 or under autocast, full or LoRA.
+    Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count a GPT's layer in half precision;
+    this is the same count for gated MLPs, RMSNorm in float32, rotary embeddings, grouped queries
+    and memory-efficient attention (which keeps its inputs, its output and the mask's row, but no
+    scores), in float32 or under autocast, full or LoRA.
     """
     half = 2 if work.autocast or work.weight_bytes == 2 else 4
-    heads, cached, hidden = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.hidden
+    heads, cached, hidden = (
+        shape.heads * shape.head_dim,
+        shape.kv_heads * shape.head_dim,
+        shape.hidden,
+    )
     tuned = work.adapter is None
     norms = shape.wide_norms * (4 * hidden * (2 if tuned else 1) + 4)
     if shape.head_norms:
         norms += (heads + cached) * 4 * (2 if tuned else 1) + 4 * (shape.heads + shape.kv_heads)
     attention = 4 * heads * half + 4 * shape.heads + work.tokens * half
-    if work.eager:  # scores and their softmax in float32, then the cast: Korthikanti's 5 a s² b term, without dropout
+    # scores and their softmax in float32, then the cast: Korthikanti's 5 a s² b term, without
+    # dropout
+    if work.eager:
         attention += shape.heads * work.tokens * (4 + 2 * half)
     return norms + attention + 3 * shape.intermediate * half + _linear_inputs(shape, work, half)
 
 
 def _linear_inputs(shape: Shape, work: Training, half: int) -> int:
-    """Bytes per token of what the linear modules keep: the inputs of those whose weights, or adapters, are trained."""
-    targets = frozenset(shape.linears) if work.adapter is None else work.adapter.targets & frozenset(shape.linears)
+    """Bytes per token of what the linear modules keep.
+
+    The inputs of those whose weights, or adapters, are trained.
+    """
+    targets = (
+        frozenset(shape.linears)
+        if work.adapter is None
+        else work.adapter.targets & frozenset(shape.linears)
+    )
     inputs = {name: shape.linears[name][0] for name in targets}
-    of_layer = [name for name, width in inputs.items() if width == shape.hidden and not _is_output(name)]
+    of_layer = [
+        name for name, width in inputs.items() if width == shape.hidden and not _is_output(name)
+    ]
     others = [name for name in inputs if name not in of_layer]
     adapters = 0 if work.adapter is None else len(inputs) * work.adapter.r * half
     if work.adapter and work.adapter.dropout:  # each has an input of its own, and a mask
@@ -136,7 +190,9 @@ def _linear_inputs(shape: Shape, work: Training, half: int) -> int:
         shared = len(of_layer) * shape.hidden * half
     else:
         shared = len({_is_mlp(name) for name in of_layer}) * shape.hidden * half
-    own = sum(inputs[name] for name in others if _is_mlp(name)) * half  # attention's output is kept anyway …
+    own = (
+        sum(inputs[name] for name in others if _is_mlp(name)) * half
+    )  # attention's output is kept anyway …
     if work.adapter and half == 2:  # … but PEFT casts it once more
         own += sum(inputs[name] for name in others if not _is_mlp(name)) * half
     return adapters + shared + own
@@ -151,7 +207,10 @@ def _is_mlp(name: str) -> bool:
 
 
 def weights(shape: Shape, work: Training) -> int:
-    """Bytes of the policy's own weights: the layers' linear modules are quantised, embedding and norms are not."""
+    """Bytes of the policy's own weights.
+
+    The layers' linear modules are quantised, embedding and norms are not.
+    """
     if work.quantised:
         rest = shape.parameters - shape.linear_parameters
         return round(shape.linear_parameters * work.quantised) + rest * work.weight_bytes
@@ -167,12 +226,18 @@ def optimizer_bytes(name: str) -> float:
 
 
 def adapter_bytes(work: Training) -> int:
-    """Of a trained parameter: PEFT keeps adapters in float32, TRL casts those on quantised weights to bfloat16."""
+    """Of a trained parameter.
+
+    PEFT keeps adapters in float32, TRL casts those on quantised weights to bfloat16.
+    """
     return 2 if work.adapter and work.quantised else 4 if work.adapter else work.weight_bytes
 
 
 def resident(shape: Shape, work: Training) -> dict[str, int]:
-    """What is there all the time: weights, adapter, optimizer states, reference model, gradients that accumulate."""
+    """What is there all the time.
+
+    Weights, adapter, optimizer states, reference model, gradients that accumulate.
+    """
     parts = work.processes if work.sharded else 1
     trained = work.adapter.parameters if work.adapter else shape.parameters
     gradient = trained * adapter_bytes(work)
@@ -180,7 +245,9 @@ def resident(shape: Shape, work: Training) -> dict[str, int]:
         "weights": weights(shape, work) // parts,
         "adapter": adapter_bytes(work) * work.adapter.parameters if work.adapter else 0,
         "optimizer": round(trained * optimizer_bytes(work.optimizer)) // parts,
-        "reference model": weights(shape, work) // parts if work.reference and not work.adapter else 0,
+        "reference model": weights(shape, work) // parts
+        if work.reference and not work.adapter
+        else 0,
         "gradients, accumulated": gradient // parts if work.accumulate > 1 else 0,
         "gradients, DDP's buckets": gradient if work.processes > 1 and not work.sharded else 0,
         "reward classifiers": work.extra,
@@ -188,16 +255,25 @@ def resident(shape: Shape, work: Training) -> dict[str, int]:
 
 
 def train_peak(shape: Shape, work: Training, device: Device, name: str) -> Phase:
-    """The larger of two moments: the head's backward (all activations), the end of the backward (all gradients)."""
+    """The larger of two moments.
+
+    The head's backward (all activations), the end of the backward (all gradients).
+    """
     there = resident(shape, work)
     trained = work.adapter.parameters if work.adapter else shape.parameters
     parts = work.processes if work.sharded else 1
     per_layer = activations_per_layer(shape, work) * work.batch * work.tokens
     outside = 3 * shape.hidden * 4 * work.batch * work.tokens
-    kept = work.batch * work.tokens * shape.hidden * 4 * shape.layers + per_layer if work.checkpointing else 0
+    kept = (
+        work.batch * work.tokens * shape.hidden * 4 * shape.layers + per_layer
+        if work.checkpointing
+        else 0
+    )
     activations = (kept or shape.layers * per_layer) + outside
     copied = _casts(shape, work)
-    gathered = shape.linear_parameters // shape.layers * work.weight_bytes * 2 if work.sharded else 0
+    gathered = (
+        shape.linear_parameters // shape.layers * work.weight_bytes * 2 if work.sharded else 0
+    )
     head = {
         "activations": activations,
         "log-probabilities": _head(shape, work, device),
@@ -216,7 +292,10 @@ def train_peak(shape: Shape, work: Training, device: Device, name: str) -> Phase
 
 
 def _casts(shape: Shape, work: Training) -> int:
-    """Autocast's bf16 copies of float32 weights, read by the backward; with checkpointing a LoRA keeps one layer's."""
+    """Autocast's bf16 copies of float32 weights, read by the backward.
+
+    With checkpointing a LoRA keeps one layer's.
+    """
     if work.quantised:  # one layer at a time is there unpacked
         return 2 * shape.linear_parameters // shape.layers
     if not work.autocast or work.weight_bytes == 2:
@@ -226,7 +305,10 @@ def _casts(shape: Shape, work: Training) -> int:
 
 
 def _head(shape: Shape, work: Training, device: Device) -> int:
-    """TRL's chunked log-probabilities: tiles of logits, and float32 gradients of hidden states and head."""
+    """TRL's chunked log-probabilities.
+
+    Tiles of logits, and float32 gradients of hidden states and head.
+    """
     positions = work.batch * ((work.tokens - 1) if device.every_position else work.completion)
     rows = min(positions, TILE_TOKENS)
     columns = min(shape.vocabulary, TILE_VOCABULARY) if device.every_position else TILE_VOCABULARY
@@ -247,13 +329,21 @@ def _shown(terms: dict[str, int]) -> dict[str, int]:
 
 
 def cache_per_sequence(shape: Shape, tokens: int, cache_bytes: int) -> int:
-    """Key-value cache of one sequence: two tensors of kv heads × head size per cached token and layer."""
+    """Key-value cache of one sequence.
+
+    Two tensors of kv heads × head size per cached token and layer.
+    """
     return 2 * shape.kv_heads * shape.head_dim * cache_bytes * shape.cached_tokens(tokens)
 
 
 def generation_terms(shape: Shape, work: Generation) -> dict[str, int]:
-    """What transformers' `generate` adds to the weights: cache (a layer twice while it grows), logits, prefill."""
-    cache = work.sequences * cache_per_sequence(shape, work.prompt + work.completion, work.cache_bytes)
+    """What transformers' `generate` adds to the weights.
+
+    Cache (a layer twice while it grows), logits, prefill.
+    """
+    cache = work.sequences * cache_per_sequence(
+        shape, work.prompt + work.completion, work.cache_bytes
+    )
     widest = 2 * shape.hidden + 3 * shape.intermediate
     return {
         "key-value cache": cache + cache // shape.layers,
@@ -265,32 +355,55 @@ def generation_terms(shape: Shape, work: Generation) -> dict[str, int]:
 def generate_peak(
     shape: Shape, train: Training, work: Generation, device: Device, memory: int | None, name: str
 ) -> Phase:
-    """Generation inside grpo: the policy and its optimizer stay; gradients are gone (a new cycle begins)."""
-    there = resident(shape, replace(train, accumulate=1, processes=1 if not train.sharded else train.processes))
+    """Generation inside grpo: the policy and its optimizer stay.
+
+    Gradients are gone (a new cycle begins).
+    """
+    there = resident(
+        shape, replace(train, accumulate=1, processes=1 if not train.sharded else train.processes)
+    )
     if work.vllm is not None:
-        return Phase(name, _shown(there | {"vLLM": round(work.vllm * (memory or 0)), "context": device.context}))
+        return Phase(
+            name,
+            _shown(there | {"vLLM": round(work.vllm * (memory or 0)), "context": device.context}),
+        )
     terms = generation_terms(shape, work)
-    # As large blocks, caches go back to the system at once; what prefill frees is kept like activations.
+    # As large blocks, caches go back to the system at once; what prefill frees is kept like
+    # activations.
     return Phase(name, _shown(there | terms | _overhead(device, terms["prefill"])))
 
 
 def sequences_in_cache(shape: Shape, work: Generation, memory: int) -> int:
-    """Sequences that vLLM's cache holds at once: its share less weights and a gigabyte of activations."""
+    """Sequences that vLLM's cache holds at once.
+
+    Its share less weights and a gigabyte of activations.
+    """
     room = (work.vllm or 0) * memory - shape.parameters * shape.stored_bytes - 10**9
     return max(0, int(room // cache_per_sequence(shape, work.prompt + work.completion, 2)))
 
 
-def grpo_phases(shape: Shape, train: Training, work: Generation, device: Device, memory: int | None) -> list[Phase]:
-    """Training and generation; vLLM's share stands beside both unless it sleeps while the policy trains."""
+def grpo_phases(
+    shape: Shape, train: Training, work: Generation, device: Device, memory: int | None
+) -> list[Phase]:
+    """Training and generation.
+
+    VLLM's share stands beside both unless it sleeps while the policy trains.
+    """
     training = train_peak(shape, train, device, "grpo, train")
     if work.vllm is not None and not work.sleeps:
-        training = Phase(training.name, _shown(training.terms | {"vLLM": round(work.vllm * (memory or 0))}))
+        training = Phase(
+            training.name, _shown(training.terms | {"vLLM": round(work.vllm * (memory or 0))})
+        )
     return [training, generate_peak(shape, train, work, device, memory, "grpo, generate")]
 
 
-def evaluate_peak(shape: Shape, work: Generation, device: Device, memory: int | None, judges: int = 0) -> Phase:
-    """One model at a time behind lm-eval, beside the classifiers that judge: float32 on a CPU, as it was saved on CUDA
-    (here: as trained, float32)."""
+def evaluate_peak(
+    shape: Shape, work: Generation, device: Device, memory: int | None, judges: int = 0
+) -> Phase:
+    """One model at a time behind lm-eval, beside the classifiers that judge.
+
+    Float32 on a CPU, as it was saved on CUDA (here: as trained, float32).
+    """
     there = {"classifiers": judges, "context": device.context}
     if work.vllm is not None:
         return Phase("evaluate", _shown({"vLLM": round(work.vllm * (memory or 0))} | there))
@@ -304,7 +417,10 @@ def evaluate_changes(
 ) -> list[dict[str, Any]]:
     """The largest share for vLLM, or else the largest batch, with which evaluate fits."""
     if work.vllm is not None:
-        key, options = "model_args.gpu_memory_utilization", [(s / 20, replace(work, vllm=s / 20)) for s in SHARES]
+        key, options = (
+            "model_args.gpu_memory_utilization",
+            [(s / 20, replace(work, vllm=s / 20)) for s in SHARES],
+        )
     else:
         key = "batch_size"
         options = [(n, replace(work, sequences=n)) for n in range(work.sequences - 1, 0, -1)]
@@ -322,9 +438,12 @@ Peaks = Callable[[Training, Generation | None], list[int]]
 def changes(
     shape: Shape, train: Training, work: Generation | None, peaks: Peaks, memory: int, stage: str
 ) -> list[dict[str, Any]]:
-    """What makes a stage fit: single changes that do, or else as many together as it takes; found by trying each.
+    """What makes a stage fit: single changes that do, or else as many together as it takes.
 
-    Each is {keys: {key: value}, total: bytes}. The effective batch (batch × accumulation) stays what it is.
+    Found by trying each.
+
+    Each is {keys: {key: value}, total: bytes}. The effective batch (batch × accumulation) stays
+    what it is.
     """
     fitting = [
         {"keys": keys, "total": total}
@@ -340,8 +459,13 @@ def changes(
             for changed, one, generation in _candidates(shape, train, work, stage)
             if any(key.rpartition(".")[2] == name for key in changed)
         ]
-        best = next((one for one in options if one[0][0] <= memory), min(options, key=lambda one: one[0], default=None))
-        if best and best[0] < peaks(train, work):  # the largest phase, or where that stays the next one
+        best = next(
+            (one for one in options if one[0][0] <= memory),
+            min(options, key=lambda one: one[0], default=None),
+        )
+        if best and best[0] < peaks(
+            train, work
+        ):  # the largest phase, or where that stays the next one
             keys, train, work = keys | best[1], best[2], best[3]
         if (total := peaks(train, work)[0]) <= memory:
             return [{"keys": keys, "total": total}]
@@ -351,9 +475,17 @@ def changes(
 SHARES = range(18, 1, -1)
 """Of a GPU's memory for vLLM, in twentieths."""
 ORDER = (
-    "per_device_train_batch_size", "steps_per_generation", "generation_batch_size", "activation_checkpointing",
-    "vllm_enable_sleep_mode", "lora", "optim", "max_completion_length", "max_length", "vllm_gpu_memory_utilization",
-)  # fmt: skip
+    "per_device_train_batch_size",
+    "steps_per_generation",
+    "generation_batch_size",
+    "activation_checkpointing",
+    "vllm_enable_sleep_mode",
+    "lora",
+    "optim",
+    "max_completion_length",
+    "max_length",
+    "vllm_gpu_memory_utilization",
+)
 
 
 def _candidates(
@@ -361,11 +493,18 @@ def _candidates(
 ) -> Iterator[tuple[dict[str, Any], Training, Generation | None]]:
     whole = train.batch * train.accumulate
     for batch in (b for b in range(train.batch - 1, 0, -1) if whole % b == 0):
-        keys = {f"{stage}.per_device_train_batch_size": batch, f"{stage}.gradient_accumulation_steps": whole // batch}
+        keys = {
+            f"{stage}.per_device_train_batch_size": batch,
+            f"{stage}.gradient_accumulation_steps": whole // batch,
+        }
         if work and work.stated:  # what is generated at once stays what it is too
             if work.sequences % batch:
                 continue
-            keys |= {f"{stage}.{work.stated}": work.sequences // batch} if "steps" in work.stated else {}
+            keys |= (
+                {f"{stage}.{work.stated}": work.sequences // batch}
+                if "steps" in work.stated
+                else {}
+            )
         yield keys, replace(train, batch=batch, accumulate=whole // batch), work
     if work and work.vllm is None:
         for steps in range(work.sequences // train.batch - 1, 0, -1):
@@ -392,4 +531,8 @@ def _candidates(
             yield keys, replace(train, completion=length), replace(work, completion=length)
         else:
             prompt = min(train.prompt, length // 2)
-            yield {f"{stage}.max_length": length}, replace(train, prompt=prompt, completion=length - prompt), None
+            yield (
+                {f"{stage}.max_length": length},
+                replace(train, prompt=prompt, completion=length - prompt),
+                None,
+            )

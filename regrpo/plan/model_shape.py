@@ -1,7 +1,9 @@
-"""What memory and arithmetic of a causal language model depend on, from its configuration alone: no weights are read.
+"""What memory and arithmetic of a causal language model depend on, from its configuration alone.
 
-The model is built on torch's meta device, which allocates nothing, so that parameters and LoRA's targets are counted by
-transformers and PEFT themselves, for every architecture that they know.
+No weights are read.
+
+The model is built on torch's meta device, which allocates nothing, so that parameters and LoRA's
+targets are counted by transformers and PEFT themselves, for every architecture that they know.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ RECORD = Path("reports/base_model/run.json")
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a decoder-only transformer (elements, not bytes). `linears` are one layer's, name → (in, out)."""
+    """Sizes of a decoder-only transformer (elements, not bytes).
+
+    `linears` are one layer's, name → (in, out).
+    """
 
     architecture: str
     parameters: int
@@ -53,14 +58,20 @@ class Shape:
         return self.vocabulary * self.hidden
 
     def cached_tokens(self, tokens: int) -> int:
-        """Tokens that the key-value cache holds over all layers for one sequence: a sliding layer keeps its window."""
+        """Tokens that the key-value cache holds over all layers for one sequence.
+
+        A sliding layer keeps its window.
+        """
         slid = min(tokens, self.sliding_window or tokens)
         return (self.layers - self.sliding_layers) * tokens + self.sliding_layers * slid
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter: trainable parameters, rank, dropout, and the linear modules of a layer that it sits on."""
+    """A LoRA adapter.
+
+    Trainable parameters, rank, dropout, and the linear modules of a layer that it sits on.
+    """
 
     parameters: int
     r: int
@@ -71,33 +82,46 @@ class Adapter:
 def read(config: Any) -> Shape:
     """The shape that a transformers configuration describes.
 
-    Raises Refused for what is no causal language model, CannotCheck for one whose layers are not counted here.
+    Raises Refused for what is no causal language model, CannotCheck for one whose layers are not
+    counted here.
     """
     model = _skeleton(config)
     try:
         return _shape(config, model)
-    except (AttributeError, TypeError, KeyError, ValueError) as error:  # a state space, experts: no such sizes
+    except (
+        AttributeError,
+        TypeError,
+        KeyError,
+        ValueError,
+    ) as error:  # a state space, experts: no such sizes
         raise _unknown(model) from error
 
 
 def _unknown(model: Any) -> CannotCheck:
     return CannotCheck(
-        "base_model.source", expected="a decoder of equal layers with attention and an MLP",
+        "base_model.source",
+        expected="a decoder of equal layers with attention and an MLP",
         found=f"plan does not know {type(model).__name__}: memory, times and window are not checked",
         remedy="Measure a run of a few steps (sft.max_steps: 2).",
-    )  # fmt: skip
+    )
 
 
 def _shape(config: Any, model: Any) -> Shape:
     text = config.get_text_config()
-    layer = next((module for name, module in model.named_modules() if name.endswith("layers.0")), None)
+    layer = next(
+        (module for name, module in model.named_modules() if name.endswith("layers.0")), None
+    )
     if layer is None:
         raise _unknown(model)
     linears = {name: one for name, one in layer.named_modules() if type(one).__name__ == "Linear"}
-    if sum(one.weight.numel() for one in linears.values()) < 0.9 * sum(one.numel() for one in layer.parameters()):
+    if sum(one.weight.numel() for one in linears.values()) < 0.9 * sum(
+        one.numel() for one in layer.parameters()
+    ):
         raise _unknown(model)  # experts, or weights in modules of another kind
     norms = [module for module in layer.modules() if type(module).__name__.endswith("Norm")]
-    widths = [module.weight.numel() for module in norms if getattr(module, "weight", None) is not None]
+    widths = [
+        module.weight.numel() for module in norms if getattr(module, "weight", None) is not None
+    ]
     types = getattr(text, "layer_types", None) or []
     heads = text.num_attention_heads
     return Shape(
@@ -114,10 +138,15 @@ def _shape(config: Any, model: Any) -> Shape:
         sliding_window=getattr(text, "sliding_window", None),
         sliding_layers=sum(one == "sliding_attention" for one in types),
         tied=bool(config.tie_word_embeddings),
-        linears={name.rpartition(".")[2]: (one.in_features, one.out_features) for name, one in linears.items()},
+        linears={
+            name.rpartition(".")[2]: (one.in_features, one.out_features)
+            for name, one in linears.items()
+        },
         wide_norms=sum(width == text.hidden_size for width in widths),
         head_norms=any(width < text.hidden_size for width in widths),
-        stored_bytes=2 if any(half in str(getattr(config, "dtype", None)) for half in ("bfloat16", "float16")) else 4,
+        stored_bytes=2
+        if any(half in str(getattr(config, "dtype", None)) for half in ("bfloat16", "float16"))
+        else 4,
         flops_per_token=_flops_per_token(text),
     )
 
@@ -135,26 +164,36 @@ def _skeleton(config: Any) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # sizes that make no model: whatever an architecture's own code raises of them
+    except (
+        Exception
+    ) as error:  # sizes that make no model: whatever an architecture's own code raises of them
         raise Refused(
-            "base_model.source", expected="a causal language model that transformers can build",
+            "base_model.source",
+            expected="a causal language model that transformers can build",
             found=(str(error).splitlines() or [type(error).__name__])[0][:300],
             remedy="Correct its configuration, or take another base.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def adapter(config: Any, lora: Any, key: str) -> Adapter:
-    """What PEFT makes of a profile's `lora` on a model of this configuration. Raises Refused where no module fits."""
+    """What PEFT makes of a profile's `lora` on a model of this configuration.
+
+    Raises Refused where no module fits.
+    """
     import warnings
 
     import torch
     from peft import get_peft_model
 
     model = _skeleton(config)
-    names = sorted({n.rpartition(".")[2] for n, one in model.named_modules() if type(one).__name__ == "Linear"})
+    names = sorted(
+        {n.rpartition(".")[2] for n, one in model.named_modules() if type(one).__name__ == "Linear"}
+    )
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT reads a name that transformers 5 renamed
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # PEFT reads a name that transformers 5 renamed
             model = get_peft_model(model, lora.config())
     except ValueError as error:
         raise Refused(
@@ -165,22 +204,32 @@ def adapter(config: Any, lora: Any, key: str) -> Adapter:
         ) from error
     layer = next(module for name, module in model.named_modules() if name.endswith("layers.0"))
     targets = {
-        name.rpartition(".lora_A")[0].rpartition(".")[2] for name, _ in layer.named_modules() if "lora_A." in name
+        name.rpartition(".lora_A")[0].rpartition(".")[2]
+        for name, _ in layer.named_modules()
+        if "lora_A." in name
     }
     trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
     return Adapter(trainable, lora.r, lora.lora_dropout > 0, frozenset(targets))
 
 
 def on_all_linears(shape: Shape, r: int) -> Adapter:
-    """The adapter that `lora: {r: …, target_modules: all-linear}` would make (Hu et al. 2021: r × (in + out) each)."""
-    return Adapter(shape.layers * r * sum(map(sum, shape.linears.values())), r, False, frozenset(shape.linears))
+    """The adapter that `lora: {r: …, target_modules: all-linear}` would make (Hu et al. 2021.
+
+    R × (in + out) each).
+    """
+    return Adapter(
+        shape.layers * r * sum(map(sum, shape.linears.values())), r, False, frozenset(shape.linears)
+    )
 
 
 def find_config(section: Any) -> Any | None:
-    """The transformers configuration of the base that `base_model` names; None while it cannot be known offline.
+    """The transformers configuration of the base that `base_model` names.
 
-    Looked for in the profile (`scratch`; `hub` with `config`), under models/raw/ (`local`, `gguf`), in an installed
-    package (`package`), in the hub's local cache, and in models/base/ where it was made with these very parameters.
+    None while it cannot be known offline.
+
+    Looked for in the profile (`scratch`; `hub` with `config`), under models/raw/ (`local`, `gguf`),
+    in an installed package (`package`), in the hub's local cache, and in models/base/ where it was
+    made with these very parameters.
     """
     from transformers import AutoConfig
 
@@ -188,7 +237,9 @@ def find_config(section: Any) -> Any | None:
     if source.kind == "scratch":
         return source.configuration()
     if source.kind == "local":
-        return AutoConfig.from_pretrained(file_under(RAW_MODELS, source.path, "base_model.source.path"))
+        return AutoConfig.from_pretrained(
+            file_under(RAW_MODELS, source.path, "base_model.source.path")
+        )
     if source.kind in ("gguf", "package"):
         return _gguf_config(source)
     if is_made(section):
@@ -213,7 +264,10 @@ def was_made_with(section: Any, record: Path, stage: str) -> bool:
     content = json.loads(record.read_text())
     recorded = (content[0] if isinstance(content, list) else content).get("parameters", {})
     try:
-        return any(type(section).model_validate(profile.get(stage)) == section for profile in recorded.values())
+        return any(
+            type(section).model_validate(profile.get(stage)) == section
+            for profile in recorded.values()
+        )
     except ValueError:  # of an older version of the section
         return False
 
@@ -221,11 +275,15 @@ def was_made_with(section: Any, record: Path, stage: str) -> bool:
 def _gguf_config(source: Any) -> Any:
     if importlib.util.find_spec("gguf") is None:
         raise Refused(
-            "base_model.source", expected="the package gguf, which reads GGUF files", found="none",
+            "base_model.source",
+            expected="the package gguf, which reads GGUF files",
+            found="none",
             remedy="pip install -c constraints.txt gguf",
-        )  # fmt: skip
+        )
     from transformers import AutoConfig
 
     package = source.kind == "package"
-    path = source.find() if package else file_under(RAW_MODELS, source.file, "base_model.source.file")
+    path = (
+        source.find() if package else file_under(RAW_MODELS, source.file, "base_model.source.file")
+    )
     return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)

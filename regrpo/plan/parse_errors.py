@@ -1,4 +1,7 @@
-"""A section that does not parse: each wrong key as the profile writes it, why, and a value that would do."""
+"""A section that does not parse.
+
+Each wrong key as the profile writes it, why, and a value that would do.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,40 @@ from regrpo.plan.findings import Finding, wrong
 
 Keys = list[Any]
 """Keys and indices from a section down to a value."""
-WORDS = {"bool": "true or false", "int": "a whole number", "number": "a number", "float": "a number", "str": "text",
-         "list": "a list", "dict": "a mapping"}  # fmt: skip
+WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "number": "a number",
+    "float": "a number",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 LIMITS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
 EXAMPLES = {"beta": "0.04"}
 """Where no shipped profile has one: Shao et al. 2024 (arXiv:2402.03300), section 4.2."""
 
 
-def explain(stage: str, model: type[BaseModel], values: Any, error: ValidationError) -> list[Finding]:
-    """Each wrong key of a section, why, and a value that would do: the limit, the nearest name, or an example."""
+def explain(
+    stage: str, model: type[BaseModel], values: Any, error: ValidationError
+) -> list[Finding]:
+    """Each wrong key of a section, why, and a value that would do.
+
+    The limit, the nearest name, or an example.
+    """
     found: dict[str, list[Finding]] = {}
     for one in error.errors():
         for finding in _of(stage, model, values, one):
             found.setdefault(finding.key, []).append(finding)
-    if issubclass(model, PassThrough) and isinstance(values, dict):  # not looked at where a field of ours is wrong
+    if issubclass(model, PassThrough) and isinstance(
+        values, dict
+    ):  # not looked at where a field of ours is wrong
         for key, value in values.items():
-            if isinstance(key, str) and key not in model.model_fields and (problem := model._problem(key, value)):
+            if (
+                isinstance(key, str)
+                and key not in model.model_fields
+                and (problem := model._problem(key, value))
+            ):
                 for finding in _of_validator(stage, model, [], problem, values):
                     found.setdefault(finding.key, [finding])
     return [_together(each) for each in found.values()]
@@ -42,7 +63,9 @@ def explain(stage: str, model: type[BaseModel], values: Any, error: ValidationEr
 
 def _together(branches: list[Finding]) -> Finding:
     """What the branches of a union say of one value, in one finding."""
-    reasons = [one.why.partition("; found ")[0].removeprefix("input should be ") for one in branches[1:]]
+    reasons = [
+        one.why.partition("; found ")[0].removeprefix("input should be ") for one in branches[1:]
+    ]
     why, found, given = branches[0].why.partition("; found ")
     return wrong(
         branches[0].key,
@@ -100,24 +123,35 @@ def _instead(stage: str, model: type[BaseModel], path: Keys, one: Any, values: A
     context = one.get("ctx") or {}
     if one["type"] == "extra_forbidden":
         names = ", ".join(owner.model_fields)
-        return nearest(path[-1], owner.model_fields) or ("leave it out" if owner is model else f"one of {names}")
+        return nearest(path[-1], owner.model_fields) or (
+            "leave it out" if owner is model else f"one of {names}"
+        )
     for name in ("expected", "expected_tags"):
         if name in context:
             return str(context[name]).replace("'", "")
     field = owner.model_fields.get(str(path[-1])) if path else None
-    words = next((f"{words} {context[name]}" for name, words in LIMITS.items() if name in context), None)
+    words = next(
+        (f"{words} {context[name]}" for name, words in LIMITS.items() if name in context), None
+    )
     words = words or (f"what matches {context['pattern']}" if "pattern" in context else None)
     if one["type"] == "missing" and field:
-        words = " or ".join(map(str, _literals(field.annotation))) or _in_words(str(field.annotation))
+        words = " or ".join(map(str, _literals(field.annotation))) or _in_words(
+            str(field.annotation)
+        )
     words = words or _in_words(one["type"]) or _in_words(one["msg"])
     example = _shipped(stage, path, values)
     if words or example:
         return ", ".join(filter(None, [words, example]))
-    return "leave it out" if field and not field.is_required() else f"what {DEFAULT_PROFILE} has there"
+    return (
+        "leave it out" if field and not field.is_required() else f"what {DEFAULT_PROFILE} has there"
+    )
 
 
 def _owner(model: type[BaseModel], path: Keys, values: Any) -> type[BaseModel]:
-    """The model whose field the path's last part is (or should be): sections lie in sections, lists and mappings."""
+    """The model whose field the path's last part is (or should be).
+
+    Sections lie in sections, lists and mappings.
+    """
     for part in path[:-1]:
         values = values[part]
         field = model.model_fields.get(str(part))
@@ -135,7 +169,11 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
-    return typing.get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+    return (
+        typing.get_args(model.model_fields["kind"].annotation)
+        if "kind" in model.model_fields
+        else ()
+    )
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
@@ -143,19 +181,30 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
 
 
 def _in_words(kind: str) -> str | None:
-    """What a type asks for: an annotation, "input should be a valid boolean", or pydantic's code "float_type"."""
-    return next((words for name, words in WORDS.items() if re.search(rf"(valid |\b){name}", kind)), None)
+    """What a type asks for.
+
+    An annotation, "input should be a valid boolean", or pydantic's code "float_type".
+    """
+    return next(
+        (words for name, words in WORDS.items() if re.search(rf"(valid |\b){name}", kind)), None
+    )
 
 
-# --- what validators of whole sections say: they name their keys in backticks ---------------------------------------
+# --- what validators of whole sections say: they name their keys in backticks ---------------------
 
 
-def _of_validator(stage: str, model: type[BaseModel], path: Keys, text: str, values: Any) -> Iterator[Finding]:
+def _of_validator(
+    stage: str, model: type[BaseModel], path: Keys, text: str, values: Any
+) -> Iterator[Finding]:
     for part in re.split(r"; (?=`)", text):
         name = (re.match(r"`([\w.]+)`", part) or ["", ""])[1]
         steps = name.split(".") if name else []
         whole = [*path, *(steps[1:] if path and steps[:1] == path[-1:] else steps)]
-        plain = re.sub(r"^`[\w.]+`(, `[\w.]+`)*:? ?", "", part).removesuffix("?)").partition(" (did you mean")[0]
+        plain = (
+            re.sub(r"^`[\w.]+`(, `[\w.]+`)*:? ?", "", part)
+            .removesuffix("?)")
+            .partition(" (did you mean")[0]
+        )
         yield wrong(_key(stage, whole), plain, _whole(stage, model, whole, part, values))
 
 
@@ -188,8 +237,13 @@ def _at(values: Any, path: Keys) -> Any:
     return values
 
 
-def _shipped(stage: str, path: Keys, values: Any, profiles: tuple[Path, ...] | None = None) -> str | None:
-    """A shipped profile's value for a key, unless that is the one given; the default profile's first."""
+def _shipped(
+    stage: str, path: Keys, values: Any, profiles: tuple[Path, ...] | None = None
+) -> str | None:
+    """A shipped profile's value for a key, unless that is the one given.
+
+    The default profile's first.
+    """
     for profile in profiles or (DEFAULT_PROFILE, *sorted(Path("profiles").glob("*.yaml"))):
         value = _at(read_yaml(profile), [stage, *path]) if profile.exists() else None
         if value not in (None, _at(values, path)):
@@ -200,7 +254,11 @@ def _shipped(stage: str, path: Keys, values: Any, profiles: tuple[Path, ...] | N
 
 def in_yaml(value: Any) -> str:
     """A value as a profile has it, in one line."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str).replace('"', "")
+    return (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, default=str).replace('"', "")
+    )
 
 
 def library_name(model: type[BaseModel]) -> str:
@@ -230,4 +288,7 @@ def groups(at_once: int, near: int) -> str:
         max((n for n in divisors if n < near), default=None),
         min((n for n in divisors if n > near), default=None),
     ]
-    return " or ".join(str(n) for n in next_to if n) or f"none divides {at_once}: raise per_device_train_batch_size"
+    return (
+        " or ".join(str(n) for n in next_to if n)
+        or f"none divides {at_once}: raise per_device_train_batch_size"
+    )

@@ -18,7 +18,17 @@ from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.hub import RAW_MODELS, require_safetensors
 from regrpo.inputs import base_models
 from regrpo.plan import consistency, library_settings, machine, memory, model_shape, step_time
-from regrpo.plan.findings import GIB, TRAINED, Finding, Target, of_error, one_line, unchecked, world, wrong
+from regrpo.plan.findings import (
+    GIB,
+    TRAINED,
+    Finding,
+    Target,
+    of_error,
+    one_line,
+    unchecked,
+    world,
+    wrong,
+)
 from regrpo.plan.memory import Generation, Phase, Training
 
 
@@ -32,7 +42,9 @@ class Stage:
     generate: Generation | None
     limit: int
 
-    def phases(self, shape: model_shape.Shape, train: Training, generate: Generation | None) -> list[Phase]:
+    def phases(
+        self, shape: model_shape.Shape, train: Training, generate: Generation | None
+    ) -> list[Phase]:
         if generate is None:
             return [memory.train_peak(shape, train, self.device, self.name)]
         return memory.grpo_phases(shape, train, generate, self.device, self.limit)
@@ -46,7 +58,10 @@ def work_of(
     target: Target,
     adapter: model_shape.Adapter | None,
 ) -> Stage:
-    """What sft or grpo will do on one device, from TRL's configuration; sequences as long as the settings allow."""
+    """What sft or grpo will do on one device, from TRL's configuration.
+
+    Sequences as long as the settings allow.
+    """
     kind = target.device(section.device)
     device = memory.CUDA if kind == "cuda" else memory.CPU
     processes = world(section, target)
@@ -88,10 +103,21 @@ def work_of(
             prompt=prompt,
             completion=completion,
             cache_bytes=2 if train.autocast or half or config.use_vllm else 4,
-            vllm=config.vllm_gpu_memory_utilization if with_vllm else 0.0 if config.use_vllm else None,
+            vllm=config.vllm_gpu_memory_utilization
+            if with_vllm
+            else 0.0
+            if config.use_vllm
+            else None,
             sleeps=bool(config.vllm_enable_sleep_mode),
             group=section.num_generations // math.gcd(section.num_generations, processes),
-            stated=next((key for key in ("generation_batch_size", "steps_per_generation") if passed.get(key)), None),
+            stated=next(
+                (
+                    key
+                    for key in ("generation_batch_size", "steps_per_generation")
+                    if passed.get(key)
+                ),
+                None,
+            ),
         )
     return Stage(stage, device, train, generation, limit(kind, target))
 
@@ -134,7 +160,10 @@ def _classifier_folder(one: Any) -> Path | None:
 
 
 def _classifier_bytes(section: Any, kind: str) -> int:
-    """What a section's classifiers weigh on the device of the stage: float32, however they were saved."""
+    """What a section's classifiers weigh on the device of the stage.
+
+    Float32, however they were saved.
+    """
     from safetensors import SafetensorError, safe_open
 
     count = 0
@@ -142,7 +171,9 @@ def _classifier_bytes(section: Any, kind: str) -> int:
         folder = _classifier_folder(one) if one.device in ("auto", kind, f"{kind}:0") else None
         for file in folder.glob("*.safetensors") if folder else ():
             with contextlib.suppress(SafetensorError), safe_open(file, framework="pt") as tensors:
-                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+                count += sum(
+                    math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()
+                )  # noqa: SIM118
     return 4 * count
 
 
@@ -158,15 +189,22 @@ def not_counted(sections: Mapping[str, Any]) -> Iterator[Finding]:
                 )
 
 
-def estimate(stage: Stage, shape: model_shape.Shape, roof: step_time.Roof | None, steps: int) -> list[dict[str, Any]]:
-    """Each phase of a stage: terms, total, limit, seconds of an optimizer step, hours of the stage."""
+def estimate(
+    stage: Stage, shape: model_shape.Shape, roof: step_time.Roof | None, steps: int
+) -> list[dict[str, Any]]:
+    """Each phase of a stage.
+
+    Terms, total, limit, seconds of an optimizer step, hours of the stage.
+    """
     train, work = stage.train, stage.generate
     seconds: dict[str, float] = {}
     if roof:
         forwards = 0
         if work:
             forwards = int(work.vllm is not None) + int(train.reference)
-        seconds[f"{stage.name}, train" if work else stage.name] = step_time.train_seconds(shape, train, roof, forwards)
+        seconds[f"{stage.name}, train" if work else stage.name] = step_time.train_seconds(
+            shape, train, roof, forwards
+        )
     if roof and work:
         at_once = memory.sequences_in_cache(shape, work, stage.limit) if work.vllm else None
         weight_bytes = shape.stored_bytes if work.vllm is not None else train.weight_bytes
@@ -191,13 +229,18 @@ def estimate(stage: Stage, shape: model_shape.Shape, roof: step_time.Roof | None
 def evaluation(
     section: Any, shape: model_shape.Shape, sections: Mapping[str, Any], target: Target
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[Finding]]:
-    """The evaluate phase (one model at a time; an automatic batch counts as 64), what would make it fit, findings."""
+    """The evaluate phase (one model at a time.
+
+    An automatic batch counts as 64), what would make it fit, findings.
+    """
     kind = target.device(section.device)
     device = memory.CUDA if kind == "cuda" else memory.CPU
     prompt = _longest_prompt(sections)
     batch = 64 if section.batch_size == "auto" else section.batch_size
     key, room = "evaluate.model_args.gpu_memory_utilization", limit(kind, target)
-    share = section.model_args.get("gpu_memory_utilization", 0.9) if section.backend == "vllm" else None
+    share = (
+        section.model_args.get("gpu_memory_utilization", 0.9) if section.backend == "vllm" else None
+    )
     work = Generation(batch, prompt, section.max_gen_toks, 4 if kind == "cpu" else 2, share)
     judges = _classifier_bytes(section, kind)
     phase = memory.evaluate_peak(shape, work, device, room, judges)
@@ -214,14 +257,25 @@ def evaluation(
         return told, [], list(_vllm_room(key, shape, work, room))
     largest = max(phase.terms, key=lambda name: phase.terms[name])
     changes = memory.evaluate_changes(shape, work, device, room, judges)
-    return told, [{"stage": "evaluate", "phase": phase.name, "largest": largest, "changes": changes}], []
+    return (
+        told,
+        [{"stage": "evaluate", "phase": phase.name, "largest": largest, "changes": changes}],
+        [],
+    )
 
 
 def advice(stage: Stage, shape: model_shape.Shape) -> dict[str, Any]:
-    """For a stage that does not fit: the largest term, and what would make it fit, found by trying."""
+    """For a stage that does not fit.
+
+    The largest term, and what would make it fit, found by trying.
+    """
 
     def peaks(train: Training, generate: Generation | None) -> list[int]:
-        if generate and generate.vllm and not memory.sequences_in_cache(shape, generate, stage.limit):
+        if (
+            generate
+            and generate.vllm
+            and not memory.sequences_in_cache(shape, generate, stage.limit)
+        ):
             return [10**18]  # vLLM itself would not start
         return sorted((phase.total for phase in stage.phases(shape, train, generate)), reverse=True)
 
@@ -237,8 +291,12 @@ def advice(stage: Stage, shape: model_shape.Shape) -> dict[str, Any]:
     }
 
 
-def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list[Finding]) -> dict[str, Any]:
-    """Everything about a profile whose sections are parsed (those that could be): plain data, ready to print.
+def plan(
+    profile: Path, sections: Mapping[str, Any], target: Target, found: list[Finding]
+) -> dict[str, Any]:
+    """Everything about a profile whose sections are parsed (those that could be).
+
+    Plain data, ready to print.
 
     `found` are the findings so far. Raises nothing for what is wrong with the profile: it is told.
     """
@@ -269,14 +327,24 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
         findings += library_settings.evaluation(sections["evaluate"], config)
     findings += consistency.pins(sections)
     findings += consistency.epochs(
-        sections, target, consistency.rows_prepared(sections["prepare"]) if "prepare" in sections else {}
+        sections,
+        target,
+        consistency.rows_prepared(sections["prepare"]) if "prepare" in sections else {},
     )
     findings += consistency.lengths(sections, shape)
     findings += (uncounted := list(not_counted(sections)))
     phases, advised = _estimates(sections, configs, config, shape, target, findings)
     unique = list(dict.fromkeys(findings))
-    on_gpu = any(target.device(one.device) == "cuda" for one in sections.values() if hasattr(one, "device"))
-    verdict = "unknown" if not phases else "fits" if all(one["fits"] for one in phases) else "does not fit"
+    on_gpu = any(
+        target.device(one.device) == "cuda" for one in sections.values() if hasattr(one, "device")
+    )
+    verdict = (
+        "unknown"
+        if not phases
+        else "fits"
+        if all(one["fits"] for one in phases)
+        else "does not fit"
+    )
     if verdict == "fits" and uncounted:
         verdict = "unknown"
     if any(one.level == "wrong" for one in unique):
@@ -298,9 +366,16 @@ def plan(profile: Path, sections: Mapping[str, Any], target: Target, found: list
     }
 
 
-def _base(sections: Mapping[str, Any], findings: list[Finding]) -> tuple[Any, model_shape.Shape | None]:
-    """The base's configuration and shape where they can be known; why not is added to the findings."""
-    if "base_model" not in sections or any(one.key.startswith("base_model.source") for one in findings):
+def _base(
+    sections: Mapping[str, Any], findings: list[Finding]
+) -> tuple[Any, model_shape.Shape | None]:
+    """The base's configuration and shape where they can be known.
+
+    Why not is added to the findings.
+    """
+    if "base_model" not in sections or any(
+        one.key.startswith("base_model.source") for one in findings
+    ):
         return None, None
     section = sections["base_model"]
     try:
@@ -309,7 +384,11 @@ def _base(sections: Mapping[str, Any], findings: list[Finding]) -> tuple[Any, mo
         findings.append(of_error(error, Path()))
         return None, None
     except Exception as error:  # transformers reads files that may hold anything
-        findings.append(wrong("base_model.source", one_line(error, 250), "a folder that `save_pretrained` wrote"))
+        findings.append(
+            wrong(
+                "base_model.source", one_line(error, 250), "a folder that `save_pretrained` wrote"
+            )
+        )
         return None, None
     if config is None:
         findings.append(
@@ -338,10 +417,16 @@ def _folder(folder: Path) -> Iterator[Finding]:
     try:
         require_safetensors(folder)
     except Refused as error:
-        yield wrong("base_model.source.path", f"{error.found} in {folder}", f"{error.expected}, by `save_pretrained`")
+        yield wrong(
+            "base_model.source.path",
+            f"{error.found} in {folder}",
+            f"{error.expected}, by `save_pretrained`",
+        )
     if not list(folder.glob("tokenizer*")):
         yield wrong(
-            "base_model.source.path", f"no tokenizer in {folder}", "the tokenizer's files, by `save_pretrained`"
+            "base_model.source.path",
+            f"no tokenizer in {folder}",
+            "the tokenizer's files, by `save_pretrained`",
         )
 
 
@@ -362,7 +447,9 @@ def _estimates(
         section = sections[name]
         as_text = section.lora.model_dump_json() if section.lora else None
         try:
-            if as_text and as_text not in adapters:  # PEFT takes a second for a model of many layers
+            if (
+                as_text and as_text not in adapters
+            ):  # PEFT takes a second for a model of many layers
                 adapters[as_text] = model_shape.adapter(config, section.lora, f"{name}.lora")
         except Refused as error:
             findings.append(wrong(error.where, error.found, error.remedy))
@@ -371,11 +458,15 @@ def _estimates(
         roof = _roof(section, stage, target, findings)
         phases += (told := estimate(stage, shape, roof, section.max_steps))
         share = "grpo.vllm_gpu_memory_utilization"
-        no_room = list(_vllm_room(share, shape, stage.generate, stage.limit)) if stage.generate else []
+        no_room = (
+            list(_vllm_room(share, shape, stage.generate, stage.limit)) if stage.generate else []
+        )
         findings += no_room
         if not no_room and not all(one["fits"] for one in told):  # the share comes first
             advised.append({"stage": name} | advice(stage, shape))
-    if "evaluate" in sections and not any(one.key.endswith("model_args.gpu_memory_utilization") for one in findings):
+    if "evaluate" in sections and not any(
+        one.key.endswith("model_args.gpu_memory_utilization") for one in findings
+    ):
         phase, changes, told_of_it = evaluation(sections["evaluate"], shape, sections, target)
         phases.append(phase)
         advised += changes
@@ -383,7 +474,9 @@ def _estimates(
     return phases, advised
 
 
-def _roof(section: Any, stage: Stage, target: Target, findings: list[Finding]) -> step_time.Roof | None:
+def _roof(
+    section: Any, stage: Stage, target: Target, findings: list[Finding]
+) -> step_time.Roof | None:
     if stage.device.kind == "cpu":
         return step_time.of_this_cpu(min(section.threads, os.cpu_count() or 1))
     roof = step_time.of_card(target.gpu, stage.train.autocast or stage.train.weight_bytes == 2)
@@ -398,7 +491,9 @@ def _roof(section: Any, stage: Stage, target: Target, findings: list[Finding]) -
     return roof
 
 
-def _vllm_room(key: str, shape: model_shape.Shape, work: Generation, limit: int) -> Iterator[Finding]:
+def _vllm_room(
+    key: str, shape: model_shape.Shape, work: Generation, limit: int
+) -> Iterator[Finding]:
     """A share of the GPU in which vLLM has no room for the weights and one sequence's cache."""
     if not work.vllm or memory.sequences_in_cache(shape, work, limit) >= 1:
         return

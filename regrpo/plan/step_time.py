@@ -1,6 +1,9 @@
-"""Step times from a roofline (Williams et al. 2009, doi:10.1145/1498765.1498785): the larger of arithmetic and traffic.
+"""Step times from a roofline (Williams et al. 2009, doi:10.1145/1498765.1498785).
 
-An estimate of the right order, to tell an hour from a day; every assumption is in `ASSUMPTIONS` and printed.
+The larger of arithmetic and traffic.
+
+An estimate of the right order, to tell an hour from a day; every assumption is in `ASSUMPTIONS` and
+printed.
 """
 
 from __future__ import annotations
@@ -48,7 +51,10 @@ FLOPS = {"RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12}
 
 @dataclass(frozen=True)
 class Roof:
-    """A device: dense FLOP/s in the type it trains in, bytes per second, seconds to launch a layer's kernels."""
+    """A device.
+
+    Dense FLOP/s in the type it trains in, bytes per second, seconds to launch a layer's kernels.
+    """
 
     name: str
     flops: float
@@ -58,20 +64,36 @@ class Roof:
 
 
 def card(name: str) -> str | None:
-    """The key of `CARDS` that a GPU's name holds as whole words (an L40 is no L4); None for one that is not there."""
+    """The key of `CARDS` that a GPU's name holds as whole words (an L40 is no L4).
+
+    None for one that is not there.
+    """
     words = {known: re.escape(known).replace(r"\ ", "[ -]*") for known in CARDS}
-    return next((known for known in CARDS if re.search(rf"(?<![a-z0-9]){words[known]}(?![a-z0-9])", name, re.I)), None)
+    return next(
+        (
+            known
+            for known in CARDS
+            if re.search(rf"(?<![a-z0-9]){words[known]}(?![a-z0-9])", name, re.I)
+        ),
+        None,
+    )
 
 
 def memory_of(name: str) -> int | None:
-    """GiB of a GPU: what its name says (A100-40GB), else what its data sheet does; None for an unknown one."""
+    """GiB of a GPU: what its name says (A100-40GB), else what its data sheet does.
+
+    None for an unknown one.
+    """
     known = card(name)
     said = re.search(r"(\d+) ?G(?:i?B)?\b", name, re.IGNORECASE)
     return None if known is None else int(said[1]) if said else CARDS[known][0]
 
 
 def of_card(name: str, half: bool) -> Roof | None:
-    """A GPU's roof; float32 without TF32 counts as a sixteenth (A100: 19.5 of 312 TFLOP/s). None where unknown."""
+    """A GPU's roof; float32 without TF32 counts as a sixteenth (A100: 19.5 of 312 TFLOP/s).
+
+    None where unknown.
+    """
     from trl.trainer.utils import get_peak_flops
 
     known = card(name)
@@ -82,14 +104,22 @@ def of_card(name: str, half: bool) -> Roof | None:
 
 
 def of_this_cpu(threads: int) -> Roof:
-    """Measured with one thread, arithmetic times `threads`: several wait for each other where other work runs."""
+    """Measured with one thread, arithmetic times `threads`.
+
+    Several wait for each other where other work runs.
+    """
     flops, bandwidth = _one_thread()
-    return Roof(f"this CPU, {threads} × one thread, measured", threads * flops, bandwidth, 0.0, (0.7, 0.7))
+    return Roof(
+        f"this CPU, {threads} × one thread, measured", threads * flops, bandwidth, 0.0, (0.7, 0.7)
+    )
 
 
 @cache
 def _one_thread() -> tuple[float, float]:
-    """FLOP/s and bytes per second in a fifth of a second: float32 matrices of 256 multiplied, 16 MB copied."""
+    """FLOP/s and bytes per second in a fifth of a second.
+
+    Float32 matrices of 256 multiplied, 16 MB copied.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -102,7 +132,10 @@ def _one_thread() -> tuple[float, float]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The quickest of the runs in a tenth of a second, after one to warm up: beside other work, the least disturbed."""
+    """The quickest of the runs in a tenth of a second, after one to warm up.
+
+    Beside other work, the least disturbed.
+    """
     work()
     best, began = float("inf"), time.perf_counter()
     while time.perf_counter() - began < 0.1:
@@ -113,30 +146,47 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def flops_of_tokens(shape: Shape, tokens: int, context: int, passes: float) -> float:
-    """FLOPs of `passes` forwards over `tokens`, each seeing half of `context`: TRL's count with a causal mask."""
+    """FLOPs of `passes` forwards over `tokens`, each seeing half of `context`.
+
+    TRL's count with a causal mask.
+    """
     scores = shape.layers * 2 * 2 * shape.heads * shape.head_dim * context / 2
     return passes * tokens * (shape.flops_per_token / 3 + scores)
 
 
 def train_seconds(shape: Shape, work: Training, roof: Roof, extra_forwards: int = 0) -> float:
-    """One optimizer step on one device; `extra_forwards` score old and reference log-probabilities."""
+    """One optimizer step on one device.
+
+    `extra_forwards` score old and reference log-probabilities.
+    """
     tokens = work.batch * work.accumulate * work.tokens
     passes = 1 + (1 if work.adapter else 2) + work.checkpointing + extra_forwards
-    arithmetic = flops_of_tokens(shape, tokens, work.tokens, passes) / (roof.flops * roof.efficiency[0])
+    arithmetic = flops_of_tokens(shape, tokens, work.tokens, passes) / (
+        roof.flops * roof.efficiency[0]
+    )
     trained = work.adapter.parameters if work.adapter else shape.parameters
-    traffic = work.accumulate * passes * weights(shape, work) + trained * (3 * 4 + 2 * optimizer_bytes(work.optimizer))
+    traffic = work.accumulate * passes * weights(shape, work) + trained * (
+        3 * 4 + 2 * optimizer_bytes(work.optimizer)
+    )
     return float(max(arithmetic, traffic / (roof.bandwidth * roof.efficiency[1])))
 
 
 def generate_seconds(
     shape: Shape, work: Generation, roof: Roof, weight_bytes: float, at_once: int | None = None
 ) -> float:
-    """Completions of one batch on one device: prefill, then token by token, in as many waves as the cache asks for."""
+    """Completions of one batch on one device.
+
+    Prefill, then token by token, in as many waves as the cache asks for.
+    """
     together = min(work.sequences, at_once or work.sequences)
     waves = -(-work.sequences // together)
     middle = work.prompt + work.completion // 2
-    prefill = flops_of_tokens(shape, together * work.prompt, work.prompt, 1) / (roof.flops * roof.efficiency[0])
-    traffic = shape.parameters * weight_bytes + together * cache_per_sequence(shape, middle, work.cache_bytes)
+    prefill = flops_of_tokens(shape, together * work.prompt, work.prompt, 1) / (
+        roof.flops * roof.efficiency[0]
+    )
+    traffic = shape.parameters * weight_bytes + together * cache_per_sequence(
+        shape, middle, work.cache_bytes
+    )
     arithmetic = flops_of_tokens(shape, together, middle, 1) / (roof.flops * roof.efficiency[0])
     a_token = max(traffic / (roof.bandwidth * roof.efficiency[1]), arithmetic)
     if work.vllm is None:

@@ -1,7 +1,10 @@
-"""The lineage graph: which run made what from what, over workspace, commits and DVC experiments, from their records.
+"""The lineage graph.
 
-Nodes are runs and artifacts (a path with a SHA-256); an artifact that two pipelines share is one node, so that a query
-downstream of a dataset's hash finds the models of every experiment. Needs git and the run.json files, nothing else.
+Which run made what from what, over workspace, commits and DVC experiments, from their records.
+
+Nodes are runs and artifacts (a path with a SHA-256); an artifact that two pipelines share is one
+node, so that a query downstream of a dataset's hash finds the models of every experiment. Needs git
+and the run.json files, nothing else.
 """
 
 from __future__ import annotations
@@ -69,7 +72,10 @@ class Graph:
         return [name for name, run in self.runs.items() if artifact in run.inputs]
 
     def made_for(self, artifact: str, reader: str) -> list[str]:
-        """The makers of a reader's input: of several in a place (workspace, commit) of its own, the last before it."""
+        """The makers of a reader's input.
+
+        Of several in a place (workspace, commit) of its own, the last before it.
+        """
         makers, one = self.makers(artifact), self.runs[reader]
         own = [name for name in makers if set(one.places) & set(self.runs[name].places)]
         earlier = [name for name in own if self.runs[name].ended <= one.started] or own
@@ -84,12 +90,17 @@ class Graph:
         """
         if self._before is None:
             self._before = {
-                name: sorted({m for a in one.inputs for m in self.made_for(a, name)} - {name}, key=self._order)
+                name: sorted(
+                    {m for a in one.inputs for m in self.made_for(a, name)} - {name},
+                    key=self._order,
+                )
                 for name, one in self.runs.items()
             }
         if direction == "upstream":
             return self._before[run]
-        return sorted((reader for reader, makers in self._before.items() if run in makers), key=self._order)
+        return sorted(
+            (reader for reader, makers in self._before.items() if run in makers), key=self._order
+        )
 
     def _order(self, run: str) -> tuple[int, str]:
         one = self.runs[run]
@@ -108,17 +119,25 @@ class Graph:
         """The graph of some runs and what they read and made, as if there were no others."""
         kept = {name: run for name, run in self.runs.items() if name in runs}
         touched = {artifact for run in kept.values() for artifact in [*run.inputs, *run.outputs]}
-        return Graph(kept, {name: one for name, one in self.artifacts.items() if name in touched}, self.files)
+        return Graph(
+            kept, {name: one for name, one in self.artifacts.items() if name in touched}, self.files
+        )
 
     def part(self, runs: set[str]) -> Graph:
         """The graph of some runs, tied to one another as they are here."""
         part = self.only(runs)
-        part._before = {run: [one for one in self.next_runs(run, "upstream") if one in runs] for run in part.runs}
+        part._before = {
+            run: [one for one in self.next_runs(run, "upstream") if one in runs]
+            for run in part.runs
+        }
         return part
 
 
 def of_places(places: Iterable[Place]) -> Graph:
-    """The graph of everything that the records in these places say; a record that cannot be read is left out."""
+    """The graph of everything that the records in these places say.
+
+    A record that cannot be read is left out.
+    """
     graph, seen = Graph(), dict[bytes, str]()
     read: list[tuple[str, Record]] = []
     for place in places:
@@ -137,7 +156,9 @@ def of_places(places: Iterable[Place]) -> Graph:
         for out in record.outputs:
             for name, digest in (out.files or {}).items():
                 holders = inner.setdefault((f"{out.path}/{name}", digest), [])
-                holders += [one] if (one := Artifact(out.path, out.sha256).id) not in holders else []
+                holders += (
+                    [one] if (one := Artifact(out.path, out.sha256).id) not in holders else []
+                )
     for name, record in read:
         for item in record.inputs:
             artifact = Artifact(item.path, item.sha256)
@@ -155,16 +176,33 @@ def _own_holders(graph: Graph, run: str, holders: list[str]) -> list[str]:
     if len(holders) < 2:
         return holders
     places = set(graph.runs[run].places)
-    own = [one for one in holders if any(places & set(graph.runs[maker].places) for maker in graph.makers(one))]
+    own = [
+        one
+        for one in holders
+        if any(places & set(graph.runs[maker].places) for maker in graph.makers(one))
+    ]
     return own or holders
 
 
 def _add(graph: Graph, record: Record, data: bytes) -> str:
-    """A run with its outputs, its own record among them; a run that is known (its record written anew) is one run."""
-    run = Run(record.stage, record.run, record.mlflow_run_id, record.code.revision, record.started, record.ended)
+    """A run with its outputs, its own record among them.
+
+    A run that is known (its record written anew) is one run.
+    """
+    run = Run(
+        record.stage,
+        record.run,
+        record.mlflow_run_id,
+        record.code.revision,
+        record.started,
+        record.ended,
+    )
     run = graph.runs.setdefault(record.run, run)
     own = Artifact(f"reports/{record.stage}/run.json", hashlib.sha256(data).hexdigest())
-    for artifact, inner in [*((Artifact(o.path, o.sha256), o.files or {}) for o in record.outputs), (own, {})]:
+    for artifact, inner in [
+        *((Artifact(o.path, o.sha256), o.files or {}) for o in record.outputs),
+        (own, {}),
+    ]:
         graph.artifacts[artifact.id] = artifact
         run.outputs += [artifact.id] if artifact.id not in run.outputs else []
         for digest in inner.values():
@@ -177,17 +215,19 @@ def ask(
 ) -> tuple[Graph, list[str]]:
     """The part of the graph that answers, and the runs that it starts from.
 
-    `target`: an artifact (path, or SHA-256 from 6 digits on), a run, or a pipeline (None: the workspace's; a revision,
-    an experiment, a row's id). Upstream of an artifact are the runs that made it, downstream those that read it;
-    upstream of a pipeline are its own runs, whatever others made the same. Raises CannotCheck where nothing of that
-    name is known.
+    `target`: an artifact (path, or SHA-256 from 6 digits on), a run, or a pipeline (None: the
+    workspace's; a revision, an experiment, a row's id). Upstream of an artifact are the runs that
+    made it, downstream those that read it; upstream of a pipeline are its own runs, whatever others
+    made the same. Raises CannotCheck where nothing of that name is known.
     """
     here = {name for name, run in graph.runs.items() if "workspace" in run.places}
     starts: list[str] = []
     own: set[str] | None = None
     if target is None:
         own = here
-    elif found := [name for name, run in graph.runs.items() if record_module.names_run(target, vars(run))]:
+    elif found := [
+        name for name, run in graph.runs.items() if record_module.names_run(target, vars(run))
+    ]:
         starts = found
     elif target in STAGES:
         own, starts = here, [name for name in here if graph.runs[name].stage == target]
@@ -198,7 +238,9 @@ def ask(
             own = here  # a path means what lies here
     else:
         place = record_module.find(target, root, mlflow)
-        own = {str(record["run"]) for record in record_module.loose_records(place.snapshot)} & set(graph.runs)
+        own = {str(record["run"]) for record in record_module.loose_records(place.snapshot)} & set(
+            graph.runs
+        )
     if own is not None and direction == "upstream":
         graph = graph.only(own)
         starts = [name for name in starts if name in own]
@@ -210,21 +252,31 @@ def ask(
 def _matching(graph: Graph, target: str) -> list[str]:
     if re.fullmatch("[0-9a-f]{6,64}", target):
         found = {name for name, one in graph.artifacts.items() if one.sha256.startswith(target)}
-        return sorted(found.union(*(ids for digest, ids in graph.files.items() if digest.startswith(target))))
+        return sorted(
+            found.union(*(ids for digest, ids in graph.files.items() if digest.startswith(target)))
+        )
     same = [name for name, one in graph.artifacts.items() if one.path == target]
     if not same:
         same = [name for name, one in graph.artifacts.items() if target.startswith(f"{one.path}/")]
-    here = {a for run in graph.runs.values() if "workspace" in run.places for a in [*run.inputs, *run.outputs]}
+    here = {
+        a
+        for run in graph.runs.values()
+        if "workspace" in run.places
+        for a in [*run.inputs, *run.outputs]
+    }
     return [name for name in same if name in here] or same
 
 
 def _ends(graph: Graph, runs: list[str], direction: Direction) -> list[str]:
     """Of some runs, those that no other of them comes after (upstream), or before (downstream)."""
     against: Direction = "downstream" if direction == "upstream" else "upstream"
-    return sorted((run for run in runs if not set(graph.next_runs(run, against)) & set(runs)), key=graph._order)
+    return sorted(
+        (run for run in runs if not set(graph.next_runs(run, against)) & set(runs)),
+        key=graph._order,
+    )
 
 
-# --- how it is shown --------------------------------------------------------------------------------------------------
+# --- how it is shown ------------------------------------------------------------------------------
 
 
 def label(graph: Graph, run: str) -> str:
@@ -263,7 +315,9 @@ def tree(graph: Graph, runs: list[str], direction: Direction) -> Iterator[str]:
             yield f"{prefix}{rest}{'└─ ' if last else '├─ '}{_short(graph, source)}"
         for index, other in enumerate(below):
             last = index == len(below) - 1
-            yield from walk(other, prefix + rest, "└─ " if last else "├─ ", "   " if last else "│  ")
+            yield from walk(
+                other, prefix + rest, "└─ " if last else "├─ ", "   " if last else "│  "
+            )
 
     for run in runs:
         if run not in seen:
@@ -279,7 +333,10 @@ def mermaid(graph: Graph) -> str:
         f'  {names[run]}(["{one.stage}<br/>run {(one.mlflow_run_id or one.run)[:12]}"])'
         for run, one in graph.runs.items()
     ]
-    lines += [f'  {names[a]}["{_plain(graph.artifacts[a].path)}<br/>{graph.artifacts[a].sha256[:12]}"]' for a in drawn]
+    lines += [
+        f'  {names[a]}["{_plain(graph.artifacts[a].path)}<br/>{graph.artifacts[a].sha256[:12]}"]'
+        for a in drawn
+    ]
     for run, one in graph.runs.items():
         lines += [f"  {names[a]} --> {names[run]}" for a in one.inputs if a in names]
         lines += [f"  {names[run]} --> {names[a]}" for a in one.outputs if a in names]
@@ -292,25 +349,41 @@ def _plain(text: str) -> str:
 
 def _drawn(graph: Graph) -> list[str]:
     """The artifacts worth a node: no code, and no stage's own record."""
-    return [a for a, one in graph.artifacts.items() if not a.startswith(CODE) and not one.path.endswith("/run.json")]
+    return [
+        a
+        for a, one in graph.artifacts.items()
+        if not a.startswith(CODE) and not one.path.endswith("/run.json")
+    ]
 
 
 def plain(graph: Graph) -> dict[str, Any]:
     """The graph as plain data."""
     return {
-        "runs": [vars(run) | {"made_from": graph.next_runs(name, "upstream")} for name, run in graph.runs.items()],
-        "artifacts": [{"id": one.id, **vars(one), "made_by": graph.makers(one.id)} for one in graph.artifacts.values()],
+        "runs": [
+            vars(run) | {"made_from": graph.next_runs(name, "upstream")}
+            for name, run in graph.runs.items()
+        ],
+        "artifacts": [
+            {"id": one.id, **vars(one), "made_by": graph.makers(one.id)}
+            for one in graph.artifacts.values()
+        ],
     }
 
 
 BOX, LINE, GAP, LANE = 204, 17, 64, 9
-"""The drawing's sizes in pixels: a box's width, a line's height, the space between columns and between two lanes."""
+"""The drawing's sizes in pixels.
+
+A box's width, a line's height, the space between columns and between two lanes.
+"""
 
 
 def svg(graph: Graph, verdicts: Mapping[str, str] | None = None) -> str:
-    """The runs as boxes that list what they made, in columns from source to card; `verdicts` (run → class) colour.
+    """The runs as boxes that list what they made, in columns from source to card.
 
-    A line to the next column goes straight; what is read further on goes along a lane of its maker's below the boxes.
+    `verdicts` (run → class) colour.
+
+    A line to the next column goes straight; what is read further on goes along a lane of its
+    maker's below the boxes.
     """
     before = {run: graph.next_runs(run, "upstream") for run in sorted(graph.runs, key=graph._order)}
     depth: dict[str, int] = {}
@@ -328,7 +401,9 @@ def svg(graph: Graph, verdicts: Mapping[str, str] | None = None) -> str:
     edges = [(other, run) for run, makers in before.items() for other in makers if other in at]
     lanes = list(dict.fromkeys(other for other, run in edges if depth[run] > depth[other] + 1))
     drawn = [_edge(at[a], at[b]) for a, b in edges if depth[b] == depth[a] + 1]
-    drawn += [_lane(at[a], at[b], lanes.index(a), bottom) for a, b in edges if depth[b] > depth[a] + 1]
+    drawn += [
+        _lane(at[a], at[b], lanes.index(a), bottom) for a, b in edges if depth[b] > depth[a] + 1
+    ]
     width, height = 20 + len(tops) * (BOX + GAP) - GAP, bottom + LANE * len(lanes) + 10
     title = "<title>Lineage: each box is a run of a stage with what it made; lines go from maker to reader</title>"
     inner = "\n".join(drawn + boxes)
@@ -344,7 +419,9 @@ def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
     lines += [("soft", f"code {str(one.revision)[:12]}")]
     lines += [("soft", f"reads {_cut(graph.artifacts[a].path, 17)}") for a in sources(graph, run)]
     outputs = [a for a in one.outputs if not graph.artifacts[a].path.endswith("/run.json")]
-    return lines + [("made", _cut(_short(graph, a).removeprefix(f"reports/{one.stage}/"), 24)) for a in outputs]
+    return lines + [
+        ("made", _cut(_short(graph, a).removeprefix(f"reports/{one.stage}/"), 24)) for a in outputs
+    ]
 
 
 def _cut(text: str, width: int) -> str:

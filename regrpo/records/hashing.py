@@ -1,4 +1,6 @@
-"""Bytes read in full and hashed, wherever they lie: a workspace, a git revision, DVC's cache, a DVC remote.
+"""Bytes read in full and hashed, wherever they lie.
+
+A workspace, a git revision, DVC's cache, a DVC remote.
 
 Nothing here looks at a modification time or at what DVC remembers.
 """
@@ -39,7 +41,9 @@ def of_stream(stream: IO[bytes], md5: bool) -> Digest:
     sha256, other, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     now, before = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
     pending: Future[None] | None = None
-    with ThreadPoolExecutor(1) as aside:  # its thread is made when a whole chunk comes; hashlib lets go of the lock
+    with ThreadPoolExecutor(
+        1
+    ) as aside:  # its thread is made when a whole chunk comes; hashlib lets go of the lock
         while count := stream.readinto(now):  # type: ignore[attr-defined]
             chunk = now[:count]
             following = aside.submit(other.update, chunk) if md5 and count == CHUNK else None
@@ -58,7 +62,9 @@ def of_bytes(data: bytes) -> Digest:
 
 
 def of_files(wanted: Mapping[Path, bool]) -> dict[Path, Digest | OSError]:
-    """Hash files ({path: whether MD5 too}) on every core, the largest first; an unreadable one gives its error.
+    """Hash files ({path: whether MD5 too}) on every core, the largest first.
+
+    An unreadable one gives its error.
 
     Names of one inode (DVC's hard links) are one file and are read once.
     """
@@ -83,7 +89,9 @@ def of_files(wanted: Mapping[Path, bool]) -> dict[Path, Digest | OSError]:
 
     order = sorted(inodes, key=lambda inode: -sizes[inode])
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter's lock
-        for inode, digest in zip(order, pool.map(one, (inodes[inode] for inode in order)), strict=True):
+        for inode, digest in zip(
+            order, pool.map(one, (inodes[inode] for inode in order)), strict=True
+        ):
             found |= dict.fromkeys(inodes[inode], digest)
     return found
 
@@ -109,12 +117,19 @@ def parse_listing(data: bytes) -> dict[str, str] | None:
 
 
 def cached(cache: Path, md5: str) -> bytes | None:
-    """An object of DVC's cache (`lineage.cache_folder`); None where it is not there, or not what its name says."""
+    """An object of DVC's cache (`lineage.cache_folder`).
+
+    None where it is not there, or not what its name says.
+    """
     path = cache / md5[:2] / md5[2:]
     if not md5 or not path.is_file():
         return None
     data = path.read_bytes()
-    return data if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir") else None
+    return (
+        data
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir")
+        else None
+    )
 
 
 def cached_inside(cache: Path, folder: str, name: str) -> bytes | None:
@@ -137,19 +152,29 @@ class Tree:
     def names(self, path: str) -> list[str] | None:
         """The files at a path, from the root; None where there is nothing."""
         if self.is_workspace:
-            return [file.as_posix() for file in files_in(Path(path))] if Path(path).exists() else None
+            return (
+                [file.as_posix() for file in files_in(Path(path))] if Path(path).exists() else None
+            )
         if self._all is None:
             self._all = (
-                self._git("ls-tree", "-r", "-z", "--name-only", str(self.snapshot.revision)).decode().split("\0")
+                self._git("ls-tree", "-r", "-z", "--name-only", str(self.snapshot.revision))
+                .decode()
+                .split("\0")
             )
         names = [name for name in self._all if name == path or name.startswith(f"{path}/")]
-        return [name for name in names if name == path or not self._ignored.match_file(name)] if names else None
+        return (
+            [name for name in names if name == path or not self._ignored.match_file(name)]
+            if names
+            else None
+        )
 
     @cached_property
     def _ignored(self) -> Any:
         from pathspec import GitIgnoreSpec
 
-        return GitIgnoreSpec.from_lines((self.snapshot.read(".dvcignore") or b"").decode().splitlines())
+        return GitIgnoreSpec.from_lines(
+            (self.snapshot.read(".dvcignore") or b"").decode().splitlines()
+        )
 
     def listing(self, path: str) -> dict[str, Digest] | None:
         """{file: Digest} at a path (with both hashes); None where there is nothing."""
@@ -163,7 +188,11 @@ class Tree:
         """Read and hash many files with one git process."""
         wanted = [name for name in names if name not in self._known]
         if self.is_workspace:
-            self._known |= {name: of_bytes(data) for name in wanted if (data := self.snapshot.read(name)) is not None}
+            self._known |= {
+                name: of_bytes(data)
+                for name in wanted
+                if (data := self.snapshot.read(name)) is not None
+            }
         elif wanted:
             asked = "".join(f"{self.snapshot.revision}:./{name}\n" for name in wanted).encode()
             answer = io.BytesIO(self._git("cat-file", "--batch", data=asked))

@@ -1,8 +1,10 @@
-"""Observer: the journal through which a stage tells the tracker what happens, as files in .regrpo/journal/.
+"""Observer.
 
-One folder per executed stage: `open.json` (facts known at its start), `metrics.jsonl` (as it goes), `files/` (reports
-and attachments), `closed.json` (how it ended). The tracker adds `mlflow.json` (run id, how far it is) and, when MLflow
-holds everything, the empty file `sent`.
+The journal through which a stage tells the tracker what happens, as files in .regrpo/journal/.
+
+One folder per executed stage: `open.json` (facts known at its start), `metrics.jsonl` (as it goes),
+`files/` (reports and attachments), `closed.json` (how it ended). The tracker adds `mlflow.json`
+(run id, how far it is) and, when MLflow holds everything, the empty file `sent`.
 """
 
 from __future__ import annotations
@@ -35,14 +37,20 @@ def journal_folder() -> Path:
 
 
 def is_alive(process: Sequence[float] | None) -> bool:
-    """Whether the process [id, start time in seconds] still runs; one that only waits to be reaped does not."""
+    """Whether the process [id, start time in seconds] still runs.
+
+    One that only waits to be reaped does not.
+    """
     import psutil
 
     with contextlib.suppress(psutil.Error):
         if process:
             found = psutil.Process(int(process[0]))
-            # Start times are derived from the boot time, which moves a little when the clock is set.
-            return abs(found.create_time() - process[1]) < 2 and found.status() != psutil.STATUS_ZOMBIE
+            # Start times are derived from the boot time, which moves a little when the clock is
+            # set.
+            return (
+                abs(found.create_time() - process[1]) < 2 and found.status() != psutil.STATUS_ZOMBIE
+            )
     return False
 
 
@@ -50,7 +58,9 @@ def is_dvc(command: Sequence[str]) -> bool:
     """Whether a process's command line is that of `dvc` (or `python -m dvc`)."""
     names = [Path(part).name for part in command[:2]]
     by_python = bool(names) and names[0].startswith("python")
-    return names[:1] == ["dvc"] or (by_python and (names[1:] == ["dvc"] or _runs_dvc_module(command[1:])))
+    return names[:1] == ["dvc"] or (
+        by_python and (names[1:] == ["dvc"] or _runs_dvc_module(command[1:]))
+    )
 
 
 def _runs_dvc_module(arguments: Sequence[str]) -> bool:
@@ -94,13 +104,21 @@ class Journal:
 
     def close(self, status: str, record: Mapping[str, Any] | None) -> None:
         """Say how the stage ended (MLflow's FINISHED, FAILED or KILLED), with its run.json where it finished."""
-        files.write_json(self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record})
+        files.write_json(
+            self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record}
+        )
 
     def mlflow_run_id(self, is_following: Callable[[], bool], patience: float = 30.0) -> str | None:
-        """The id under which the tracker filed this run; None where it did not within `patience` seconds."""
+        """The id under which the tracker filed this run.
+
+        None where it did not within `patience` seconds.
+        """
         answer = self.folder / "mlflow.json"
         now = time.monotonic()
-        deadline, tracker_due = now + patience, now + 3.0  # a tracker that was just started takes a moment to show
+        deadline, tracker_due = (
+            now + patience,
+            now + 3.0,
+        )  # a tracker that was just started takes a moment to show
         while enabled() and not answer.exists():
             now = time.monotonic()
             if now > deadline or (now > tracker_due and not is_following()):
@@ -123,7 +141,10 @@ class Told:
 
     @property
     def execution(self) -> str | None:
-        """One id per pipeline execution (dvc process, DVC experiment, baseline); None for a stage run by hand."""
+        """One id per pipeline execution (dvc process, DVC experiment, baseline).
+
+        None for a stage run by hand.
+        """
         facts = self.facts
         identity = [facts["execution"], facts["experiment"], facts["baseline"]]
         return files.sha256_json(identity)[:32] if facts["execution"] else None
@@ -140,7 +161,10 @@ class Told:
 
     @property
     def closed(self) -> dict[str, Any] | None:
-        """{status, ended, record}; None while the stage runs. A process that vanished without a word was killed."""
+        """{status, ended, record}; None while the stage runs.
+
+        A process that vanished without a word was killed.
+        """
         running, path = self.running, self.folder / "closed.json"
         if path.exists():
             closed: dict[str, Any] = files.read_json(path)
@@ -148,13 +172,18 @@ class Told:
         if running:
             return None
         last_sign = max(
-            file.stat().st_mtime for file in (self.folder / "open.json", self.folder / "metrics.jsonl") if file.exists()
+            file.stat().st_mtime
+            for file in (self.folder / "open.json", self.folder / "metrics.jsonl")
+            if file.exists()
         )
         return {"status": "KILLED", "ended": last_sign, "record": None}
 
     @property
     def answer(self) -> dict[str, Any]:
-        """What the tracker noted: run_id, parent_run_id, model_id, offset, described, ended; or error."""
+        """What the tracker noted: run_id, parent_run_id, model_id, offset, described, ended.
+
+        Or error.
+        """
         path = self.folder / "mlflow.json"
         return files.read_json(path) if path.exists() else {}
 

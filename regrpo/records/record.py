@@ -74,7 +74,9 @@ class Record(BaseModel, extra="allow"):
 
 
 def parse_record(data: bytes, where: str) -> tuple[Record, dict[str, Any]]:
-    """A run.json as model and as written; also the single object that it was before it became a list.
+    """A run.json as model and as written.
+
+    Also the single object that it was before it became a list.
 
     Raises CannotCheck for what is no record, or one of a newer regrpo.
     """
@@ -82,27 +84,40 @@ def parse_record(data: bytes, where: str) -> tuple[Record, dict[str, Any]]:
         content = json.loads(data)
         content = content[0] if isinstance(content, list) and len(content) == 1 else content
         if not isinstance(content, dict):
-            holds = f"a list of {len(content)}" if isinstance(content, list) else type(content).__name__
+            holds = (
+                f"a list of {len(content)}" if isinstance(content, list) else type(content).__name__
+            )
             raise ValueError(f"{holds}, not one record")
         version = TypeAdapter(int).validate_python(content["schema_version"])
         if version > NEWEST:
             raise CannotCheck(
-                where, expected=f"a record of schema_version {NEWEST} or older", found=f"schema_version {version}",
+                where,
+                expected=f"a record of schema_version {NEWEST} or older",
+                found=f"schema_version {version}",
                 remedy="A newer regrpo made it: use that one.",
-            )  # fmt: skip
+            )
         return Record.model_validate(content), content
     except (ValueError, TypeError, KeyError, IndexError) as error:
         problem = error.errors()[0] if isinstance(error, ValidationError) else None
-        shown = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" if problem else str(error) or repr(error)
+        shown = (
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            if problem
+            else str(error) or repr(error)
+        )
         raise CannotCheck(
-            where, expected="a stage's record", found=f"a corrupted one ({shown.splitlines()[0][:120]})",
+            where,
+            expected="a stage's record",
+            found=f"a corrupted one ({shown.splitlines()[0][:120]})",
             remedy="Restore it with git, or make it again with `dvc repro`.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 @dataclass(frozen=True)
 class Place:
-    """A pipeline and what people call the place where it lies; the MLflow run that was asked for, if one was."""
+    """A pipeline and what people call the place where it lies.
+
+    The MLflow run that was asked for, if one was.
+    """
 
     name: str
     snapshot: Snapshot
@@ -110,13 +125,18 @@ class Place:
 
 
 def workspace(root: Path) -> Place:
-    """The workspace at `root`. Raises CannotCheck where that is no repository of this pipeline that DVC can read."""
+    """The workspace at `root`.
+
+    Raises CannotCheck where that is no repository of this pipeline that DVC can read.
+    """
     if not (root / "dvc.yaml").is_file() or not (root / ".dvc").is_dir():
         missing = "dvc.yaml" if not (root / "dvc.yaml").is_file() else ".dvc/"
         raise CannotCheck(
-            root.name or str(root), expected="the root of a repository of this pipeline", found=f"no {missing}",
+            root.name or str(root),
+            expected="the root of a repository of this pipeline",
+            found=f"no {missing}",
             remedy="Change to the repository's root, or name it.",
-        )  # fmt: skip
+        )
     dvc_config(root)
     return Place("workspace", Snapshot(root))
 
@@ -133,9 +153,11 @@ def _in_git(root: Path) -> bool:
 
 def _no_git(root: Path) -> CannotCheck:
     return CannotCheck(
-        root.name or str(root), expected="a git repository around dvc.yaml", found="none",
+        root.name or str(root),
+        expected="a git repository around dvc.yaml",
+        found="none",
         remedy="Change to the root of the clone.",
-    )  # fmt: skip
+    )
 
 
 def experiments(root: Path) -> dict[str, str]:
@@ -147,17 +169,30 @@ def revisions(root: Path) -> Iterator[Place]:
     """Every commit that changed dvc.lock, newest first (HEAD, branches, tags), and every DVC experiment."""
     for name, commit in experiments(root).items():
         yield Place(f"experiment {name}", Snapshot(root, commit))
-    listed = git("-C", str(root), "log", "--branches", "--tags", "--remotes", "HEAD", "--format=%H", "--", "dvc.lock")
+    listed = git(
+        "-C",
+        str(root),
+        "log",
+        "--branches",
+        "--tags",
+        "--remotes",
+        "HEAD",
+        "--format=%H",
+        "--",
+        "dvc.lock",
+    )
     for commit in (listed or "").splitlines():
         yield Place(f"commit {commit[:12]}", Snapshot(root, commit))
 
 
 def find(target: str | None, root: Path, mlflow: bool = True, committed: bool = False) -> Place:
-    """What a user means: None (the workspace), a git revision, a DVC experiment, or a run's id (MLflow's or ours).
+    """What a user means.
 
-    run.json names its own run, so that a stage's id is found without MLflow. A pipeline row's is in no file: that one
-    is looked up there. With `committed` only what git holds counts. Raises CannotCheck where it is none of them, or
-    where one name means two commits.
+    None (the workspace), a git revision, a DVC experiment, or a run's id (MLflow's or ours).
+
+    run.json names its own run, so that a stage's id is found without MLflow. A pipeline row's is in
+    no file: that one is looked up there. With `committed` only what git holds counts. Raises
+    CannotCheck where it is none of them, or where one name means two commits.
     """
     here = workspace(root)
     if target is None:
@@ -173,32 +208,52 @@ def find(target: str | None, root: Path, mlflow: bool = True, committed: bool = 
     if place is None:
         found = "none of that name" if _in_git(root) else "no git repository here"
         raise CannotCheck(
-            target, expected="an MLflow run id, a git revision or a DVC experiment",
+            target,
+            expected="an MLflow run id, a git revision or a DVC experiment",
             found=found + (_forgotten(target) if mlflow else ""),
             remedy="`dvc exp list --all` and `git log --all -- dvc.lock` show what there is; "
             "another clone's runs are named there.",
-        )  # fmt: skip
+        )
     return place
 
 
 def _named(target: str, root: Path) -> Place | None:
     """A git revision, or a DVC experiment's name."""
-    commit = git("-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{target}^{{commit}}")
+    commit = git(
+        "-C",
+        str(root),
+        "rev-parse",
+        "--verify",
+        "--quiet",
+        "--end-of-options",
+        f"{target}^{{commit}}",
+    )
     named = {ref: at for ref, at in experiment_refs(root).items() if ref.endswith(f"/{target}")}
     meant = {commit: "git revision"} if commit else {}
     for ref, at in named.items():
         meant.setdefault(at, f"experiment on {''.join(ref.split('/')[2:4])[:7]}")
     if len(meant) > 1:
         raise CannotCheck(
-            target, expected="one commit of this name",
-            found=f"{len(meant)}: " + ", ".join(f"{at[:12]} ({what})" for at, what in meant.items()),
+            target,
+            expected="one commit of this name",
+            found=f"{len(meant)}: "
+            + ", ".join(f"{at[:12]} ({what})" for at, what in meant.items()),
             remedy="Give the commit instead.",
-        )  # fmt: skip
-    return next((Place(f"{'experiment' if named else 'revision'} {target}", Snapshot(root, at)) for at in meant), None)
+        )
+    return next(
+        (
+            Place(f"{'experiment' if named else 'revision'} {target}", Snapshot(root, at))
+            for at in meant
+        ),
+        None,
+    )
 
 
 def _places(here: Place, committed: bool) -> Iterator[Place]:
-    """Where to look for a run: the workspace, then commits from the oldest on (the one that made it), experiments."""
+    """Where to look for a run.
+
+    The workspace, then commits from the oldest on (the one that made it), experiments.
+    """
     if not committed:
         yield here
     yield from reversed(list(revisions(here.snapshot.root)))
@@ -224,25 +279,45 @@ def _of_row(run: str, here: Place, committed: bool) -> Place | None:
         return None
     tags, root = found["tags"], here.snapshot.root
     if tags.get("regrpo.kind") == "reproduction":
-        return Place(f"commit {tags['regrpo.revision'][:12]}", Snapshot(root, tags["regrpo.revision"]),
-                     tags.get("regrpo.reproduces"))  # fmt: skip
-    stages = {name.removeprefix("regrpo.stage."): at for name, at in tags.items() if name.startswith("regrpo.stage.")}
+        return Place(
+            f"commit {tags['regrpo.revision'][:12]}",
+            Snapshot(root, tags["regrpo.revision"]),
+            tags.get("regrpo.reproduces"),
+        )
+    stages = {
+        name.removeprefix("regrpo.stage."): at
+        for name, at in tags.items()
+        if name.startswith("regrpo.stage.")
+    }
     for place in _places(here, committed) if stages else ():
         records = {record["stage"]: record for record in loose_records(place.snapshot)}
-        ids = {stage: (record.get("run"), record.get("mlflow_run_id")) for stage, record in records.items()}
+        ids = {
+            stage: (record.get("run"), record.get("mlflow_run_id"))
+            for stage, record in records.items()
+        }
         if all(at in ids.get(stage, ()) for stage, at in stages.items()):
             return replace(place, mlflow_run_id=run)
     experiment = tags.get("regrpo.experiment")
-    why = f"its DVC experiment {experiment!r} was removed" if experiment else "its results were never committed here"
+    why = (
+        f"its DVC experiment {experiment!r} was removed"
+        if experiment
+        else "its results were never committed here"
+    )
     raise CannotCheck(
-        run, expected="a commit that holds the run's dvc.lock and run.json files",
-        found=f"none: {why}" if stages else f"none: it is no run of a pipeline ({tags.get('regrpo.kind', 'foreign')})",
+        run,
+        expected="a commit that holds the run's dvc.lock and run.json files",
+        found=f"none: {why}"
+        if stages
+        else f"none: it is no run of a pipeline ({tags.get('regrpo.kind', 'foreign')})",
         remedy="Commit dvc.lock and reports/ after a run (or `dvc exp branch NAME BRANCH`), in the run's repository.",
-    )  # fmt: skip
+    )
 
 
 def _forgotten(name: str) -> str:
-    """What MLflow remembers of a DVC experiment of this name; silent where there is no store to ask."""
+    """What MLflow remembers of a DVC experiment of this name.
+
+    Silent where there is no store to ask.
+    """
     with contextlib.suppress(CannotCheck):
         if re.fullmatch(r"[\w.-]+", name):
             with address.reading() as store:
@@ -271,17 +346,27 @@ def record_bytes(snapshot: Snapshot) -> dict[str, bytes]:
     """{stage: run.json's bytes}; of a revision with one git process for all."""
     paths = {stage: f"reports/{stage}/run.json" for stage in STAGES}
     if snapshot.revision is None:
-        return {stage: data for stage, path in paths.items() if (data := snapshot.read(path)) is not None}
+        return {
+            stage: data
+            for stage, path in paths.items()
+            if (data := snapshot.read(path)) is not None
+        }
     read = read_many(snapshot.root, [snapshot.revision], list(paths.values()))[snapshot.revision]
     return {stage: data for stage, path in paths.items() if (data := read[path]) is not None}
 
 
-def read_many(root: Path, commits: Sequence[str], paths: Sequence[str]) -> dict[str, dict[str, bytes | None]]:
+def read_many(
+    root: Path, commits: Sequence[str], paths: Sequence[str]
+) -> dict[str, dict[str, bytes | None]]:
     """{commit: {path: bytes, None where it is not there}}, with one git process for all."""
     commits = list(dict.fromkeys(commits))
     asked = "".join(f"{commit}:./{path}\n" for commit in commits for path in paths).encode()
     command = ["git", "-C", str(root), "cat-file", "--batch"]
-    answer = io.BytesIO(subprocess.run(command, input=asked, capture_output=True, check=False).stdout if asked else b"")
+    answer = io.BytesIO(
+        subprocess.run(command, input=asked, capture_output=True, check=False).stdout
+        if asked
+        else b""
+    )
     found: dict[str, dict[str, bytes | None]] = {}
     for commit in commits:
         for path in paths:
@@ -310,41 +395,61 @@ def safe_lock(snapshot: Snapshot) -> dict[str, Any]:
         return lock
     except (YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CannotCheck(
-            "dvc.lock", expected="DVC's lock file", found=f"a corrupted one ({' '.join(str(error).split())[:120]})",
+            "dvc.lock",
+            expected="DVC's lock file",
+            found=f"a corrupted one ({' '.join(str(error).split())[:120]})",
             remedy="Restore it with git.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def read_records(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     """Each stage's record at a revision, in running order, checked against dvc.lock.
 
-    Raises CannotCheck where results were not committed, or a record cannot be read or is not the one dvc.lock knows.
+    Raises CannotCheck where results were not committed, or a record cannot be read or is not the
+    one dvc.lock knows.
     """
     from ruamel.yaml import YAML
 
     where = (snapshot.revision or "workspace")[:10]
     remedy = "Name a commit that holds a finished run (`git log --oneline --all -- dvc.lock`), or commit the results."
     try:
-        declared = list(YAML(typ="safe").load((snapshot.read("dvc.yaml") or b"").decode())["stages"])
+        declared = list(
+            YAML(typ="safe").load((snapshot.read("dvc.yaml") or b"").decode())["stages"]
+        )
         lock = snapshot.lock()["stages"]
     except Exception as error:  # YAML's many, and KeyError or TypeError for another shape
         found = f"none that can be read ({type(error).__name__})"
-        raise CannotCheck(where, expected="a pipeline's dvc.yaml and dvc.lock", found=found, remedy=remedy) from error
-    missing = [name for name in declared if name not in lock or snapshot.read(f"reports/{name}/run.json") is None]
+        raise CannotCheck(
+            where, expected="a pipeline's dvc.yaml and dvc.lock", found=found, remedy=remedy
+        ) from error
+    missing = [
+        name
+        for name in declared
+        if name not in lock or snapshot.read(f"reports/{name}/run.json") is None
+    ]
     if missing:
         found = f"none of {', '.join(missing)}: results that were never committed, or of a pipeline that did not finish"
-        raise CannotCheck(where, expected="dvc.lock and a run.json of every stage", found=found, remedy=remedy)
-    return {name: _whole_record(snapshot, name, lock[name], f"{where}:reports/{name}/run.json") for name in declared}
+        raise CannotCheck(
+            where, expected="dvc.lock and a run.json of every stage", found=found, remedy=remedy
+        )
+    return {
+        name: _whole_record(snapshot, name, lock[name], f"{where}:reports/{name}/run.json")
+        for name in declared
+    }
 
 
-def _whole_record(snapshot: Snapshot, stage: str, entry: dict[str, Any], where: str) -> dict[str, Any]:
+def _whole_record(
+    snapshot: Snapshot, stage: str, entry: dict[str, Any], where: str
+) -> dict[str, Any]:
     data = snapshot.read(f"reports/{stage}/run.json") or b""
     record = parse_record(data, where)[1]
     known = {out["path"]: out["md5"] for out in entry.get("outs", [])}
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     if known.get(f"reports/{stage}/run.json") != md5 or record["key"] != stage_key(entry):
         raise CannotCheck(
-            where, expected="the record that dvc.lock knows", found="another one: it was altered, or is of another run",
+            where,
+            expected="the record that dvc.lock knows",
+            found="another one: it was altered, or is of another run",
             remedy="Restore the file from another commit, or name one whose records are whole.",
-        )  # fmt: skip
+        )
     return {"mlflow_run_id": None} | record

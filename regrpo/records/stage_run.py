@@ -1,6 +1,7 @@
 """Observer: the frame around each executed stage, and its record (reports/<stage>/run.json).
 
-Nothing here changes what a stage computes; a test runs the pipeline without it and compares every other output.
+Nothing here changes what a stage computes; a test runs the pipeline without it and compares every
+other output.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ P = TypeVar("P", bound=profiles.Section)
 def environment() -> dict[str, Any]:
     """Every installed distribution, Python, system and device, with a SHA-256 over them (`sha256`)."""
     facts = {
-        "packages": {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions() if d.name},
+        "packages": {
+            d.name.lower().replace("_", "-"): d.version for d in metadata.distributions() if d.name
+        },
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": hardware.cpu_model(),
@@ -51,14 +54,18 @@ def code_state() -> tuple[dict[str, Any], str]:
 
     Untracked files count as changes. Without a git repository the revision and the flag are None.
     """
-    revision = git("rev-parse", "--verify", os.environ.get("DVC_EXP_BASELINE_REV", "HEAD") + "^{commit}")
+    revision = git(
+        "rev-parse", "--verify", os.environ.get("DVC_EXP_BASELINE_REV", "HEAD") + "^{commit}"
+    )
     if revision is None:
         return {"revision": None, "dirty": None, "diff_sha256": None}, ""
     parts = [git("--no-optional-locks", "diff", revision, "--", *CODE) or ""]
     untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--", *CODE) or ""
     for name in filter(None, untracked.split("\0")):
         # `git diff --no-index` answers 1 for "differs".
-        shown = subprocess.run(["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False)
+        shown = subprocess.run(
+            ["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False
+        )
         parts.append(shown.stdout.decode(errors="replace").strip())
     diff = "\n".join(part for part in parts if part)
     digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
@@ -66,9 +73,15 @@ def code_state() -> tuple[dict[str, Any], str]:
 
 
 def fingerprint(path: str) -> dict[str, Any]:
-    """{path, sha256, size}, and for a folder `files`, {path: SHA-256}; its own SHA-256 is over their canonical JSON."""
+    """{path, sha256, size}, and for a folder `files`, {path.
+
+    SHA-256}; its own SHA-256 is over their canonical JSON.
+    """
     root = Path(path)
-    listing = [(file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size) for file in files_in(root)]
+    listing = [
+        (file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size)
+        for file in files_in(root)
+    ]
     size = sum(item[2] for item in listing)
     if root.is_file():
         return {"path": path, "sha256": listing[0][1], "size": size}
@@ -100,7 +113,10 @@ class Run(Generic[P]):
         self._journal.metrics(values, step)
 
     def checkpoint_folder(self, device: str) -> Path:
-        """Where this very stage key leaves checkpoints to resume from: in this environment, on this device."""
+        """Where this very stage key leaves checkpoints to resume from.
+
+        In this environment, on this device.
+        """
         identity = files.sha256_json([self._key, environment()["sha256"], device])
         return dvc_root() / ".checkpoints" / f"{self.stage}-{identity[:24]}"
 
@@ -133,12 +149,16 @@ def require_checked_profile() -> None:
 
 @contextlib.contextmanager
 def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
-    """A stage's frame: profile checked, parameters parsed, run journalled, run.json written, errors told in one line.
+    """A stage's frame.
 
-    Exits with the error's own code for a RegrpoError; any other exception is a fault of ours and keeps its traceback.
+    Profile checked, parameters parsed, run journalled, run.json written, errors told in one line.
+
+    Exits with the error's own code for a RegrpoError; any other exception is a fault of ours and
+    keeps its traceback.
     """
     journal: Journal | None = None
-    # DVC passes SIGTERM on by leaving the stage alive; one that reaches us ends the run as KILLED, not as an orphan.
+    # DVC passes SIGTERM on by leaving the stage alive; one that reaches us ends the run as KILLED,
+    # not as an orphan.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     status = "FAILED"
     try:
@@ -174,7 +194,10 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
             traceback.print_exc()
         else:
             found = f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
-            print(f"{name}: expected room on the disk; found {found}. Free some, and run `dvc repro`.", file=sys.stderr)
+            print(
+                f"{name}: expected room on the disk; found {found}. Free some, and run `dvc repro`.",
+                file=sys.stderr,
+            )
         sys.exit(CannotCheck.exit_code)
     except Exception:
         traceback.print_exc()
@@ -216,7 +239,10 @@ def _utc(seconds: float) -> str:
 
 
 def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
-    """run.json's one element: what may differ from the next execution, and what this one read and wrote."""
+    """run.json's one element.
+
+    What may differ from the next execution, and what this one read and wrote.
+    """
     entry, name = facts["entry"], facts["stage"]
     own = f"reports/{name}/run.json"
     declared = profiles.read_yaml(Path("dvc.yaml"))["stages"][name]
@@ -245,7 +271,10 @@ def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
 
 
 def _keep_reports(journal: Journal, name: str) -> None:
-    """Copy the stage's report files to the journal: a temporary experiment workspace is gone when MLflow is told."""
+    """Copy the stage's report files to the journal.
+
+    A temporary experiment workspace is gone when MLflow is told.
+    """
     folder = Path("reports") / name
     for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
         if file.is_file() and file.name not in (".gitignore", "run.json"):

@@ -1,7 +1,9 @@
-"""What the model card is made of: facts read from the pipeline's files, and the small pieces of Markdown they become.
+"""What the model card is made of.
 
-Text that comes from data or completions goes through `code`, `fence` or `literal`, so that it can be no markup; what
-varies from run to run is in `this_run` alone.
+Facts read from the pipeline's files, and the small pieces of Markdown they become.
+
+Text that comes from data or completions goes through `code`, `fence` or `literal`, so that it can
+be no markup; what varies from run to run is in `this_run` alone.
 """
 
 from __future__ import annotations
@@ -31,14 +33,27 @@ RECORDED = STAGES[:-1]
 """The stages that come before the card, whose run.json it reads."""
 PICTURES = (Path("reports/grpo/curves.png"), Path("reports/evaluate/comparison.png"))
 CONFIG_CLASSES = {
-    stage: ("transformers.training_args:TrainingArguments", "trl.trainer.base_config:_BaseConfig", own)
-    for stage, own in (("sft", "trl.trainer.sft_config:SFTConfig"), ("grpo", "trl.trainer.grpo_config:GRPOConfig"))
+    stage: (
+        "transformers.training_args:TrainingArguments",
+        "trl.trainer.base_config:_BaseConfig",
+        own,
+    )
+    for stage, own in (
+        ("sft", "trl.trainer.sft_config:SFTConfig"),
+        ("grpo", "trl.trainer.grpo_config:GRPOConfig"),
+    )
 }
 """Where the defaults of each trainer's settings stand; later classes override earlier ones."""
 FRAMEWORKS = {
-    "TRL": "trl", "Transformers": "transformers", "PyTorch": "torch", "Datasets": "datasets",
-    "Tokenizers": "tokenizers", "PEFT": "peft", "Accelerate": "accelerate", "lm-eval": "lm-eval",
-}  # fmt: skip
+    "TRL": "trl",
+    "Transformers": "transformers",
+    "PyTorch": "torch",
+    "Datasets": "datasets",
+    "Tokenizers": "tokenizers",
+    "PEFT": "peft",
+    "Accelerate": "accelerate",
+    "lm-eval": "lm-eval",
+}
 UNKNOWN = "not available"
 ROLES = ("headline", "main", "sampled", "control", "format", "custom", "stock")
 MODELS = ("base", "sft", "grpo")
@@ -48,7 +63,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything the card is rendered from; `example` is the first evaluation question, `samples` its completions."""
+    """Everything the card is rendered from.
+
+    `example` is the first evaluation question, `samples` its completions.
+    """
 
     dataset: Json
     base: Json
@@ -92,7 +110,10 @@ class Facts:
         return self.section(stage).get(key, library_defaults(stage).get(key))
 
     def adapter(self, stage: str) -> str | None:
-        """The folder of the LoRA adapter that a stage trained; None where it trained all weights, or none."""
+        """The folder of the LoRA adapter that a stage trained.
+
+        None where it trained all weights, or none.
+        """
         trained = stage != "sft" or self.sft["steps"]
         return f"models/{stage}/adapter" if trained and self.section(stage).get("lora") else None
 
@@ -104,7 +125,8 @@ class Facts:
 def read_facts() -> Facts:
     """Read the pipeline's files in the current folder.
 
-    Raises CannotCheck for a missing one, Refused where the records do not fit together (the card would mix two models).
+    Raises CannotCheck for a missing one, Refused where the records do not fit together (the card
+    would mix two models).
     """
     reports = Path("reports")
     paths = {
@@ -121,26 +143,46 @@ def read_facts() -> Facts:
     for path in (*paths.values(), *records.values(), *tables, *PICTURES):
         if not path.exists():
             remedy = "Run `dvc repro` (or `dvc checkout`)."
-            raise CannotCheck(str(path), expected="what an earlier stage wrote", found="nothing there", remedy=remedy)
+            raise CannotCheck(
+                str(path),
+                expected="what an earlier stage wrote",
+                found="nothing there",
+                remedy=remedy,
+            )
     contents = {name: files.read_json(path) for name, path in paths.items()}
     runs = {stage: files.read_json(path)[0] for stage, path in records.items()}
     require_one_chain(runs)
     row = files.read_parquet(tables[0]).iloc[0]
-    prompt = row["prompt"] if isinstance(row["prompt"], str) else [dict(message) for message in row["prompt"]]
+    prompt = (
+        row["prompt"]
+        if isinstance(row["prompt"], str)
+        else [dict(message) for message in row["prompt"]]
+    )
     if contents["dataset"].get("max_prompt_tokens"):
         prompt = Cutter(contents["dataset"], Path("models/grpo"))([prompt])[0]
     frame = files.read_parquet(tables[1])
-    frame = frame[(frame["task"] == contents["evaluation"].get("headline")) & (frame["id"] == row["id"])]
+    frame = frame[
+        (frame["task"] == contents["evaluation"].get("headline")) & (frame["id"] == row["id"])
+    ]
     samples = dict(zip(frame["model"], frame["completion"].map(str), strict=True))
-    return Facts(**contents, runs=runs, example={"prompt": prompt, "answer": row["answer"]}, samples=samples)
+    return Facts(
+        **contents, runs=runs, example={"prompt": prompt, "answer": row["answer"]}, samples=samples
+    )
 
 
 def require_one_chain(runs: Mapping[str, Json]) -> None:
     """Refused where a stage read other bytes than its predecessor wrote, or models/grpo is not what grpo wrote."""
-    written = {path: (digest, stage) for stage in RECORDED for path, digest in digests(runs[stage]["outputs"])}
+    written = {
+        path: (digest, stage)
+        for stage in RECORDED
+        for path, digest in digests(runs[stage]["outputs"])
+    }
     read = ((stage, *item) for stage in RECORDED for item in digests(runs[stage]["inputs"]))
-    present = (("model_card", path, files.sha256(Path(path)) if Path(path).exists() else "no file")
-               for path in written if path.startswith("models/grpo/"))  # fmt: skip
+    present = (
+        ("model_card", path, files.sha256(Path(path)) if Path(path).exists() else "no file")
+        for path in written
+        if path.startswith("models/grpo/")
+    )
     for reader, path, found in (*read, *present):
         expected, writer = written.get(path, (found, ""))
         if found != expected:
@@ -156,12 +198,16 @@ def digests(artifacts: Sequence[Json]) -> Iterator[tuple[str, str]]:
     """(path, SHA-256) of each file in a record's inputs or outputs, folders file by file."""
     for artifact in artifacts:
         if "files" in artifact:
-            yield from ((f"{artifact['path']}/{name}", digest) for name, digest in sorted(artifact["files"].items()))
+            yield from (
+                (f"{artifact['path']}/{name}", digest)
+                for name, digest in sorted(artifact["files"].items())
+            )
         else:
             yield artifact["path"], artifact["sha256"]
 
 
-# Text ---------------------------------------------------------------------------------------------------------------
+# Text ---------------------------------------------------------------------------------------------
+# ------------------
 
 
 def visible(text: object, limit: int = 2000) -> str:
@@ -171,7 +217,9 @@ def visible(text: object, limit: int = 2000) -> str:
     """
     shown = str(text).expandtabs(4)
     shown = shown if len(shown) <= limit else shown[:limit] + " […]"
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in shown).replace("<!--", "<! --")
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in shown).replace(
+        "<!--", "<! --"
+    )
 
 
 def prose(text: object) -> str:
@@ -185,7 +233,11 @@ def code(text: object) -> str:
     line = " ".join(visible(text, 300).split("\n"))
     if line and line == line.strip() and not set(line) & set("`|\\"):
         return f"`{line}`"
-    return "<code>" + "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in line) + "</code>"
+    return (
+        "<code>"
+        + "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in line)
+        + "</code>"
+    )
 
 
 def fence(text: str, language: str = "") -> str:
@@ -199,11 +251,15 @@ def literal(value: object) -> str:
     return pprint.pformat(value, width=100, sort_dicts=False).replace("<!--", "<!\\x2d-")
 
 
-# Numbers ------------------------------------------------------------------------------------------------------------
+# Numbers ------------------------------------------------------------------------------------------
+# ------------------
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Thousands separated; a fraction with `digits` decimals, or digits where it is small; "not available" for None."""
+    """Thousands separated; a fraction with `digits` decimals, or digits where it is small.
+
+    "not available" for None.
+    """
     if value is None:
         return UNKNOWN
     if isinstance(value, int):
@@ -217,7 +273,13 @@ def score(value: float, kind: str) -> str:
 
 
 def interval(bounds: Sequence[float], kind: str, sign: str = "") -> str:
-    return "[" + ", ".join(f"{100 * b:{sign}.1f}" if kind == "binary" else f"{b:{sign}.4g}" for b in bounds) + "]"
+    return (
+        "["
+        + ", ".join(
+            f"{100 * b:{sign}.1f}" if kind == "binary" else f"{b:{sign}.4g}" for b in bounds
+        )
+        + "]"
+    )
 
 
 def estimate(entry: Json | None, kind: str) -> str:
@@ -234,7 +296,11 @@ def change(difference: float, bounds: Sequence[float], kind: str) -> str:
 def size(difference: float | None, kind: str) -> str:
     """A difference without sign, shares in percentage points."""
     return (
-        UNKNOWN if difference is None else f"{100 * difference:.1f} points" if kind == "binary" else f"{difference:.4g}"
+        UNKNOWN
+        if difference is None
+        else f"{100 * difference:.1f} points"
+        if kind == "binary"
+        else f"{difference:.4g}"
     )
 
 
@@ -244,7 +310,11 @@ def p_value(p: float | None) -> str:
 
 def distinguishable(bounds: Sequence[float]) -> str:
     """Whether a 95 % confidence interval leaves zero out, in words."""
-    return "not distinguishable from zero" if bounds[0] <= 0 <= bounds[1] else "distinguishable from zero"
+    return (
+        "not distinguishable from zero"
+        if bounds[0] <= 0 <= bounds[1]
+        else "distinguishable from zero"
+    )
 
 
 def steps(numbers: Sequence[int]) -> str:
@@ -259,7 +329,8 @@ def steps(numbers: Sequence[int]) -> str:
     return ", ".join(shown if len(shown) <= 8 else [*shown[:6], "…", shown[-1]])
 
 
-# Sections -----------------------------------------------------------------------------------------------------------
+# Sections -----------------------------------------------------------------------------------------
+# ------------------
 
 
 def hub_link(repo: str, kind: str = "") -> str:
@@ -275,13 +346,19 @@ def origin(base: Json) -> str:
         return f"weights made from scratch ({prose(base['revision'])}; there is no published base model)"
     if base["kind"] == "gguf":
         return f"{code(base['source'])} (SHA-256 {code(base['revision'])}), dequantised"
-    copied = f", a copy of {hub_link(base['published_as'])} as the profile says" if base.get("published_as") else ""
+    copied = (
+        f", a copy of {hub_link(base['published_as'])} as the profile says"
+        if base.get("published_as")
+        else ""
+    )
     return f"the {code(base['source'])}{copied} (its files' SHA-256 are in the lineage below)"
 
 
 @cache
 def library_defaults(stage: str) -> Json:
-    """The defaults of the trainer's configuration class, read from its source: importing it costs five seconds.
+    """The defaults of the trainer's configuration class, read from its source.
+
+    Importing it costs five seconds.
 
     A default that is no literal (a factory, a name) is absent; a field without one, too.
     """
@@ -291,21 +368,44 @@ def library_defaults(stage: str) -> Json:
         package, *rest = module.split(".")
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise CannotCheck(package, expected="the package installed", found="nothing", remedy="Run `make install`.")
-        source = Path(spec.submodule_search_locations[0]).joinpath(*rest).with_suffix(".py").read_text(encoding="utf-8")
-        found = next(n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == class_name)
+            raise CannotCheck(
+                package,
+                expected="the package installed",
+                found="nothing",
+                remedy="Run `make install`.",
+            )
+        source = (
+            Path(spec.submodule_search_locations[0])
+            .joinpath(*rest)
+            .with_suffix(".py")
+            .read_text(encoding="utf-8")
+        )
+        found = next(
+            n
+            for n in ast.parse(source).body
+            if isinstance(n, ast.ClassDef) and n.name == class_name
+        )
         for node in found.body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                keywords = {k.arg: k.value for k in node.value.keywords} if isinstance(node.value, ast.Call) else {}
+                keywords = (
+                    {k.arg: k.value for k in node.value.keywords}
+                    if isinstance(node.value, ast.Call)
+                    else {}
+                )
                 try:
-                    defaults[node.target.id] = ast.literal_eval(keywords.get("default", node.value or ast.Name("_")))
+                    defaults[node.target.id] = ast.literal_eval(
+                        keywords.get("default", node.value or ast.Name("_"))
+                    )
                 except ValueError:
                     defaults.pop(node.target.id, None)
     return defaults
 
 
 def quick_start(facts: Facts) -> str:
-    """A snippet that runs as written from the repository's root: the first evaluation question, greedy."""
+    """A snippet that runs as written from the repository's root.
+
+    The first evaluation question, greedy.
+    """
     lines = (
         "from transformers import pipeline",
         "",
@@ -332,16 +432,24 @@ def determinism(facts: Facts) -> str:
             said.append(f"{stage}: {', '.join(map(code, turned_on))}")
         elif facts.section(stage).get("deterministic"):
             said.append(f"{stage}: nothing to turn on, it ran without CUDA")
-    return f"Deterministic mode — {'; '.join(said)}." if said else "Deterministic mode (for CUDA) was not asked for."
+    return (
+        f"Deterministic mode — {'; '.join(said)}."
+        if said
+        else "Deterministic mode (for CUDA) was not asked for."
+    )
 
 
 def gain_words(facts: Facts) -> str | None:
-    """GRPO's gain on the headline task, split by the control that opens the reasoning; None where not measured."""
+    """GRPO's gain on the headline task, split by the control that opens the reasoning.
+
+    None where not measured.
+    """
     gain, headline = facts.evaluation.get("gain"), facts.headline
     if not gain or not headline:
         return None
     total, elicited, learned = (
-        change(gain[part], gain[f"{part}_ci95"], headline["kind"]) for part in ("total", "elicited", "learned")
+        change(gain[part], gain[f"{part}_ci95"], headline["kind"])
+        for part in ("total", "elicited", "learned")
     )
     if gain["elicited_ci95"][0] <= 0:  # no thinking to open: nothing is there to be split
         return None
@@ -356,10 +464,15 @@ def gain_words(facts: Facts) -> str | None:
 def pairs(task: Json) -> str:
     """A task's paired comparisons as a table."""
     kind = task["kind"]
-    lines = ["| from → to | difference | McNemar p | gained / lost | detectable |", "|---|---|---|---|---|"]
+    lines = [
+        "| from → to | difference | McNemar p | gained / lost | detectable |",
+        "|---|---|---|---|---|",
+    ]
     for name, pair in sorted(task["pairs"].items(), key=lambda item: PAIRS.index(item[0])):
         difference = change(pair["difference"], pair["ci95"], kind)
-        flips = "—" if pair["gained"] is None else f"{number(pair['gained'])} / {number(pair['lost'])}"
+        flips = (
+            "—" if pair["gained"] is None else f"{number(pair['gained'])} / {number(pair['lost'])}"
+        )
         cells = (name.replace("_", " → "), difference, p_value(pair["p_mcnemar"]), flips)
         lines.append(f"| {' | '.join(cells)} | {size(pair['minimum_detectable_effect'], kind)} |")
     return "\n".join(lines)
@@ -371,7 +484,10 @@ def names(items: Sequence[object]) -> str:
 
 
 def settings(facts: Facts, stage: str) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """((key, value, the library's default) for each setting that is not the default; the keys set to the default)."""
+    """((key, value, the library's default) for each setting that is not the default.
+
+    The keys set to the default).
+    """
     defaults = library_defaults(stage)
     different, same = [], []
     for key, value in sorted(facts.section(stage).items()):
@@ -386,30 +502,48 @@ def settings(facts: Facts, stage: str) -> tuple[list[tuple[str, str, str]], list
 def brought_in(facts: Facts) -> dict[str, str]:
     """SHA-256 of the folders that the user filled (data/raw, models/raw), where they hold anything."""
     inputs = [one for stage in ("prepare", "base_model") for one in facts.runs[stage]["inputs"]]
-    raw = [one for one in inputs if one["path"] in ("data/raw", "models/raw") and set(one["files"]) - {"README.md"}]
+    raw = [
+        one
+        for one in inputs
+        if one["path"] in ("data/raw", "models/raw") and set(one["files"]) - {"README.md"}
+    ]
     return {one["path"]: one["sha256"] for one in raw}
 
 
 def artifacts(facts: Facts) -> list[tuple[str, str, str]]:
     """(path, SHA-256, stage) of everything brought in or written, in running order."""
-    written = [(one["path"], one["sha256"], stage) for stage in RECORDED for one in facts.runs[stage]["outputs"]]
+    written = [
+        (one["path"], one["sha256"], stage)
+        for stage in RECORDED
+        for one in facts.runs[stage]["outputs"]
+    ]
     return [(path, digest, "brought in") for path, digest in brought_in(facts).items()] + written
 
 
 def checksums(facts: Facts) -> str:
     """The artifacts file by file, in the form that `sha256sum --check` reads."""
     return "\n".join(
-        f"{digest}  {path}" for stage in RECORDED for path, digest in digests(facts.runs[stage]["outputs"])
+        f"{digest}  {path}"
+        for stage in RECORDED
+        for path, digest in digests(facts.runs[stage]["outputs"])
     )
 
 
 def graph(facts: Facts) -> str:
-    """The pipeline as a Mermaid flowchart: an edge where a stage read what another wrote, short hashes in the nodes."""
+    """The pipeline as a Mermaid flowchart.
+
+    An edge where a stage read what another wrote, short hashes in the nodes.
+    """
 
     def label(*lines: str) -> str:
-        return "<br/>".join(re.sub(r"[^\w ./:+-]", lambda c: f"#{ord(c[0])};", visible(line, 60)) for line in lines)
+        return "<br/>".join(
+            re.sub(r"[^\w ./:+-]", lambda c: f"#{ord(c[0])};", visible(line, 60)) for line in lines
+        )
 
-    main = {"validate": "reports/validate/verdict.json", "evaluate": "reports/evaluate/metrics.json"}
+    main = {
+        "validate": "reports/validate/verdict.json",
+        "evaluate": "reports/evaluate/metrics.json",
+    }
     nodes = [f'  data(["{label(facts.dataset["source"])}"]) --> prepare']
     nodes += [f'  weights(["{label(facts.base["source"])}"]) --> base_model']
     for stage in RECORDED:
@@ -420,17 +554,29 @@ def graph(facts: Facts) -> str:
     for stage in RECORDED:
         before = {owner[path] for path, _ in digests(facts.runs[stage]["inputs"]) if path in owner}
         nodes += [f"  {one} --> {stage}" for one in RECORDED if one in before]
-    return "\n".join(["flowchart TD", *nodes, '  evaluate --> model_card["model_card<br/>this card"]'])
+    return "\n".join(
+        ["flowchart TD", *nodes, '  evaluate --> model_card["model_card<br/>this card"]']
+    )
 
 
 def versions(facts: Facts) -> dict[str, str]:
-    """Framework names and versions, as the grpo stage's record holds them; a build's label (+cpu) left out."""
+    """Framework names and versions, as the grpo stage's record holds them.
+
+    A build's label (+cpu) left out.
+    """
     packages = facts.runs["grpo"]["environment"]["packages"]
-    return {name: packages.get(package, UNKNOWN).partition("+")[0] for name, package in FRAMEWORKS.items()}
+    return {
+        name: packages.get(package, UNKNOWN).partition("+")[0]
+        for name, package in FRAMEWORKS.items()
+    }
 
 
 def seeds(facts: Facts) -> str:
-    return ", ".join(f"{stage} {facts.section(stage)['seed']}" for stage in RECORDED if "seed" in facts.section(stage))
+    return ", ".join(
+        f"{stage} {facts.section(stage)['seed']}"
+        for stage in RECORDED
+        if "seed" in facts.section(stage)
+    )
 
 
 def few_shot_overlap(facts: Facts) -> list[tuple[str, Json]]:
@@ -438,12 +584,17 @@ def few_shot_overlap(facts: Facts) -> list[tuple[str, Json]]:
 
     A dataset is the same by the last part of its name: the hub's, or the format's where files were brought.
     """
-    here = {str(one).rpartition("/")[2] for one in (facts.dataset.get("repo"), facts.dataset["format"]) if one}
+    here = {
+        str(one).rpartition("/")[2]
+        for one in (facts.dataset.get("repo"), facts.dataset["format"])
+        if one
+    }
     drawn = [(name, task.get("few_shot")) for name, task in facts.tasks.items()]
     return [
-        (name, one) for name, one in drawn
+        (name, one)
+        for name, one in drawn
         if one and one["split"].startswith("train") and one["dataset"].rpartition("/")[2] in here
-    ]  # fmt: skip
+    ]
 
 
 def reward(facts: Facts, name: str) -> str:
@@ -452,23 +603,36 @@ def reward(facts: Facts, name: str) -> str:
     if not one:
         return ""
     sides = zip((" + ", " − "), (one["positive"], one["negative"]), strict=True)
-    value = "".join(f"{sign}P({code(label)})" for sign, labels in sides for label in labels).removeprefix(" + ")
-    place = f"{hub_link(one['repo'])} at {code(one['revision'])}" if one["repo"] else f"the {code(one['source'])}"
+    value = "".join(
+        f"{sign}P({code(label)})" for sign, labels in sides for label in labels
+    ).removeprefix(" + ")
+    place = (
+        f"{hub_link(one['repo'])} at {code(one['revision'])}"
+        if one["repo"]
+        else f"the {code(one['source'])}"
+    )
     return f": {value} by {place}, licence {prose(one['license'])}, files' SHA-256 {code(one['sha256'][:12])}"
 
 
-# What varies from run to run ----------------------------------------------------------------------------------------
+# What varies from run to run
+# ----------------------------------------------------------------------------------------
 
 
 def without_varying_block(text: str) -> str:
-    """The card without the lines from the marked block's first to its last: what is the same bytes in every run."""
+    """The card without the lines from the marked block's first to its last.
+
+    What is the same bytes in every run.
+    """
     begin, end = (f"<!-- varies from run to run: {edge} -->\n" for edge in ("begin", "end"))
     before, _, rest = text.partition(begin)
     return before + rest.partition(end)[2]
 
 
 def this_run(facts: Facts) -> Json:
-    """Revision, commands, hardware and one row per stage: for the marked block of the card, and for nothing else."""
+    """Revision, commands, hardware and one row per stage.
+
+    For the marked block of the card, and for nothing else.
+    """
     last = max(facts.runs.values(), key=lambda run: str(run["ended"]))
     revisions = {run["code"]["revision"] for run in facts.runs.values()}
     environments = {run["environment"]["sha256"]: run["environment"] for run in facts.runs.values()}
@@ -491,12 +655,18 @@ def commands(facts: Facts, revision: str | None) -> str:
     simple = [one for one in changed if _is_simple(one)]
     lines = [f"git checkout {revision}"] if revision else []
     lines += [
-        f"# set in {profile} by hand: {visible(one).replace(chr(10), ' ')}" for one in changed if one not in simple
+        f"# set in {profile} by hand: {visible(one).replace(chr(10), ' ')}"
+        for one in changed
+        if one not in simple
     ]
     if simple:
         arguments = " ".join(f"-S {shlex.quote(one)}" for one in [*chosen, *simple])
-        return "\n".join([*lines, "make install", f'PATH="$PWD/.venv/bin:$PATH" dvc exp run {arguments}'])
-    return "\n".join([*lines, "make repro" + (f" PROFILE={shlex.quote(profile)}" if chosen else "")])
+        return "\n".join(
+            [*lines, "make install", f'PATH="$PWD/.venv/bin:$PATH" dvc exp run {arguments}']
+        )
+    return "\n".join(
+        [*lines, "make repro" + (f" PROFILE={shlex.quote(profile)}" if chosen else "")]
+    )
 
 
 def overrides(facts: Facts, revision: str) -> list[str]:
@@ -537,6 +707,11 @@ def _hydra(value: Any) -> str:
 
 
 def _is_simple(override: str) -> bool:
-    """Whether Hydra's grammar takes it as it stands: plain keys (a reward named custom.x:f is none), no escapes."""
+    """Whether Hydra's grammar takes it as it stands.
+
+    Plain keys (a reward named custom.x:f is none), no escapes.
+    """
     key, _, value = override.partition("=")
-    return re.fullmatch(r"([\w./-]+\.ya?ml:)?[+~]?\w+(\.\w+)*", key) is not None and not set(value) & set("\\$\n")
+    return re.fullmatch(r"([\w./-]+\.ya?ml:)?[+~]?\w+(\.\w+)*", key) is not None and not set(
+        value
+    ) & set("\\$\n")

@@ -1,6 +1,9 @@
-"""What the report page shows, as plain data: each stage's state, and what its files say as far as they can be read.
+"""What the report page shows, as plain data.
 
-A pipeline need not be whole: what is missing, out of date or unreadable is said, and the rest is shown.
+Each stage's state, and what its files say as far as they can be read.
+
+A pipeline need not be whole: what is missing, out of date or unreadable is said, and the rest is
+shown.
 """
 
 from __future__ import annotations
@@ -33,11 +36,16 @@ from regrpo.tracking import address
 
 T = TypeVar("T")
 Json = dict[str, Any]
-State = Literal["ran", "cached", "stale", "running", "failed", "killed", "refused", "unreadable", "missing"]
+State = Literal[
+    "ran", "cached", "stale", "running", "failed", "killed", "refused", "unreadable", "missing"
+]
 SHOWN = 4
 """Questions of each kind, and offending rows of each failed check, that the page shows."""
 HASHED = 32 * 2**20
-"""Bytes up to which a dependency is hashed to tell whether it changed; of larger ones the size is compared."""
+"""Bytes up to which a dependency is hashed to tell whether it changed.
+
+Of larger ones the size is compared.
+"""
 
 
 class _Shape(BaseModel):
@@ -90,7 +98,9 @@ class Evaluation(_Shape):
     def shown_tasks(self) -> dict[str, Task]:
         """The headline first, then what stands beside it, controls and other tasks."""
         order = {role: index for index, role in enumerate(ROLES)}
-        return dict(sorted(self.tasks.items(), key=lambda item: (order.get(item[1].role, 9), item[0])))
+        return dict(
+            sorted(self.tasks.items(), key=lambda item: (order.get(item[1].role, 9), item[0]))
+        )
 
 
 class Finding(_Shape):
@@ -129,7 +139,10 @@ class Verdict(_Shape):
     @property
     def splits(self) -> list[tuple[str, int]]:
         """Each split's rows, in the order of their use; verdict.json sorts by name."""
-        return sorted(self.rows.items(), key=lambda one: SPLITS.index(one[0]) if one[0] in SPLITS else len(SPLITS))
+        return sorted(
+            self.rows.items(),
+            key=lambda one: SPLITS.index(one[0]) if one[0] in SPLITS else len(SPLITS),
+        )
 
 
 class Dataset(_Shape):
@@ -151,7 +164,11 @@ class Base(_Shape):
 
 @dataclass
 class Stage:
-    """One stage: its state with the reasons, the run that made its files, and the files (path → whether it is here)."""
+    """One stage.
+
+    Its state with the reasons, the run that made its files, and the files (path → whether it is
+    here).
+    """
 
     name: str
     description: str
@@ -164,7 +181,10 @@ class Stage:
 
 @dataclass
 class Report:
-    """Everything that the page shows; None where a file is missing or unreadable (then `problems` says so)."""
+    """Everything that the page shows.
+
+    None where a file is missing or unreadable (then `problems` says so).
+    """
 
     place: Place
     root: Path
@@ -189,7 +209,10 @@ class Report:
     """How many questions there are of each kind."""
     graph: graph.Graph
     committed: bool
-    """Whether git has these results: a revision, or a workspace whose dvc.lock and records are those of HEAD."""
+    """Whether git has these results.
+
+    A revision, or a workspace whose dvc.lock and records are those of HEAD.
+    """
     mlflow_uri: str
     mlflow_row: str | None
 
@@ -204,7 +227,11 @@ class Report:
     @property
     def last(self) -> Record | None:
         """The record of the stage that ended last."""
-        return max((one.record for one in self.stages if one.record), key=lambda one: one.ended, default=None)
+        return max(
+            (one.record for one in self.stages if one.record),
+            key=lambda one: one.ended,
+            default=None,
+        )
 
 
 def read(place: Place, root: Path) -> Report:
@@ -216,9 +243,11 @@ def read(place: Place, root: Path) -> Report:
     health = reader.json("reports/grpo/health.json", Health.model_validate)
     if not any(stage.record for stage in stages) and not (verdict or evaluation or health):
         raise CannotCheck(
-            place.name, expected="results of at least one stage", found="; ".join(reader.problems[:3]) or "none",
+            place.name,
+            expected="results of at least one stage",
+            found="; ".join(reader.problems[:3]) or "none",
             remedy="Run `make repro` (or `dvc repro`) first.",
-        )  # fmt: skip
+        )
     for stage in stages:
         if stage.name == "validate" and stage.record is None and verdict and not verdict.passed:
             stage.state = "refused"
@@ -275,14 +304,21 @@ class _Reader:
     def __init__(self, place: Place, root: Path) -> None:
         self.place, self.snapshot, self.root = place, place.snapshot, root
         self.problems: list[str] = []
-        self.lock: Json = self.guarded("dvc.lock", lambda: record_module.safe_lock(self.snapshot)) or {"stages": {}}
+        self.lock: Json = self.guarded(
+            "dvc.lock", lambda: record_module.safe_lock(self.snapshot)
+        ) or {"stages": {}}
         declared = self.guarded("dvc.yaml", lambda: self._yaml("dvc.yaml")) or {}
         self.declared: dict[str, Json] = {
-            name: entry for name, entry in (declared.get("stages") or {}).items() if isinstance(entry, dict)
+            name: entry
+            for name, entry in (declared.get("stages") or {}).items()
+            if isinstance(entry, dict)
         }
 
     def guarded(self, where: str, read: Callable[[], T]) -> T | None:
-        """A reading's result; None, and a problem noted, where the content is not what it should be."""
+        """A reading's result.
+
+        None, and a problem noted, where the content is not what it should be.
+        """
         from ruamel.yaml.error import YAMLError
 
         try:
@@ -292,8 +328,18 @@ class _Reader:
         except ValidationError as error:
             first = error.errors()[0]
             self.problems.append(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
-        except (YAMLError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-            self.problems.append(f"{where}: {' '.join(str(error).split())[:160] or type(error).__name__}")
+        except (
+            YAMLError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            OSError,
+        ) as error:
+            self.problems.append(
+                f"{where}: {' '.join(str(error).split())[:160] or type(error).__name__}"
+            )
         return None
 
     def _yaml(self, path: str) -> Json:
@@ -319,21 +365,34 @@ class _Reader:
         section = self.snapshot.params().get("model_card") if self.lock["stages"] else None
         if section is None and (profile := self.profile()):
             section = (self.guarded(profile, partial(self._yaml, profile)) or {}).get("model_card")
-        return str(section["model_name"]) if isinstance(section, dict) and section.get("model_name") else "regrpo"
+        return (
+            str(section["model_name"])
+            if isinstance(section, dict) and section.get("model_name")
+            else "regrpo"
+        )
 
-    # --- stages -----------------------------------------------------------------------------------------------------
+    # --- stages -----------------------------------------------------------------------------------
 
     def stages(self) -> tuple[list[Stage], Told | None, float | None]:
-        """The stages in running order; the last journal of the newest execution here, and when that one began."""
+        """The stages in running order.
+
+        The last journal of the newest execution here, and when that one began.
+        """
         records = {
             name: self.guarded(
-                f"reports/{name}/run.json", partial(record_module.parse_record, data, f"reports/{name}/run.json")
+                f"reports/{name}/run.json",
+                partial(record_module.parse_record, data, f"reports/{name}/run.json"),
             )
             for name, data in record_module.record_bytes(self.snapshot).items()
         }
-        journals = {name: self._journals(name, one[0] if (one := records.get(name)) else None) for name in STAGES}
+        journals = {
+            name: self._journals(name, one[0] if (one := records.get(name)) else None)
+            for name in STAGES
+        }
         told = [own for own, _ in journals.values() if own]
-        told += [attempt for name, (_, attempt) in journals.items() if attempt and not records.get(name)]
+        told += [
+            attempt for name, (_, attempt) in journals.items() if attempt and not records.get(name)
+        ]
         newest = max(told, key=lambda one: one.folder.name, default=None)
         made = _Made()
         stages: list[Stage] = []
@@ -344,19 +403,34 @@ class _Reader:
             upstream = [one.name for one in stages if one.name in self._upstream(name)]
             if parsed:
                 stage.record, written = parsed
-                stage.seconds = written.get("seconds") if isinstance(written.get("seconds"), int | float) else None
-                stage.files = {one.path: (self.root / one.path).exists() for one in stage.record.outputs}
-                stage.reasons = [*made.differences(stage.record), *self._changes(name, stage.record)]
+                stage.seconds = (
+                    written.get("seconds")
+                    if isinstance(written.get("seconds"), int | float)
+                    else None
+                )
+                stage.files = {
+                    one.path: (self.root / one.path).exists() for one in stage.record.outputs
+                }
+                stage.reasons = [
+                    *made.differences(stage.record),
+                    *self._changes(name, stage.record),
+                ]
                 made.add(stage.record)
                 here = own is not None and newest is not None and _same_execution(own, newest)
                 stage.state = "stale" if stage.reasons else "ran" if here else "cached"
             elif attempt and attempt.running:
                 stage.state = "running"
-            elif attempt and (closed := attempt.closed) and closed["status"] in ("FAILED", "KILLED"):
+            elif (
+                attempt and (closed := attempt.closed) and closed["status"] in ("FAILED", "KILLED")
+            ):
                 stage.state = "failed" if closed["status"] == "FAILED" else "killed"
             elif name in records:
                 stage.state = "unreadable"
-            late = [one.name for one in stages if one.name in upstream and one.state not in ("ran", "cached")]
+            late = [
+                one.name
+                for one in stages
+                if one.name in upstream and one.state not in ("ran", "cached")
+            ]
             if stage.record and late:
                 stage.reasons.append(f"follows {', '.join(late)}, which must run first")
                 stage.state = "stale"
@@ -372,7 +446,11 @@ class _Reader:
         for path in sorted(folder.glob(f"*-{stage}"), reverse=True) if folder.is_dir() else []:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 told = Told(path)
-                if attempt is None and is_workspace and Path(told.facts["workspace"]) == self.root.resolve():
+                if (
+                    attempt is None
+                    and is_workspace
+                    and Path(told.facts["workspace"]) == self.root.resolve()
+                ):
                     attempt = told
                 if record and told.facts["run"] == record.run:
                     own = told
@@ -385,7 +463,9 @@ class _Reader:
         owners = {_path(out): name for name in self.declared for out in self._outs(name)}
         found = set[str]()
         for dep in self.declared.get(stage, {}).get("deps") or []:
-            found |= {owner for out, owner in owners.items() if f"{_path(dep)}/".startswith(f"{out}/")}
+            found |= {
+                owner for out, owner in owners.items() if f"{_path(dep)}/".startswith(f"{out}/")
+            }
         return found - {stage}
 
     def _outs(self, stage: str) -> Iterator[Any]:
@@ -401,12 +481,19 @@ class _Reader:
             return ["dvc.lock holds another run of it"]
         if self.snapshot.revision is not None:
             return []
-        gone = [path for path in (one.path for one in record.outputs) if not (self.root / path).exists()]
+        gone = [
+            path for path in (one.path for one in record.outputs) if not (self.root / path).exists()
+        ]
         reasons = [f"{', '.join(gone)} not here: `dvc checkout`"] if gone else []
-        return reasons + (self.guarded("dvc.yaml", lambda: list(self._changed_since(stage, entry))) or [])
+        return reasons + (
+            self.guarded("dvc.yaml", lambda: list(self._changed_since(stage, entry))) or []
+        )
 
     def _changed_since(self, stage: str, entry: Json) -> Iterator[str]:
-        """What of the workspace is not what dvc.lock recorded: command, parameters, and dependencies of no stage."""
+        """What of the workspace is not what dvc.lock recorded.
+
+        Command, parameters, and dependencies of no stage.
+        """
         if self.declared.get(stage, {}).get("cmd") != entry["cmd"]:
             yield "its command has changed since"
         profile = str(self._yaml("params.yaml").get("profile"))
@@ -415,14 +502,23 @@ class _Reader:
         outs = {_path(out) for name in self.declared for out in self._outs(name)}
         known = {dep["path"]: dep for dep in entry.get("deps", [])}
         declared = {_path(dep) for dep in self.declared.get(stage, {}).get("deps") or []}
-        own = {path for path in declared | set(known) if not any(f"{path}/".startswith(f"{out}/") for out in outs)}
-        changed = sorted(path for path in own if path not in declared or not self._is(path, known.get(path)))
+        own = {
+            path
+            for path in declared | set(known)
+            if not any(f"{path}/".startswith(f"{out}/") for out in outs)
+        }
+        changed = sorted(
+            path for path in own if path not in declared or not self._is(path, known.get(path))
+        )
         if changed:
             shown = changed if len(changed) <= 4 else [*changed[:3], f"{len(changed) - 3} more"]
             yield f"changed since: {', '.join(shown)}"
 
     def _is(self, path: str, known: Json | None) -> bool:
-        """Whether a dependency is what dvc.lock recorded: by size, and by MD5 up to HASHED bytes."""
+        """Whether a dependency is what dvc.lock recorded.
+
+        By size, and by MD5 up to HASHED bytes.
+        """
         place = self.root / path
         if known is None or not place.exists():
             return False
@@ -432,7 +528,7 @@ class _Reader:
                 return False
             return size > HASHED or dvc_md5(Path(path)) == known["md5"]
 
-    # --- what the stages left ---------------------------------------------------------------------------------------
+    # --- what the stages left ---------------------------------------------------------------------
 
     def _table(self, path: str, columns: Sequence[str], **equal: str) -> list[Json]:
         """Rows of a Parquet output, some columns only, where these are equal."""
@@ -443,7 +539,9 @@ class _Reader:
         if data is None:
             return []
         where = [(name, "=", value) for name, value in equal.items()] or None
-        rows: list[Json] = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=where).to_pylist()
+        rows: list[Json] = pq.read_table(
+            pa.BufferReader(data), columns=list(columns), filters=where
+        ).to_pylist()
         return rows
 
     def dataset(self) -> Dataset | None:
@@ -452,7 +550,9 @@ class _Reader:
         if self.snapshot.revision is None:
             return self.json(path, Dataset.model_validate)
         data = self.guarded(path, lambda: self._inner("data/prepared", "dataset.json"))
-        return None if data is None else self.guarded(path, lambda: Dataset.model_validate_json(data))
+        return (
+            None if data is None else self.guarded(path, lambda: Dataset.model_validate_json(data))
+        )
 
     def _inner(self, folder: str, name: str) -> bytes | None:
         """A file inside a folder output, from DVC's cache; None where it is not there."""
@@ -464,11 +564,19 @@ class _Reader:
         """The failed checks, each with its first offending rows."""
         failed = [one for one in verdict.checks if not one.passed] if verdict else []
         path = "reports/validate/failures.parquet"
-        rows = self.guarded(path, lambda: self._table(path, ("check", "split", "id", "value"))) if failed else []
+        rows = (
+            self.guarded(path, lambda: self._table(path, ("check", "split", "id", "value")))
+            if failed
+            else []
+        )
         return [
             {
                 "outcome": one,
-                "rows": [row for row in rows or [] if (row["check"], row["split"]) == (one.check, one.split)][:SHOWN],
+                "rows": [
+                    row
+                    for row in rows or []
+                    if (row["check"], row["split"]) == (one.check, one.split)
+                ][:SHOWN],
             }
             for one in failed
         ]
@@ -491,32 +599,62 @@ class _Reader:
 
         return self.guarded(path, parse) or []
 
-    def questions(self, evaluation: Evaluation | None) -> tuple[dict[str, list[Json]], dict[str, int]]:
-        """Questions of the headline (else of the first task) by what GRPO changed: a few of each kind, and how many.
+    def questions(
+        self, evaluation: Evaluation | None
+    ) -> tuple[dict[str, list[Json]], dict[str, int]]:
+        """Questions of the headline (else of the first task) by what GRPO changed.
+
+        A few of each kind, and how many.
 
         Which are shown is decided by the hash of their ids, so that nobody picks the pretty ones.
         """
         if evaluation is None or not evaluation.tasks:
             return {}, {}
-        name = evaluation.headline if evaluation.headline in evaluation.tasks else next(iter(evaluation.shown_tasks))
+        name = (
+            evaluation.headline
+            if evaluation.headline in evaluation.tasks
+            else next(iter(evaluation.shown_tasks))
+        )
         path = "reports/evaluate/samples.parquet"
         columns = ("model", "id", "prompt", "completion", "answer", "value")
         rows = self.guarded(path, lambda: self._table(path, columns, task=str(name))) or []
         by_id: dict[str, Json] = {}
         for row in rows:
-            fresh = {"id": str(row["id"]), "question": _text(row["prompt"]), "answer": row["answer"], "answers": {}}
+            fresh = {
+                "id": str(row["id"]),
+                "question": _text(row["prompt"]),
+                "answer": row["answer"],
+                "answers": {},
+            }
             one = by_id.setdefault(str(row["id"]), fresh)
-            one["answers"][row["model"]] = {"completion": str(row["completion"]), "value": row["value"]}
+            one["answers"][row["model"]] = {
+                "completion": str(row["completion"]),
+                "value": row["value"],
+            }
         found: dict[str, list[Json]] = {kind: [] for kind in _KINDS}
-        for one in sorted(by_id.values(), key=lambda item: hashlib.sha256(item["id"].encode()).hexdigest()):
-            before, after = (one["answers"].get(model, {}).get("value") for model in ("sft", "grpo"))
+        for one in sorted(
+            by_id.values(), key=lambda item: hashlib.sha256(item["id"].encode()).hexdigest()
+        ):
+            before, after = (
+                one["answers"].get(model, {}).get("value") for model in ("sft", "grpo")
+            )
             if before is not None and after is not None:
-                found[_kind(before, after, binary=evaluation.tasks[str(name)].kind == "binary")].append(one)
+                found[
+                    _kind(before, after, binary=evaluation.tasks[str(name)].kind == "binary")
+                ].append(one)
         counts = {kind: len(ones) for kind, ones in found.items() if ones}
         return {kind: ones[:SHOWN] for kind, ones in found.items() if ones}, counts
 
 
-_KINDS = ("newly right", "newly wrong", "right in both", "wrong in both", "higher", "lower", "the same")
+_KINDS = (
+    "newly right",
+    "newly wrong",
+    "right in both",
+    "wrong in both",
+    "higher",
+    "lower",
+    "the same",
+)
 
 
 def _kind(before: float, after: float, binary: bool) -> str:
@@ -534,7 +672,10 @@ def _text(prompt: Any) -> str:
 
 
 class _Made:
-    """What the records so far say was made: path → (SHA-256, stage), folders file by file besides."""
+    """What the records so far say was made.
+
+    Path → (SHA-256, stage), folders file by file besides.
+    """
 
     def __init__(self) -> None:
         self.known: dict[str, tuple[str, str]] = {}
@@ -556,7 +697,9 @@ class _Made:
 
 
 def _same_execution(one: Told, other: Told) -> bool:
-    return one.folder == other.folder or (one.execution is not None and one.execution == other.execution)
+    return one.folder == other.folder or (
+        one.execution is not None and one.execution == other.execution
+    )
 
 
 def _path(declared: Any) -> str:
@@ -565,6 +708,10 @@ def _path(declared: Any) -> str:
 
 def frameworks(record: Record) -> dict[str, str]:
     """The versions of what matters most in a record's environment."""
-    wanted = FRAMEWORKS | {"DVC": "dvc", "MLflow": "mlflow", "Great Expectations": "great-expectations"}
+    wanted = FRAMEWORKS | {
+        "DVC": "dvc",
+        "MLflow": "mlflow",
+        "Great Expectations": "great-expectations",
+    }
     packages = record.environment.packages
     return {name: packages[package] for name, package in wanted.items() if package in packages}

@@ -1,7 +1,8 @@
 """Charts as inline SVG: text in, text out, no library; the same numbers give the same bytes.
 
-Colours and fonts are classes that `templates/page.html.j2` styles, so that a chart follows light, dark and print;
-series differ by dash and point shape besides. Every label is escaped here: the result may stand in a page as it is.
+Colours and fonts are classes that `templates/page.html.j2` styles, so that a chart follows light,
+dark and print; series differ by dash and point shape besides. Every label is escaped here: the
+result may stand in a page as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 440
-"""Of a chart's coordinates: about that many pixels on a laptop, fewer on a phone, where the text is drawn larger."""
+"""Of a chart's coordinates.
+
+About that many pixels on a laptop, fewer on a phone, where the text is drawn larger.
+"""
 SHAPES = ("circle", "square", "diamond", "triangle")
 CHARACTER = 8.2
 """Width of a character of the larger text, in chart coordinates; what labels are given room by."""
@@ -31,7 +35,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Mark:
-    """A band over `start` to `end` on the x axis that says something; `fatal` is the stronger of two colours."""
+    """A band over `start` to `end` on the x axis that says something.
+
+    `fatal` is the stronger of two colours.
+    """
 
     start: float
     end: float
@@ -41,7 +48,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Interval:
-    """One row of an interval chart; `colour` chooses the series' colour and point shape (0 to 5), `text` the right."""
+    """One row of an interval chart.
+
+    `colour` chooses the series' colour and point shape (0 to 5), `text` the right.
+    """
 
     label: str
     value: float
@@ -63,14 +73,18 @@ def line_chart(
 ) -> str:
     """Lines over a common x axis, as measured: nothing is smoothed.
 
-    Without `y_range` the y axis starts at 0 where no value is negative. Lines of more points than the chart has pixels
-    keep the lowest and highest of each pixel. Without any finite point the chart says "no data".
+    Without `y_range` the y axis starts at 0 where no value is negative. Lines of more points than
+    the chart has pixels keep the lowest and highest of each pixel. Without any finite point the
+    chart says "no data".
     """
     drawn = [(one.name, _finite(one.points)) for one in series]
     points = [point for _, segments in drawn for segment in segments for point in segment]
     if not points:
         return _svg(
-            title, f"{title}: no data.", height, f'<text class="tick middle" x="{WIDTH / 2}" y="60">no data</text>'
+            title,
+            f"{title}: no data.",
+            height,
+            f'<text class="tick middle" x="{WIDTH / 2}" y="60">no data</text>',
         )
     legend, legend_height = _legend([name for name, _ in drawn]) if len(drawn) > 1 else ("", 0)
     low, high = y_range or _padded([y for _, y in points])
@@ -93,7 +107,9 @@ def line_chart(
     parts += [_mark(mark, to_x, top, bottom, (left, right)) for mark in marks]
     for index, (_, segments) in enumerate(drawn):
         parts += [_line(index, [(to_x(x), to_y(y)) for x, y in segment]) for segment in segments]
-    return _svg(title, _line_words(title, drawn, marks, x_label), height, "\n".join(filter(None, parts)))
+    return _svg(
+        title, _line_words(title, drawn, marks, x_label), height, "\n".join(filter(None, parts))
+    )
 
 
 def interval_chart(
@@ -105,9 +121,12 @@ def interval_chart(
     reference: float | None = None,
     percent: bool = False,
 ) -> str:
-    """A forest chart: a heading per group, and per row a point with its interval; a line at `reference`.
+    """A forest chart: a heading per group, and per row a point with its interval.
 
-    `percent` writes the axis in percent of 1 (values stay shares). Rows whose numbers are not finite are left out.
+    A line at `reference`.
+
+    `percent` writes the axis in percent of 1 (values stay shares). Rows whose numbers are not
+    finite are left out.
     """
     kept = {
         name: [one for one in rows if all(map(math.isfinite, (one.value, one.low, one.high)))]
@@ -116,12 +135,19 @@ def interval_chart(
     kept = {name: rows for name, rows in kept.items() if rows}
     rows = [one for group in kept.values() for one in group]
     if not rows:
-        return _svg(title, f"{title}: no data.", 80, f'<text class="tick middle" x="{WIDTH / 2}" y="44">no data</text>')
+        return _svg(
+            title,
+            f"{title}: no data.",
+            80,
+            f'<text class="tick middle" x="{WIDTH / 2}" y="44">no data</text>',
+        )
     widest = min(0.36 * WIDTH, 26 + CHARACTER * 1.1 * max(len(one.label) for one in rows))
     texts = 22 + CHARACTER * 1.04 * max(len(one.text) for one in rows)
     left, right = widest, WIDTH - max(14.0, texts)
     ends = [edge for one in rows for edge in (one.low, one.high, one.value)]
-    low, high = x_range or _padded(ends if reference is None else [*ends, reference], from_zero=False)
+    low, high = x_range or _padded(
+        ends if reference is None else [*ends, reference], from_zero=False
+    )
     axis = ticks(low, high, 5)
     to_x = _scale((low, high), (left, right))
     parts, y = [], 4.0
@@ -137,14 +163,18 @@ def interval_chart(
     if reference is not None:
         lines.append(f'<path class="reference" d="M{to_x(reference):.1f} 4V{y:.1f}"/>')
     shown = tick_labels([100 * x for x in axis] if percent else axis)
-    under = [_text("tick middle", to_x(x), y + 18, text) for x, text in zip(axis, shown, strict=True)]
+    under = [
+        _text("tick middle", to_x(x), y + 18, text) for x, text in zip(axis, shown, strict=True)
+    ]
     under.append(_text("axis middle", (left + right) / 2, y + 40, x_label))
     words = [
         f"{name + ', ' if name else ''}{one.label}: {one.text or f'{one.value:.4g}, {one.low:.4g} to {one.high:.4g}'}"
         for name, group in kept.items()
         for one in group
     ]
-    return _svg(title, f"{title}. {'; '.join(words)}.", round(y + 48), "\n".join([*lines, *parts, *under]))
+    return _svg(
+        title, f"{title}. {'; '.join(words)}.", round(y + 48), "\n".join([*lines, *parts, *under])
+    )
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -162,14 +192,19 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """As many decimals as the steps between ticks need; thousands as k, M, and beyond the usual range exponents."""
+    """As many decimals as the steps between ticks need.
+
+    Thousands as k, M, and beyond the usual range exponents.
+    """
     largest = max((abs(value) for value in values), default=0)
     step = min((b - a for a, b in itertools.pairwise(values)), default=largest or 1.0)
     if largest >= 1e9 or 0 < step < 1e-4:
         return [f"{value:.3g}" for value in values]
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if largest >= 10 * size:
-            return [f"{_fixed(value / size, step / size)}{letter}" if value else "0" for value in values]
+            return [
+                f"{_fixed(value / size, step / size)}{letter}" if value else "0" for value in values
+            ]
     return [_fixed(value, step) for value in values]
 
 
@@ -215,7 +250,10 @@ def _finite(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, flo
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Per pixel column the first, lowest, highest and last point: what the eye would see of them all."""
+    """Per pixel column the first, lowest, highest and last point.
+
+    What the eye would see of them all.
+    """
     if len(points) <= 2 * WIDTH:
         return points
     columns: dict[int, list[tuple[float, float]]] = {}

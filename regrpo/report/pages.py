@@ -1,6 +1,7 @@
 """Self-contained HTML pages: no script, nothing fetched, readable offline, light and dark.
 
-Every page extends templates/page.html.j2 and is made of templates/macros.html.j2; charts come from drawing.
+Every page extends templates/page.html.j2 and is made of templates/macros.html.j2; charts come from
+drawing.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ CHARTED = 12
 
 
 def render(template: str, **context: Any) -> str:
-    """A page from a template of ours. Everything is escaped but what a template marks safe: SVG, escaped where drawn.
+    """A page from a template of ours. Everything is escaped but what a template marks safe.
 
-    The filter `shown(limit)` makes text from data safe to look at: control and direction characters become U+FFFD;
-    `brief(limit)` keeps at most 12 lines of it besides.
+    SVG, escaped where drawn.
+
+    The filter `shown(limit)` makes text from data safe to look at: control and direction characters
+    become U+FFFD; `brief(limit)` keeps at most 12 lines of it besides.
     """
     return _environment().get_template(template).render(**context).strip() + "\n"
 
@@ -57,14 +60,26 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("regrpo"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("regrpo"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"shown": card.visible, "brief": _brief, "moment": _moment, "duration": _duration}
+    environment.filters |= {
+        "shown": card.visible,
+        "brief": _brief,
+        "moment": _moment,
+        "duration": _duration,
+    }
     return environment
 
 
 def require_writable(path: Path) -> None:
-    """Raise CannotCheck unless a page can be written there: a file, new or to be replaced, in a folder that exists."""
+    """Raise CannotCheck unless a page can be written there.
+
+    A file, new or to be replaced, in a folder that exists.
+    """
     try:
         if path.exists() and not path.is_file():
             raise _unwritable(path, "a folder" if path.is_dir() else "no regular file")
@@ -77,7 +92,10 @@ def require_writable(path: Path) -> None:
 
 
 def write(path: Path, page: str) -> None:
-    """Write a page whole or not at all; no folder is made for it. Raises CannotCheck where it cannot be written."""
+    """Write a page whole or not at all; no folder is made for it.
+
+    Raises CannotCheck where it cannot be written.
+    """
     require_writable(path)
     try:
         files.write_text(path, page)
@@ -86,7 +104,9 @@ def write(path: Path, page: str) -> None:
 
 
 def _unwritable(path: Path, found: str) -> CannotCheck:
-    return CannotCheck(str(path), expected="a file that can be written", found=found, remedy="Name another.")
+    return CannotCheck(
+        str(path), expected="a file that can be written", found=found, remedy="Name another."
+    )
 
 
 def audit_page(result: Mapping[str, Any], graph: graphs.Graph) -> str:
@@ -94,10 +114,19 @@ def audit_page(result: Mapping[str, Any], graph: graphs.Graph) -> str:
     faulty = {one["stage"] for one in result["faults"]}
     unsure = {one["stage"] for one in result["unchecked"]}
     colours = {
-        stage["run"]: "bad" if stage["stage"] in faulty else "unsure" if stage["stage"] in unsure else "good"
+        stage["run"]: "bad"
+        if stage["stage"] in faulty
+        else "unsure"
+        if stage["stage"] in unsure
+        else "good"
         for stage in result["stages"]
     }
-    return render("audit.html.j2", title=f"Audit: {result['verdict']}", svg=graphs.svg(graph, colours), result=result)
+    return render(
+        "audit.html.j2",
+        title=f"Audit: {result['verdict']}",
+        svg=graphs.svg(graph, colours),
+        result=result,
+    )
 
 
 def lineage_page(title: str, graph: graphs.Graph) -> str:
@@ -105,11 +134,14 @@ def lineage_page(title: str, graph: graphs.Graph) -> str:
     return render("audit.html.j2", title=title, svg=graphs.svg(graph), result=None)
 
 
-# --- the report -----------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def report_page(report: Report, out: Path) -> str:
-    """The report, its links relative to `out`. Text from data is escaped, and cut where it is long."""
+    """The report, its links relative to `out`.
+
+    Text from data is escaped, and cut where it is long.
+    """
     evaluation = report.evaluation
     return render(
         "report.html.j2",
@@ -121,14 +153,20 @@ def report_page(report: Report, out: Path) -> str:
         curves=_curves(report),
         evaluation_charts=_evaluation_charts(evaluation) if evaluation else (),
         paired=_paired_words(evaluation) if evaluation else None,
-        lineage=graphs.svg(report.graph, {one.record.run: STATES[one.state][0] for one in report.stages if one.record}),
+        lineage=graphs.svg(
+            report.graph,
+            {one.record.run: STATES[one.state][0] for one in report.stages if one.record},
+        ),
         frameworks=frameworks(report.last) if report.last else {},
         links=_Links(report, out),
     )
 
 
 class _Links:
-    """Addresses of the workspace's files as seen from the page; none for a revision, whose files are not here."""
+    """Addresses of the workspace's files as seen from the page.
+
+    None for a revision, whose files are not here.
+    """
 
     def __init__(self, report: Report, out: Path) -> None:
         self.report, self.folder = report, out.resolve().parent
@@ -169,7 +207,9 @@ def _curves(report: Report) -> list[tuple[str, str]]:
     drawn = []
     for index, (title, lines) in enumerate(PANELS):
         series = [
-            drawing.Series(label, [(row["step"], row[metric]) for row in report.history if metric in row])
+            drawing.Series(
+                label, [(row["step"], row[metric]) for row in report.history if metric in row]
+            )
             for metric, label in lines
         ]
         if any(one.points for one in series):
@@ -178,13 +218,19 @@ def _curves(report: Report) -> list[tuple[str, str]]:
             if unit == "before clipping":
                 labels["y_label"] = "norm, before clipping"
             shown = [one for one in series if one.points]
-            drawn.append((name, drawing.line_chart(name, shown, marks=marks.get(index, []), **labels)))  # type: ignore[arg-type]
+            drawn.append(
+                (name, drawing.line_chart(name, shown, marks=marks.get(index, []), **labels))
+            )  # type: ignore[arg-type]
     return drawn
 
 
-def _marks(finding: Finding, history: Sequence[Mapping[str, float]], fatal: bool) -> list[drawing.Mark]:
+def _marks(
+    finding: Finding, history: Sequence[Mapping[str, float]], fatal: bool
+) -> list[drawing.Mark]:
     """A rule's steps, neighbours among the logged ones joined to a band."""
-    logged = {step: index for index, step in enumerate(sorted({int(row["step"]) for row in history}))}
+    logged = {
+        step: index for index, step in enumerate(sorted({int(row["step"]) for row in history}))
+    }
     bands: list[list[int]] = []
     for step in sorted(finding.steps):
         if bands and logged.get(step, -2) - logged.get(bands[-1][-1], -4) == 1:
@@ -192,7 +238,9 @@ def _marks(finding: Finding, history: Sequence[Mapping[str, float]], fatal: bool
         else:
             bands.append([step])
     return [
-        drawing.Mark(band[0], band[-1], f"{finding.rule}: {finding.what} (steps {card.steps(band)})", fatal)
+        drawing.Mark(
+            band[0], band[-1], f"{finding.rule}: {finding.what} (steps {card.steps(band)})", fatal
+        )
         for band in bands
     ]
 
@@ -210,15 +258,24 @@ def task_name(key: str, task: Task) -> str:
 
 
 def _evaluation_charts(evaluation: Evaluation) -> tuple[list[_Drawn], list[_Drawn]]:
-    """Two columns of (title, note, chart): the models on every task; the headline's differences and its gain apart."""
+    """Two columns of (title, note, chart): the models on every task.
+
+    The headline's differences and its gain apart.
+    """
     shares = {key: task for key, task in evaluation.shown_tasks.items() if task.kind == "binary"}
     others = {key: task for key, task in evaluation.shown_tasks.items() if task.kind != "binary"}
     models: list[_Drawn] = []
     if shares:
-        groups = {task_name(key, task): _intervals(task) for key, task in list(shares.items())[:CHARTED]}
-        chart = drawing.interval_chart("Base, SFT and GRPO", groups, x_label="percent", x_range=(0, 1), percent=True)
+        groups = {
+            task_name(key, task): _intervals(task) for key, task in list(shares.items())[:CHARTED]
+        }
+        chart = drawing.interval_chart(
+            "Base, SFT and GRPO", groups, x_label="percent", x_range=(0, 1), percent=True
+        )
         more = f" The first {CHARTED} of {len(shares)} tasks." if len(shares) > CHARTED else ""
-        models.append(("Base, SFT and GRPO", f"Share of questions, with 95 % intervals.{more}", chart))
+        models.append(
+            ("Base, SFT and GRPO", f"Share of questions, with 95 % intervals.{more}", chart)
+        )
     for key, task in list(others.items())[:CHARTED]:
         chart = drawing.interval_chart(key, {"": _intervals(task)}, x_label=task.metric)
         models.append((task_name(key, task), f"Mean {task.metric}, with 95 % intervals.", chart))
@@ -233,7 +290,13 @@ def _difference_charts(headline: Task, gain: Gain | None) -> list[_Drawn]:
         for name, words, colour in (("base_sft", "base → sft", 1), ("sft_grpo", "sft → grpo", 0))
         if (one := headline.pairs.get(name))
     ]
-    drawn = [("Paired differences", "The headline, the same questions, with 95 % bootstrap intervals.", pairs)]
+    drawn = [
+        (
+            "Paired differences",
+            "The headline, the same questions, with 95 % bootstrap intervals.",
+            pairs,
+        )
+    ]
     if gain and gain.elicited_ci95[0] > 0:
         parts = [
             ("in all", gain.total, gain.total_ci95, 0),
@@ -244,13 +307,27 @@ def _difference_charts(headline: Task, gain: Gain | None) -> list[_Drawn]:
         drawn.append(("GRPO's gain, taken apart", note, parts))
     percent = headline.kind == "binary"
     return [
-        (title, note, drawing.interval_chart(
-            title, {"": [drawing.Interval(label, value, *ci95, _moved(value, ci95, headline.kind), colour)
-                         for label, value, ci95, colour in rows]},
-            x_label="percentage points" if percent else headline.metric, reference=0, percent=percent,
-        ))
-        for title, note, rows in drawn if rows
-    ]  # fmt: skip
+        (
+            title,
+            note,
+            drawing.interval_chart(
+                title,
+                {
+                    "": [
+                        drawing.Interval(
+                            label, value, *ci95, _moved(value, ci95, headline.kind), colour
+                        )
+                        for label, value, ci95, colour in rows
+                    ]
+                },
+                x_label="percentage points" if percent else headline.metric,
+                reference=0,
+                percent=percent,
+            ),
+        )
+        for title, note, rows in drawn
+        if rows
+    ]
 
 
 def _moved(value: float, ci95: tuple[float, float], kind: str) -> str:
@@ -259,7 +336,13 @@ def _moved(value: float, ci95: tuple[float, float], kind: str) -> str:
 
 def _intervals(task: Task) -> list[drawing.Interval]:
     return [
-        drawing.Interval(model, one.value, *one.ci95, text=card.score(one.value, task.kind), colour=COLOURS[model])
+        drawing.Interval(
+            model,
+            one.value,
+            *one.ci95,
+            text=card.score(one.value, task.kind),
+            colour=COLOURS[model],
+        )
         for model in card.MODELS
         if (one := task.models.get(model))
     ]

@@ -39,20 +39,29 @@ def experiment_name() -> str:
 def name_error(error: Exception) -> str:
     """An error's class and first line, without a password; long ones without their middle."""
     line = without_password(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-    return line if len(line) <= 300 else f"{line[:180]} … {line[-117:]}"  # an HTTP error tells its cause last
+    return (
+        line if len(line) <= 300 else f"{line[:180]} … {line[-117:]}"
+    )  # an HTTP error tells its cause last
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[Reader]:
-    """The store, only to be looked at: nothing is made. Raises CannotCheck where there is none that can be read."""
+    """The store, only to be looked at: nothing is made.
+
+    Raises CannotCheck where there is none that can be read.
+    """
     try:
         from regrpo.tracking.writer import open_reader
 
         yield open_reader(tracking_uri())
     except RegrpoError:
         raise
-    except Exception as error:  # MLflow, its database layer and its HTTP client raise classes of their own
+    except (
+        Exception
+    ) as error:  # MLflow, its database layer and its HTTP client raise classes of their own
         raise CannotCheck(
-            shown_uri(), expected="an MLflow store", found=name_error(error),
+            shown_uri(),
+            expected="an MLflow store",
+            found=name_error(error),
             remedy="Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without.",
-        ) from error  # fmt: skip
+        ) from error

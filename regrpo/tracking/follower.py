@@ -1,8 +1,9 @@
 """Observer: one background process per repository that tells MLflow what the stages journal.
 
-A stage never imports mlflow: it writes its journal, and the first one starts `python -m regrpo.tracking.follower
---follow`. That process holds a lock, tells MLflow about every second, and ends with the last pipeline. `regrpo sync`
-does one such pass in the foreground. Files are the record: with no server in reach the journals wait.
+A stage never imports mlflow: it writes its journal, and the first one starts `python -m
+regrpo.tracking.follower --follow`. That process holds a lock, tells MLflow about every second, and
+ends with the last pipeline. `regrpo sync` does one such pass in the foreground. Files are the
+record: with no server in reach the journals wait.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from regrpo.core.git import EXPERIMENT, experiment_refs
 from regrpo.core.pipeline import LOCK, Snapshot
 from regrpo.records import record as record_module
 from regrpo.records.journals import Told, enabled, is_dvc, journal_folder, pending
-from regrpo.tracking.address import experiment_name, name_error, shown_uri, tracking_uri, without_password
+from regrpo.tracking.address import (
+    experiment_name,
+    name_error,
+    shown_uri,
+    tracking_uri,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from regrpo.tracking.writer import Store
@@ -37,7 +44,9 @@ RETRY = 10.0
 """Seconds until it tries again after MLflow could not be reached."""
 GRACE = 20.0
 """Seconds after the end of a DVC experiment's process in which DVC may still write its reference."""
-_followers: list[subprocess.Popen[bytes]] = []  # kept, so that none is waited for when it is forgotten
+_followers: list[
+    subprocess.Popen[bytes]
+] = []  # kept, so that none is waited for when it is forgotten
 
 
 def _state(name: str) -> Path:
@@ -46,7 +55,7 @@ def _state(name: str) -> Path:
     return folder / name
 
 
-# --- the lock -------------------------------------------------------------------------------------------------------
+# --- the lock -------------------------------------------------------------------------------------
 
 
 def is_following() -> bool:
@@ -61,7 +70,10 @@ def is_following() -> bool:
 
 @contextlib.contextmanager
 def _locked(patience: float) -> Iterator[bool]:
-    """Hold the tracker's lock; yields False where another process kept it for `patience` seconds."""
+    """Hold the tracker's lock.
+
+    Yields False where another process kept it for `patience` seconds.
+    """
     with _state("tracking.lock").open("a") as lock:
         deadline = time.monotonic() + patience
         while True:
@@ -77,7 +89,7 @@ def _locked(patience: float) -> Iterator[bool]:
                 return
 
 
-# --- what is to be done ---------------------------------------------------------------------------------------------
+# --- what is to be done ---------------------------------------------------------------------------
 
 
 def _stamp() -> str:
@@ -104,7 +116,10 @@ def _is_sqlite(database: Path) -> bool:
 
 
 def _synced() -> dict[str, Any]:
-    """What passes left: the last complete one's stamp, the experiments' references with their rows, the latest row."""
+    """What passes left.
+
+    The last complete one's stamp, the experiments' references with their rows, the latest row.
+    """
     path = _state("synced.json")
     return files.read_json(path) if path.exists() else {}
 
@@ -123,7 +138,7 @@ def up_to_date() -> bool:
     return all(journal.live for journal in pending()) and _synced().get("stamp") == _stamp()
 
 
-# --- one pass -------------------------------------------------------------------------------------------------------
+# --- one pass -------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -138,8 +153,8 @@ class Pass:
 def sync_once(store: Store, over_since: dict[str, float] | None = None) -> Pass:
     """Tell MLflow everything that the files hold and it does not.
 
-    `over_since` (execution → when it was first seen to be over) makes it wait up to GRACE seconds for the reference of
-    an experiment; without it, only a dvc process at work does.
+    `over_since` (execution → when it was first seen to be over) makes it wait up to GRACE seconds
+    for the reference of an experiment; without it, only a dvc process at work does.
     """
     done = Pass()
     store.changed = done.changed
@@ -156,7 +171,11 @@ def sync_once(store: Store, over_since: dict[str, float] | None = None) -> Pass:
             status, snapshot = _outcome(journals)
             if status is None:
                 now = time.monotonic()
-                if _dvc_at_work() if over_since is None else now < over_since.setdefault(execution, now) + GRACE:
+                if (
+                    _dvc_at_work()
+                    if over_since is None
+                    else now < over_since.setdefault(execution, now) + GRACE
+                ):
                     done.waiting = True
                     continue
                 status = "FINISHED" if journals[-1].stage == "model_card" else "KILLED"
@@ -173,7 +192,9 @@ def _noting(done: Pass, what: str, journal: Told | None = None) -> Iterator[None
     """One journal that MLflow refuses must not keep the others from it."""
     try:
         yield
-    except Exception as error:  # MLflow, its database layer and its HTTP client raise classes of their own
+    except (
+        Exception
+    ) as error:  # MLflow, its database layer and its HTTP client raise classes of their own
         problem = _log_and_name(error)
         done.failures.append(f"{what}: {problem}")
         if journal is not None and not journal.answer.get("run_id"):
@@ -187,7 +208,10 @@ def _log_and_name(error: Exception) -> str:
 
 
 def _outcome(journals: list[Told]) -> tuple[str | None, Snapshot | None]:
-    """(status, where the results lie) of an execution that is over; (None, None) where its reference is yet missing."""
+    """(status, where the results lie) of an execution that is over.
+
+    (None, None) where its reference is yet missing.
+    """
     statuses = {(journal.closed or {})["status"] for journal in journals}
     for status in ("KILLED", "FAILED"):
         if status in statuses:
@@ -198,7 +222,8 @@ def _outcome(journals: list[Told]) -> tuple[str | None, Snapshot | None]:
             return "FINISHED", snapshot
     if facts["experiment"]:
         return None, None
-    # dvc.lock without the run of a stage that finished: dvc died first; or a later run of the stage took its place.
+    # dvc.lock without the run of a stage that finished: dvc died first; or a later run of the stage
+    # took its place.
     record = Snapshot(Path(facts["workspace"])).record(journals[-1].stage)
     return ("FINISHED" if record and record["run"] != facts["run"] else "KILLED"), None
 
@@ -214,20 +239,31 @@ def _places(experiment: str | None, workspace: Path) -> Iterator[Snapshot]:
 
 
 def _dvc_at_work() -> bool:
-    """Whether a dvc process runs in this repository: it may be about to write an experiment's reference."""
+    """Whether a dvc process runs in this repository.
+
+    It may be about to write an experiment's reference.
+    """
     import psutil
 
     here = (process for process in psutil.process_iter(["cmdline", "cwd"]) if process.info["cwd"])
     root = dvc_root()
-    return any(is_dvc(one.info["cmdline"] or []) and Path(one.info["cwd"]).is_relative_to(root) for one in here)
+    return any(
+        is_dvc(one.info["cmdline"] or []) and Path(one.info["cwd"]).is_relative_to(root)
+        for one in here
+    )
 
 
 def _ensure_rows(store: Store, done: Pass) -> None:
-    """Rows for what no execution of ours made: experiments and a workspace restored from DVC's cache, or fetched."""
+    """Rows for what no execution of ours made.
+
+    Experiments and a workspace restored from DVC's cache, or fetched.
+    """
     stamp, synced, root = _stamp(), _synced(), dvc_root()
     if synced.get("stamp") == stamp:
         return
-    unfinished = {(journal.facts["experiment"], journal.facts["workspace"]) for journal in pending()}
+    unfinished = {
+        (journal.facts["experiment"], journal.facts["workspace"]) for journal in pending()
+    }
     where = f"{tracking_uri()} {experiment_name()}"
     known = synced.get("experiments", {}) if synced.get("where") == where else {}
     for ref, commit in experiment_refs(root).items():
@@ -241,7 +277,9 @@ def _ensure_rows(store: Store, done: Pass) -> None:
             store.ensure_row(Snapshot(root), None)
     if not done.failures:
         rows = [row for row in done.changed if row["kind"] == "pipeline"]
-        _remember(stamp=_stamp(), where=where, experiments=known, **({"latest": rows[-1]} if rows else {}))
+        _remember(
+            stamp=_stamp(), where=where, experiments=known, **({"latest": rows[-1]} if rows else {})
+        )
 
 
 def _open_store() -> Store:
@@ -250,14 +288,14 @@ def _open_store() -> Store:
     return Store(tracking_uri(), experiment_name(), dvc_root() / "mlartifacts")
 
 
-# --- the foreground: regrpo sync ------------------------------------------------------------------------------------
+# --- the foreground: regrpo sync ------------------------------------------------------------------
 
 
 def sync(patience: float = 60.0) -> list[dict[str, str]]:
     """Bring MLflow up to date; returns the rows made or ended ({kind, name, status, run_id}).
 
-    Raises CannotCheck outside a repository or in a broken one, where MLflow cannot be reached or refuses something, or
-    where the follower is busy for `patience` seconds.
+    Raises CannotCheck outside a repository or in a broken one, where MLflow cannot be reached or
+    refuses something, or where the follower is busy for `patience` seconds.
     """
     root = record_module.workspace(dvc_root()).snapshot.root
     record_module.require_git(root)
@@ -293,21 +331,30 @@ def _sync_locked() -> list[dict[str, str]]:
             done = sync_once(_open_store())
         except Exception as error:  # as in _noting
             problem = _log_and_name(error)
-            raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
+            raise CannotCheck(
+                shown_uri(), expected="an MLflow store", found=problem, remedy=remedy
+            ) from error
     if done.failures:
         raise CannotCheck(
-            shown_uri(), expected="MLflow to take everything", found="; ".join(done.failures), remedy=remedy
+            shown_uri(),
+            expected="MLflow to take everything",
+            found="; ".join(done.failures),
+            remedy=remedy,
         )
     return done.changed
 
 
 @contextlib.contextmanager
 def opened(
-    create: bool = True, remedy: str = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without."
+    create: bool = True,
+    remedy: str = "Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without.",
 ) -> Iterator[Store]:
-    """The store, for a command to read or write besides what the journals hold; MLflow's chatter goes to the log.
+    """The store, for a command to read or write besides what the journals hold.
 
-    Raises CannotCheck (with `remedy`) for whatever MLflow raises, and without `create` where the database is not there.
+    MLflow's chatter goes to the log.
+
+    Raises CannotCheck (with `remedy`) for whatever MLflow raises, and without `create` where the
+    database is not there.
     """
     database = Path(tracking_uri().removeprefix("sqlite:///"))
     if not create and tracking_uri().startswith("sqlite:") and not database.exists():
@@ -319,21 +366,28 @@ def opened(
         )
     with (_state("tracking.log")).open("a") as log, contextlib.redirect_stderr(log):
         try:
-            with _locked(60) if create else contextlib.nullcontext():  # two processes that create it kill one another
+            with (
+                _locked(60) if create else contextlib.nullcontext()
+            ):  # two processes that create it kill one another
                 store = _open_store()
             yield store
         except RegrpoError:
             raise
         except Exception as error:  # as in _noting
             problem = _log_and_name(error)
-            raise CannotCheck(shown_uri(), expected="an MLflow store", found=problem, remedy=remedy) from error
+            raise CannotCheck(
+                shown_uri(), expected="an MLflow store", found=problem, remedy=remedy
+            ) from error
 
 
-# --- the background -------------------------------------------------------------------------------------------------
+# --- the background -------------------------------------------------------------------------------
 
 
 def start_following() -> None:
-    """Start the follower, unless one is there or tracking is off. Takes milliseconds and never fails a stage."""
+    """Start the follower, unless one is there or tracking is off.
+
+    Takes milliseconds and never fails a stage.
+    """
     not_its_own = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_RUN_ID")
     environment = {name: value for name, value in os.environ.items() if name not in not_its_own}
     with contextlib.suppress(OSError):
@@ -344,10 +398,14 @@ def start_following() -> None:
             _followers.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "regrpo.tracking.follower", "--follow"],
-                    cwd=root, env=environment | {"DVC_ROOT": str(root)},
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    cwd=root,
+                    env=environment | {"DVC_ROOT": str(root)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
-            )  # fmt: skip
+            )
 
 
 def follow() -> None:
@@ -397,7 +455,10 @@ def _refuse_for(seconds: float, problem: str) -> None:
 
 
 def print_addresses(server: str) -> None:
-    """The addresses at which a UI at `server` shows the experiment as it is meant to be seen; made where it is not."""
+    """The addresses at which a UI at `server` shows the experiment as it is meant to be seen.
+
+    Made where it is not.
+    """
     from regrpo.tracking import views
 
     with opened() as store:
@@ -417,7 +478,9 @@ def main() -> None:
             except CannotCheck as error:
                 sys.exit(str(error))
         case _:
-            sys.exit("usage: python -m regrpo.tracking.follower --follow  (`regrpo sync` is the command for people)")
+            sys.exit(
+                "usage: python -m regrpo.tracking.follower --follow  (`regrpo sync` is the command for people)"
+            )
 
 
 if __name__ == "__main__":

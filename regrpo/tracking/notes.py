@@ -1,7 +1,7 @@
 """Observer: a run's description in MLflow (Markdown): what came out, first, and where to look.
 
-MLflow renders it with a few HTML elements allowed (pictures and frames of other sites among them), so text that is not
-ours goes through `regrpo.report.card.code`.
+MLflow renders it with a few HTML elements allowed (pictures and frames of other sites among them),
+so text that is not ours goes through `regrpo.report.card.code`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ def headline_metrics(evaluation: Json) -> dict[str, float]:
     if not found:
         return {}
     models = found[1].get("models", {})
-    metrics = {f"headline/{model}": float(models[model]["value"]) for model in reversed(card.MODELS) if model in models}
+    metrics = {
+        f"headline/{model}": float(models[model]["value"])
+        for model in reversed(card.MODELS)
+        if model in models
+    }
     if pair := found[1].get("pairs", {}).get("sft_grpo"):
         metrics |= {"headline/gain": float(pair["difference"])}
         if None not in pair["ci95"]:
@@ -47,7 +51,10 @@ def headline_words(evaluation: Json) -> str | None:
 
 
 def evaluation_lines(evaluation: Json) -> list[str]:
-    """Every task with each model's estimate and GRPO's paired gain, the headline first; then the split of the gain."""
+    """Every task with each model's estimate and GRPO's paired gain, the headline first.
+
+    Then the split of the gain.
+    """
     tasks = evaluation.get("tasks", {})
     roles = (*card.ROLES, None)
     ordered = sorted(tasks.items(), key=lambda item: (roles.index(item[1].get("role")), item[0]))
@@ -56,13 +63,23 @@ def evaluation_lines(evaluation: Json) -> list[str]:
         if not (pair := task.get("pairs", {}).get("sft_grpo")):
             continue
         kind = task["kind"]
-        cells = [card.code(name), *(card.estimate(task["models"].get(model), kind) for model in card.MODELS)]
-        cells += [card.change(pair["difference"], pair["ci95"], kind), card.p_value(pair["p_mcnemar"])]
+        cells = [
+            card.code(name),
+            *(card.estimate(task["models"].get(model), kind) for model in card.MODELS),
+        ]
+        cells += [
+            card.change(pair["difference"], pair["ci95"], kind),
+            card.p_value(pair["p_mcnemar"]),
+        ]
         cells = [f"**{cell}**" if name == evaluation.get("headline") else cell for cell in cells]
         lines.append(f"| {'&emsp; | '.join(cells)} |")  # the UI leaves no space between columns
     if not lines:
         return []
-    head = ["", "| task, 95 % intervals | base | SFT | GRPO | SFT → GRPO | McNemar p |", "|---|---|---|---|---|---|"]
+    head = [
+        "",
+        "| task, 95 % intervals | base | SFT | GRPO | SFT → GRPO | McNemar p |",
+        "|---|---|---|---|---|---|",
+    ]
     return [*head, *lines, "", *_gain(evaluation)]
 
 
@@ -71,9 +88,13 @@ def _gain(evaluation: Json) -> list[str]:
     if not found or not gain:
         return []
     total, elicited, learned = (
-        card.change(gain[part], gain[f"{part}_ci95"], found[1]["kind"]) for part in ("total", "elicited", "learned")
+        card.change(gain[part], gain[f"{part}_ci95"], found[1]["kind"])
+        for part in ("total", "elicited", "learned")
     )
-    return [f"The gain, {total}, is {elicited} that opening the reasoning alone gives SFT, and {learned} besides.", ""]
+    return [
+        f"The gain, {total}, is {elicited} that opening the reasoning alone gives SFT, and {learned} besides.",
+        "",
+    ]
 
 
 def health_line(health: Json) -> str:
@@ -88,13 +109,19 @@ def health_line(health: Json) -> str:
 
 def link(text: str, experiment: str, run: str, artifact: str | None = None) -> str:
     """A link to a run, or to one of its artifacts, in the UI that shows the description."""
-    place = f"#/experiments/{experiment}/runs/{run}" + (f"/artifacts/{artifact}" if artifact else "")
+    place = f"#/experiments/{experiment}/runs/{run}" + (
+        f"/artifacts/{artifact}" if artifact else ""
+    )
     return f"[{text}]({place}?workflowType=machine_learning)"
 
 
 ARTIFACTS = {
-    "model_card/README.md": "card", "grpo/curves.png": "curves", "evaluate/comparison.png": "comparison",
-    "validate/report.html": "gate", "evaluate/samples.json": "answers before and after",
-    "grpo/samples.json": "completions during training", "outputs.json": "hashes of all outputs",
-}  # fmt: skip
+    "model_card/README.md": "card",
+    "grpo/curves.png": "curves",
+    "evaluate/comparison.png": "comparison",
+    "validate/report.html": "gate",
+    "evaluate/samples.json": "answers before and after",
+    "grpo/samples.json": "completions during training",
+    "outputs.json": "hashes of all outputs",
+}
 """What a row's description links to, in this order, as far as it is there."""

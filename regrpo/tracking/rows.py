@@ -1,7 +1,11 @@
-"""Observer: what a stage run and a pipeline row hold in MLflow, as plain data out of journals, dvc.lock and reports.
+"""Observer.
 
-A pipeline row (`Row`) has every parameter of every section and every final metric under its stage's name, so that
-MLflow's table compares whole pipelines; and the headline once more, under names that are the same for every profile.
+What a stage run and a pipeline row hold in MLflow, as plain data out of journals, dvc.lock and
+reports.
+
+A pipeline row (`Row`) has every parameter of every section and every final metric under its stage's
+name, so that MLflow's table compares whole pipelines; and the headline once more, under names that
+are the same for every profile.
 """
 
 from __future__ import annotations
@@ -36,7 +40,10 @@ OUTPUTS = "outputs.json"
 PRODUCT = "regrpo.output.models/grpo"
 """The one hash that a row has as a tag: of what the pipeline is for."""
 SHOWN_AGAIN = ("headline/", "regrpo.headline")
-"""How the names of metrics and tags begin that say once more what others hold; a row may lack them."""
+"""How the names of metrics and tags begin that say once more what others hold.
+
+A row may lack them.
+"""
 OF_SWEEP = re.compile(r"(.+)-\d+")
 """The names that `dvc exp run --queue -n NAME -S 'key=1,2'` gives its experiments."""
 
@@ -64,7 +71,10 @@ class Row:
 
 
 def flatten(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """(dotted name, value as JSON spells it; text bare) of every leaf; lists and empty mappings are leaves."""
+    """(dotted name, value as JSON spells it; text bare) of every leaf.
+
+    Lists and empty mappings are leaves.
+    """
     if isinstance(values, Mapping) and values:
         for key, value in values.items():
             yield from flatten(value, f"{prefix}.{key}")
@@ -73,9 +83,12 @@ def flatten(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def numbers(report: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """(dotted name, number) of every number in a report; truth values count as 1 and 0, confidence intervals as two.
+    """(dotted name, number) of every number in a report.
 
-    Of evaluate's report the containers are left out of the names: `heldout.grpo`, `heldout.sft_grpo.difference`.
+    Truth values count as 1 and 0, confidence intervals as two.
+
+    Of evaluate's report the containers are left out of the names: `heldout.grpo`,
+    `heldout.sft_grpo.difference`.
     """
     for key, value in report.items() if isinstance(report, Mapping) else ():
         name = f"{prefix}{key}"
@@ -84,9 +97,15 @@ def numbers(report: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
                 yield mlflow_name(prefix.rstrip(".") if key == "value" else name), float(value)
         elif isinstance(value, Mapping):
             yield from numbers(value, prefix if key in ("tasks", "models", "pairs") else f"{name}.")
-        elif isinstance(value, list) and key.endswith("ci95") and len(value) == 2 and None not in value:
+        elif (
+            isinstance(value, list)
+            and key.endswith("ci95")
+            and len(value) == 2
+            and None not in value
+        ):
             yield from (
-                (mlflow_name(f"{name}_{end}"), float(limit)) for end, limit in zip(("low", "high"), value, strict=True)
+                (mlflow_name(f"{name}_{end}"), float(limit))
+                for end, limit in zip(("low", "high"), value, strict=True)
             )
 
 
@@ -111,15 +130,22 @@ def curves(history: bytes) -> Curves:
     for row in csv.DictReader(io.StringIO(history.decode())):
         for name, value in row.items():
             if name != "step" and value:
-                found.setdefault(mlflow_name(name), {}).setdefault(int(row["step"]), []).append(float(value))
+                found.setdefault(mlflow_name(name), {}).setdefault(int(row["step"]), []).append(
+                    float(value)
+                )
     return found
 
 
 def scores(evaluation: bytes) -> Curves:
-    """What evaluate's metrics.json says that it showed: each model's value in each task, rounded to 6 digits."""
+    """What evaluate's metrics.json says that it showed.
+
+    Each model's value in each task, rounded to 6 digits.
+    """
     tasks = json.loads(evaluation).get("tasks", {})
     models = (
-        (f"{task}/{name}", one["value"]) for task, found in tasks.items() for name, one in found["models"].items()
+        (f"{task}/{name}", one["value"])
+        for task, found in tasks.items()
+        for name, one in found["models"].items()
     )
     return {mlflow_name(name): {0: [value]} for name, value in models}
 
@@ -135,12 +161,19 @@ def output_tags(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def name(parameters: Mapping[str, Any], identity: str) -> str:
-    """A pipeline row's name where no experiment gave it one: what the model is called, and a short key."""
+    """A pipeline row's name where no experiment gave it one.
+
+    What the model is called, and a short key.
+    """
     return f"{parameters.get('model_card.model_name', 'pipeline')} {identity[:12]}"
 
 
 def experiment_tags(
-    experiment: str | None, baseline: str | None, profile: str, sections: Mapping[str, Any], root: Path
+    experiment: str | None,
+    baseline: str | None,
+    profile: str,
+    sections: Mapping[str, Any],
+    root: Path,
 ) -> dict[str, str]:
     """An experiment's name and baseline, its sweep, and what its parameters change against the baseline's commit."""
     if not experiment:
@@ -150,14 +183,21 @@ def experiment_tags(
         tags["regrpo.sweep"] = found[1]
     if baseline:
         tags["regrpo.baseline"] = baseline
-        tags |= {"regrpo.changed": said} if (said := changed(Snapshot(root, baseline), profile, sections)) else {}
+        tags |= (
+            {"regrpo.changed": said}
+            if (said := changed(Snapshot(root, baseline), profile, sections))
+            else {}
+        )
     return tags
 
 
 def changed(baseline: Snapshot, profile: str, sections: Mapping[str, Any]) -> str | None:
-    """`grpo.learning_rate=0.0001 grpo.seed=3`: where a profile differs from the baseline's; None where it is not there.
+    """`grpo.learning_rate=0.0001 grpo.seed=3`: where a profile differs from the baseline's.
 
-    A profile that the baseline does not name itself is compared with the baseline's file of that name.
+    None where it is not there.
+
+    A profile that the baseline does not name itself is compared with the baseline's file of that
+    name.
     """
     named, before = _yaml(baseline.read(DEFAULT_PROFILE)), _yaml(baseline.read(profile))
     if named is None or before is None:
@@ -187,7 +227,9 @@ def from_snapshot(snapshot: Snapshot) -> Row:
     for stage in STAGES:
         record = snapshot.record(stage) or {"inputs": [], "outputs": [], "run": ""}
         reports = {name: snapshot.read(f"reports/{stage}/{name}") for name in METRIC_REPORTS}
-        _add_stage(row, stage, {name: data for name, data in reports.items() if data is not None}, record)
+        _add_stage(
+            row, stage, {name: data for name, data in reports.items() if data is not None}, record
+        )
         row.tags[f"regrpo.stage.{stage}"] = record.get("mlflow_run_id") or record["run"]
     for stage in tables_module.STAGES:
         _add_table(row, stage, snapshot.output(f"reports/{stage}/samples.parquet"))
@@ -197,7 +239,10 @@ def from_snapshot(snapshot: Snapshot) -> Row:
 
 
 def from_journals(journals: Iterable[Told]) -> Row:
-    """The row of an execution that made no whole pipeline: its profile, and what the stages that ran left."""
+    """The row of an execution that made no whole pipeline.
+
+    Its profile, and what the stages that ran left.
+    """
     row = Row(tags={"regrpo.complete": "false"})
     for journal in journals:
         facts = journal.facts
@@ -208,12 +253,18 @@ def from_journals(journals: Iterable[Told]) -> Row:
         _add_table(row, journal.stage, journal.kept("samples.parquet"))
         if journal.stage == "grpo":
             row.curves = _curves(journal.kept("history.csv"))
-        kept = {path: journal.kept(path.rpartition("/")[2]) for path in SHOWN if f"/{journal.stage}/" in path}
+        kept = {
+            path: journal.kept(path.rpartition("/")[2])
+            for path in SHOWN
+            if f"/{journal.stage}/" in path
+        }
         row.artifacts |= {path: data for path, data in kept.items() if data is not None}
     return row
 
 
-def _add_stage(row: Row, stage: str, reports: Mapping[str, bytes], record: Mapping[str, Any]) -> None:
+def _add_stage(
+    row: Row, stage: str, reports: Mapping[str, bytes], record: Mapping[str, Any]
+) -> None:
     row.metrics |= {f"{stage}.{name}": value for name, value in final_metrics(reports).items()}
     row.hashes |= {out["path"]: out["sha256"] for out in record["outputs"]}
     # The other outputs' hashes stand with the stages' runs and in outputs.json.
@@ -224,7 +275,8 @@ def _add_stage(row: Row, stage: str, reports: Mapping[str, bytes], record: Mappi
         row.tags["regrpo.health"] = str((row.health or {}).get("verdict"))
     if stage == "evaluate" and "metrics.json" in reports:
         row.evaluation = json.loads(reports["metrics.json"])
-        # First, as MLflow's own comparison starts with the first metric, and its page with the first tags.
+        # First, as MLflow's own comparison starts with the first metric, and its page with the
+        # first tags.
         row.metrics = notes.headline_metrics(row.evaluation) | row.metrics
         if words := notes.headline_words(row.evaluation):
             row.tags = {"regrpo.headline": words} | row.tags
@@ -237,19 +289,30 @@ def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
 
 
 def _curves(history: bytes | None) -> Curves:
-    """What `curves` finds in a history.csv; nothing where it is not there, or damaged (the audit names that)."""
+    """What `curves` finds in a history.csv.
+
+    Nothing where it is not there, or damaged (the audit names that).
+    """
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return curves(history) if history else {}
     return {}
 
 
 def shown_curves(found: Curves) -> Curves:
-    """The curves that a row carries, under its names for them; of a step that was logged twice, the last value."""
+    """The curves that a row carries, under its names for them.
+
+    Of a step that was logged twice, the last value.
+    """
     kept = {name: found[name] for name in views.CURVES if name in found}
-    return {views.curve(name): {step: values[-1:] for step, values in steps.items()} for name, steps in kept.items()}
+    return {
+        views.curve(name): {step: values[-1:] for step, values in steps.items()}
+        for name, steps in kept.items()
+    }
 
 
-def describe(row: Row, changed: str | None, stages: Mapping[str, str], experiment: str, run: str) -> str:
+def describe(
+    row: Row, changed: str | None, stages: Mapping[str, str], experiment: str, run: str
+) -> str:
     """A row's description in Markdown: what came out, first; the UI shows four lines of it.
 
     `stages` (stage → MLflow run), `experiment` and `run` are MLflow's ids, for links.
@@ -257,12 +320,17 @@ def describe(row: Row, changed: str | None, stages: Mapping[str, str], experimen
     words = row.tags.get("regrpo.headline")
     lines = [f"**Result:** {words}"] if words else []
     lines += [f"**Changed:** {code(changed)}"] if changed else []
-    there = {path.removeprefix("reports/") for path in row.artifacts} | row.tables.keys() | {OUTPUTS}
+    there = (
+        {path.removeprefix("reports/") for path in row.artifacts} | row.tables.keys() | {OUTPUTS}
+    )
     shown = {path: text for path, text in notes.ARTIFACTS.items() if path in there}
     links = [notes.link(text, experiment, run, path) for path, text in shown.items()]
     lines += [f"**Look at:** {' · '.join(links)}"]
     lines += [notes.health_line(row.health)] if row.health else []
     links = [notes.link(stage, experiment, made) for stage, made in stages.items()]
     lines += [f"**Stages:** {' · '.join(links)}"] if links else []
-    lines += [f"**{notes.ARTIFACTS[path].capitalize()}:** {table.shows}" for path, table in row.tables.items()]
+    lines += [
+        f"**{notes.ARTIFACTS[path].capitalize()}:** {table.shows}"
+        for path, table in row.tables.items()
+    ]
     return "  \n".join(lines) + "\n" + "\n".join(notes.evaluation_lines(row.evaluation)) + "\n"

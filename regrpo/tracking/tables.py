@@ -1,7 +1,10 @@
-"""Observer: the kept completions as tables that a person reads (MLflow's table artifacts), out of samples.parquet.
+"""Observer.
 
-A table is bounded and says how many of how many it shows. Text is data: it is cut, and characters that do not show are
-replaced; whoever renders it escapes it.
+The kept completions as tables that a person reads (MLflow's table artifacts), out of
+samples.parquet.
+
+A table is bounded and says how many of how many it shows. Text is data: it is cut, and characters
+that do not show are replaced; whoever renders it escapes it.
 """
 
 from __future__ import annotations
@@ -26,7 +29,12 @@ LIMIT = 100
 """Rows of a table."""
 CHARACTERS = 2000
 """Of one cell."""
-CHANGES = {(True, False): "lost", (False, True): "gained", (False, False): "still wrong", (True, True): "still right"}
+CHANGES = {
+    (True, False): "lost",
+    (False, True): "gained",
+    (False, False): "still wrong",
+    (True, True): "still right",
+}
 """(sft correct, grpo correct) in words; the rare and telling ones first."""
 
 
@@ -39,7 +47,10 @@ class Table:
 
 
 def table(stage: str, parquet: bytes, headline: str | None = None) -> Table | None:
-    """The table of a stage's samples.parquet (grpo's or evaluate's); None where it is no such file, or empty."""
+    """The table of a stage's samples.parquet (grpo's or evaluate's).
+
+    None where it is no such file, or empty.
+    """
     import pandas as pd
 
     if stage not in STAGES:
@@ -54,7 +65,10 @@ def table(stage: str, parquet: bytes, headline: str | None = None) -> Table | No
 
 
 def during_training(frame: pd.DataFrame) -> Table:
-    """GRPO's completions by step: of each kept step (or evenly spread steps) the first ones, with their rewards."""
+    """GRPO's completions by step.
+
+    Of each kept step (or evenly spread steps) the first ones, with their rewards.
+    """
     steps = sorted(frame["step"].unique())
     spread = [steps[index * (len(steps) - 1) // max(1, LIMIT - 1)] for index in range(LIMIT)]
     kept = frame[frame["step"].isin(steps if len(steps) <= LIMIT else spread)]
@@ -62,11 +76,16 @@ def during_training(frame: pd.DataFrame) -> Table:
     first = ["step", "prompt", "completion", "answer", "reward"]
     names = [*first, *(name for name in frame.columns if name not in (*first, "id")), "id"]
     columns = {name: [_cell(value) for value in shown[name]] for name in names}
-    return Table(columns, f"{len(shown):,} of {len(frame):,} kept completions, from {shown['step'].nunique():,} steps")
+    return Table(
+        columns,
+        f"{len(shown):,} of {len(frame):,} kept completions, from {shown['step'].nunique():,} steps",
+    )
 
 
 def before_and_after(frame: pd.DataFrame, headline: str | None = None) -> Table:
-    """Evaluate's answers of base, sft and grpo to the same question in one row; each kind of change has its share.
+    """Evaluate's answers of base, sft and grpo to the same question in one row.
+
+    Each kind of change has its share.
 
     `headline` is the task that is shown; without it, the first.
     """
@@ -99,7 +118,10 @@ def _change(before: Any, after: Any) -> str:
 
 
 def _share(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
-    """LIMIT rows, an equal share of each kind as far as there are so many; kinds in the order of CHANGES."""
+    """LIMIT rows, an equal share of each kind as far as there are so many.
+
+    Kinds in the order of CHANGES.
+    """
     order = [*CHANGES.values(), "worse", "better", "the same"]
     kinds = {kind: [row for row in rows if row[by] == kind] for kind in order}
     kept: dict[str, list[dict[str, Any]]] = {}
@@ -119,7 +141,11 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("[{"):
         with contextlib.suppress(ValueError):
             value = json.loads(value)
-    if isinstance(value, list) and value and all(isinstance(one, Mapping) and "content" in one for one in value):
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(one, Mapping) and "content" in one for one in value)
+    ):
         return visible("\n".join(_messages(value)), CHARACTERS)
     if isinstance(value, bool | int | np.bool_ | np.integer):
         return int(value)

@@ -1,7 +1,9 @@
-"""Observer: what becomes of journals and pipeline rows in MLflow. The only module that imports mlflow (seconds).
+"""Observer: what becomes of journals and pipeline rows in MLflow.
 
-Everything here may be done twice: runs are found again by their tags (`regrpo.run`, `regrpo.execution`,
-`regrpo.pipeline_key`) before any is made.
+The only module that imports mlflow (seconds).
+
+Everything here may be done twice: runs are found again by their tags (`regrpo.run`,
+`regrpo.execution`, `regrpo.pipeline_key`) before any is made.
 """
 
 from __future__ import annotations
@@ -29,13 +31,19 @@ BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 MAX_VALUE = {"params": 6000, "tags": 8000}
 """Characters; longer values are cut, and lie whole in run.json and code.diff."""
 ABSENT = "(not set)"
-"""A parameter that other runs of the same kind have: MLflow's comparison invents a value where there is none."""
+"""A parameter that other runs of the same kind have.
+
+MLflow's comparison invents a value where there is none.
+"""
 CONTEXTS = {"prepared": "gate", "dev": "validation", "eval": "evaluation"}
 """What MLflow calls the use of a split, or of all of them; every other is for training."""
 
 
 def _limit_patience() -> None:
-    """An unreachable server is given up within seconds (MLflow's defaults: 245 s; a database: minutes)."""
+    """An unreachable server is given up within seconds (MLflow's defaults: 245 s; a database.
+
+    Minutes).
+    """
     for name, value in {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -52,7 +60,10 @@ def _limit_patience() -> None:
 
 
 class Store:
-    """The MLflow experiment that everything is told to. Raises MLflow's own exceptions where it cannot be reached."""
+    """The MLflow experiment that everything is told to.
+
+    Raises MLflow's own exceptions where it cannot be reached.
+    """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         _limit_patience()
@@ -63,9 +74,13 @@ class Store:
         self.client = mlflow.MlflowClient(uri)
         found = self.client.get_experiment_by_name(experiment)
         location = artifacts.as_uri() if uri.startswith("sqlite:") else None
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training, not agents' traces
+        kind = {
+            "mlflow.experimentKind": "custom_model_development"
+        }  # the UI then shows training, not agents' traces
         self.experiment_id = (
-            found.experiment_id if found else self.client.create_experiment(experiment, location, tags=kind)
+            found.experiment_id
+            if found
+            else self.client.create_experiment(experiment, location, tags=kind)
         )
         present = found or self.client.get_experiment(self.experiment_id)
         for key, value in views.missing_tags(present.tags, present.creation_time).items():
@@ -73,13 +88,18 @@ class Store:
         self._monitors: dict[str, Any] = {}
         self.changed: list[dict[str, str]] = []
 
-    # --- runs ---------------------------------------------------------------------------------------------------
+    # --- runs -------------------------------------------------------------------------------------
 
     def find(self, **tags: str) -> Any | None:
-        """The newest run with these tags (`__` stands for a dot), deleted ones included; None where there is none."""
+        """The newest run with these tags (`__` stands for a dot), deleted ones included.
+
+        None where there is none.
+        """
         from mlflow.entities import ViewType
 
-        found = self.client.search_runs([self.experiment_id], _with_tags(tags), ViewType.ALL, max_results=1)
+        found = self.client.search_runs(
+            [self.experiment_id], _with_tags(tags), ViewType.ALL, max_results=1
+        )
         return found[0] if found else None
 
     def _create(self, name: str, started: float | None, tags: Mapping[str, str]) -> str:
@@ -99,8 +119,13 @@ class Store:
 
         entities: dict[str, Sequence[Any]] = {
             "metrics": metrics,
-            "params": [Param(name, value[: MAX_VALUE["params"]]) for name, value in (params or {}).items()],
-            "tags": [RunTag(name[:250], value[: MAX_VALUE["tags"]]) for name, value in (tags or {}).items()],
+            "params": [
+                Param(name, value[: MAX_VALUE["params"]]) for name, value in (params or {}).items()
+            ],
+            "tags": [
+                RunTag(name[:250], value[: MAX_VALUE["tags"]])
+                for name, value in (tags or {}).items()
+            ],
         }
         for kind, many in entities.items():
             for start in range(0, len(many), BATCH[kind]):
@@ -117,12 +142,17 @@ class Store:
         runs = self.client.search_runs([self.experiment_id], condition, max_results=1000)
         names = {name for run in runs for name in run.data.params}
         for run in runs:
-            self._log(run.info.run_id, params=dict.fromkeys(sorted(names - set(run.data.params)), ABSENT))
+            self._log(
+                run.info.run_id, params=dict.fromkeys(sorted(names - set(run.data.params)), ABSENT)
+            )
 
-    # --- a stage run --------------------------------------------------------------------------------------------
+    # --- a stage run ------------------------------------------------------------------------------
 
     def tell(self, journal: Told) -> None:
-        """Bring MLflow up to date with one journal: run made, described, metrics sent, and ended if the stage has."""
+        """Bring MLflow up to date with one journal.
+
+        Run made, described, metrics sent, and ended if the stage has.
+        """
         if not journal.answer.get("run_id"):
             self._open(journal)
         if journal.answer.get("ended"):
@@ -137,7 +167,10 @@ class Store:
             self._close(journal, closed)
 
     def _open(self, journal: Told) -> None:
-        """Make the run (and its execution's, before its first) and answer: the stage waits for this."""
+        """Make the run (and its execution's, before its first) and answer.
+
+        The stage waits for this.
+        """
         facts = journal.facts
         tags = {
             "regrpo.kind": "stage",
@@ -166,15 +199,25 @@ class Store:
 
     def _create_execution(self, journal: Told) -> str:
         facts = journal.facts
-        tags = {"regrpo.kind": "pipeline", "regrpo.execution": str(journal.execution), "mlflow.source.name": "dvc.yaml"}
+        tags = {
+            "regrpo.kind": "pipeline",
+            "regrpo.execution": str(journal.execution),
+            "mlflow.source.name": "dvc.yaml",
+        }
         experiment = (facts["experiment"], facts["baseline"], facts["profile"], facts["sections"])
         tags |= rows.experiment_tags(*experiment, dvc_root())
-        name = facts["experiment"] or rows.name(rows.parameters(facts["sections"]), str(journal.execution))
+        name = facts["experiment"] or rows.name(
+            rows.parameters(facts["sections"]), str(journal.execution)
+        )
         return self._create(name, facts["started"], tags | _code_tags(facts["code"]))
 
     def _describe(self, journal: Told) -> None:
         facts, run_id = journal.facts, journal.answer["run_id"]
-        sections = {stage: section for values in facts["entry"]["params"].values() for stage, section in values.items()}
+        sections = {
+            stage: section
+            for values in facts["entry"]["params"].values()
+            for stage, section in values.items()
+        }
         self._log(run_id, params=rows.parameters(sections) | {"profile": facts["profile"]})
         if facts["diff"]:
             self.client.log_text(run_id, facts["diff"] + "\n", "code.diff")
@@ -198,16 +241,25 @@ class Store:
         run_id, record = journal.answer["run_id"], closed["record"]
         model_id = None
         if record:
-            self._log(run_id, tags=rows.output_tags(record) | {"regrpo.environment": record["environment"]["sha256"]})
+            self._log(
+                run_id,
+                tags=rows.output_tags(record)
+                | {"regrpo.environment": record["environment"]["sha256"]},
+            )
             self._log_datasets(run_id, record["inputs"], Path(journal.facts["workspace"]))
-            self.client.log_text(run_id, json.dumps(record, indent=2, sort_keys=True) + "\n", "run.json")
+            self.client.log_text(
+                run_id, json.dumps(record, indent=2, sort_keys=True) + "\n", "run.json"
+            )
             model_id = self._log_model(journal, record)
         if (journal.folder / "files").is_dir():
             self.client.log_artifacts(run_id, str(journal.folder / "files"))
         self._show_results(journal, record, closed["ended"])
-        # A name that was logged live (sft's loss) has its curve: a summary under it would be a second value at one of
+        # A name that was logged live (sft's loss) has its curve: a summary under it would be a
+        # second value at one of
         # its steps. The pipeline's row has it.
-        live = {rows.mlflow_name(name) for line in journal.metrics_from(0)[0] for name in line["values"]}
+        live = {
+            rows.mlflow_name(name) for line in journal.metrics_from(0)[0] for name in line["values"]
+        }
         final = rows.final_metrics(journal.reports())
         summary = {name: value for name, value in final.items() if name not in live}
         self._log_final_metrics(run_id, summary, closed["ended"], model_id)
@@ -223,12 +275,19 @@ class Store:
         from mlflow.entities import Metric
 
         time = int(ended * 1000)
-        self._log(run_id, [Metric(name, value, time, 0, model_id) for name, value in values.items()])
+        self._log(
+            run_id, [Metric(name, value, time, 0, model_id) for name, value in values.items()]
+        )
 
     def _show_results(self, journal: Told, record: Mapping[str, Any] | None, ended: float) -> None:
-        """What a person looks for on a stage's page: its description, its samples as a table, its models' scores."""
+        """What a person looks for on a stage's page.
+
+        Its description, its samples as a table, its models' scores.
+        """
         run_id, reports = journal.answer["run_id"], journal.reports()
-        evaluation = json.loads(reports.get("metrics.json", b"{}")) if journal.stage == "evaluate" else {}
+        evaluation = (
+            json.loads(reports.get("metrics.json", b"{}")) if journal.stage == "evaluate" else {}
+        )
         lines = notes.evaluation_lines(evaluation)
         if "health.json" in reports:
             lines += [notes.health_line(json.loads(reports["health.json"])), ""]
@@ -243,14 +302,24 @@ class Store:
             self._log_scores(run_id, record, ended, *found)
 
     def _log_table(self, run_id: str, path: str, table: tables.Table) -> None:
-        """A table artifact that the UI renders; told again, it is left as it is (log_table would append to it)."""
-        if path not in {one.path for one in self.client.list_artifacts(run_id, str(PurePosixPath(path).parent))}:
+        """A table artifact that the UI renders.
+
+        Told again, it is left as it is (log_table would append to it).
+        """
+        if path not in {
+            one.path for one in self.client.list_artifacts(run_id, str(PurePosixPath(path).parent))
+        }:
             import pandas as pd
 
             self.client.log_table(run_id, pd.DataFrame(table.columns, dtype=object), path)
 
     def _log_scores(
-        self, run_id: str, record: Mapping[str, Any], ended: float, name: str, task: Mapping[str, Any]
+        self,
+        run_id: str,
+        record: Mapping[str, Any],
+        ended: float,
+        name: str,
+        task: Mapping[str, Any],
     ) -> None:
         """Evaluate's headline as a metric of each evaluated model, on the dataset that it was asked.
 
@@ -266,7 +335,14 @@ class Store:
             known = self._find_model(f"models/{model}", inputs.get(f"models/{model}"))
             if known and (found := task["models"].get(model)):
                 metrics.append(
-                    Metric(rows.mlflow_name(name), found["value"], int(ended * 1000), step, known, **dataset)
+                    Metric(
+                        rows.mlflow_name(name),
+                        found["value"],
+                        int(ended * 1000),
+                        step,
+                        known,
+                        **dataset,
+                    )
                 )
         self._log(run_id, metrics)
         present = {one.model_id for one in self.client.get_run(run_id).inputs.model_inputs}
@@ -278,11 +354,17 @@ class Store:
         conditions = f"tags.`regrpo.sha256` = '{sha256}' AND tags.`regrpo.path` = '{path}'"
         newest = [{"field_name": "creation_timestamp", "ascending": False}]
         search = self.client.search_logged_models
-        found = search([self.experiment_id], conditions, max_results=1, order_by=newest) if sha256 else []
+        found = (
+            search([self.experiment_id], conditions, max_results=1, order_by=newest)
+            if sha256
+            else []
+        )
         return str(found[0].model_id) if found else None
 
     def _log_datasets(self, run_id: str, inputs: Iterable[Mapping[str, Any]], folder: Path) -> None:
-        """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256; all of it is a tag.
+        """Prepared data as MLflow inputs. `digest` takes 36 characters: half of the SHA-256.
+
+        All of it is a tag.
 
         Columns and number of rows are read from `folder` where the recorded bytes still lie there.
         """
@@ -296,7 +378,10 @@ class Store:
                 described = _schema_and_profile(folder / path, item["sha256"])
                 dataset = Dataset(path.name, item["sha256"][:32], "local", source, *described)
                 context = CONTEXTS.get(path.stem, "training")
-                tags = [InputTag("mlflow.data.context", context), InputTag("sha256", item["sha256"])]
+                tags = [
+                    InputTag("mlflow.data.context", context),
+                    InputTag("sha256", item["sha256"]),
+                ]
                 found.append(DatasetInput(dataset, tags))
         if found:
             self.client.log_inputs(run_id, found)
@@ -312,7 +397,8 @@ class Store:
             "mlflow.user": "regrpo",
             "mlflow.source.name": record["command"],
             "mlflow.source.type": "LOCAL",
-            # MLflow would fill these in from the repository around the tracker: a remote's address may tell too much.
+            # MLflow would fill these in from the repository around the tracker: a remote's address
+            # may tell too much.
             "mlflow.source.git.branch": "",
             "mlflow.source.git.repoURL": "",
             "regrpo.path": output["path"],
@@ -322,9 +408,7 @@ class Store:
             views.NOTE: f"`{output['path']}`, SHA-256 `{output['sha256']}`. DVC keeps the bytes; none are here.",
         }
         params = {"path": output["path"], "sha256": output["sha256"], "size": str(output["size"])}
-        name = (
-            f"{journal.facts['sections']['model_card'].get('model_name', 'model')}-{PurePosixPath(output['path']).name}"
-        )
+        name = f"{journal.facts['sections']['model_card'].get('model_name', 'model')}-{PurePosixPath(output['path']).name}"
         params |= rows.parameters({journal.stage: journal.facts["sections"][journal.stage]})
         model = mlflow.create_external_model(
             re.sub("[/:.%\"']", "-", name),
@@ -335,11 +419,13 @@ class Store:
         )
         from mlflow.entities import LoggedModelOutput
 
-        self.client.log_outputs(journal.answer["run_id"], [LoggedModelOutput(model.model_id, step=0)])
+        self.client.log_outputs(
+            journal.answer["run_id"], [LoggedModelOutput(model.model_id, step=0)]
+        )
         journal.note(model_id=model.model_id)
         return str(model.model_id)
 
-    # --- system metrics -----------------------------------------------------------------------------------------
+    # --- system metrics ---------------------------------------------------------------------------
 
     def _monitor(self, journal: Told) -> None:
         """Sample the machine into the run while the stage runs."""
@@ -347,19 +433,27 @@ class Store:
 
         run_id = journal.answer["run_id"]
         if journal.running and run_id not in self._monitors:
-            self._monitors[run_id] = SystemMetricsMonitor(run_id, 5, resume_logging=True, tracking_uri=self.uri)
+            self._monitors[run_id] = SystemMetricsMonitor(
+                run_id, 5, resume_logging=True, tracking_uri=self.uri
+            )
             self._monitors[run_id].start()
 
     def _stop_monitor(self, run_id: str) -> None:
         if monitor := self._monitors.pop(run_id, None):
             monitor.finish()
 
-    # --- pipeline rows ------------------------------------------------------------------------------------------
+    # --- pipeline rows ----------------------------------------------------------------------------
 
-    def finish_execution(self, journals: Sequence[Told], status: str, snapshot: Snapshot | None) -> None:
+    def finish_execution(
+        self, journals: Sequence[Told], status: str, snapshot: Snapshot | None
+    ) -> None:
         """End an execution's run, filled from `snapshot` where that is a whole pipeline, else from the journals."""
         whole = snapshot is not None and snapshot.pipeline_key() is not None
-        row = rows.from_snapshot(snapshot) if snapshot is not None and whole else rows.from_journals(journals)
+        row = (
+            rows.from_snapshot(snapshot)
+            if snapshot is not None and whole
+            else rows.from_journals(journals)
+        )
         name = journals[0].facts["experiment"] or rows.name(
             row.params, row.tags.get("regrpo.pipeline_key", str(journals[0].execution))
         )
@@ -373,16 +467,27 @@ class Store:
             self._tag_models(journals, snapshot)
 
     def ensure_row(self, snapshot: Snapshot, name: str | None, baseline: str | None = None) -> None:
-        """A row for a whole pipeline that no process of ours was seen to make: restored from cache, or made elsewhere.
+        """A row for a whole pipeline that no process of ours was seen to make.
 
-        An experiment (`name`) has a row of its own; for the workspace (None) any row of the same pipeline will do.
+        Restored from cache, or made elsewhere.
+
+        An experiment (`name`) has a row of its own; for the workspace (None) any row of the same
+        pipeline will do.
         """
         key = snapshot.pipeline_key()
-        if key is None or self.find(regrpo__pipeline_key=key, **({"regrpo__experiment": name} if name else {})):
+        if key is None or self.find(
+            regrpo__pipeline_key=key, **({"regrpo__experiment": name} if name else {})
+        ):
             return
         last = snapshot.record("model_card") or {}
-        tags = {"regrpo.kind": "pipeline", "regrpo.restored": "true", "mlflow.source.name": "dvc.yaml"}
-        tags |= rows.experiment_tags(name, baseline, snapshot.profile(), snapshot.params(), snapshot.root)
+        tags = {
+            "regrpo.kind": "pipeline",
+            "regrpo.restored": "true",
+            "mlflow.source.name": "dvc.yaml",
+        }
+        tags |= rows.experiment_tags(
+            name, baseline, snapshot.profile(), snapshot.params(), snapshot.root
+        )
         row = rows.from_snapshot(snapshot)
         name = name or rows.name(row.params, key)
         run_id = self._create(name, None, tags | _code_tags(last.get("code") or {}))
@@ -393,15 +498,23 @@ class Store:
     def _fill(self, run_id: str, row: rows.Row, ended: float) -> None:
         run = self.client.get_run(run_id)
         changed = run.data.tags.get("regrpo.changed")
-        note = {views.NOTE: rows.describe(row, changed, self._stage_runs(row), self.experiment_id, run_id)}
+        note = {
+            views.NOTE: rows.describe(
+                row, changed, self._stage_runs(row), self.experiment_id, run_id
+            )
+        }
         self._log(run_id, params=row.params, tags=row.tags | note)
         self._log_final_metrics(run_id, row.metrics, ended)
         self._log_curves(run_id, row.curves, ended)
         splits = [item for item in row.datasets if item["path"].endswith(".parquet")]
         self._log_datasets(run_id, splits, dvc_root())
         self._link_models(run, row.hashes)
-        self.client.log_text(run_id, json.dumps(row.hashes, indent=2, sort_keys=True) + "\n", rows.OUTPUTS)
-        for path, table in sorted(row.tables.items()):  # the first is what the UI's comparison opens with: evaluate's
+        self.client.log_text(
+            run_id, json.dumps(row.hashes, indent=2, sort_keys=True) + "\n", rows.OUTPUTS
+        )
+        for path, table in sorted(
+            row.tables.items()
+        ):  # the first is what the UI's comparison opens with: evaluate's
             self._log_table(run_id, path, table)
         with tempfile.TemporaryDirectory() as folder:
             for path, data in row.artifacts.items():
@@ -412,11 +525,18 @@ class Store:
             self.client.log_artifacts(run_id, folder)
 
     def _stage_runs(self, row: rows.Row) -> dict[str, str]:
-        """Stage → run of a row's stages, as far as this experiment holds them: others were told to another store."""
+        """Stage → run of a row's stages, as far as this experiment holds them.
+
+        Others were told to another store.
+        """
         found = {}
         for stage in STAGES:
-            if made := row.tags.get(f"regrpo.stage.{stage}"):  # MLflow's id, or ours where the stage did not learn it
-                by_id = self.client.search_runs([self.experiment_id], f"attributes.run_id = '{made}'")
+            if made := row.tags.get(
+                f"regrpo.stage.{stage}"
+            ):  # MLflow's id, or ours where the stage did not learn it
+                by_id = self.client.search_runs(
+                    [self.experiment_id], f"attributes.run_id = '{made}'"
+                )
                 if run := next(iter(by_id), None) or self.find(regrpo__run=made):
                     found[stage] = run.info.run_id
         return found
@@ -436,21 +556,31 @@ class Store:
         """Show a row's trained models beside it, whichever execution made them."""
         from mlflow.entities import LoggedModelOutput
 
-        found = (self._find_model(path, digest) for path, digest in hashes.items() if path.startswith("models/"))
+        found = (
+            self._find_model(path, digest)
+            for path, digest in hashes.items()
+            if path.startswith("models/")
+        )
         known = {one.model_id for one in run.outputs.model_outputs} if run.outputs else set()
         if new := [one for one in found if one and one not in known]:
-            self.client.log_outputs(run.info.run_id, [LoggedModelOutput(one, step=0) for one in new])
+            self.client.log_outputs(
+                run.info.run_id, [LoggedModelOutput(one, step=0) for one in new]
+            )
 
     def _tag_models(self, journals: Iterable[Told], snapshot: Snapshot) -> None:
         """Give this execution's logged models the MD5 under which DVC keeps their bytes."""
         stages = snapshot.lock()["stages"]
         for journal in journals:
-            if (model_id := journal.answer.get("model_id")) and snapshot.holds(journal.stage, journal.facts["run"]):
+            if (model_id := journal.answer.get("model_id")) and snapshot.holds(
+                journal.stage, journal.facts["run"]
+            ):
                 outs = {out["path"]: out["md5"] for out in stages[journal.stage]["outs"]}
                 models = {path: md5 for path, md5 in outs.items() if path.startswith("models/")}
-                self.client.set_logged_model_tags(model_id, {"regrpo.dvc_md5": next(iter(models.values()))})
+                self.client.set_logged_model_tags(
+                    model_id, {"regrpo.dvc_md5": next(iter(models.values()))}
+                )
 
-    # --- reproductions ------------------------------------------------------------------------------------------
+    # --- reproductions ----------------------------------------------------------------------------
 
     def add_reproduction(self, verdict: Mapping[str, Any]) -> str:
         """A run for the verdict of `regrpo reproduce`, linked by tags to the original's runs and keys; its id."""
@@ -459,15 +589,23 @@ class Store:
             row = self.find(regrpo__pipeline_key=verdict["pipeline_key"], regrpo__kind="pipeline")
             original = row.info.run_id if row else None
         tags = {"regrpo.kind": "reproduction", "mlflow.source.name": "regrpo reproduce"}
-        tags |= {f"regrpo.{name}": str(verdict[name]) for name in ("verdict", "expected", "revision")}
+        tags |= {
+            f"regrpo.{name}": str(verdict[name]) for name in ("verdict", "expected", "revision")
+        }
         tags["mlflow.source.git.commit"] = verdict["revision"]
         tags |= {"regrpo.reproduces": original} if original else {}
-        tags |= {"regrpo.reproduces_key": verdict["pipeline_key"]} if verdict["pipeline_key"] else {}
+        tags |= (
+            {"regrpo.reproduces_key": verdict["pipeline_key"]} if verdict["pipeline_key"] else {}
+        )
         for stage in verdict["stages"]:
-            tags[f"regrpo.reproduces.{stage['stage']}"] = stage["original"]["mlflow_run_id"] or stage["original"]["run"]
+            tags[f"regrpo.reproduces.{stage['stage']}"] = (
+                stage["original"]["mlflow_run_id"] or stage["original"]["run"]
+            )
             tags[f"regrpo.reproduces_key.{stage['stage']}"] = stage["original"]["key"]
         run_id = self._create(f"reproduction of {verdict['asked']}", verdict["started"], tags)
-        self.client.log_text(run_id, json.dumps(verdict, indent=2, sort_keys=True) + "\n", "verdict.json")
+        self.client.log_text(
+            run_id, json.dumps(verdict, indent=2, sort_keys=True) + "\n", "verdict.json"
+        )
         self._log_final_metrics(run_id, verdict["numbers"], verdict["ended"])
         self._end(run_id, "FINISHED", verdict["ended"], "reproduction", verdict["verdict"])
         return run_id
@@ -478,7 +616,10 @@ class Store:
 
 
 def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None]:
-    """A Parquet file's columns and its number of rows, as MLflow spells them; (None, None) for other bytes."""
+    """A Parquet file's columns and its number of rows, as MLflow spells them.
+
+    (None, None) for other bytes.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -489,21 +630,40 @@ def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None
     except (pyarrow.ArrowException, OSError):
         return None, None
     with opened:
-        names = {"int64": "long", "double": "double", "bool": "boolean", "string": "string", "large_string": "string"}
-        columns = [{"name": one.name, "type": names.get(str(one.type), "object")} for one in opened.schema_arrow]
-        return json.dumps({"mlflow_colspec": columns}), json.dumps({"num_rows": opened.metadata.num_rows})
+        names = {
+            "int64": "long",
+            "double": "double",
+            "bool": "boolean",
+            "string": "string",
+            "large_string": "string",
+        }
+        columns = [
+            {"name": one.name, "type": names.get(str(one.type), "object")}
+            for one in opened.schema_arrow
+        ]
+        return json.dumps({"mlflow_colspec": columns}), json.dumps(
+            {"num_rows": opened.metadata.num_rows}
+        )
 
 
 def _with_tags(tags: Mapping[str, str]) -> str:
     """MLflow's search condition for runs with these tags (`__` in a name stands for a dot)."""
-    return " and ".join(f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items())
+    return " and ".join(
+        f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items()
+    )
 
 
 def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
-    """The commit as MLflow shows it, and whether (and how: SHA-256 of the diff) the code differed from it."""
+    """The commit as MLflow shows it, and whether (and how.
+
+    SHA-256 of the diff) the code differed from it.
+    """
     if not code.get("revision"):
         return {}
-    tags = {"mlflow.source.git.commit": code["revision"], "regrpo.git.dirty": str(code["dirty"]).lower()}
+    tags = {
+        "mlflow.source.git.commit": code["revision"],
+        "regrpo.git.dirty": str(code["dirty"]).lower(),
+    }
     return tags | ({"regrpo.git.diff_sha256": code["diff_sha256"]} if code["diff_sha256"] else {})
 
 
@@ -542,11 +702,15 @@ class Reader:
 
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """Every (step, value) of a metric, in the order of steps."""
-        return sorted((point.step, point.value) for point in self.client.get_metric_history(run_id, metric))
+        return sorted(
+            (point.step, point.value) for point in self.client.get_metric_history(run_id, metric)
+        )
 
     def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
         """The tags of each model that a stage logged."""
-        found = self.client.search_logged_models([run["experiment"]], f"source_run_id = '{run['id']}'")
+        found = self.client.search_logged_models(
+            [run["experiment"]], f"source_run_id = '{run['id']}'"
+        )
         return [dict(model.tags) for model in found]
 
     def artifacts(self, run_id: str, path: str | None = None) -> Iterator[str]:
@@ -564,12 +728,17 @@ class Reader:
 
 
 def open_reader(uri: str) -> Reader:
-    """The store at `uri`, for reading. Raises CannotCheck where there is none; a database is never created."""
+    """The store at `uri`, for reading. Raises CannotCheck where there is none.
+
+    A database is never created.
+    """
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise CannotCheck(
-            "MLflow", expected=f"a store at {PurePosixPath(uri).name}", found="no such file",
+            "MLflow",
+            expected=f"a store at {PurePosixPath(uri).name}",
+            found="no such file",
             remedy="Set MLFLOW_TRACKING_URI, or use --no-mlflow.",
-        )  # fmt: skip
+        )
     _limit_patience()
     import mlflow
 
@@ -577,15 +746,26 @@ def open_reader(uri: str) -> Reader:
 
 
 class Registry(Reader):
-    """MLflow's model registry, as `regrpo promote` reads and writes it; a version is {version, tags}."""
+    """MLflow's model registry, as `regrpo promote` reads and writes it.
+
+    A version is {version, tags}.
+    """
 
     def logged_model(self, record: Mapping[str, Any], path: str) -> str | None:
-        """The id of the logged model that stands for a stage record's output; None where the store has none."""
+        """The id of the logged model that stands for a stage record's output.
+
+        None where the store has none.
+        """
         run = self.run(record["mlflow_run_id"]) if record.get("mlflow_run_id") else None
         for found in [run] if run else self.tagged(regrpo__run=record["run"]):
-            made = self.client.search_logged_models([found["experiment"]], f"source_run_id = '{found['id']}'")
+            made = self.client.search_logged_models(
+                [found["experiment"]], f"source_run_id = '{found['id']}'"
+            )
             for model in made:
-                if (model.tags.get("regrpo.path"), model.tags.get("regrpo.run")) == (path, record["run"]):
+                if (model.tags.get("regrpo.path"), model.tags.get("regrpo.run")) == (
+                    path,
+                    record["run"],
+                ):
                     return str(model.model_id)
         return None
 
@@ -595,7 +775,10 @@ class Registry(Reader):
         return str(found[0]["id"]) if found else None
 
     def holder(self, name: str, alias: str) -> dict[str, Any] | None:
-        """The version of a registered model that holds an alias; None where none does or there is no such model."""
+        """The version of a registered model that holds an alias.
+
+        None where none does or there is no such model.
+        """
         version = self._aliases(name).get(alias)
         found = self.client.get_model_version(name, version) if version else None
         return {"version": str(found.version), "tags": dict(found.tags)} if found else None
@@ -610,17 +793,25 @@ class Registry(Reader):
         from mlflow.exceptions import MlflowException
 
         try:
-            return {alias: str(version) for alias, version in self.client.get_registered_model(name).aliases.items()}
+            return {
+                alias: str(version)
+                for alias, version in self.client.get_registered_model(name).aliases.items()
+            }
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return {}
             raise
 
     def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
-        """A new version that points to a logged model (and it to the version); returns its number."""
+        """A new version that points to a logged model (and it to the version).
+
+        Returns its number.
+        """
         import mlflow
 
-        return str(mlflow.register_model(f"models:/{model_id}", name, None, tags=dict(tags)).version)
+        return str(
+            mlflow.register_model(f"models:/{model_id}", name, None, tags=dict(tags)).version
+        )
 
     def describe(self, name: str, version: str, tags: Mapping[str, str], description: str) -> None:
         """Give a version these tags and this description (Markdown)."""

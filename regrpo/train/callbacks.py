@@ -1,4 +1,7 @@
-"""What sft and grpo share around TRL's trainers: the history, progress, dev accuracy, and saving without pickles."""
+"""What sft and grpo share around TRL's trainers.
+
+The history, progress, dev accuracy, and saving without pickles.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,13 @@ from regrpo.train.early_stopping import EarlyStopping
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TIMINGS = ("step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second", "epoch_time")
+TIMINGS = (
+    "step_time",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "epoch_time",
+)
 """What TRL logs of the clock: it varies from run to run, so it goes to no deterministic output."""
 
 
@@ -44,8 +53,14 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         self.rows: list[dict[str, float]] = []
         self._last_shown = 0.0
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        values = {k: float(v) for k, v in (logs or {}).items() if k not in TIMINGS and isinstance(v, int | float | str)}
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        values = {
+            k: float(v)
+            for k, v in (logs or {}).items()
+            if k not in TIMINGS and isinstance(v, int | float | str)
+        }
         if "loss" not in values:  # the closing summary, not a step
             return
         self.add(state.global_step, values)
@@ -79,7 +94,10 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         return self.rows
 
     def restore(self, state: list[dict[str, float]]) -> None:
-        """Go on after these rows; they are shown again to whoever watches, so that the curve has no gap."""
+        """Go on after these rows.
+
+        They are shown again to whoever watches, so that the curve has no gap.
+        """
         self.rows = state
         for row in state:
             self.send({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
@@ -94,14 +112,20 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         files.write_text(path, text.getvalue())
 
     def mean(self, metric: str, rows: slice = slice(None)) -> float | None:
-        """Mean of a metric over the logged rows that hold it, rounded to 6 digits; None where none does."""
+        """Mean of a metric over the logged rows that hold it, rounded to 6 digits.
+
+        None where none does.
+        """
         values = [row[metric] for row in self.rows if metric in row][rows]
         return round(sum(values) / len(values), 6) if values else None
 
 
 @contextlib.contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Put every generator back where it was: what runs inside leaves the training as it would be without."""
+    """Put every generator back where it was.
+
+    What runs inside leaves the training as it would be without.
+    """
     import numpy as np
     import torch
 
@@ -124,7 +148,12 @@ class DevAccuracy(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, rows: list[dict[str, Any]], verifier: Verifier, every: int, max_new_tokens: int, history: History
+        self,
+        rows: list[dict[str, Any]],
+        verifier: Verifier,
+        every: int,
+        max_new_tokens: int,
+        history: History,
     ) -> None:
         self.rows, self.verifier, self.every, self.max_new_tokens, self.history = (
             rows,
@@ -148,10 +177,14 @@ class DevAccuracy(TrainerCallback):  # type: ignore[misc]
         if last.get("step") == state.global_step and "dev_accuracy" not in last:
             self._measure(state.global_step, kwargs["model"], kwargs["processing_class"])
 
-    def _measure(self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _measure(
+        self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         mine = self.rows[processes.rank() :: processes.world_size()]
         texts = greedy(model, tokenizer, [row["prompt"] for row in mine], self.max_new_tokens)
-        scores = [self.verifier.score(text, row["answer"]) for text, row in zip(texts, mine, strict=True)]
+        scores = [
+            self.verifier.score(text, row["answer"]) for text, row in zip(texts, mine, strict=True)
+        ]
         scores = processes.gathered(scores)
         self.history.add(step, {"dev_accuracy": sum(scores) / len(scores)})
 
@@ -165,19 +198,27 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         if verdict := self.rule.verdict(self.history.rows):
             if not control.should_training_stop:
-                print(f"{self.history.name}: stopped at step {verdict['step']}: {verdict['reason']}", flush=True)
+                print(
+                    f"{self.history.name}: stopped at step {verdict['step']}: {verdict['reason']}",
+                    flush=True,
+                )
             control.should_training_stop = True
             control.should_save = False  # a run resumed from this very step would train one more
         return control
 
 
 def greedy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Any], max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Any],
+    max_new_tokens: int,
 ) -> list[str]:
     """Greedy completions of plain or chat prompts, the model's mode and all random states left as they were."""
     import torch
 
-    texts = [prompt if isinstance(prompt, str) else _render(tokenizer, prompt) for prompt in prompts]
+    texts = [
+        prompt if isinstance(prompt, str) else _render(tokenizer, prompt) for prompt in prompts
+    ]
     was_training, completions = model.training, []
     model.eval()
     with random_states_kept(), torch.no_grad():
@@ -191,10 +232,19 @@ def greedy(
                 return_token_type_ids=False,
             ).to(model.device)
             ids = model.generate(
-                **batch, max_new_tokens=max_new_tokens, do_sample=False, top_k=None, top_p=None, temperature=None,
-                pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, disable_compile=True,
-            )  # fmt: skip
-            completions += tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+                **batch,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                top_k=None,
+                top_p=None,
+                temperature=None,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                disable_compile=True,
+            )
+            completions += tokenizer.batch_decode(
+                ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+            )
     model.train(was_training)
     return completions
 
@@ -210,10 +260,12 @@ def save(
     start: Path,
     state: dict[str, Any] | None = None,
 ) -> None:
-    """A whole model folder: safetensors, config, tokenizer; LoRA merged, its adapter kept in `adapter/`. No pickle.
+    """A whole model folder: safetensors, config, tokenizer.
 
-    `start` is the folder of the model that was trained; `state` takes the place of weights that lie in shards. Of
-    several processes, the main one writes.
+    LoRA merged, its adapter kept in `adapter/`. No pickle.
+
+    `start` is the folder of the model that was trained; `state` takes the place of weights that lie
+    in shards. Of several processes, the main one writes.
     """
     from peft import PeftModel
 
@@ -249,7 +301,8 @@ def quiet(trainer: Any) -> None:
 def told_as_refusal(section: str, kind: type[Exception] = ValueError) -> Iterator[None]:
     """What TRL, PEFT or transformers say of a setting, told as a refusal of the section.
 
-    ImportError, of a package that a setting needs, is for the trainer's making only: later ones are our faults.
+    ImportError, of a package that a setting needs, is for the trainer's making only: later ones are
+    our faults.
     """
     try:
         yield

@@ -19,8 +19,10 @@ from regrpo.core import files, processes
 MANIFEST = "manifest.json"
 STATE = "regrpo_state.json"
 NEEDED = ("optimizer", "rng_state", "scheduler.pt", "trainer_state.json", STATE)
-"""How files must begin without which transformers goes on, silently wrong (random states: a file per process; an
-optimizer may lie in shards)."""
+"""How files must begin without which transformers goes on, silently wrong (random states.
+
+A file per process; an optimizer may lie in shards).
+"""
 KEPT = 2
 
 
@@ -32,7 +34,11 @@ def digests(folder: Path) -> dict[str, str]:
 
 def by_step(folder: Path) -> list[Path]:
     """Checkpoint folders, the newest step first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return sorted(
+        folder.glob("checkpoint-*"),
+        key=lambda path: int(path.name.rpartition("-")[2]),
+        reverse=True,
+    )
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -46,10 +52,12 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint to go on from; incomplete and damaged ones are removed. None where there is none.
+    """The checkpoint to go on from; incomplete and damaged ones are removed.
 
-    With REGRPO_NO_RESUME set, all are removed: the run starts from its beginning. A worker takes what its stage's
-    process has left.
+    None where there is none.
+
+    With REGRPO_NO_RESUME set, all are removed: the run starts from its beginning. A worker takes
+    what its stage's process has left.
     """
     if processes.is_worker():
         return next(iter(by_step(folder)), None)
@@ -62,7 +70,9 @@ def newest_complete(folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[Path]:
-    """A stage key's checkpoint folder, for one run at a time (a second waits); removed once the run succeeded.
+    """A stage key's checkpoint folder, for one run at a time (a second waits).
+
+    Removed once the run succeeded.
 
     For a worker, its stage's process holds it.
     """
@@ -80,13 +90,19 @@ def held(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock on the file at `path`, which its holder may remove: then on the one that took its place."""
+    """Hold the lock on the file at `path`, which its holder may remove.
+
+    Then on the one that took its place.
+    """
     while True:
         with path.open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"{path.stem}: another run of the same key is at work; waiting for it ...", flush=True)
+                print(
+                    f"{path.stem}: another run of the same key is at work; waiting for it ...",
+                    flush=True,
+                )
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if _is_at(lock.fileno(), path):
                 yield

@@ -1,4 +1,6 @@
-"""Sequence classifiers as judges of text: any of transformers', frozen, at a pinned revision, its labels by name.
+"""Sequence classifiers as judges of text.
+
+Any of transformers', frozen, at a pinned revision, its labels by name.
 
 A text's value is P(positive labels) − P(negative labels), from -1 to 1.
 """
@@ -14,7 +16,14 @@ from pydantic import Field, StringConstraints, model_validator
 
 from regrpo.core import files
 from regrpo.core.errors import Refused
-from regrpo.core.hub import KEPT, RAW_MODELS, file_under, require_commit, require_safetensors, snapshot
+from regrpo.core.hub import (
+    KEPT,
+    RAW_MODELS,
+    file_under,
+    require_commit,
+    require_safetensors,
+    snapshot,
+)
 from regrpo.core.profiles import Section
 
 ClassifierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -37,12 +46,16 @@ class Classifier(Section):
     @model_validator(mode="after")
     def _one_place_and_labels(self) -> Self:
         if (self.repo is None) == (self.path is None):
-            raise ValueError("a classifier has either `repo` and `revision` or `path` (a folder under models/raw/)")
+            raise ValueError(
+                "a classifier has either `repo` and `revision` or `path` (a folder under models/raw/)"
+            )
         if (self.repo is None) != (self.revision is None):
             raise ValueError("`revision`: the commit of `repo`, and of nothing else")
         labels = [*self.positive, *self.negative]
         if not labels or len(set(labels)) < len(labels):
-            raise ValueError("`positive`, `negative`: labels by name, each once, at least one in all")
+            raise ValueError(
+                "`positive`, `negative`: labels by name, each once, at least one in all"
+            )
         return self
 
     @property
@@ -56,7 +69,9 @@ class Classifier(Section):
         return folder
 
     def look_up(self, key: str) -> None:
-        """Refuse without loading or asking the hub: a branch for a commit, a missing folder, labels there are not.
+        """Refuse without loading or asking the hub.
+
+        A branch for a commit, a missing folder, labels there are not.
 
         A hub classifier's labels are looked at where its configuration lies in the hub's cache.
         """
@@ -69,7 +84,9 @@ class Classifier(Section):
         else:
             config = self._folder(key) / "config.json"
         if config is not None and config.exists():
-            names = (files.read_json(config).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}).values()
+            names = (
+                files.read_json(config).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+            ).values()
             self.require_labels(list(names), key)
 
     def require_labels(self, found: Sequence[str], key: str) -> None:
@@ -96,7 +113,10 @@ class Classifier(Section):
 
 @dataclass(frozen=True)
 class Judge:
-    """A loaded classifier. `facts` is what the records hold of it: where from, labels, SHA-256 of every file."""
+    """A loaded classifier. `facts` is what the records hold of it.
+
+    Where from, labels, SHA-256 of every file.
+    """
 
     name: str
     spec: Classifier
@@ -108,13 +128,16 @@ class Judge:
     def values(self, texts: Sequence[str]) -> list[float]:
         """One value a text, in order: P(positive labels) − P(negative labels), -1 to 1.
 
-        Of labels that exclude each other (softmax) probabilities are added; of labels that do not (a configuration
-        with problem_type multi_label_classification: sigmoids) the likeliest stands for its side.
+        Of labels that exclude each other (softmax) probabilities are added; of labels that do not
+        (a configuration with problem_type multi_label_classification: sigmoids) the likeliest
+        stands for its side.
         """
         import torch
 
         several = self.model.config.problem_type == "multi_label_classification"
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # alike lengths pad little
+        order = sorted(
+            range(len(texts)), key=lambda index: len(texts[index])
+        )  # alike lengths pad little
         values = [0.0] * len(texts)
         for start in range(0, len(order), self.spec.batch_size):
             chosen = order[start : start + self.spec.batch_size]
@@ -129,19 +152,25 @@ class Judge:
                 logits = self.model(**batch).logits.float()
             share = logits.sigmoid() if several else logits.softmax(-1)
             positive, negative = (
-                (share[:, side].amax(-1) if several else share[:, side].sum(-1)) if side else torch.zeros(len(chosen))
+                (share[:, side].amax(-1) if several else share[:, side].sum(-1))
+                if side
+                else torch.zeros(len(chosen))
                 for side in self.columns
             )
-            for index, value in zip(chosen, (positive.cpu() - negative.cpu()).tolist(), strict=True):
+            for index, value in zip(
+                chosen, (positive.cpu() - negative.cpu()).tolist(), strict=True
+            ):
                 values[index] = value
         return values
 
 
 def load(name: str, spec: Classifier, key: str, default_device: str) -> Judge:
-    """Bring a classifier, check it and load it: float32, evaluation mode, no gradients, no code of the repository's.
+    """Bring a classifier, check it and load it.
 
-    Raises Refused for pickled weights, a model without a trained head, labels that it does not have, and a
-    `max_length` beyond its window.
+    Float32, evaluation mode, no gradients, no code of the repository's.
+
+    Raises Refused for pickled weights, a model without a trained head, labels that it does not
+    have, and a `max_length` beyond its window.
     """
     import torch
     from safetensors import SafetensorError
@@ -157,34 +186,50 @@ def load(name: str, spec: Classifier, key: str, default_device: str) -> Judge:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise Refused(
-            key, expected=f"a sequence classifier that transformers can load ({spec.source})",
-            found=(str(error).splitlines() or [type(error).__name__])[0], remedy="Check its files, or take another.",
-        ) from error  # fmt: skip
+            key,
+            expected=f"a sequence classifier that transformers can load ({spec.source})",
+            found=(str(error).splitlines() or [type(error).__name__])[0],
+            remedy="Check its files, or take another.",
+        ) from error
     if untrained := sorted(report["missing_keys"]):
         raise Refused(
-            key, expected=f"a classification head among the weights of {spec.source}",
-            found=f"none: {', '.join(untrained[:4])} would be drawn at random", remedy="Take a trained classifier.",
-        )  # fmt: skip
+            key,
+            expected=f"a classification head among the weights of {spec.source}",
+            found=f"none: {', '.join(untrained[:4])} would be drawn at random",
+            remedy="Take a trained classifier.",
+        )
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     spec.require_labels(labels, key)
     if len(labels) < 2 and model.config.problem_type != "multi_label_classification":
         raise Refused(
-            key, expected="a classifier with two labels or more", found=f"one ({labels[0]}): a regression",
+            key,
+            expected="a classifier with two labels or more",
+            found=f"one ({labels[0]}): a regression",
             remedy="Use it through a reward function of your own (custom/).",
-        )  # fmt: skip
-    window = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or spec.max_length)
+        )
+    window = min(
+        tokenizer.model_max_length,
+        getattr(model.config, "max_position_embeddings", None) or spec.max_length,
+    )
     if spec.max_length > window:
         raise Refused(
-            f"{key}.max_length", expected=f"at most the window of {spec.source}, {window} tokens",
-            found=str(spec.max_length), remedy="Lower it.",
-        )  # fmt: skip
+            f"{key}.max_length",
+            expected=f"at most the window of {spec.source}, {window} tokens",
+            found=str(spec.max_length),
+            remedy="Lower it.",
+        )
     device = default_device if spec.device == "auto" else spec.device
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise Refused(
-            f"{key}.device", expected="a CUDA device, as it asks for", found="none",
+            f"{key}.device",
+            expected="a CUDA device, as it asks for",
+            found="none",
             remedy="Set it to auto or cpu, or run on a machine with CUDA.",
-        )  # fmt: skip
-    columns = [labels.index(one) for one in spec.positive], [labels.index(one) for one in spec.negative]
+        )
+    columns = (
+        [labels.index(one) for one in spec.positive],
+        [labels.index(one) for one in spec.negative],
+    )
     model = model.eval().requires_grad_(False).to(device)
     return Judge(name, spec, model, tokenizer, columns, describe(spec, folder, labels))
 
@@ -209,4 +254,7 @@ def describe(spec: Classifier, folder: Path, labels: Sequence[str]) -> dict[str,
 
 def load_all(specs: Mapping[str, Classifier], stage: str, device: str) -> dict[str, Judge]:
     """Every classifier of a section by its name."""
-    return {name: load(name, spec, f"{stage}.classifiers.{name}", device) for name, spec in specs.items()}
+    return {
+        name: load(name, spec, f"{stage}.classifiers.{name}", device)
+        for name, spec in specs.items()
+    }

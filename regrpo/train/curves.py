@@ -8,7 +8,10 @@ from pathlib import Path
 from regrpo.core import files
 
 PANELS = (
-    ("Reward and dev accuracy", (("reward", "reward (train)"), ("dev_accuracy", "dev accuracy (greedy)"))),
+    (
+        "Reward and dev accuracy",
+        (("reward", "reward (train)"), ("dev_accuracy", "dev accuracy (greedy)")),
+    ),
     ("Completion length (tokens)", (("completions/mean_length", "mean"),)),
     ("Entropy (nats per token)", (("entropy", "mean"),)),
     ("Gradient norm (before clipping)", (("grad_norm", "norm"),)),
@@ -31,12 +34,19 @@ def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
             if points:
                 marker = "o" if len(points) < 20 else None
                 axis.plot(
-                    *zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=4, linewidth=1.6
+                    *zip(*points, strict=True),
+                    color=colour,
+                    label=label,
+                    marker=marker,
+                    markersize=4,
+                    linewidth=1.6,
                 )
         axis.set_title(title, fontsize=10, loc="left")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        lowest = min((row[metric] for row in rows for metric, _ in lines if metric in row), default=0)
+        lowest = min(
+            (row[metric] for row in rows for metric, _ in lines if metric in row), default=0
+        )
         if lowest >= 0:  # a classifier's reward may be negative
             axis.set_ylim(bottom=0)
         if len(lines) > 1:

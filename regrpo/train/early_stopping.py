@@ -1,6 +1,7 @@
 """When a GRPO run ends before its last step: a rule over the logged history, and nothing but that.
 
-Being a function of the history alone, it says the same in a resumed run as in one that was never killed.
+Being a function of the history alone, it says the same in a resumed run as in one that was never
+killed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from regrpo.core.profiles import Section
 
 
 class EarlyStopping(Section):
-    """`reward_patience`: logged steps without a new best mean of the last `smoothing` logged rewards.
+    """`reward_patience`.
 
-    `kl_ceiling`: the largest KL divergence from the reference model, as TRL logs it (in nats per token).
+    Logged steps without a new best mean of the last `smoothing` logged rewards.
+
+    `kl_ceiling`: the largest KL divergence from the reference model, as TRL logs it (in nats per
+    token).
     """
 
     reward_patience: int | None = Field(default=None, gt=0)
@@ -30,13 +34,19 @@ class EarlyStopping(Section):
         return self
 
     def verdict(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
-        """{reason, step} of the first logged step at which the run has to end; None where it may go on."""
+        """{reason, step} of the first logged step at which the run has to end.
+
+        None where it may go on.
+        """
         rewards: list[float] = []
         best, best_at = float("-inf"), 0
         for row in rows:
             step = int(row["step"])
             if self.kl_ceiling is not None and row.get("kl", 0.0) > self.kl_ceiling:
-                return {"reason": f"KL divergence {row['kl']:.4g} above the ceiling {self.kl_ceiling:g}", "step": step}
+                return {
+                    "reason": f"KL divergence {row['kl']:.4g} above the ceiling {self.kl_ceiling:g}",
+                    "step": step,
+                }
             if "reward" not in row:
                 continue
             rewards.append(row["reward"])

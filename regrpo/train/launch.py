@@ -1,10 +1,12 @@
-"""A stage's training in several processes: torchrun's agent or accelerate's launcher, under the stage's own process.
+"""A stage's training in several processes.
 
-The stage's process keeps its frame: parameters, the lock on the checkpoints, the journal, run.json. It starts one agent
-a node (`python -m regrpo.train.launch`), which starts the workers: the stage's module again, told by
-REGRPO_LAUNCH in which
-folder they talk: `task.json` (what to do), `log.jsonl` (rank 0's metrics), `error-<rank>.json`, `result.json`.
-Linux only: without its parent-death signal, workers whose stage is killed would train on.
+Torchrun's agent or accelerate's launcher, under the stage's own process.
+
+The stage's process keeps its frame: parameters, the lock on the checkpoints, the journal, run.json.
+It starts one agent a node (`python -m regrpo.train.launch`), which starts the workers: the stage's
+module again, told by REGRPO_LAUNCH in which folder they talk: `task.json` (what to do), `log.jsonl`
+(rank 0's metrics), `error-<rank>.json`, `result.json`. Linux only: without its parent-death signal,
+workers whose stage is killed would train on.
 """
 
 from __future__ import annotations
@@ -46,11 +48,13 @@ class Running(Protocol):
     def checkpoint_folder(self, device: str) -> Path: ...
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
+# --- what is asked --------------------------------------------------------------------------------
 
 
 def accelerate_config(launch: Launch) -> dict[str, Any] | None:
-    """The accelerate configuration that `launch.config` names, as a mapping; None where it names none.
+    """The accelerate configuration that `launch.config` names, as a mapping.
+
+    None where it names none.
 
     Raises CannotCheck where the file is not there, Refused where it is no accelerate configuration.
     """
@@ -68,7 +72,10 @@ def accelerate_config(launch: Launch) -> dict[str, Any] | None:
 
 
 def asked(launch: Launch) -> str:
-    """How `launch` asks the model to be spread: DDP (a whole copy a process), FSDP1, FSDP2 or ZeRO-<stage>."""
+    """How `launch` asks the model to be spread.
+
+    DDP (a whole copy a process), FSDP1, FSDP2 or ZeRO-<stage>.
+    """
     config = accelerate_config(launch) or {}
     if config.get("distributed_type") == "FSDP":
         return f"FSDP{(config.get('fsdp_config') or {}).get('fsdp_version', 1)}"
@@ -77,11 +84,14 @@ def asked(launch: Launch) -> str:
     return "DDP"
 
 
-# --- the stage's process --------------------------------------------------------------------------------------------
+# --- the stage's process --------------------------------------------------------------------------
 
 
 def run(train: Callable[[Any], T], run: Running) -> T:
-    """`train(run)`: here, or in as many processes as the profile's `launch` asks, of which rank 0's value comes back.
+    """`train(run)`.
+
+    Here, or in as many processes as the profile's `launch` asks, of which rank 0's value comes
+    back.
 
     Raises what a worker raised; CannotCheck where workers end without a word.
     """
@@ -167,8 +177,13 @@ def _start_agents(launch: Launch, threads: int, talk: Path) -> subprocess.Popen[
         ) from error
 
 
-def _watch(agent: subprocess.Popen[bytes], talk: Path, log: Callable[[Mapping[str, float], int], None]) -> int:
-    """Pass rank 0's metrics on until the agent ends; its exit code. Whatever interrupts this ends the agent too."""
+def _watch(
+    agent: subprocess.Popen[bytes], talk: Path, log: Callable[[Mapping[str, float], int], None]
+) -> int:
+    """Pass rank 0's metrics on until the agent ends; its exit code.
+
+    Whatever interrupts this ends the agent too.
+    """
     offset = 0
     try:
         while True:
@@ -199,7 +214,10 @@ def _forward(path: Path, offset: int, log: Callable[[Mapping[str, float], int], 
 
 
 def _outcome(stage: str, launch: Launch, talk: Path, code: int) -> Any:
-    """Rank 0's value, or the error that best tells why there is none: a refusal, then a kill, then a fault."""
+    """Rank 0's value, or the error that best tells why there is none.
+
+    A refusal, then a kill, then a fault.
+    """
     errors = [files.read_json(path) for path in sorted(talk.glob("error-*.json"))]
     told = [error for error in errors if "where" in error]
     if told:
@@ -209,7 +227,9 @@ def _outcome(stage: str, launch: Launch, talk: Path, code: int) -> Any:
     ended = files.read_json(talk / "ended.json") if (talk / "ended.json").exists() else {}
     if errors and not ended.get("killed"):
         error = min(errors, key=lambda one: one["time"])
-        raise RuntimeError(f"process {error['rank']} of {launch.processes} failed:\n{error['traceback']}")
+        raise RuntimeError(
+            f"process {error['rank']} of {launch.processes} failed:\n{error['traceback']}"
+        )
     if code == 0 and (talk / "result.json").exists():
         return files.read_json(talk / "result.json")["value"]
     raise CannotCheck(
@@ -221,7 +241,7 @@ def _outcome(stage: str, launch: Launch, talk: Path, code: int) -> Any:
     )
 
 
-# --- the agent, one a node ------------------------------------------------------------------------------------------
+# --- the agent, one a node ------------------------------------------------------------------------
 
 
 def end_with_parent() -> None:
@@ -234,7 +254,10 @@ def end_with_parent() -> None:
 
 
 def agent(talk: Path) -> int:
-    """Start this node's workers and wait for them; exit code 1 where one failed, which `ended.json` names."""
+    """Start this node's workers and wait for them.
+
+    Exit code 1 where one failed, which `ended.json` names.
+    """
     import logging
 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -250,12 +273,15 @@ def agent(talk: Path) -> int:
         else:
             _by_accelerate(launch, task["head"], module)
     except ChildFailedError as error:
-        # A killed process makes its neighbours fail: it is the cause, whoever was seen to end first.
+        # A killed process makes its neighbours fail: it is the cause, whoever was seen to end
+        # first.
         failures = sorted(error.failures.items(), key=lambda item: item[1].exitcode)
         [(number, failure), *_] = failures
         killed = failure.exitcode < 0
         how = failure.signal_name() if killed else f"exit code {failure.exitcode}"
-        files.write_json(talk / "ended.json", {"found": f"process {number} ended by {how}", "killed": killed})
+        files.write_json(
+            talk / "ended.json", {"found": f"process {number} ended by {how}", "killed": killed}
+        )
         return 1
     except subprocess.CalledProcessError as error:
         files.write_json(talk / "ended.json", {"found": f"a process ended with {error.returncode}"})
@@ -268,8 +294,20 @@ def _by_torchrun(launch: Launch, head: list[Any], name: str, module: str) -> Non
 
     where = ["--standalone", "--local-addr", "127.0.0.1"]
     if launch.nodes > 1:
-        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{head[0]}:{head[1]}", "--rdzv-id", name]
-    shape = ["--nnodes", str(launch.nodes), "--nproc-per-node", str(launch.processes // launch.nodes)]
+        where = [
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            f"{head[0]}:{head[1]}",
+            "--rdzv-id",
+            name,
+        ]
+    shape = [
+        "--nnodes",
+        str(launch.nodes),
+        "--nproc-per-node",
+        str(launch.processes // launch.nodes),
+    ]
     torchrun.run(torchrun.parse_args([*shape, *where, "-m", module]))  # type: ignore[no-untyped-call]
 
 
@@ -279,12 +317,17 @@ def _by_accelerate(launch: Launch, head: list[Any], module: str) -> None:
     shape = ["--num_processes", str(launch.processes), "--num_machines", str(launch.nodes)]
     where = ["--main_process_port", str(head[1])]
     if launch.nodes > 1:
-        where += ["--main_process_ip", head[0], "--machine_rank", os.environ.get("SLURM_NODEID", "0")]
+        where += [
+            "--main_process_ip",
+            head[0],
+            "--machine_rank",
+            os.environ.get("SLURM_NODEID", "0"),
+        ]
     command = ["--config_file", str(launch.config), *shape, *where, "--module", module]
     launch_command(launch_command_parser().parse_args(command))
 
 
-# --- the workers ----------------------------------------------------------------------------------------------------
+# --- the workers ----------------------------------------------------------------------------------
 
 
 class Worker:
@@ -309,7 +352,9 @@ class Worker:
 def work(model: type[Training], train: Callable[[Any], Any]) -> None:
     """What a stage's `main` does in a worker: train with the others, and leave rank 0's value."""
     end_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a failed neighbour: leave the evidence, then go
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # a failed neighbour: leave the evidence, then go
     talk = Path(os.environ[FOLDER])
     if not is_main():
         silence = os.open(os.devnull, os.O_WRONLY)
@@ -330,11 +375,18 @@ def work(model: type[Training], train: Callable[[Any], Any]) -> None:
 
 @contextlib.contextmanager
 def _told(talk: Path) -> Iterator[None]:
-    """Leave an error for the stage's process to tell, and end at once: no other process is waited for."""
+    """Leave an error for the stage's process to tell, and end at once.
+
+    No other process is waited for.
+    """
     try:
         yield
     except Exception as error:
-        content: dict[str, Any] = {"rank": rank(), "time": time.time(), "traceback": traceback.format_exc()}
+        content: dict[str, Any] = {
+            "rank": rank(),
+            "time": time.time(),
+            "traceback": traceback.format_exc(),
+        }
         if isinstance(error, RegrpoError):
             parts = ("where", "expected", "found", "remedy", "exit_code")
             content |= {name: getattr(error, name) for name in parts}
@@ -344,7 +396,10 @@ def _told(talk: Path) -> Iterator[None]:
 
 
 def require_world(stage: str, expected: int, config: str | None) -> None:
-    """As many processes as the profile asks: accelerate was seen to start one without a word. Raises Refused."""
+    """As many processes as the profile asks: accelerate was seen to start one without a word.
+
+    Raises Refused.
+    """
     if world_size() != expected:
         raise Refused(
             f"{stage}.launch",
@@ -356,7 +411,9 @@ def require_world(stage: str, expected: int, config: str | None) -> None:
 
 def main() -> int:
     if not is_worker():
-        sys.exit("usage: set `launch:` in the profile's sft or grpo section, and run the stage (docs/scale.md)")
+        sys.exit(
+            "usage: set `launch:` in the profile's sft or grpo section, and run the stage (docs/scale.md)"
+        )
     end_with_parent()
     os.environ[PARENT] = str(os.getpid())  # the workers' parent
     return agent(Path(os.environ[FOLDER]))

@@ -1,4 +1,7 @@
-"""What a trainer needs to go on to the same bits: our own state in its checkpoints, and a manifest written last."""
+"""What a trainer needs to go on to the same bits.
+
+Our own state in its checkpoints, and a manifest written last.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ class TokenCount:
 
 
 class Manifests(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
-    """Completes each checkpoint that the trainer saves: our own state, then the manifest; keeps the newest two."""
+    """Completes each checkpoint that the trainer saves: our own state, then the manifest.
+
+    Keeps the newest two.
+    """
 
     def __init__(self, parts: Mapping[str, Stateful]) -> None:
         self.parts = parts
@@ -52,7 +58,9 @@ class Manifests(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
             shutil.rmtree(old)
 
 
-def fit(trainer: Any, folder: Path, parts: Mapping[str, Stateful], launch: Launch | None = None) -> None:
+def fit(
+    trainer: Any, folder: Path, parts: Mapping[str, Stateful], launch: Launch | None = None
+) -> None:
     """Train to the end, from the newest complete checkpoint in `folder` where there is one.
 
     Raises Refused where processes or sharding are not what `launch` asks.

@@ -1,4 +1,7 @@
-"""Reward functions by name, each guarded: what TRL calls with prompts, completions and the data's columns."""
+"""Reward functions by name, each guarded.
+
+What TRL calls with prompts, completions and the data's columns.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 OURS = ("exact_answer", "answer_format", "length_penalty")
 """The names of our own rewards."""
 RewardFunc = Callable[..., Sequence[float | None]]
-"""TRL's signature: (prompts, completions, completion_ids, **columns) → one value a completion; None: not applicable."""
+"""TRL's signature: (prompts, completions, completion_ids, **columns) → one value a completion.
+
+None: not applicable.
+"""
 
 
 def text_of(completion: str | list[dict[str, str]]) -> str:
@@ -35,7 +41,10 @@ def exact_answer(verifier: Verifier) -> RewardFunc:
     """1 where the completion states the gold answer and no other (see regrpo.core.verifiers), else 0."""
 
     def exact_answer(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-        return [verifier.score(text_of(one), gold) for one, gold in zip(completions, answer, strict=True)]
+        return [
+            verifier.score(text_of(one), gold)
+            for one, gold in zip(completions, answer, strict=True)
+        ]
 
     return exact_answer
 
@@ -50,7 +59,10 @@ def answer_format(verifier: Verifier) -> RewardFunc:
 
 
 def length_penalty(max_completion_length: int) -> RewardFunc:
-    """Minus the completion's length as a share of the limit: 0 (empty) to -1 (at the limit), in tokens."""
+    """Minus the completion's length as a share of the limit.
+
+    0 (empty) to -1 (at the limit), in tokens.
+    """
 
     def length_penalty(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [-len(ids) / max_completion_length for ids in completion_ids]
@@ -59,7 +71,10 @@ def length_penalty(max_completion_length: int) -> RewardFunc:
 
 
 def classified(judge: Judge) -> RewardFunc:
-    """What a classifier thinks of the completion: P(positive labels) − P(negative labels), -1 to 1."""
+    """What a classifier thinks of the completion.
+
+    P(positive labels) − P(negative labels), -1 to 1.
+    """
 
     def classifier(completions: list[Any], **_: Any) -> list[float]:
         return judge.values([text_of(one) for one in completions])
@@ -73,9 +88,12 @@ def get_reward(
     max_completion_length: int,
     judges: Mapping[str, Judge] = MappingProxyType({}),
 ) -> RewardFunc:
-    """The reward function of that name: a classifier's, ours, `custom.<module>:<function>`, or one of trl.rewards.
+    """The reward function of that name.
 
-    Raises Refused for a name there is not, or for a reward that needs a verifier where the data has none.
+    A classifier's, ours, `custom.<module>:<function>`, or one of trl.rewards.
+
+    Raises Refused for a name there is not, or for a reward that needs a verifier where the data has
+    none.
     """
     if name in judges:
         return guarded(name, classified(judges[name]))
@@ -103,15 +121,23 @@ def is_known(name: str) -> bool:
         return True
     module, colon, function = name.partition(":")
     if colon:
-        sources = [Path(*module.split(".")).with_suffix(".py")] if module.startswith("custom.") else []
+        sources = (
+            [Path(*module.split(".")).with_suffix(".py")] if module.startswith("custom.") else []
+        )
     else:
         spec = importlib.util.find_spec("trl")
         places = spec.submodule_search_locations or [] if spec else []
         sources = [file for place in places for file in Path(place, "rewards").glob("*.py")]
         function = name
-    trees = (ast.parse(file.read_text(encoding="utf-8", errors="replace")) for file in sources if file.exists())
+    trees = (
+        ast.parse(file.read_text(encoding="utf-8", errors="replace"))
+        for file in sources
+        if file.exists()
+    )
     return any(
-        getattr(node, "name", None) == function or _binds(node, function) for tree in trees for node in tree.body
+        getattr(node, "name", None) == function or _binds(node, function)
+        for tree in trees
+        for node in tree.body
     )
 
 
@@ -183,7 +209,9 @@ def guarded(name: str, function: RewardFunc) -> RewardFunc:
             raise refuse(f"{len(values)} values")
         for index, value in enumerate(values):
             if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
-                raise refuse(f"{value!r} for completion {index}: {text_of(kwargs['completions'][index])[:80]!r}")
+                raise refuse(
+                    f"{value!r} for completion {index}: {text_of(kwargs['completions'][index])[:80]!r}"
+                )
         return [None if value is None else float(value) for value in values]
 
     reward.__name__ = name.rpartition(":")[2]
@@ -206,7 +234,9 @@ class Samples:
     def watching(self, functions: list[RewardFunc]) -> list[RewardFunc]:
         """The same functions, watched."""
         self._names = [function.__name__ for function in functions]
-        return [self._watched(function, first=index == 0) for index, function in enumerate(functions)]
+        return [
+            self._watched(function, first=index == 0) for index, function in enumerate(functions)
+        ]
 
     def _watched(self, function: RewardFunc, first: bool) -> RewardFunc:
         @functools.wraps(function)
@@ -215,7 +245,10 @@ class Samples:
             step = kwargs["trainer_state"].global_step
             self.prompts_seen += len(values) * processes.world_size() // self.group if first else 0
             if step % self.every == 0:
-                here = [(self._row(kwargs, step, index), values[index]) for index in range(len(values))[: self.kept]]
+                here = [
+                    (self._row(kwargs, step, index), values[index])
+                    for index in range(len(values))[: self.kept]
+                ]
                 for index, (row, value) in enumerate(processes.gathered(here)[: self.kept]):
                     self._rows.setdefault((step, index), row)[function.__name__] = value
             return values
@@ -223,13 +256,23 @@ class Samples:
         return watched
 
     def _row(self, kwargs: dict[str, Any], step: int, index: int) -> dict[str, Any]:
-        columns = {name: kwargs[name][index] if name in kwargs else None for name in ("id", "answer")}
+        columns = {
+            name: kwargs[name][index] if name in kwargs else None for name in ("id", "answer")
+        }
         prompt, completion = kwargs["prompts"][index], kwargs["completions"][index]
-        return {"step": step, "prompt": text_of(prompt), "completion": text_of(completion), **columns}
+        return {
+            "step": step,
+            "prompt": text_of(prompt),
+            "completion": text_of(completion),
+            **columns,
+        }
 
     def state(self) -> dict[str, Any]:
         """What was kept so far, for a checkpoint."""
-        return {"rows": [[*key, row] for key, row in self._rows.items()], "prompts_seen": self.prompts_seen}
+        return {
+            "rows": [[*key, row] for key, row in self._rows.items()],
+            "prompts_seen": self.prompts_seen,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on after what a checkpoint kept."""
@@ -244,7 +287,9 @@ class Samples:
         for _, row in sorted(self._rows.items()):
             values = [row.get(name) for name in self._names]
             reward = sum(
-                weight * value for weight, value in zip(self.weights, values, strict=True) if value is not None
+                weight * value
+                for weight, value in zip(self.weights, values, strict=True)
+                if value is not None
             )
             rows.append({**row, "reward": float(reward)})
         columns = ["step", "id", "prompt", "completion", "answer", "reward", *self._names]

@@ -1,6 +1,7 @@
 """Whether a model is spread over processes as the profile asked, and its whole state out of shards.
 
-accelerate was seen to train plain DDP where FSDP was asked for, without a word: hence the check before the first step.
+accelerate was seen to train plain DDP where FSDP was asked for, without a word: hence the check
+before the first step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ def found(model: Any) -> str:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.nn.parallel import DistributedDataParallel
 
-    for kind, name in ((DistributedDataParallel, "DDP"), (FSDPModule, "FSDP2"), (FullyShardedDataParallel, "FSDP1")):
+    for kind, name in (
+        (DistributedDataParallel, "DDP"),
+        (FSDPModule, "FSDP2"),
+        (FullyShardedDataParallel, "FSDP1"),
+    ):
         if isinstance(model, kind):
             return name
     stage = getattr(model, "zero_optimization_stage", None)
@@ -47,7 +52,8 @@ class AsAsked(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
                 remedy=f"Nothing was trained. Correct launch in the profile{self._file()}.",
             )
         if "DDP" in is_there:
-            # torch's own argument, which transformers cannot pass on. The buffers are constants (rotary frequencies).
+            # torch's own argument, which transformers cannot pass on. The buffers are constants
+            # (rotary frequencies).
             self.trainer.model_wrapped.forward_sync_buffers = False
 
     def _file(self) -> str:
@@ -55,7 +61,10 @@ class AsAsked(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
 
 def whole_state(trainer: Any) -> dict[str, Any] | None:
-    """The weights gathered out of shards, on rank 0's CPU; None where rank 0 holds them all. Each process must call."""
+    """The weights gathered out of shards, on rank 0's CPU; None where rank 0 holds them all.
+
+    Each process must call.
+    """
     if processes.world_size() == 1 or found(trainer.model_wrapped) == "DDP":
         return None
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)

@@ -1,7 +1,9 @@
-"""What the YAML files beside this one call: the evaluation questions, the text a model goes on from, and the score.
+"""What the YAML files beside this one call.
 
-Where the dataset has a verifier, the score is that and nothing else, over the opening and the completion together;
-without one, completions are compared with a reference.
+The evaluation questions, the text a model goes on from, and the score.
+
+Where the dataset has a verifier, the score is that and nothing else, over the opening and the
+completion together; without one, completions are compared with a reference.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ Messages = list[dict[str, str]]
 def questions(
     opening: Literal["", "answer", "reasoning"] = "", references: bool = False, **_metadata: object
 ) -> dict[str, datasets.Dataset]:
-    """data/prepared/eval.parquet and two columns more: `verifier` (its name), `opening` (the completion's start).
+    """data/prepared/eval.parquet and two columns more.
 
-    Prompts are cut as they were in training. With `references`, every question must have an answer to compare with.
+    `verifier` (its name), `opening` (the completion's start).
+
+    Prompts are cut as they were in training. With `references`, every question must have an answer
+    to compare with.
     """
     import datasets
     import pyarrow.parquet as pq
@@ -45,11 +50,18 @@ def questions(
             remedy="Bring references, or take heldout_text off evaluate.tasks.",
         )
     # Held in memory: a dataset read through `load_dataset` would be cached by path and time stamp.
-    return {"eval": datasets.Dataset.from_list([row | {"verifier": name, "opening": text} for row in rows])}
+    return {
+        "eval": datasets.Dataset.from_list(
+            [row | {"verifier": name, "opening": text} for row in rows]
+        )
+    }
 
 
 def context(doc: Mapping[str, Any], render: Callable[[Messages], str] | None = None) -> Any:
-    """The prompt and the completion's opening; `render` turns chat messages into text, generation prompt included."""
+    """The prompt and the completion's opening.
+
+    `render` turns chat messages into text, generation prompt included.
+    """
     prompt = doc["prompt"] if render is None else render(doc["prompt"])
     return prompt + doc["opening"] if isinstance(prompt, str) else prompt
 
@@ -59,7 +71,10 @@ def score(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     verifier = get_verifier(doc["verifier"])
     assert verifier is not None  # evaluate refuses these tasks where there is none
     completion = doc["opening"] + results[0]
-    return {"accuracy": verifier.score(completion, doc["answer"]), "format": float(verifier.is_formatted(completion))}
+    return {
+        "accuracy": verifier.score(completion, doc["answer"]),
+        "format": float(verifier.is_formatted(completion)),
+    }
 
 
 def compare(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:

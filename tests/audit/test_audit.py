@@ -1,4 +1,6 @@
-"""Planted faults, each found by name; fault-free pipelines, none accused; what cannot be checked, said so.
+"""Planted faults, each found by name; fault-free pipelines, none accused.
+
+What cannot be checked, said so.
 
 One miniature pipeline is made for the module; each test works on a copy of it.
 """
@@ -36,11 +38,25 @@ MODEL = "models/grpo/model.safetensors"
 SMALL = {
     "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
     "validate": {"min_rows": 10},
-    "sft": {"max_steps": 10, "per_device_train_batch_size": 16, "warmup_steps": 5, "logging_steps": 10, "threads": 1},
-    "grpo": {"max_steps": 2, "per_device_train_batch_size": 16, "num_generations": 4, "warmup_steps": 1, "dev_every": 1,
-             "sample_every": 1, "threads": 1, "weight_decay": 0.1},
+    "sft": {
+        "max_steps": 10,
+        "per_device_train_batch_size": 16,
+        "warmup_steps": 5,
+        "logging_steps": 10,
+        "threads": 1,
+    },
+    "grpo": {
+        "max_steps": 2,
+        "per_device_train_batch_size": 16,
+        "num_generations": 4,
+        "warmup_steps": 1,
+        "dev_every": 1,
+        "sample_every": 1,
+        "threads": 1,
+        "weight_decay": 0.1,
+    },
     "evaluate": {"batch_size": 24, "bootstrap": 200, "threads": 1, "tasks": ["heldout"]},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +90,7 @@ def found(result: Result, what: str = "faults") -> set[tuple[str, str | None, st
     return {(one["kind"], one["stage"], one["path"]) for one in result[what]}
 
 
-# --- how faults are planted -------------------------------------------------------------------------------------------
+# --- how faults are planted -----------------------------------------------------------------------
 
 
 def flip(path: str | Path) -> None:
@@ -119,14 +135,21 @@ def edit_lock(stage: str, edit: Callable[[dict[str, Any]], None]) -> None:
 
 
 def edit_record(stage: str, edit: Callable[[dict[str, Any]], None], hide: bool = True) -> None:
-    """Change a run.json; with `hide`, everything in dvc.lock and the next records that tells is forged to agree."""
+    """Change a run.json.
+
+    With `hide`, everything in dvc.lock and the next records that tells is forged to agree.
+    """
     path = Path(f"reports/{stage}/run.json")
     before, (record,) = path.read_bytes(), files.read_json(path)
     edit(record)
     files.write_json(path, [record])
     if not hide:
         return
-    text = Path("dvc.lock").read_text().replace(hashlib.md5(before, usedforsecurity=False).hexdigest(), md5_of(path))
+    text = (
+        Path("dvc.lock")
+        .read_text()
+        .replace(hashlib.md5(before, usedforsecurity=False).hexdigest(), md5_of(path))
+    )
     Path("dvc.lock").write_text(text)
     set_out(stage, path.as_posix(), size=path.stat().st_size)
     old, new = hashlib.sha256(before).hexdigest(), files.sha256(path)
@@ -152,7 +175,9 @@ def run_id(stage: str) -> str:
 
 def row_id() -> str:
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db:
-        return str(db.execute("select run_uuid from tags where key = 'regrpo.pipeline_key'").fetchone()[0])
+        return str(
+            db.execute("select run_uuid from tags where key = 'regrpo.pipeline_key'").fetchone()[0]
+        )
 
 
 def append(path: str, text: str = "\n# another line\n") -> None:
@@ -161,11 +186,15 @@ def append(path: str, text: str = "\n# another line\n") -> None:
 
 
 def set_out(stage: str, path: str, **values: object) -> None:
-    edit_lock(stage, lambda entry: next(o for o in entry["outs"] if o["path"] == path).update(values))
+    edit_lock(
+        stage, lambda entry: next(o for o in entry["outs"] if o["path"] == path).update(values)
+    )
 
 
 def set_dep(stage: str, path: str, **values: object) -> None:
-    edit_lock(stage, lambda entry: next(d for d in entry["deps"] if d["path"] == path).update(values))
+    edit_lock(
+        stage, lambda entry: next(d for d in entry["deps"] if d["path"] == path).update(values)
+    )
 
 
 def dirty(record: dict[str, Any]) -> None:
@@ -186,7 +215,9 @@ def unpinned(section: str, revision: object) -> Callable[[], None]:
         source = {"kind": "hub", "repo": "somebody/something", "license": "MIT"}
         source |= {} if revision is None else {"revision": revision}
         edit_yaml(Path("params.yaml"), {section: {"source": source}})
-        edit_lock(section, lambda entry: entry["params"]["params.yaml"][section].update(source=source))
+        edit_lock(
+            section, lambda entry: entry["params"]["params.yaml"][section].update(source=source)
+        )
 
         def edit(record: dict[str, Any]) -> None:
             record["parameters"]["params.yaml"][section]["source"] = source
@@ -213,7 +244,12 @@ def other_digit() -> None:
 
 
 def add_metric(stage: str, key: str, value: float) -> None:
-    sql("update latest_metrics set value = ? where run_uuid = ? and key = ?", value, run_id(stage), key)
+    sql(
+        "update latest_metrics set value = ? where run_uuid = ? and key = ?",
+        value,
+        run_id(stage),
+        key,
+    )
 
 
 FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[str, Any]]] = {
@@ -239,7 +275,11 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         ("output", "evaluate", "reports/evaluate/samples.parquet"),
         {},
     ),
-    "reward history": (lambda: flip("reports/grpo/history.csv"), ("output", "grpo", "reports/grpo/history.csv"), {}),
+    "reward history": (
+        lambda: flip("reports/grpo/history.csv"),
+        ("output", "grpo", "reports/grpo/history.csv"),
+        {},
+    ),
     # a changed byte in a cache object
     "cached weights": (lambda: flip(cached(MODEL)), ("cache", "grpo", MODEL), {}),
     "cached data": (
@@ -255,7 +295,11 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         {},
     ),
     # a changed byte on the remote
-    "remote weights": (lambda: flip(cached(MODEL, "../remote/files/md5")), ("remote", "grpo", MODEL), {"remote": True}),
+    "remote weights": (
+        lambda: flip(cached(MODEL, "../remote/files/md5")),
+        ("remote", "grpo", MODEL),
+        {"remote": True},
+    ),
     "remote samples": (
         lambda: flip(cached("reports/grpo/samples.parquet", "../remote/files/md5")),
         ("remote", "grpo", "reports/grpo/samples.parquet"),
@@ -273,7 +317,11 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         ("output", "sft", "reports/sft/metrics.json"),
         {},
     ),
-    "missing record": (lambda: Path("reports/sft/run.json").unlink(), ("output", "sft", "reports/sft/run.json"), {}),
+    "missing record": (
+        lambda: Path("reports/sft/run.json").unlink(),
+        ("output", "sft", "reports/sft/run.json"),
+        {},
+    ),
     "extra file": (
         lambda: Path("models/grpo/extra.bin").write_text("x"),
         ("output", "grpo", "models/grpo/extra.bin"),
@@ -312,7 +360,9 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         {},
     ),
     "locked parameter": (
-        lambda: edit_lock("grpo", lambda e: e["params"]["params.yaml"]["grpo"].update(learning_rate=1.0)),
+        lambda: edit_lock(
+            "grpo", lambda e: e["params"]["params.yaml"]["grpo"].update(learning_rate=1.0)
+        ),
         ("lock", "grpo", "dvc.lock: params.yaml: grpo.learning_rate"),
         {},
     ),
@@ -353,7 +403,9 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
     ),
     "swapped output": (
         lambda: set_out(
-            "sft", "models/sft", md5=listing_of("models/base").parent.name + listing_of("models/base").name
+            "sft",
+            "models/sft",
+            md5=listing_of("models/base").parent.name + listing_of("models/base").name,
         ),
         ("lock", "sft", "models/sft/model.safetensors"),
         {},
@@ -368,14 +420,20 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         ("lock", "sft", "dvc.lock: deps: stages/sft.py"),
         {},
     ),
-    "lock without stage": (lambda: edit_whole_lock(lambda s: s.pop("grpo")), ("lock", "grpo", "dvc.lock"), {}),
+    "lock without stage": (
+        lambda: edit_whole_lock(lambda s: s.pop("grpo")),
+        ("lock", "grpo", "dvc.lock"),
+        {},
+    ),
     "lock without output": (
         lambda: edit_lock("grpo", lambda e: e.update(outs=e["outs"][1:])),
         ("lock", "grpo", "dvc.lock: outs: models/grpo"),
         {},
     ),
     "record of other bytes": (
-        lambda: edit_record("evaluate", other_hash("outputs", "reports/evaluate/metrics.json"), hide=False),
+        lambda: edit_record(
+            "evaluate", other_hash("outputs", "reports/evaluate/metrics.json"), hide=False
+        ),
         ("lock", "evaluate", "reports/evaluate/run.json"),
         {},
     ),
@@ -410,23 +468,33 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         {},
     ),
     "declared command": (
-        lambda: Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("stages.sft", "stages.sft2")),
+        lambda: Path("dvc.yaml").write_text(
+            Path("dvc.yaml").read_text().replace("stages.sft", "stages.sft2")
+        ),
         ("pipeline", "sft", "dvc.yaml: cmd"),
         {},
     ),
     "declared output": (
         lambda: Path("dvc.yaml").write_text(
-            Path("dvc.yaml").read_text().replace("      - models/sft\n    metrics", "      - models/new\n    metrics")
+            Path("dvc.yaml")
+            .read_text()
+            .replace("      - models/sft\n    metrics", "      - models/new\n    metrics")
         ),
         ("pipeline", "sft", "dvc.yaml: outs: models/new"),
         {},
     ),
     "declared parameters": (
-        lambda: Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("[sft]}]", "[sft, grpo]}]")),
+        lambda: Path("dvc.yaml").write_text(
+            Path("dvc.yaml").read_text().replace("[sft]}]", "[sft, grpo]}]")
+        ),
         ("pipeline", "sft", "dvc.yaml: params: params.yaml: grpo"),
         {},
     ),
-    "unreadable parameters": (lambda: Path("params.yaml").write_text("a: [}"), ("input", None, "params.yaml"), {}),
+    "unreadable parameters": (
+        lambda: Path("params.yaml").write_text("a: [}"),
+        ("input", None, "params.yaml"),
+        {},
+    ),
     # code that was not committed, or is not what git holds
     "dirty code": (lambda: edit_record("sft", dirty), ("code", "sft", "reports/sft/run.json"), {}),
     "dirty code of the gate": (
@@ -445,15 +513,31 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         {},
     ),
     # inputs changed since
-    "changed reward": (lambda: append("regrpo/train/rewards.py"), ("input", "grpo", "regrpo/train/rewards.py"), {}),
-    "changed custom": (lambda: append("custom/rewards.py"), ("input", "grpo", "custom/rewards.py"), {}),
-    "new custom file": (lambda: append("custom/new.py"), ("input", "evaluate", "custom/new.py"), {}),
+    "changed reward": (
+        lambda: append("regrpo/train/rewards.py"),
+        ("input", "grpo", "regrpo/train/rewards.py"),
+        {},
+    ),
+    "changed custom": (
+        lambda: append("custom/rewards.py"),
+        ("input", "grpo", "custom/rewards.py"),
+        {},
+    ),
+    "new custom file": (
+        lambda: append("custom/new.py"),
+        ("input", "evaluate", "custom/new.py"),
+        {},
+    ),
     "removed task": (
         lambda: Path("stages/eval_tasks/heldout.yaml").unlink(),
         ("input", "evaluate", "stages/eval_tasks/heldout.yaml"),
         {},
     ),
-    "new raw data": (lambda: append("data/raw/mine.jsonl", "{}\n"), ("input", "prepare", "data/raw/mine.jsonl"), {}),
+    "new raw data": (
+        lambda: append("data/raw/mine.jsonl", "{}\n"),
+        ("input", "prepare", "data/raw/mine.jsonl"),
+        {},
+    ),
     "changed parameter": (
         lambda: edit_yaml(Path("params.yaml"), {"grpo": {"beta": 0.5}}),
         ("input", "grpo", "params.yaml: grpo.beta"),
@@ -470,7 +554,11 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         ("hub", "base_model", "params.yaml: base_model.source.revision"),
         {},
     ),
-    "no revision of data": (unpinned("prepare", None), ("hub", "prepare", "params.yaml: prepare.source.revision"), {}),
+    "no revision of data": (
+        unpinned("prepare", None),
+        ("hub", "prepare", "params.yaml: prepare.source.revision"),
+        {},
+    ),
     # the environment, where it is asked for
     "strict package": (
         lambda: edit_record("sft", lambda r: repackage(r, {"torch": "1.0"})),
@@ -502,14 +590,19 @@ def repackage(record: dict[str, Any], packages: dict[str, str], **facts: str) ->
     there = record["environment"]
     there["packages"] |= packages
     there |= facts
-    there["sha256"] = files.sha256_json({key: value for key, value in there.items() if key != "sha256"})
+    there["sha256"] = files.sha256_json(
+        {key: value for key, value in there.items() if key != "sha256"}
+    )
 
 
 ALSO: dict[str, set[tuple[str, str | None, str]]] = {
     "cached weights": {("cache", "sft", "models/sft/model.safetensors")},
     "remote weights": {("remote", "sft", "models/sft/model.safetensors")},
     "renamed file": {("output", "base_model", "models/base/config.json")},
-    "locked command": {("lock", "sft", "reports/sft/run.json: key"), ("pipeline", "sft", "dvc.yaml: cmd")},
+    "locked command": {
+        ("lock", "sft", "reports/sft/run.json: key"),
+        ("pipeline", "sft", "dvc.yaml: cmd"),
+    },
     "locked parameter": {("lock", "grpo", "reports/grpo/run.json: key")},
     "swapped output": {
         ("lock", "evaluate", "dvc.lock: deps: models/sft"),
@@ -535,7 +628,10 @@ ALSO: dict[str, set[tuple[str, str | None, str]]] = {
     "changed custom": {("input", "evaluate", "custom/rewards.py")},
     "new custom file": {("input", "grpo", "custom/new.py")},
 }
-"""What else a planted fault makes untrue; nothing besides may be accused. (Small sft and grpo weights can be equal.)"""
+"""What else a planted fault makes untrue; nothing besides may be accused.
+
+(Small sft and grpo weights can be equal.)
+"""
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -571,7 +667,11 @@ def output_sha(stage: str, path: str) -> str:
 
 
 def accuracy() -> float:
-    return float(files.read_json(Path("reports/evaluate/metrics.json"))["tasks"]["heldout"]["models"]["grpo"]["value"])
+    return float(
+        files.read_json(Path("reports/evaluate/metrics.json"))["tasks"]["heldout"]["models"][
+            "grpo"
+        ]["value"]
+    )
 
 
 def headline() -> str | None:
@@ -585,18 +685,36 @@ def shown(stage: str, metric: str, step: int) -> float:
 
 
 def set_step(stage: str, metric: str, step: int, value: float) -> None:
-    sql("update metrics set value = ? where run_uuid = ? and key = ? and step = ?", value, run_id(stage), metric, step)
+    sql(
+        "update metrics set value = ? where run_uuid = ? and key = ? and step = ?",
+        value,
+        run_id(stage),
+        metric,
+        step,
+    )
 
 
 def drop_step(stage: str, metric: str, step: int) -> None:
-    sql("delete from metrics where run_uuid = ? and key = ? and step = ?", run_id(stage), metric, step)
+    sql(
+        "delete from metrics where run_uuid = ? and key = ? and step = ?",
+        run_id(stage),
+        metric,
+        step,
+    )
 
 
 def add_step(stage: str, metric: str, step: int, value: float) -> None:
     """One more value, a second after the last."""
     last = "(select max(timestamp) + 1000 from metrics where run_uuid = ?)"
     columns = "insert into metrics (run_uuid, key, step, value, is_nan, timestamp)"
-    sql(f"{columns} values (?, ?, ?, ?, 0, {last})", run_id(stage), metric, step, value, run_id(stage))
+    sql(
+        f"{columns} values (?, ?, ?, ?, 0, {last})",
+        run_id(stage),
+        metric,
+        step,
+        value,
+        run_id(stage),
+    )
 
 
 def drop_curve(stage: str, metric: str) -> None:
@@ -637,7 +755,10 @@ TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
         lambda: of_run("sft", "params sft.seed", "0", None),
     ),
     "parameter added": (
-        lambda: sql("insert into params (run_uuid, key, value) values (?, 'sft.made_up', '1')", run_id("sft")),
+        lambda: sql(
+            "insert into params (run_uuid, key, value) values (?, 'sft.made_up', '1')",
+            run_id("sft"),
+        ),
         lambda: of_run("sft", "params sft.made_up", None, "1"),
     ),
     "parameter of the row": (
@@ -666,37 +787,52 @@ TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
     ),
     "middle of a curve of the row": (
         lambda: sql(
-            "update metrics set value = 0.99 where key = 'GRPO/reward' and step = 1 and run_uuid = ?", row_id()
+            "update metrics set value = 0.99 where key = 'GRPO/reward' and step = 1 and run_uuid = ?",
+            row_id(),
         ),
         lambda: of_row("metric GRPO/reward at step 1", shown("grpo", "reward", 1), 0.99),
     ),
     "middle of a curve": (
         lambda: set_step("grpo", "dev_accuracy", 1, 0.99),
-        lambda: of_run("grpo", "metric dev_accuracy at step 1", shown("grpo", "dev_accuracy", 1), 0.99),
+        lambda: of_run(
+            "grpo", "metric dev_accuracy at step 1", shown("grpo", "dev_accuracy", 1), 0.99
+        ),
     ),
     "last digit of a curve": (
-        lambda: set_step("grpo", "grad_norm", 1, math.nextafter(shown("grpo", "grad_norm", 1), math.inf)),
+        lambda: set_step(
+            "grpo", "grad_norm", 1, math.nextafter(shown("grpo", "grad_norm", 1), math.inf)
+        ),
         lambda: of_run(
-            "grpo", "metric grad_norm at step 1", shown("grpo", "grad_norm", 1),
+            "grpo",
+            "metric grad_norm at step 1",
+            shown("grpo", "grad_norm", 1),
             math.nextafter(shown("grpo", "grad_norm", 1), math.inf),
         ),
     ),
     "missing step": (
         lambda: drop_step("grpo", "completions/mean_length", 1),
         lambda: of_run(
-            "grpo", "metric completions/mean_length at step 1", shown("grpo", "completions/mean_length", 1), None
+            "grpo",
+            "metric completions/mean_length at step 1",
+            shown("grpo", "completions/mean_length", 1),
+            None,
         ),
     ),
     "doubled step": (
         lambda: add_step("grpo", "num_tokens", 1, shown("grpo", "num_tokens", 1)),
         lambda: of_run(
-            "grpo", "metric num_tokens at step 1", shown("grpo", "num_tokens", 1), [shown("grpo", "num_tokens", 1)] * 2
+            "grpo",
+            "metric num_tokens at step 1",
+            shown("grpo", "num_tokens", 1),
+            [shown("grpo", "num_tokens", 1)] * 2,
         ),
     ),
     "step with two values": (
         lambda: add_step("sft", "learning_rate", 10, 9.0),
         lambda: of_run(
-            "sft", "metric learning_rate at step 10", shown("sft", "learning_rate", 10),
+            "sft",
+            "metric learning_rate at step 10",
+            shown("sft", "learning_rate", 10),
             [shown("sft", "learning_rate", 10), 9.0],
         ),
     ),
@@ -718,18 +854,30 @@ TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
     ),
     "hash": (
         lambda: set_tag(run_id("grpo"), "regrpo.output.models/grpo", "x"),
-        lambda: of_run("grpo", "tags regrpo.output.models/grpo", output_sha("grpo", "models/grpo"), "x"),
+        lambda: of_run(
+            "grpo", "tags regrpo.output.models/grpo", output_sha("grpo", "models/grpo"), "x"
+        ),
     ),
     "hash taken away": (
-        lambda: sql("delete from tags where run_uuid = ? and key = 'regrpo.output.data/prepared'", run_id("prepare")),
-        lambda: of_run("prepare", "tags regrpo.output.data/prepared", output_sha("prepare", "data/prepared"), None),
+        lambda: sql(
+            "delete from tags where run_uuid = ? and key = 'regrpo.output.data/prepared'",
+            run_id("prepare"),
+        ),
+        lambda: of_run(
+            "prepare",
+            "tags regrpo.output.data/prepared",
+            output_sha("prepare", "data/prepared"),
+            None,
+        ),
     ),
     "hash of the logged model": (
         lambda: sql(
             "update logged_model_tags set tag_value = 'x' where tag_key = 'regrpo.sha256' and tag_value = ?",
             output_sha("grpo", "models/grpo"),
         ),
-        lambda: of_run("grpo", "logged model: tags regrpo.sha256", output_sha("grpo", "models/grpo"), "x"),
+        lambda: of_run(
+            "grpo", "logged model: tags regrpo.sha256", output_sha("grpo", "models/grpo"), "x"
+        ),
     ),
     "commit": (
         lambda: set_tag(run_id("sft"), "mlflow.source.git.commit", "x"),
@@ -742,24 +890,31 @@ TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
     "artifact": (
         lambda: flip(kept("grpo", "curves.png")),
         lambda: of_run(
-            "grpo", "artifact curves.png", output_sha("grpo", "reports/grpo/curves.png"),
+            "grpo",
+            "artifact curves.png",
+            output_sha("grpo", "reports/grpo/curves.png"),
             files.sha256(kept("grpo", "curves.png")),
         ),
     ),
     "record": (
         forge_artifact,
         lambda: of_run(
-            "sft", "artifact run.json: environment.packages.torch", stage_run.environment()["packages"]["torch"], "1.0"
+            "sft",
+            "artifact run.json: environment.packages.torch",
+            stage_run.environment()["packages"]["torch"],
+            "1.0",
         ),
     ),
     "another run's record": (
         lambda: shutil.copyfile(kept("grpo", "run.json"), kept("sft", "run.json")),
         lambda: of_run(
-            "sft", "artifact run.json", files.read_json(Path("reports/sft/run.json"))[0]["run"],
+            "sft",
+            "artifact run.json",
+            files.read_json(Path("reports/sft/run.json"))[0]["run"],
             files.read_json(Path("reports/grpo/run.json"))[0]["run"],
         ),
     ),
-}  # fmt: skip
+}
 
 
 def at_home(folder: Path) -> None:
@@ -789,7 +944,9 @@ def shared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(shared: Path, tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def store(
+    shared: Path, tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """The shared copy, put back afterwards: database through sqlite, files by copying."""
     monkeypatch.chdir(shared)
     with contextlib.closing(sqlite3.connect(tmp_path / "kept.db")) as kept:
@@ -804,11 +961,16 @@ def store(shared: Path, tmp_path: Path, copy: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_an_mlflow_run_that_differs_from_the_files_is_named_and_nothing_else(store: Path, name: str) -> None:
+def test_an_mlflow_run_that_differs_from_the_files_is_named_and_nothing_else(
+    store: Path, name: str
+) -> None:
     plant, expected = TOLD[name]
     plant()
     result = audited(mlflow=True)
-    accused = [(one["kind"], one["stage"], one["path"], one["recorded"], one["found"]) for one in result["faults"]]
+    accused = [
+        (one["kind"], one["stage"], one["path"], one["recorded"], one["found"])
+        for one in result["faults"]
+    ]
     assert accused == [("mlflow", *expected())]
     assert (result["verdict"], result["unchecked"]) == ("broken", [])
 
@@ -832,8 +994,10 @@ def test_without_the_journal_scores_are_compared_with_the_report(store: Path) ->
 
 def test_scores_are_compared_with_as_many_digits_as_the_report_states() -> None:
     assert stats.rounded({"value": 1 / 24, "ci95": (0.0, 2 / 3), "n": 24}) == {
-        "value": 0.0416667, "ci95": [0.0, 0.666667], "n": 24,
-    }  # fmt: skip
+        "value": 0.0416667,
+        "ci95": [0.0, 0.666667],
+        "n": 24,
+    }
 
 
 def test_a_final_value_that_an_older_version_logged_into_a_curve_is_noted(store: Path) -> None:
@@ -853,15 +1017,19 @@ def test_a_copied_repository_is_audited_against_its_own_artifacts(copy: Path) ->
     """Its store still names the original's folder."""
     (mine,) = Path("mlartifacts").glob(f"**/{run_id('grpo')}/artifacts")
     flip(mine / "curves.png")
-    assert found(audited(mlflow=True)) == {("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifact curves.png")}
+    assert found(audited(mlflow=True)) == {
+        ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifact curves.png")
+    }
     (mine / "curves.png").unlink()
     (mine / "history.csv").unlink()
     result = audited(mlflow=True)
-    assert found(result, "unchecked") == {("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifacts")}
+    assert found(result, "unchecked") == {
+        ("mlflow", "grpo", f"MLflow run {run_id('grpo')}: artifacts")
+    }
     assert "curves.png, history.csv" in result["unchecked"][0]["text"]
 
 
-# --- nothing to find --------------------------------------------------------------------------------------------------
+# --- nothing to find ------------------------------------------------------------------------------
 
 
 def assert_complete(result: Result) -> None:
@@ -872,7 +1040,12 @@ def test_the_finished_pipeline_is_complete_everywhere(told: Path) -> None:
     result = audited(mlflow=True, remote=True)
     assert_complete(result)
     assert result["notes"] == []
-    assert {one["place"] for one in result["artifacts"]} == {"workspace", "cache", "remote", "mlflow"}
+    assert {one["place"] for one in result["artifacts"]} == {
+        "workspace",
+        "cache",
+        "remote",
+        "mlflow",
+    }
     assert {one["verdict"] for one in result["artifacts"]} == {"ok"}
     assert [one["stage"] for one in result["stages"]] == list(STAGES)
 
@@ -884,7 +1057,9 @@ def test_new_times_of_change_are_no_fault(copy: Path) -> None:
     assert_complete(audited())
 
 
-def test_a_clone_is_complete_once_pulled_and_says_before_what_it_lacks(copy: Path, tmp_path: Path) -> None:
+def test_a_clone_is_complete_once_pulled_and_says_before_what_it_lacks(
+    copy: Path, tmp_path: Path
+) -> None:
     run(tmp_path, "git", "clone", "-q", str(copy), "clone of another user")
     clone = tmp_path / "clone of another user"
     with contextlib.chdir(clone):
@@ -906,7 +1081,11 @@ def test_a_clone_without_a_remote_is_not_told_to_pull(copy: Path, tmp_path: Path
     run(tmp_path, "git", "clone", "-q", str(copy), "clone")
     with contextlib.chdir(tmp_path / "clone"):
         run(tmp_path / "clone", "dvc", "remote", "default", "--unset")
-        assert all("`dvc pull -r store`" in one["text"] for one in audited()["unchecked"] if one["kind"] == "output")
+        assert all(
+            "`dvc pull -r store`" in one["text"]
+            for one in audited()["unchecked"]
+            if one["kind"] == "output"
+        )
         run(tmp_path / "clone", "dvc", "remote", "remove", "store")
         texts = [one["text"] for one in audited()["unchecked"] if one["kind"] == "output"]
         assert texts
@@ -916,15 +1095,25 @@ def test_a_clone_without_a_remote_is_not_told_to_pull(copy: Path, tmp_path: Path
 def test_objects_that_were_only_fetched_are_checked_in_the_cache(copy: Path) -> None:
     for path in ("data/prepared", "models/base", "models/sft", "models/grpo"):
         shutil.rmtree(path)
-    for path in ("reports/validate/failures.parquet", "reports/validate/report.html", "reports/grpo/samples.parquet",
-                 "reports/evaluate/samples.parquet", "reports/model_card/README.md"):  # fmt: skip
+    for path in (
+        "reports/validate/failures.parquet",
+        "reports/validate/report.html",
+        "reports/grpo/samples.parquet",
+        "reports/evaluate/samples.parquet",
+        "reports/model_card/README.md",
+    ):
         Path(path).unlink()
     assert_complete(audited())
 
 
-def test_another_environment_is_a_note_package_by_package(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_environment_is_a_note_package_by_package(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = stage_run.environment()
-    there = here | {"packages": here["packages"] | {"torch": "9.9", "made-up": "1"}, "cpu": "another"}
+    there = here | {
+        "packages": here["packages"] | {"torch": "9.9", "made-up": "1"},
+        "cpu": "another",
+    }
     monkeypatch.setattr(stage_run, "environment", lambda: there)
     result = audited()
     assert_complete(result)
@@ -948,7 +1137,9 @@ def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) ->
     run(told, "git", "checkout", "-q", "--", ".")
     run(told, "dvc", "checkout", "-q", "--force")
     assert_complete(audited("short"))
-    run(told, "dvc", "exp", "run", "-q", "-n", "again", "-S", "evaluate.bootstrap=300")  # from the run-cache
+    run(
+        told, "dvc", "exp", "run", "-q", "-n", "again", "-S", "evaluate.bootstrap=300"
+    )  # from the run-cache
     restored = audited(mlflow=False)
     assert_complete(restored)
     assert {one["stage"]: one["run"] for one in restored["stages"]} == made
@@ -957,7 +1148,11 @@ def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) ->
     assert_complete(audited())
 
     whole = graph.of_places([record_module.workspace(told), *record_module.revisions(told)])
-    data = next(one["found"] for one in restored["artifacts"] if one["path"] == "data/prepared/train.parquet")
+    data = next(
+        one["found"]
+        for one in restored["artifacts"]
+        if one["path"] == "data/prepared/train.parquet"
+    )
     reached = graph.ask(whole, data[:12], told, "downstream")[0].runs
     assert {first["model_card"], made["model_card"], first["grpo"]} <= reached.keys()
     assert first["prepare"] not in reached
@@ -967,7 +1162,7 @@ def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) ->
         assert set(upstream.runs) == set(made.values())
 
 
-# --- what cannot be checked -------------------------------------------------------------------------------------------
+# --- what cannot be checked -----------------------------------------------------------------------
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -976,8 +1171,12 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, said.out, said.err
 
 
-@pytest.mark.parametrize("target", ["f" * 32, "no-such-experiment", "HEAD~99", "--help-me", "0" * 40])
-def test_an_unknown_target_is_one_line(copy: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+@pytest.mark.parametrize(
+    "target", ["f" * 32, "no-such-experiment", "HEAD~99", "--help-me", "0" * 40]
+)
+def test_an_unknown_target_is_one_line(
+    copy: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
     code, out, err = command(capsys, "audit", "--no-mlflow", "--", target)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert target in err
@@ -988,9 +1187,17 @@ def test_an_unknown_target_is_one_line(copy: Path, capsys: pytest.CaptureFixture
     [
         (lambda: Path("reports/sft/run.json").write_text("[{"), "corrupted"),
         (lambda: Path("reports/sft/run.json").write_text("[]"), "a list of 0, not one record"),
-        (lambda: edit_record("sft", lambda r: r.update(schema_version=99), hide=False), "newer regrpo"),
+        (
+            lambda: edit_record("sft", lambda r: r.update(schema_version=99), hide=False),
+            "newer regrpo",
+        ),
         (lambda: edit_record("sft", lambda r: r.update(inputs=3), hide=False), "inputs"),
-        (lambda: edit_record("sft", lambda r: r["outputs"][0].update(path="../../etc"), hide=False), "inside"),
+        (
+            lambda: edit_record(
+                "sft", lambda r: r["outputs"][0].update(path="../../etc"), hide=False
+            ),
+            "inside",
+        ),
         (lambda: cached(MODEL).unlink(), "dvc fetch"),
         (lambda: listing_of("models/sft").unlink(), "dvc fetch"),
         (lambda: shutil.rmtree(".git"), "no git repository"),
@@ -1067,10 +1274,16 @@ def test_dvcs_own_links_and_a_lock_without_sizes_are_nothing_to_tell_of(copy: Pa
     edit_whole_lock(
         lambda stages: [
             one.pop(key, None)
-            for entry in stages.values() for one in [*entry["outs"], *entry["deps"]] for key in ("size", "nfiles")
+            for entry in stages.values()
+            for one in [*entry["outs"], *entry["deps"]]
+            for key in ("size", "nfiles")
         ]
-    )  # fmt: skip
-    assert run(copy, "dvc", "status", DVC_SITE_CACHE_DIR=str(copy / "site")).stdout.strip().endswith("up to date.")
+    )
+    assert (
+        run(copy, "dvc", "status", DVC_SITE_CACHE_DIR=str(copy / "site"))
+        .stdout.strip()
+        .endswith("up to date.")
+    )
     result = audited()
     assert_complete(result)
     assert found(result, "notes") == {("uncommitted", None, "dvc.lock")}
@@ -1078,7 +1291,11 @@ def test_dvcs_own_links_and_a_lock_without_sizes_are_nothing_to_tell_of(copy: Pa
 
 
 def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
-    raw = {"path": "data/raw", "size": 2, "files": {"mine.jsonl": hashlib.sha256(b"{}").hexdigest()}}
+    raw = {
+        "path": "data/raw",
+        "size": 2,
+        "files": {"mine.jsonl": hashlib.sha256(b"{}").hexdigest()},
+    }
     raw["sha256"] = files.sha256_json(raw["files"])
     set_dep(
         "prepare",
@@ -1111,10 +1328,12 @@ def test_another_repository_lacks_the_commit(copy: Path) -> None:
     run(copy, "git", "init", "-q")
     result = audited()
     assert result["verdict"] == "not checkable"
-    assert found(result, "unchecked") == {("code", stage, f"reports/{stage}/run.json") for stage in STAGES}
+    assert found(result, "unchecked") == {
+        ("code", stage, f"reports/{stage}/run.json") for stage in STAGES
+    }
 
 
-# --- records of other versions, targets, output -----------------------------------------------------------------------
+# --- records of other versions, targets, output ---------------------------------------------------
 
 
 def test_a_record_from_before_records_were_lists_is_read(copy: Path) -> None:
@@ -1153,7 +1372,9 @@ def test_the_command_prints_only_what_matters_and_changes_nothing(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {
-        f: (f.stat().st_mtime_ns, f.stat().st_size) for f in copy.rglob("*") if f.is_file() and ".dvc/tmp" not in str(f)
+        f: (f.stat().st_mtime_ns, f.stat().st_size)
+        for f in copy.rglob("*")
+        if f.is_file() and ".dvc/tmp" not in str(f)
     }
     code, out, _ = command(capsys, "audit", "--no-mlflow")
     assert code == 0
@@ -1162,12 +1383,16 @@ def test_the_command_prints_only_what_matters_and_changes_nothing(
     code, out, _ = command(capsys, "audit", "--no-mlflow", "--json", str(copy))
     assert json.loads(out)["verdict"] == "complete"
     after = {
-        f: (f.stat().st_mtime_ns, f.stat().st_size) for f in copy.rglob("*") if f.is_file() and ".dvc/tmp" not in str(f)
+        f: (f.stat().st_mtime_ns, f.stat().st_size)
+        for f in copy.rglob("*")
+        if f.is_file() and ".dvc/tmp" not in str(f)
     }
     assert after == before
 
 
-def test_lineage_as_tree_mermaid_json_and_page(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lineage_as_tree_mermaid_json_and_page(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = command(capsys, "lineage")
     assert (code, out.split()[0]) == (0, "model_card")
     assert all(stage in out for stage in STAGES)
@@ -1211,18 +1436,29 @@ def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(
         assert sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path)) == before
 
 
-def test_a_page_takes_the_place_of_an_older_one(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_takes_the_place_of_an_older_one(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("page.html").write_text("older")
     assert command(capsys, "lineage", "--html", "page.html")[0] == 0
     assert "<svg" in Path("page.html").read_text()
 
 
 BREAKAGES: dict[str, tuple[Callable[[], object], str]] = {
-    "configuration": (lambda: Path(".dvc/config").write_text("[core\n"), ".dvc/config: expected DVC's configuration"),
-    "local configuration": (lambda: Path(".dvc/config.local").write_bytes(b"\xff\xfe"), "expected DVC's configuration"),
+    "configuration": (
+        lambda: Path(".dvc/config").write_text("[core\n"),
+        ".dvc/config: expected DVC's configuration",
+    ),
+    "local configuration": (
+        lambda: Path(".dvc/config.local").write_bytes(b"\xff\xfe"),
+        "expected DVC's configuration",
+    ),
     "no git": (lambda: shutil.rmtree(".git"), "git repository"),
     "no dvc.yaml": (lambda: Path("dvc.yaml").unlink(), "dvc.yaml"),
-    "store": (lambda: Path("mlflow.db").write_bytes(b"no database at all" * 100), "file is not a database"),
+    "store": (
+        lambda: Path("mlflow.db").write_bytes(b"no database at all" * 100),
+        "file is not a database",
+    ),
 }
 
 
@@ -1235,10 +1471,17 @@ def test_a_broken_repository_is_one_line_and_nothing_changes(
     plant()
     # Lineage asks MLflow only about an id that no file holds.
     arguments = ["f" * 32] if (name, breakage) == ("lineage", "store") else []
-    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and ".regrpo" not in path.parts}
+    before = {
+        path: path.read_bytes()
+        for path in copy.rglob("*")
+        if path.is_file() and ".regrpo" not in path.parts
+    }
     assert cli.main([name, *arguments]) == 2
     said = capfd.readouterr()
-    if name == "audit" and breakage in ("no git", "store"):  # all else is checked, and this is what is missing
+    if name == "audit" and breakage in (
+        "no git",
+        "store",
+    ):  # all else is checked, and this is what is missing
         lines = [line for line in said.out.splitlines() if line.startswith("UNCHECKED")]
         assert said.err == ""
     else:
@@ -1246,14 +1489,20 @@ def test_a_broken_repository_is_one_line_and_nothing_changes(
         assert said.out == ""
     assert len(lines) == 1, said
     assert told in lines[0]
-    after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and ".regrpo" not in path.parts}
+    after = {
+        path: path.read_bytes()
+        for path in copy.rglob("*")
+        if path.is_file() and ".regrpo" not in path.parts
+    }
     assert after == before
 
 
-# --- how a run is named -----------------------------------------------------------------------------------------------
+# --- how a run is named ---------------------------------------------------------------------------
 
 
-def test_a_row_is_found_where_its_own_runs_are_not_where_the_pipeline_is_the_same(told: Path) -> None:
+def test_a_row_is_found_where_its_own_runs_are_not_where_the_pipeline_is_the_same(
+    told: Path,
+) -> None:
     """The workspace was made again since: the same key by other runs."""
     before, head = row_id(), run(told, "git", "rev-parse", "HEAD").stdout.strip()
     edit_record("grpo", lambda record: record.update(run="a" * 32, mlflow_run_id="b" * 32))
@@ -1288,11 +1537,16 @@ def test_a_name_of_two_commits_is_refused(copy: Path) -> None:
         assert all(hit in caught.value.found for hit in hits)
 
 
-# --- lineage ----------------------------------------------------------------------------------------------------------
+# --- lineage --------------------------------------------------------------------------------------
 
 
 def recorded(
-    folder: Path, stage: str, run: str, inputs: dict[str, Any], outputs: dict[str, Any], time: str = "2026"
+    folder: Path,
+    stage: str,
+    run: str,
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+    time: str = "2026",
 ) -> None:
     """A run.json; a folder's value is its {file: SHA-256}."""
 
@@ -1305,10 +1559,19 @@ def recorded(
         ]
 
     record = {
-        "schema_version": 1, "stage": stage, "run": run, "key": "0" * 64, "command": "x", "parameters": {},
-        "inputs": items(inputs), "outputs": items(outputs), "code": {"revision": None, "dirty": None},
-        "environment": {"packages": {}, "sha256": "0" * 64}, "started": time, "ended": time,
-    }  # fmt: skip
+        "schema_version": 1,
+        "stage": stage,
+        "run": run,
+        "key": "0" * 64,
+        "command": "x",
+        "parameters": {},
+        "inputs": items(inputs),
+        "outputs": items(outputs),
+        "code": {"revision": None, "dirty": None},
+        "environment": {"packages": {}, "sha256": "0" * 64},
+        "started": time,
+        "ended": time,
+    }
     path = folder / f"reports/{stage}/run.json"
     path.parent.mkdir(parents=True)
     files.write_json(path, [record])
@@ -1318,8 +1581,15 @@ def recorded(
 def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
-    """b kept a's prepare and sft; its gate ran again later with an equal verdict; grpo and card are its own."""
-    data, verdict, sft = {"data/prepared": {"train.parquet": "d" * 64}}, {"v": "e" * 64}, {"models/sft": "5" * 64}
+    """b kept a's prepare and sft; its gate ran again later with an equal verdict.
+
+    Grpo and card are its own.
+    """
+    data, verdict, sft = (
+        {"data/prepared": {"train.parquet": "d" * 64}},
+        {"v": "e" * 64},
+        {"models/sft": "5" * 64},
+    )
     shared = [("prepare", "p", {}, data, "1"), ("sft", "s", data | verdict, sft, "3")]
     for name, gate_at, grpo_at in (("a", "2", "4"), ("b", "5", "6")):
         model = {"models/grpo": name * 64}
@@ -1331,7 +1601,10 @@ def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its
         for stage in shared + own:
             recorded(tmp_path / name, *stage)
     names = {"a": "workspace", "b": "experiment b"}
-    places = {one: record_module.Place(names[one], audit.lineage.Snapshot(tmp_path / one)) for one in names}
+    places = {
+        one: record_module.Place(names[one], audit.lineage.Snapshot(tmp_path / one))
+        for one in names
+    }
     whole = graph.of_places(list(places.values())[::order])
     assert sorted(whole.runs) == ["c-a", "c-b", "g-a", "g-b", "p", "s", "v-a", "v-b"]
     assert sorted(whole.runs["s"].places) == sorted(names.values())
@@ -1358,16 +1631,25 @@ def test_a_record_that_was_written_anew_is_the_same_run(tmp_path: Path) -> None:
     for name in ("a", "b"):
         recorded(tmp_path / name, "prepare", "p", {}, {"data/prepared": "d" * 64})
     path = tmp_path / "b/reports/prepare/run.json"
-    path.write_text(json.dumps(json.loads(path.read_text())[0]))  # as records were before they were lists
-    whole = graph.of_places([record_module.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")])
+    path.write_text(
+        json.dumps(json.loads(path.read_text())[0])
+    )  # as records were before they were lists
+    whole = graph.of_places(
+        [record_module.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")]
+    )
     assert list(whole.runs) == ["p"]
     assert [one.partition("@")[0] for one in whole.runs["p"].outputs] == [
-        "data/prepared", "reports/prepare/run.json", "reports/prepare/run.json",
-    ]  # fmt: skip
+        "data/prepared",
+        "reports/prepare/run.json",
+        "reports/prepare/run.json",
+    ]
 
 
 def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path: Path) -> None:
-    """Both give an equal verdict.json and dataset.json; whatever the order, each model has its own dataset."""
+    """Both give an equal verdict.json and dataset.json.
+
+    Whatever the order, each model has its own dataset.
+    """
     verdict, info = "e" * 64, "d" * 64
     for name in ("a", "b"):
         data = {"dataset.json": info, "train.parquet": name * 64}
@@ -1376,8 +1658,16 @@ def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path
         recorded(tmp_path / name, "validate", f"validate-{name}", {"data/prepared": data}, gate)
         inputs = gate | {"data/prepared/dataset.json": info}
         recorded(tmp_path / name, "sft", f"sft-{name}", inputs, {"models/sft": name * 64})
-        recorded(tmp_path / name, "grpo", f"grpo-{name}", {"models/sft": name * 64}, {"models/grpo": name * 64})
-    both = [record_module.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")]
+        recorded(
+            tmp_path / name,
+            "grpo",
+            f"grpo-{name}",
+            {"models/sft": name * 64},
+            {"models/grpo": name * 64},
+        )
+    both = [
+        record_module.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")
+    ]
     for places in (both, both[::-1]):
         whole = graph.of_places(places)
         for name in ("a", "b"):

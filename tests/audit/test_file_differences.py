@@ -1,4 +1,7 @@
-"""file_differences on small files: the first place where two outputs part, and when two evaluations are the same."""
+"""file_differences on small files.
+
+The first place where two outputs part, and when two evaluations are the same.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,12 @@ def test_equal_files_differ_in_nothing(tmp_path: Path) -> None:
     assert file_differences.compare_file(*two(tmp_path, "a.json", "{}", "{}")) == {}
 
 
-# --- tensors --------------------------------------------------------------------------------------------------------
+# --- tensors --------------------------------------------------------------------------------------
 
 
-def tensors(folder: Path, before: dict[str, Any], after: dict[str, Any], **metadata: str) -> dict[str, Any]:
+def tensors(
+    folder: Path, before: dict[str, Any], after: dict[str, Any], **metadata: str
+) -> dict[str, Any]:
     from safetensors.torch import save
 
     return file_differences.compare_file(
@@ -38,7 +43,9 @@ def tensors(folder: Path, before: dict[str, Any], after: dict[str, Any], **metad
     )
 
 
-def test_the_first_differing_tensor_is_named_with_count_and_largest_difference(tmp_path: Path) -> None:
+def test_the_first_differing_tensor_is_named_with_count_and_largest_difference(
+    tmp_path: Path,
+) -> None:
     import torch
 
     same = {"a.same": torch.ones(3), "b.first": torch.zeros(2, 3), "c.second": torch.zeros(1)}
@@ -69,7 +76,10 @@ def test_nan_in_the_same_place_is_equal_and_in_another_is_not(tmp_path: Path) ->
     import torch
 
     nan = torch.tensor([float("nan"), 1.0])
-    assert tensors(tmp_path, {"w": nan}, {"w": nan.clone()}, note="x")["what"] == "only the file's header differs"
+    assert (
+        tensors(tmp_path, {"w": nan}, {"w": nan.clone()}, note="x")["what"]
+        == "only the file's header differs"
+    )
     entry = tensors(tmp_path, {"w": nan}, {"w": torch.tensor([0.0, 1.0])})["differing"][0]
     assert (entry["differing"], entry["max_abs_difference"]) == (1, None)
 
@@ -85,7 +95,7 @@ def test_another_shape_and_a_missing_tensor_are_told(tmp_path: Path) -> None:
     }
 
 
-# --- tables ---------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 HISTORY = "step,loss,learning_rate\n1,2.5,0.1\n2,2.25,0.1\n3,2.0,0.1\n"
 
@@ -100,12 +110,16 @@ def test_a_history_names_the_first_differing_training_step_and_its_columns(tmp_p
 
 
 def test_a_shorter_history_departs_at_the_step_it_lacks(tmp_path: Path) -> None:
-    found = file_differences.compare_file(*two(tmp_path, "history.csv", HISTORY, HISTORY.replace("3,2.0,0.1\n", "")))
+    found = file_differences.compare_file(
+        *two(tmp_path, "history.csv", HISTORY, HISTORY.replace("3,2.0,0.1\n", ""))
+    )
     assert (found["step"], found["what"]) == (3, "step 3: 3 rows → 2")
 
 
 def test_other_columns_are_told_by_name(tmp_path: Path) -> None:
-    found = file_differences.compare_file(*two(tmp_path, "history.csv", HISTORY, HISTORY.replace("loss", "entropy")))
+    found = file_differences.compare_file(
+        *two(tmp_path, "history.csv", HISTORY, HISTORY.replace("loss", "entropy"))
+    )
     assert found["what"] == "other columns: without loss; also entropy"
 
 
@@ -122,33 +136,47 @@ def test_parquet_rows_are_compared_cell_by_cell(tmp_path: Path) -> None:
     assert found["columns"] == [{"name": "value", "original": 0.0, "reproduction": 1.0}]
 
 
-# --- everything else ------------------------------------------------------------------------------------------------
+# --- everything else ------------------------------------------------------------------------------
 
 
 def test_json_names_the_first_differing_key(tmp_path: Path) -> None:
-    found = file_differences.compare_file(*two(tmp_path, "m.json", '{"a": [1, {"b": 2}]}', '{"a": [1, {"b": 3}]}'))
+    found = file_differences.compare_file(
+        *two(tmp_path, "m.json", '{"a": [1, {"b": 2}]}', '{"a": [1, {"b": 3}]}')
+    )
     assert (found["key"], found["original"], found["reproduction"]) == ("a[1].b", 2, 3)
 
 
 def test_a_text_names_its_line_and_anything_else_its_byte(tmp_path: Path) -> None:
-    assert file_differences.compare_file(*two(tmp_path, "card.md", "a\nb\n", "a\nc\n"))["what"] == "line 2: b → c"
-    assert file_differences.compare_file(*two(tmp_path, "x.png", b"\x89abc", b"\x89abd!"))["offset"] == 3
+    assert (
+        file_differences.compare_file(*two(tmp_path, "card.md", "a\nb\n", "a\nc\n"))["what"]
+        == "line 2: b → c"
+    )
+    assert (
+        file_differences.compare_file(*two(tmp_path, "x.png", b"\x89abc", b"\x89abd!"))["offset"]
+        == 3
+    )
     long = bytes(2**20) + b"same"
-    assert file_differences.compare_file(*two(tmp_path, "x.bin", long, long + b"!"))["offset"] == len(long)
+    assert file_differences.compare_file(*two(tmp_path, "x.bin", long, long + b"!"))[
+        "offset"
+    ] == len(long)
 
 
 def test_a_file_that_is_not_what_its_name_says_is_compared_as_bytes(tmp_path: Path) -> None:
-    found = file_differences.compare_file(*two(tmp_path, "m.safetensors", b"not a tensor", b"not b tensor"))
+    found = file_differences.compare_file(
+        *two(tmp_path, "m.safetensors", b"not a tensor", b"not b tensor")
+    )
     assert (found["kind"], found["offset"]) == ("bytes", 4)
 
 
-# --- evaluations ----------------------------------------------------------------------------------------------------
+# --- evaluations ----------------------------------------------------------------------------------
 
 
 def evaluation(*values: list[float], task: str = "heldout") -> tuple[dict[str, Any], pd.DataFrame]:
     """metrics and samples of an evaluation whose n-th model gave these answers."""
     models = {f"model{index}": answers for index, answers in enumerate(values)}
-    metrics = {"tasks": {task: {"models": {m: {"value": sum(v) / len(v)} for m, v in models.items()}}}}
+    metrics = {
+        "tasks": {task: {"models": {m: {"value": sum(v) / len(v)} for m, v in models.items()}}}
+    }
     rows = [
         {"task": task, "model": m, "id": f"q{number}", "value": value}
         for m, answers in models.items()
@@ -157,7 +185,9 @@ def evaluation(*values: list[float], task: str = "heldout") -> tuple[dict[str, A
     return metrics, pd.DataFrame(rows)
 
 
-def judged(before: tuple[dict[str, Any], pd.DataFrame], after: tuple[dict[str, Any], pd.DataFrame]) -> dict[str, Any]:
+def judged(
+    before: tuple[dict[str, Any], pd.DataFrame], after: tuple[dict[str, Any], pd.DataFrame]
+) -> dict[str, Any]:
     return file_differences.compare_evaluations(
         before[0], after[0], (before[1], after[1]), tolerance=0.02, resamples=500
     )
@@ -182,7 +212,9 @@ def test_a_value_beyond_the_tolerance_is_not_equivalent() -> None:
     assert found["problems"][0] == "heldout of model0: 0.500 → 0.477, beyond 0.02"
 
 
-def test_a_value_within_the_tolerance_is_not_equivalent_where_the_paired_test_finds_a_difference() -> None:
+def test_a_value_within_the_tolerance_is_not_equivalent_where_the_paired_test_finds_a_difference() -> (
+    None
+):
     many = [1.0, 0.0] * 1000
     found = judged(evaluation(many), evaluation(flipped(many, *range(0, 60, 2))))
     assert [value["within"] for value in found["values"]] == [True]
@@ -203,7 +235,10 @@ def test_one_low_p_of_many_is_no_difference_after_holms_correction() -> None:
 
 def test_a_continuous_metric_is_judged_by_the_paired_bootstrap() -> None:
     before = [0.1 * (index % 7) for index in range(200)]
-    shifted, shaken = [value + 0.01 for value in before], [value + 0.01 * (-1) ** i for i, value in enumerate(before)]
+    shifted, shaken = (
+        [value + 0.01 for value in before],
+        [value + 0.01 * (-1) ** i for i, value in enumerate(before)],
+    )
     assert not judged(evaluation(before), evaluation(shifted))["equivalent"]
     assert judged(evaluation(before), evaluation(shaken))["equivalent"]
 

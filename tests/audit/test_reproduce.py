@@ -1,4 +1,7 @@
-"""regrpo reproduce: a miniature run made again in a fresh clone, a changed one told apart, bad input in one line."""
+"""regrpo reproduce.
+
+A miniature run made again in a fresh clone, a changed one told apart, bad input in one line.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ def copy(folder: Path, target: Path) -> Path:
     return target
 
 
-# --- the three verdicts ---------------------------------------------------------------------------------------------
+# --- the three verdicts ---------------------------------------------------------------------------
 
 
 def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_identically(
@@ -100,9 +103,17 @@ def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_i
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     done = run(
-        clone, "python", "-m", "regrpo.cli", "reproduce", pipeline["id"], "--json", check=False,
-        MLFLOW_TRACKING_URI=f"sqlite:///{made / 'mlflow.db'}", TMPDIR=str(temporary),
-    )  # fmt: skip
+        clone,
+        "python",
+        "-m",
+        "regrpo.cli",
+        "reproduce",
+        pipeline["id"],
+        "--json",
+        check=False,
+        MLFLOW_TRACKING_URI=f"sqlite:///{made / 'mlflow.db'}",
+        TMPDIR=str(temporary),
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     verdict = json.loads(done.stdout)
     assert verdict["verdict"] == verdict["expected"] == "identical"
@@ -115,7 +126,9 @@ def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_i
         assert stage["reproduction"]["run"] != stage["original"]["run"], "computed, not restored"
         assert stage["files"] >= len(lock[stage["stage"]]["outs"]) - 1
     assert "grpo: step 4/4" in done.stderr, "the stages' own progress is shown"
-    assert not any(hint in done.stderr for hint in ("dvc push", "git add", "autostage", "track the changes"))
+    assert not any(
+        hint in done.stderr for hint in ("dvc push", "git add", "autostage", "track the changes")
+    )
 
     assert state(clone) == before
     assert run(clone, "dvc", "status", "--json").stdout == dvc_status
@@ -124,16 +137,23 @@ def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_i
     [row] = rows(made, "reproduction")
     assert row["id"] == verdict["reproduction_run_id"]
     assert (row["status"], row["regrpo.verdict"], row["regrpo.reproduces"]) == (
-        "FINISHED", "identical", pipeline["id"],
-    )  # fmt: skip
+        "FINISHED",
+        "identical",
+        pipeline["id"],
+    )
     assert row["regrpo.reproduces_key"] == pipeline["regrpo.pipeline_key"]
-    assert {row[f"regrpo.reproduces.{stage}"] for stage in lock} == {one["id"] for one in rows(made, "stage")}
+    assert {row[f"regrpo.reproduces.{stage}"] for stage in lock} == {
+        one["id"] for one in rows(made, "stage")
+    }
 
 
 def test_another_learning_rate_is_different_from_grpos_first_logged_step_on(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A commit that changes the parameter beside results of the old one; what grpo reads comes from the cache."""
+    """A commit that changes the parameter beside results of the old one.
+
+    What grpo reads comes from the cache.
+    """
     folder = copy(made, tmp_path / "changed")
     edit_yaml(folder / "params.yaml", {"grpo": {"learning_rate": 1e-3}})
     commit(folder, "another learning rate")
@@ -158,9 +178,18 @@ def verdict_of(
     monkeypatch: pytest.MonkeyPatch, evaluation: dict[str, Any] | None, changed: list[Any]
 ) -> dict[str, Any]:
     """The judgement where grpo's weights differ and the evaluations compare so."""
-    record = {"environment": {"cuda": [], "packages": {}, "cpu": "x", "python": "3"}, "parameters": {}}
-    entry = {"output": "models/grpo", "file": "a", "path": "models/grpo/a", "original": "1", "reproduction": "2",
-             "how": {"what": "byte 1 on"}}  # fmt: skip
+    record = {
+        "environment": {"cuda": [], "packages": {}, "cpu": "x", "python": "3"},
+        "parameters": {},
+    }
+    entry = {
+        "output": "models/grpo",
+        "file": "a",
+        "path": "models/grpo/a",
+        "original": "1",
+        "reproduction": "2",
+        "how": {"what": "byte 1 on"},
+    }
     departed = {"stage": "grpo", "original": {}, "files": 3, "differing": [entry]}
     monkeypatch.setattr(reproduce, "_compare_stage", lambda *_: dict(departed))
     monkeypatch.setattr(reproduce, "_explain", lambda *_: None)
@@ -181,18 +210,28 @@ def test_other_bits_are_equivalent_only_if_the_evaluation_is_and_the_parameters_
     changed = verdict_of(monkeypatch, same, [{"name": "grpo.learning_rate"}])
     assert changed["verdict"] == "different"
     assert "another experiment" in changed["notes"][0]
-    assert changed["numbers"] == {"files": 3, "files_differing": 1, "largest_value_difference": 0.01}
+    assert changed["numbers"] == {
+        "files": 3,
+        "files_differing": 1,
+        "largest_value_difference": 0.01,
+    }
 
 
 def test_the_known_sources_of_another_outcome_are_named() -> None:
     def record(cuda: list[str], cpu: str, torch: str, **parameters: Any) -> dict[str, Any]:
-        facts = {"cuda": cuda, "cpu": cpu, "python": "3.11.7", "packages": {"torch": torch, "ruff": torch}}
+        facts = {
+            "cuda": cuda,
+            "cpu": cpu,
+            "python": "3.11.7",
+            "packages": {"torch": torch, "ruff": torch},
+        }
         return {"environment": facts, "parameters": {"params.yaml": {"grpo": parameters}}}
 
     here = record([], "A", "2.13.0", threads=1)
     assert reproduce.sources_of_difference(here, here) == []
     named = reproduce.sources_of_difference(
-        record(["H100"], "A", "2.13.0", threads=1, use_vllm=True), record([], "B", "2.12.0", threads=2, use_vllm=True)
+        record(["H100"], "A", "2.13.0", threads=1, use_vllm=True),
+        record([], "B", "2.12.0", threads=2, use_vllm=True),
     )
     for start in (
         "device: H100 → no CUDA",
@@ -209,13 +248,19 @@ def test_the_known_sources_of_another_outcome_are_named() -> None:
 def test_install_builds_an_environment_of_that_commits_constraints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    originals = {"grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0", "pytest": "9"}}}}
-    workspace = reproduce.Workspace(tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), originals)
+    originals = {
+        "grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0", "pytest": "9"}}}
+    }
+    workspace = reproduce.Workspace(
+        tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), originals
+    )
     commands, status = [], 0
 
     def said(self: Any, *command: str) -> subprocess.CompletedProcess[str]:
         commands.append(command)
-        return subprocess.CompletedProcess(command, status, "", "ERROR: nothing satisfies torch==2.13.0\n")
+        return subprocess.CompletedProcess(
+            command, status, "", "ERROR: nothing satisfies torch==2.13.0\n"
+        )
 
     monkeypatch.setattr(reproduce.Workspace, "run", said)
     workspace.install(lambda line: None)
@@ -224,24 +269,50 @@ def test_install_builds_an_environment_of_that_commits_constraints(
     assert workspace.variables()["PATH"].startswith(f"{tmp_path / 'venv/bin'}:")
     status = 1
     with pytest.raises(
-        reproduce.CannotCheck, match=r"constraints.txt: expected to be installable; found ERROR: nothing"
+        reproduce.CannotCheck,
+        match=r"constraints.txt: expected to be installable; found ERROR: nothing",
     ):
         workspace.install(lambda line: None)
 
 
 @pytest.mark.slow
 def test_a_run_is_made_again_in_a_fresh_environment(made: Path, tmp_path: Path) -> None:
-    """pip installs what constraints.txt pins (minutes, some GB); the stages run in that and in no other."""
-    wheel = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "wheel"), "six"]
+    """pip installs what constraints.txt pins (minutes, some GB).
+
+    The stages run in that and in no other.
+    """
+    wheel = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "-d",
+        str(tmp_path / "wheel"),
+        "six",
+    ]
     if subprocess.run(wheel, capture_output=True, check=False).returncode:
         pytest.skip("no package index in reach")
     clone = tmp_path / "clone"
     run(tmp_path, "git", "clone", "-q", str(made), str(clone))
     run(clone, "dvc", "remote", "modify", "--local", "store", "url", str(made.parent / "remote"))
     done = run(
-        clone, "python", "-m", "regrpo.cli", "reproduce", "--install", "--keep", "--no-mlflow", "--json",
-        "--stages", "prepare", "base_model", "sft", TMPDIR=str(tmp_path),
-    )  # fmt: skip
+        clone,
+        "python",
+        "-m",
+        "regrpo.cli",
+        "reproduce",
+        "--install",
+        "--keep",
+        "--no-mlflow",
+        "--json",
+        "--stages",
+        "prepare",
+        "base_model",
+        "sft",
+        TMPDIR=str(tmp_path),
+    )
     verdict = json.loads(done.stdout)
     assert verdict["verdict"] == "identical"
     tree = Path(verdict["kept"])
@@ -250,13 +321,21 @@ def test_a_run_is_made_again_in_a_fresh_environment(made: Path, tmp_path: Path) 
     packages = {one["name"].lower().replace("_", "-"): one["version"] for one in listed}
     [record] = json.loads((tree / "reports/sft/run.json").read_text())
     assert record["environment"]["packages"] == packages
-    pinned = dict(line.split("==") for line in (tree / "constraints.txt").read_text().splitlines() if "==" in line)
-    unpinned = {name for name, version in packages.items() if pinned.get(name, version) != version.partition("+")[0]}
+    pinned = dict(
+        line.split("==")
+        for line in (tree / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    unpinned = {
+        name
+        for name, version in packages.items()
+        if pinned.get(name, version) != version.partition("+")[0]
+    }
     assert unpinned <= {"pip"}, "venv brings a pip of its own, and nothing asks for another"
     told = {one["what"] for one in verdict["environment"]}
-    assert told == {name for name, version in packages.items() if version != distributions().get(name)} | (
-        distributions().keys() - packages.keys()
-    )
+    assert told == {
+        name for name, version in packages.items() if version != distributions().get(name)
+    } | (distributions().keys() - packages.keys())
 
 
 def distributions() -> dict[str, str]:
@@ -265,7 +344,7 @@ def distributions() -> dict[str, str]:
     return packages
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -279,9 +358,15 @@ Refusal = Callable[..., str]
 
 @pytest.fixture
 def refusal(
-    spoiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    spoiled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> Refusal:
-    """Runs the command; it must end with 2, one line on stderr, and nothing changed or left behind."""
+    """Runs the command.
+
+    It must end with 2, one line on stderr, and nothing changed or left behind.
+    """
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -322,10 +407,15 @@ def test_an_unknown_run_is_refused(refusal: Refusal) -> None:
 
 
 def test_an_unknown_mlflow_run_is_refused(refusal: Refusal) -> None:
-    assert "expected an MLflow run id, a git revision or a DVC experiment; found none of that name" in refusal("0" * 32)
+    assert (
+        "expected an MLflow run id, a git revision or a DVC experiment; found none of that name"
+        in refusal("0" * 32)
+    )
 
 
-def test_a_deleted_experiment_is_refused_by_name_and_by_run(refusal: Refusal, spoiled: Path) -> None:
+def test_a_deleted_experiment_is_refused_by_name_and_by_run(
+    refusal: Refusal, spoiled: Path
+) -> None:
     """As a DVC experiment that was run, synced and removed leaves its row behind."""
     from regrpo.tracking.writer import Store
 
@@ -346,7 +436,9 @@ def test_an_experiment_is_found_by_its_name(spoiled: Path) -> None:
     [record] = json.loads((spoiled / "reports/grpo/run.json").read_text())
     for name in (record["run"], record["mlflow_run_id"], record["run"][:9]):
         place = record_module.find(name, spoiled, mlflow=False, committed=True)
-        assert (place.snapshot.revision, place.mlflow_run_id) == (head, record["mlflow_run_id"]), "from run.json"
+        assert (place.snapshot.revision, place.mlflow_run_id) == (head, record["mlflow_run_id"]), (
+            "from run.json"
+        )
 
 
 def test_results_that_were_never_committed_are_refused(refusal: Refusal) -> None:
@@ -359,7 +451,9 @@ def test_a_folder_without_git_is_refused(refusal: Refusal, tmp_path: Path) -> No
     (tmp_path / "bare/dvc.yaml").touch()
     assert "found no .dvc/" in refusal(folder=tmp_path / "bare")
     (tmp_path / "bare/.dvc").mkdir()
-    assert "expected a git repository around dvc.yaml; found none" in refusal(folder=tmp_path / "bare")
+    assert "expected a git repository around dvc.yaml; found none" in refusal(
+        folder=tmp_path / "bare"
+    )
 
 
 def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
@@ -368,7 +462,9 @@ def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
     with committed(spoiled, path, whole[:500]):
         assert f"{path}: expected a stage's record; found a corrupted one" in refusal("--no-mlflow")
     with committed(spoiled, path, whole.replace(b'"schema_version": 1', b'"schema_version": 99')):
-        assert "expected a record of schema_version 1 or older; found schema_version 99" in refusal("--no-mlflow")
+        assert "expected a record of schema_version 1 or older; found schema_version 99" in refusal(
+            "--no-mlflow"
+        )
     with committed(spoiled, path, whole.replace(b'"seconds": ', b'"seconds": 1')):
         assert "found another one: it was altered" in refusal("--no-mlflow")
     with committed(spoiled, "dvc.lock", b"{"):
@@ -380,8 +476,13 @@ def test_a_record_of_the_older_form_is_read(spoiled: Path) -> None:
     path = "reports/sft/run.json"
     [record] = json.loads((spoiled / path).read_text())
     old = json.dumps(record).encode()
-    lock, md5s = (spoiled / "dvc.lock").read_bytes(), [hashlib.md5((spoiled / path).read_bytes()), hashlib.md5(old)]
-    lock = lock.replace(*(md5.hexdigest().encode() for md5 in md5s), 1)  # the output, not what later stages read
+    lock, md5s = (
+        (spoiled / "dvc.lock").read_bytes(),
+        [hashlib.md5((spoiled / path).read_bytes()), hashlib.md5(old)],
+    )
+    lock = lock.replace(
+        *(md5.hexdigest().encode() for md5 in md5s), 1
+    )  # the output, not what later stages read
     with committed(spoiled, path, old), committed(spoiled, "dvc.lock", lock):
         assert record_module.read_records(reproduce.Snapshot(spoiled, "HEAD"))["sft"] == record
 
@@ -391,7 +492,9 @@ def test_a_corrupt_profile_is_refused(refusal: Refusal, spoiled: Path) -> None:
     with committed(spoiled, "params.yaml", b"{"):
         assert "params.yaml of that commit: expected YAML; found " in refusal("--no-mlflow")
     with committed(spoiled, "params.yaml", whole.replace(b"\ngrpo:", b"\nppo:")):
-        assert "params.yaml of that commit: expected one section per stage" in refusal("--no-mlflow")
+        assert "params.yaml of that commit: expected one section per stage" in refusal(
+            "--no-mlflow"
+        )
 
 
 def test_a_broken_configuration_of_dvc_is_refused(refusal: Refusal, spoiled: Path) -> None:
@@ -403,12 +506,21 @@ def test_a_broken_configuration_of_dvc_is_refused(refusal: Refusal, spoiled: Pat
 def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
     refusal: Refusal, spoiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in ("dvc.lock", "params.yaml", "profiles/gemma-3-1b-pt.yaml", "stages/sft.py", "custom/mine.py"):
+    for path in (
+        "dvc.lock",
+        "params.yaml",
+        "profiles/gemma-3-1b-pt.yaml",
+        "stages/sft.py",
+        "custom/mine.py",
+    ):
         changed = spoiled / path
         before = changed.read_bytes() if changed.exists() else None
         changed.write_bytes((before or b"") + b"\n# changed\n")
         said = refusal("--no-mlflow")
-        assert f"workspace: expected what lies here to be committed; found uncommitted changes in {path}. " in said
+        assert (
+            f"workspace: expected what lies here to be committed; found uncommitted changes in {path}. "
+            in said
+        )
         assert "name the revision: `regrpo reproduce HEAD`" in said
         changed.unlink() if before is None else changed.write_bytes(before)
     (spoiled / "params.yaml").write_bytes(b"{")
@@ -437,7 +549,8 @@ def test_code_that_is_not_the_runs_is_refused(refusal: Refusal, spoiled: Path) -
     with committed(spoiled, "regrpo/train/rewards.py", changed):
         said = refusal("--no-mlflow")
     assert (
-        "regrpo/train/rewards.py: expected the files that grpo read when it ran; found 1 with another SHA-256" in said
+        "regrpo/train/rewards.py: expected the files that grpo read when it ran; found 1 with another SHA-256"
+        in said
     )
 
 
@@ -447,17 +560,22 @@ def test_code_that_was_not_committed_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "regrpo/train/rewards.py").touch()
     record = {"code": {"dirty": True, "diff_sha256": "ab" * 32}}
     with pytest.raises(
-        reproduce.CannotCheck, match=r"uncommitted when grpo ran: its diff, SHA-256 abababababab…, is not"
+        reproduce.CannotCheck,
+        match=r"uncommitted when grpo ran: its diff, SHA-256 abababababab…, is not",
     ):
         workspace._verify("grpo", {"path": "regrpo/train/rewards.py", "sha256": "0"}, record)
 
 
-def test_raw_data_that_neither_cache_nor_remote_has_is_refused(refusal: Refusal, spoiled: Path) -> None:
+def test_raw_data_that_neither_cache_nor_remote_has_is_refused(
+    refusal: Refusal, spoiled: Path
+) -> None:
     md5 = read_yaml(spoiled / f"{RAW}.dvc")["outs"][0]["md5"]
     kept = spoiled / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     data = kept.read_bytes()
     kept.unlink()
-    assert f"{RAW}: expected the run's data in DVC's cache or on its remote" in refusal("--no-mlflow")
+    assert f"{RAW}: expected the run's data in DVC's cache or on its remote" in refusal(
+        "--no-mlflow"
+    )
     kept.write_bytes(data.replace(b"2", b"3"))  # of the same size
     assert "expected the files that prepare read when it ran" in refusal("--no-mlflow")
     kept.write_bytes(data)
@@ -469,12 +587,16 @@ def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
     assert "MLflow: expected a store at gone.db; found no such file" in refusal("0" * 32)
     assert not (tmp_path / "gone.db").exists()
-    (tmp_path / "gone.db").write_text("no database at all, but some text that is longer than its header" * 10)
+    (tmp_path / "gone.db").write_text(
+        "no database at all, but some text that is longer than its header" * 10
+    )
     assert "expected an MLflow store; found " in refusal()
 
 
 @pytest.mark.slow
-def test_a_store_that_another_program_has_locked_is_refused(refusal: Refusal, spoiled: Path) -> None:
+def test_a_store_that_another_program_has_locked_is_refused(
+    refusal: Refusal, spoiled: Path
+) -> None:
     with contextlib.closing(sqlite3.connect(spoiled / "mlflow.db", isolation_level=None)) as db:
         db.execute("begin exclusive")
         assert "database is locked" in refusal()
@@ -500,9 +622,12 @@ def test_a_terminated_reproduction_leaves_nothing_behind(spoiled: Path, tmp_path
     temporary.mkdir()
     before = state(spoiled)
     process = subprocess.Popen(
-        [sys.executable, "-m", "regrpo.cli", "reproduce", "--no-mlflow"], cwd=spoiled,
-        env=environment(TMPDIR=str(temporary)), stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "regrpo.cli", "reproduce", "--no-mlflow"],
+        cwd=spoiled,
+        env=environment(TMPDIR=str(temporary)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("> python -m stages"):

@@ -25,7 +25,9 @@ def here(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_good_profile_is_told_section_by_section(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_good_profile_is_told_section_by_section(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["check"]) == 0
     said = capsys.readouterr().out
     assert said.count("ok  ") == 13
@@ -33,21 +35,28 @@ def test_a_good_profile_is_told_section_by_section(here: Path, capsys: pytest.Ca
     assert "params.yaml: promote" in said
 
 
-def test_quiet_says_nothing_where_all_is_well(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_says_nothing_where_all_is_well(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["check", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
 
 
-def test_every_wrong_section_is_told_at_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_wrong_section_is_told_at_once(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit_yaml(
-        here / "params.yaml", {"grpo": {"num_generations": 5}, "sft": {"learning_rate": "fast"}, "prepare": {"dev": 0}}
+        here / "params.yaml",
+        {"grpo": {"num_generations": 5}, "sft": {"learning_rate": "fast"}, "prepare": {"dev": 0}},
     )
     assert cli.main(["check"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1].strip() for line in said] == ["prepare", "sft", "grpo"]
 
 
-def test_a_misspelled_task_is_found_before_anything_is_trained(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelled_task_is_found_before_anything_is_trained(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit_yaml(here / "params.yaml", {"evaluate": {"tasks": ["heldout", "gsm8kk", "gsm8k"]}})
     assert cli.main(["check"]) == 1
     assert "found gsm8kk, which none of their files names" in capsys.readouterr().err
@@ -58,28 +67,44 @@ def test_data_without_answers_want_rewards_and_tasks_that_need_none(
 ) -> None:
     edit_yaml(here / "params.yaml", {"prepare": {"verifier": "none"}})
     assert cli.main(["check"]) == 1
-    assert "grpo.reward_funcs: exact_answer: expected a dataset with a verifier" in capsys.readouterr().err
+    assert (
+        "grpo.reward_funcs: exact_answer: expected a dataset with a verifier"
+        in capsys.readouterr().err
+    )
     edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": {"length_penalty": 1.0}}})
     assert cli.main(["check"]) == 1
-    assert "params.yaml: evaluate.tasks: expected tasks that need no verifiable answer" in capsys.readouterr().err
+    assert (
+        "params.yaml: evaluate.tasks: expected tasks that need no verifiable answer"
+        in capsys.readouterr().err
+    )
     task = {"tasks": ["heldout_text"]}
     edit_yaml(here / "params.yaml", {"evaluate": task, "promote": {"task": "heldout_text"}})
     assert cli.main(["check"]) == 0
 
 
-def test_the_rule_of_promotion_is_checked_with_the_profile(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_rule_of_promotion_is_checked_with_the_profile(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit_yaml(here / "params.yaml", {"promote": {"task": "heldout_format"}})
     assert cli.main(["check", "--quiet"]) == 0, "a further metric of a task that is asked"
     edit_yaml(here / "params.yaml", {"promote": {"task": "gsm8k"}})
     assert cli.main(["check"]) == 1
-    assert "params.yaml: promote.task: expected a task of evaluate.tasks (heldout, " in capsys.readouterr().err
+    assert (
+        "params.yaml: promote.task: expected a task of evaluate.tasks (heldout, "
+        in capsys.readouterr().err
+    )
     edit_yaml(here / "params.yaml", {"promote": {"max_loss": -0.1, "alpha": 1.0, "maxloss": 0.1}})
     assert cli.main(["check"]) == 1
     said = capsys.readouterr().err
-    assert all(key in said for key in ("`max_loss`", "`alpha`", "unknown key `maxloss` (did you mean `max_loss`?)"))
+    assert all(
+        key in said
+        for key in ("`max_loss`", "`alpha`", "unknown key `maxloss` (did you mean `max_loss`?)")
+    )
 
 
-def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rewards_formats_and_files_are_looked_up_by_name(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rewards = {
         "think_format_reward": 1.0,
         "custom.rewards:short_thought": 0.1,
@@ -90,7 +115,11 @@ def test_rewards_formats_and_files_are_looked_up_by_name(here: Path, capsys: pyt
     base = {"kind": "local", "path": "mine", "license": "MIT"}
     edit_yaml(
         here / "params.yaml",
-        {"grpo": {"reward_funcs": rewards}, "prepare": {"source": source}, "base_model": {"source": base}},
+        {
+            "grpo": {"reward_funcs": rewards},
+            "prepare": {"source": source},
+            "base_model": {"source": base},
+        },
     )
     assert cli.main(["check"]) == 2
     said = capsys.readouterr().err
@@ -103,21 +132,29 @@ def test_vllm_that_is_not_installed_is_named_before_anything_trains(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name)
+    )
     edit_yaml(here / "params.yaml", {"grpo": {"use_vllm": True}, "evaluate": {"backend": "vllm"}})
     assert cli.main(["check"]) == 1
     said = capsys.readouterr().err
     assert (
-        "params.yaml: grpo.use_vllm: expected a CUDA device and the vllm package; found device auto, vllm not" in said
+        "params.yaml: grpo.use_vllm: expected a CUDA device and the vllm package; found device auto, vllm not"
+        in said
     )
     assert "params.yaml: evaluate.backend: expected a CUDA device" in said
     assert "Set `backend: hf`; or, on a CUDA machine, pip install" in said
 
 
-def test_sfts_limit_of_a_prompt_needs_prepares(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sfts_limit_of_a_prompt_needs_prepares(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit_yaml(here / "params.yaml", {"sft": {"max_prompt_tokens": 60}})
     assert cli.main(["check"]) == 1
-    assert "params.yaml: sft.max_prompt_tokens: expected prepare.max_prompt_tokens beside it" in capsys.readouterr().err
+    assert (
+        "params.yaml: sft.max_prompt_tokens: expected prepare.max_prompt_tokens beside it"
+        in capsys.readouterr().err
+    )
     edit_yaml(here / "params.yaml", {"prepare": {"max_prompt_tokens": 40}})
     assert cli.main(["check"]) == 0
 
@@ -129,7 +166,9 @@ def test_findings_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [finding["what"] for finding in findings if finding["problem"]] == ["params.yaml: sft"]
 
 
-def test_a_profile_that_is_not_there_could_not_be_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_that_is_not_there_could_not_be_checked(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["check", "--profile", "profiles/none.yaml"]) == 2
     assert "expected a YAML file; found no such file" in capsys.readouterr().err
 
@@ -152,13 +191,17 @@ def test_another_version_than_the_pinned_one_is_named(here: Path) -> None:
 
 
 def test_a_full_disk_is_told_before_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8))  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8)
+    )  # type: ignore[attr-defined]
     with pytest.raises(Refused, match=r"expected 2\.0 GB free .* found 0\.1 GB"):
         check.require_disk()
 
 
 @pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n", "stages: [\n"])
-def test_a_lock_that_dvc_left_half_written_is_told_with_the_remedy(here: Path, content: str) -> None:
+def test_a_lock_that_dvc_left_half_written_is_told_with_the_remedy(
+    here: Path, content: str
+) -> None:
     (here / "dvc.lock").write_text(content)
     with pytest.raises(CannotCheck, match=r"dvc\.lock: .*git checkout dvc\.lock"):
         check.require_lock()

@@ -1,4 +1,7 @@
-"""regrpo compare on made-up runs of known difference: what it says, what it refuses, and in which words."""
+"""regrpo compare on made-up runs of known difference.
+
+What it says, what it refuses, and in which words.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ def two(root: Path, before: Json, after: Json, **more: Any) -> Json:
     return compared("a", "b")
 
 
-# --- over questions -------------------------------------------------------------------------------------------------
+# --- over questions -------------------------------------------------------------------------------
 
 
 def test_a_better_run_is_called_better_and_the_examples_show_where(root: Path) -> None:
@@ -64,13 +67,20 @@ def test_a_better_run_is_called_better_and_the_examples_show_where(root: Path) -
     line, pair = headline(result), pair_of(result)
     x, y = np.array(right(0.5)), np.array(right(0.7))
     assert pair["relation"] == "better"
-    assert (line["difference"], line["gained"], line["lost"]) == (pytest.approx((y - x).mean()), int((y > x).sum()), 0)
+    assert (line["difference"], line["gained"], line["lost"]) == (
+        pytest.approx((y - x).mean()),
+        int((y > x).sum()),
+        0,
+    )
     assert line["p_holm"] == line["p"] < 0.001
     assert line["ci95"][0] > 0
     assert re.match(
-        r"b is better than a on heldout with 300 questions: 0\.\d+ against 0\.\d+, \+0\.", result["verdict"][0]
+        r"b is better than a on heldout with 300 questions: 0\.\d+ against 0\.\d+, \+0\.",
+        result["verdict"][0],
     )
-    assert [one["id"] for one in pair["examples"]["gained"]] == sorted(f"eval-{n}" for n in np.flatnonzero(y > x))[:5]
+    assert [one["id"] for one in pair["examples"]["gained"]] == sorted(
+        f"eval-{n}" for n in np.flatnonzero(y > x)
+    )[:5]
     first = pair["examples"]["gained"][0]
     number = int(first["id"][5:])
     assert (first["question"], first["answer"]) == (f"{number}+1=", str(number + 1))
@@ -84,7 +94,12 @@ def test_the_other_way_round_is_exactly_the_same_with_signs_turned(root: Path) -
     x, y = headline(there), headline(back)
     assert y["difference"] == -x["difference"]
     assert y["ci95"] == [-x["ci95"][1], -x["ci95"][0]]
-    assert (y["gained"], y["lost"], y["p"], y["p_holm"]) == (x["lost"], x["gained"], x["p"], x["p_holm"])
+    assert (y["gained"], y["lost"], y["p"], y["p_holm"]) == (
+        x["lost"],
+        x["gained"],
+        x["p"],
+        x["p_holm"],
+    )
     assert (y["questions_needed"], y["minimum_detectable_effect"]) == (
         x["questions_needed"],
         x["minimum_detectable_effect"],
@@ -99,9 +114,13 @@ def test_two_copies_of_one_run_are_not_distinguishable(root: Path) -> None:
     result = compared("HEAD", "workspace")
     pair = pair_of(result)
     assert (pair["relation"], pair["identical"]) == ("not distinguishable", True)
-    assert all((line["difference"], line["p"], line["ci95"]) == (0.0, 1.0, [0.0, 0.0]) for line in pair["tasks"])
+    assert all(
+        (line["difference"], line["p"], line["ci95"]) == (0.0, 1.0, [0.0, 0.0])
+        for line in pair["tasks"]
+    )
     assert (
-        "workspace and HEAD are not distinguishable: their answers are the same, byte for byte" in result["verdict"][0]
+        "workspace and HEAD are not distinguishable: their answers are the same, byte for byte"
+        in result["verdict"][0]
     )
     assert "HEAD and workspace are one and the same run" in result["notes"]
     assert not any(result["differs"][what] for what in ("parameters", "data", "environment"))
@@ -124,12 +143,15 @@ def test_a_difference_too_small_to_see_comes_with_how_many_questions_would_do(ro
 
 def test_without_a_headline_the_main_tasks_decide_and_controls_do_not(root: Path) -> None:
     for name, wrong in (("a", 0), ("b", 60)):
-        told = evaluation({"text": [1.0] * wrong + [0.0] * (60 - wrong), "aside": [0.0] * 60}, headline=None)
+        told = evaluation(
+            {"text": [1.0] * wrong + [0.0] * (60 - wrong), "aside": [0.0] * 60}, headline=None
+        )
         told[0]["tasks"]["text"]["role"], told[0]["tasks"]["aside"]["role"] = "main", "control"
         experiment(root, name, told)
     assert [(line["task"], line["decisive"]) for line in pair_of(compared("a", "b"))["tasks"]] == [
-        ("text", True), ("aside", False),
-    ]  # fmt: skip
+        ("text", True),
+        ("aside", False),
+    ]
 
 
 def test_a_number_is_called_higher_not_better(root: Path) -> None:
@@ -151,7 +173,12 @@ def test_several_comparisons_are_corrected(root: Path) -> None:
     for index in [i for i, value in enumerate(x) if not value][:7]:
         y[index] = 1.0
     for number in range(4):
-        experiment(root, f"r{number}", evaluation({"heldout": y if number == 3 else x}), {"grpo.beta": 0.1 * number})
+        experiment(
+            root,
+            f"r{number}",
+            evaluation({"heldout": y if number == 3 else x}),
+            {"grpo.beta": 0.1 * number},
+        )
     assert headline(compared("r0", "r3"))["p_holm"] == pytest.approx(2 * 0.5**7)
     result = compared("r0", "r1", "r2", "r3")
     assert result["questions"]["comparisons"] == 3
@@ -166,15 +193,19 @@ def test_tasks_without_a_headline_all_decide(root: Path) -> None:
         experiment(root, name, evaluation(values, headline=None), {"grpo.beta": shares[0]})
     pair = pair_of(compared("a", "b"))
     assert [(line["task"], line["decisive"], line["relation"]) for line in pair["tasks"]] == [
-        ("one", True, "better"), ("two", True, "worse"), ("heldout_sampled", False, "not distinguishable"),
-    ]  # fmt: skip
+        ("one", True, "better"),
+        ("two", True, "worse"),
+        ("heldout_sampled", False, "not distinguishable"),
+    ]
     assert pair["relation"] == "mixed"
 
 
-# --- format ---------------------------------------------------------------------------------------------------------
+# --- format ---------------------------------------------------------------------------------------
 
 
-def formatted(knows: list[float], form: list[float], opened: list[float] | None = None) -> dict[str, list[float]]:
+def formatted(
+    knows: list[float], form: list[float], opened: list[float] | None = None
+) -> dict[str, list[float]]:
     """Right is who knows and writes in the asked form."""
     tasks = {"heldout": [a * b for a, b in zip(knows, form, strict=True)], "heldout_format": form}
     return tasks | ({"heldout_answer_prefilled": opened} if opened else {})
@@ -184,18 +215,25 @@ KNOWS, LITTLE_FORM, MUCH_FORM = right(0.8, seed=1), right(0.6, seed=2), right(0.
 
 
 @pytest.mark.parametrize("opened", [None, right(0.7, seed=3)])
-def test_runs_that_differ_only_in_format_following_are_reported_as_such(root: Path, opened: list[float] | None) -> None:
+def test_runs_that_differ_only_in_format_following_are_reported_as_such(
+    root: Path, opened: list[float] | None
+) -> None:
     result = two(root, formatted(KNOWS, LITTLE_FORM, opened), formatted(KNOWS, MUCH_FORM, opened))
     pair = pair_of(result)
     assert pair["relation"] == "better"
     assert pair["format"]["only"] is True
-    assert any(sentence.startswith("They differ only in format following") for sentence in result["verdict"])
+    assert any(
+        sentence.startswith("They differ only in format following")
+        for sentence in result["verdict"]
+    )
     back = compared("b", "a")
     assert (pair_of(back)["relation"], pair_of(back)["format"]["only"]) == ("worse", True)
 
 
 def test_a_run_that_knows_more_besides_does_not_differ_only_in_format(root: Path) -> None:
-    result = two(root, formatted(right(0.5, seed=1), LITTLE_FORM), formatted(right(0.9, seed=1), MUCH_FORM))
+    result = two(
+        root, formatted(right(0.5, seed=1), LITTLE_FORM), formatted(right(0.9, seed=1), MUCH_FORM)
+    )
     form = pair_of(result)["format"]
     assert (form["only"], form["differs"]) == (False, True)
     assert form["probes"][0]["differs"]
@@ -203,14 +241,18 @@ def test_a_run_that_knows_more_besides_does_not_differ_only_in_format(root: Path
 
 
 def test_a_gain_in_knowledge_alone_is_no_matter_of_format(root: Path) -> None:
-    result = two(root, formatted(right(0.5, seed=1), MUCH_FORM), formatted(right(0.9, seed=1), MUCH_FORM))
+    result = two(
+        root, formatted(right(0.5, seed=1), MUCH_FORM), formatted(right(0.9, seed=1), MUCH_FORM)
+    )
     assert pair_of(result)["format"]["differs"] is False
     assert not any("format following" in sentence for sentence in result["verdict"])
 
 
 def test_a_control_that_nobody_gets_right_shows_nothing(root: Path) -> None:
     nothing = [0.0] * 300
-    one_form = [float(index == 0) for index in range(300)]  # one question that both answer in the asked form
+    one_form = [
+        float(index == 0) for index in range(300)
+    ]  # one question that both answer in the asked form
     result = two(root, formatted(KNOWS, one_form, nothing), formatted(KNOWS, MUCH_FORM, nothing))
     form = pair_of(result)["format"]
     assert form["differs"] is True
@@ -219,15 +261,19 @@ def test_a_control_that_nobody_gets_right_shows_nothing(root: Path) -> None:
 
 
 def test_one_probe_that_finds_a_difference_outweighs_the_other(root: Path) -> None:
-    a, b = formatted(KNOWS, LITTLE_FORM, right(0.3, seed=4)), formatted(KNOWS, MUCH_FORM, right(0.8, seed=4))
+    a, b = (
+        formatted(KNOWS, LITTLE_FORM, right(0.3, seed=4)),
+        formatted(KNOWS, MUCH_FORM, right(0.8, seed=4)),
+    )
     form = pair_of(two(root, a, b))["format"]
     assert [(line["probe"], line["differs"]) for line in form["probes"]] == [
-        ("both in the asked form", False), ("answer opened", True),
-    ]  # fmt: skip
+        ("both in the asked form", False),
+        ("answer opened", True),
+    ]
     assert form["only"] is False
 
 
-# --- what differs ---------------------------------------------------------------------------------------------------
+# --- what differs ---------------------------------------------------------------------------------
 
 
 def test_only_what_differs_is_listed(root: Path) -> None:
@@ -238,16 +284,29 @@ def test_only_what_differs_is_listed(root: Path) -> None:
     (root / "stages/grpo.py").write_text("new\n")
     second = synthetic.commit(root)
     experiment(
-        root, "b", evaluation({"heldout": right(0.5)}), {"prepare.seed": 5, "grpo.beta": 0.04},
-        packages={"torch": "2.14.0", "peft": "1"}, code={"stages/grpo.py": "new"}, diff="d" * 64,
-    )  # fmt: skip
+        root,
+        "b",
+        evaluation({"heldout": right(0.5)}),
+        {"prepare.seed": 5, "grpo.beta": 0.04},
+        packages={"torch": "2.14.0", "peft": "1"},
+        code={"stages/grpo.py": "new"},
+        diff="d" * 64,
+    )
     differs = compared("a", "b")["differs"]
-    listed = {what: {line["name"]: line["values"] for line in differs[what]} for what in ("parameters", "environment")}
+    listed = {
+        what: {line["name"]: line["values"] for line in differs[what]}
+        for what in ("parameters", "environment")
+    }
     assert listed["parameters"] == {"prepare.seed": ["20000000", "5"], "grpo.beta": ["0.0", "0.04"]}
-    assert listed["environment"] == {"torch": ["2.13.0", "2.14.0"], "trl": ["1.16.0", None], "peft": [None, "1"]}
+    assert listed["environment"] == {
+        "torch": ["2.13.0", "2.14.0"],
+        "trl": ["1.16.0", None],
+        "peft": [None, "1"],
+    }
     assert [line["name"] for line in differs["data"]] == [
-        *(f"{split} sha256" for split in ("dev", "eval", "sft", "train")), "base weights sha256",
-    ][:4]  # fmt: skip
+        *(f"{split} sha256" for split in ("dev", "eval", "sft", "train")),
+        "base weights sha256",
+    ][:4]
     assert [line["name"] for line in differs["code"]["files"]] == ["stages/grpo.py"]
     assert differs["code"]["revisions"][0]["values"] == [first[:12], second[:12]]
     assert differs["code"]["uncommitted"][0]["values"] == ["none", "d" * 64]
@@ -257,7 +316,10 @@ def test_only_what_differs_is_listed(root: Path) -> None:
 def test_a_code_revision_that_is_not_here_is_said(root: Path) -> None:
     experiment(root, "a", evaluation({"heldout": right(0.5)}), revision="a" * 40)
     experiment(root, "b", evaluation({"heldout": right(0.5)}))
-    assert compared("a", "b")["differs"]["code"]["diffstats"][0]["text"] == "one of the two is not in this repository"
+    assert (
+        compared("a", "b")["differs"]["code"]["diffstats"][0]["text"]
+        == "one of the two is not in this repository"
+    )
 
 
 def test_commits_that_changed_no_code_are_no_difference(root: Path) -> None:
@@ -270,10 +332,12 @@ def test_commits_that_changed_no_code_are_no_difference(root: Path) -> None:
     assert "The same everywhere: data, environment, code, at different commits" in said
 
 
-# --- over seeds -----------------------------------------------------------------------------------------------------
+# --- over seeds -----------------------------------------------------------------------------------
 
 
-def sweep(root: Path, rates: dict[float, list[float]], seeds: range, name: str = "lr", **more: Any) -> list[str]:
+def sweep(
+    root: Path, rates: dict[float, list[float]], seeds: range, name: str = "lr", **more: Any
+) -> list[str]:
     """An experiment per rate and seed; the values are the share right with each seed."""
     names = []
     for rate, shares in rates.items():
@@ -281,7 +345,10 @@ def sweep(root: Path, rates: dict[float, list[float]], seeds: range, name: str =
             names.append(f"{name}-{len(names) + 1}")
             values = [1.0] * round(200 * share) + [0.0] * (200 - round(200 * share))
             experiment(
-                root, names[-1], evaluation({"heldout": values}), {"grpo.learning_rate": rate, "grpo.seed": seed} | more
+                root,
+                names[-1],
+                evaluation({"heldout": values}),
+                {"grpo.learning_rate": rate, "grpo.seed": seed} | more,
             )
     return names
 
@@ -317,7 +384,9 @@ def test_two_settings_of_five_seeds_are_compared_by_seed_in_the_first_sentence(
     )
     against = {pair["after"]: pair["before"] for pair in result["questions"]["pairs"]}
     assert against == {f"lr-{n + 5}": f"lr-{n}" for n in range(1, 6)}
-    back = compared(*[f"lr-{n}" for n in (6, 7, 8, 9, 10, 1, 2, 3, 4, 5)])["seeds"]["comparisons"][0]
+    back = compared(*[f"lr-{n}" for n in (6, 7, 8, 9, 10, 1, 2, 3, 4, 5)])["seeds"]["comparisons"][
+        0
+    ]
     assert (back["difference"], back["relation"]) == (-line["difference"], "worse")
     assert back["ci95"] == (-line["ci95"][1], -line["ci95"][0])
 
@@ -325,7 +394,9 @@ def test_two_settings_of_five_seeds_are_compared_by_seed_in_the_first_sentence(
 def test_settings_of_other_seeds_are_compared_by_welch(root: Path) -> None:
     sweep(root, {1e-4: LOW}, range(5), "a")
     sweep(root, {3e-4: [*HIGH, 0.84]}, range(5, 11), "b")
-    (line,) = compared(*[f"a-{n}" for n in range(1, 6)], *[f"b-{n}" for n in range(1, 7)])["seeds"]["comparisons"]
+    (line,) = compared(*[f"a-{n}" for n in range(1, 6)], *[f"b-{n}" for n in range(1, 7)])["seeds"][
+        "comparisons"
+    ]
     assert (line["design"], line["seeds"]) == ("Welch t", [5, 6])
 
 
@@ -350,7 +421,9 @@ def test_seeds_that_differ_too_little_come_with_how_many_would_do(root: Path) ->
     (line,) = result["seeds"]["comparisons"]
     assert line["relation"] == "not distinguishable"
     assert line["seeds_needed"] > 5
-    assert f"about {line['seeds_needed']:,} seeds each would show the one seen" in result["verdict"][0]
+    assert (
+        f"about {line['seeds_needed']:,} seeds each would show the one seen" in result["verdict"][0]
+    )
 
 
 def test_one_setting_over_its_seeds_has_a_mean_with_its_interval(
@@ -358,13 +431,20 @@ def test_one_setting_over_its_seeds_has_a_mean_with_its_interval(
 ) -> None:
     monkeypatch.chdir(two_rates)
     result = compared(*[f"lr-{n}" for n in range(1, 6)])
-    assert result["verdict"][0].startswith(f"One setting over 5 seeds: heldout {np.mean(LOW):.3f} on average")
+    assert result["verdict"][0].startswith(
+        f"One setting over 5 seeds: heldout {np.mean(LOW):.3f} on average"
+    )
     assert {pair["before"] for pair in result["questions"]["pairs"]} == {"lr-1"}
 
 
 def test_a_second_run_of_the_same_seeds_does_not_count_twice(root: Path) -> None:
     names = sweep(root, {1e-4: LOW}, range(5))
-    experiment(root, "again", evaluation({"heldout": right(0.9, 200)}), {"grpo.learning_rate": 1e-4, "grpo.seed": 0})
+    experiment(
+        root,
+        "again",
+        evaluation({"heldout": right(0.9, 200)}),
+        {"grpo.learning_rate": 1e-4, "grpo.seed": 0},
+    )
     (arm,) = compared(*names, "again")["seeds"]["arms"]
     assert (arm["seeds"], arm["repeats"]) == (5, ["again"])
 
@@ -372,15 +452,26 @@ def test_a_second_run_of_the_same_seeds_does_not_count_twice(root: Path) -> None
 @pytest.mark.parametrize(
     ("varying", "words"),
     [
-        (["grpo.seed"], "the GRPO seed only (grpo.seed); not the choice of questions, prepare.seed, base_model.seed, "
-                        "sft.seed, evaluate.seed"),
-        (["sft.seed", "grpo.seed"], "some seeds (sft.seed, grpo.seed); not the choice of questions, prepare.seed, "
-                                    "base_model.seed, evaluate.seed"),
-        (list(runs.SEEDS), "all seeds (prepare.seed, base_model.seed, sft.seed, grpo.seed, evaluate.seed); the "
-                           "questions too, which prepare.seed draws anew"),
+        (
+            ["grpo.seed"],
+            "the GRPO seed only (grpo.seed); not the choice of questions, prepare.seed, base_model.seed, "
+            "sft.seed, evaluate.seed",
+        ),
+        (
+            ["sft.seed", "grpo.seed"],
+            "some seeds (sft.seed, grpo.seed); not the choice of questions, prepare.seed, "
+            "base_model.seed, evaluate.seed",
+        ),
+        (
+            list(runs.SEEDS),
+            "all seeds (prepare.seed, base_model.seed, sft.seed, grpo.seed, evaluate.seed); the "
+            "questions too, which prepare.seed draws anew",
+        ),
     ],
-)  # fmt: skip
-def test_an_interval_says_which_variance_it_covers(root: Path, varying: list[str], words: str) -> None:
+)
+def test_an_interval_says_which_variance_it_covers(
+    root: Path, varying: list[str], words: str
+) -> None:
     for seed in range(2):
         params = dict.fromkeys(varying, seed)
         asked = questions(50, 1000 * seed if "prepare.seed" in varying else 0)
@@ -392,23 +483,33 @@ def test_an_interval_says_which_variance_it_covers(root: Path, varying: list[str
 def test_runs_of_other_code_are_no_seeds_of_each_other(root: Path) -> None:
     experiment(root, "a", evaluation({"heldout": right(0.5)}), {"grpo.seed": 0})
     experiment(
-        root, "b", evaluation({"heldout": right(0.6)}), {"grpo.seed": 1}, code={"regrpo/train/rewards.py": "other"}
+        root,
+        "b",
+        evaluation({"heldout": right(0.6)}),
+        {"grpo.seed": 1},
+        code={"regrpo/train/rewards.py": "other"},
     )
     experiment(
-        root, "c", evaluation({"heldout": right(0.6)}), {"grpo.seed": 1}, code={"regrpo/report/card.py": "other"}
+        root,
+        "c",
+        evaluation({"heldout": right(0.6)}),
+        {"grpo.seed": 1},
+        code={"regrpo/report/card.py": "other"},
     )
     arms = compared("a", "b", "c")["seeds"]["arms"]
     assert [arm["runs"] for arm in arms] == [["a", "c"], ["b"]]  # the card comes after the numbers
 
 
-# --- what cannot be compared ----------------------------------------------------------------------------------------
+# --- what cannot be compared ----------------------------------------------------------------------
 
 
 def refusals(root: Path, before: Any, after: Any) -> list[str]:
     experiment(root, "a", before)
     experiment(root, "b", after, {"grpo.beta": 0.04})
     result = compared("a", "b")
-    assert [line["name"] for line in result["differs"]["parameters"]] == ["grpo.beta"], "what can be compared is"
+    assert [line["name"] for line in result["differs"]["parameters"]] == ["grpo.beta"], (
+        "what can be compared is"
+    )
     assert pair_of(result)["relation"] == "not compared"
     assert "b and a cannot be compared on their answers." in result["verdict"][0]
     return [one["reason"] for one in pair_of(result)["refused"]]
@@ -416,20 +517,27 @@ def refusals(root: Path, before: Any, after: Any) -> list[str]:
 
 def test_different_questions_are_refused(root: Path) -> None:
     values = {"heldout": right(0.5, 50)}
-    others = questions(50).assign(prompt=lambda frame: frame["prompt"].where(frame["id"] != "eval-7", "9+9="))
+    others = questions(50).assign(
+        prompt=lambda frame: frame["prompt"].where(frame["id"] != "eval-7", "9+9=")
+    )
     assert refusals(root, evaluation(values), evaluation(values, others)) == [
         "different questions: 1 of 50 with the same id have another prompt or answer (first eval-7)"
     ]
 
 
 def test_questions_of_other_ids_are_refused(root: Path) -> None:
-    before, after = evaluation({"heldout": right(0.5, 50)}), evaluation({"heldout": right(0.5, 40)}, questions(40, 500))
+    before, after = (
+        evaluation({"heldout": right(0.5, 50)}),
+        evaluation({"heldout": right(0.5, 40)}, questions(40, 500)),
+    )
     assert refusals(root, before, after) == ["different questions: none of the 50 and 40 in common"]
 
 
 def test_other_right_answers_are_other_questions(root: Path) -> None:
     values = {"heldout": right(0.5, 50)}
-    (reason,) = refusals(root, evaluation(values), evaluation(values, questions(50).assign(answer="0")))
+    (reason,) = refusals(
+        root, evaluation(values), evaluation(values, questions(50).assign(answer="0"))
+    )
     assert "50 of 50 with the same id have another prompt or answer" in reason
 
 
@@ -442,17 +550,28 @@ def test_part_of_the_same_questions_is_compared_on_what_both_were_asked(root: Pa
 
 def test_different_tasks_are_refused(root: Path) -> None:
     custom = evaluation({"gsm8k": right(0.5)}, headline=None)
-    assert refusals(root, evaluation({"heldout": right(0.5)}), custom) == ["only a was asked", "only b was asked"]
+    assert refusals(root, evaluation({"heldout": right(0.5)}), custom) == [
+        "only a was asked",
+        "only b was asked",
+    ]
 
 
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        ({"version": 2.0}, "another task under the same name: accuracy of version 1.0, accuracy of version 2.0"),
-        ({"verifier": "final_number"}, "the answers were judged by different verifiers: exact_int and final_number"),
+        (
+            {"version": 2.0},
+            "another task under the same name: accuracy of version 1.0, accuracy of version 2.0",
+        ),
+        (
+            {"verifier": "final_number"},
+            "the answers were judged by different verifiers: exact_int and final_number",
+        ),
     ],
 )
-def test_another_measure_under_the_same_name_is_refused(root: Path, other: Any, reason: str) -> None:
+def test_another_measure_under_the_same_name_is_refused(
+    root: Path, other: Any, reason: str
+) -> None:
     values = {"heldout": right(0.5)}
     assert refusals(root, evaluation(values), evaluation(values, **other)) == [reason]
 
@@ -462,21 +581,25 @@ def test_questions_put_in_another_way_are_said(root: Path) -> None:
     experiment(root, "b", evaluation({"heldout": right(0.6)}), {"evaluate.max_gen_toks": 32})
     result = compared("a", "b")
     assert pair_of(result)["settings"] == ["evaluate.max_gen_toks"]
-    assert "The questions were put with other settings: evaluate.max_gen_toks." in blocks.text(result)
+    assert "The questions were put with other settings: evaluate.max_gen_toks." in blocks.text(
+        result
+    )
 
 
 def test_runs_without_samples_are_compared_but_for_their_answers(root: Path) -> None:
     experiment(root, "a", evaluation({"heldout": right(0.5)}))
-    experiment(root, "b", evaluation({"heldout": right(0.7)}), {"grpo.beta": 0.04}, with_samples=False)
+    experiment(
+        root, "b", evaluation({"heldout": right(0.7)}), {"grpo.beta": 0.04}, with_samples=False
+    )
     result = compared("a", "b")
     assert pair_of(result)["relation"] == "not compared"
     assert any(
         "b: no answers to compare: reports/evaluate/samples.parquet is not in DVC's cache" in one
         for one in result["notes"]
     )
-    assert [line["values"][1]["value"] for line in result["metrics"] if line["model"] == "grpo"] == [
-        np.mean(right(0.7))
-    ]
+    assert [
+        line["values"][1]["value"] for line in result["metrics"] if line["model"] == "grpo"
+    ] == [np.mean(right(0.7))]
 
 
 def test_samples_that_were_altered_are_not_read(root: Path) -> None:
@@ -494,10 +617,17 @@ def test_samples_that_were_altered_are_not_read(root: Path) -> None:
 
 def test_of_an_unfinished_run_the_finished_stages_are_compared(root: Path) -> None:
     experiment(root, "a", evaluation({"heldout": right(0.5)}))
-    experiment(root, "b", evaluation({"heldout": right(0.5)}), {"sft.learning_rate": 0.1}, until="grpo")
+    experiment(
+        root, "b", evaluation({"heldout": right(0.5)}), {"sft.learning_rate": 0.1}, until="grpo"
+    )
     result = compared("a", "b")
-    assert "b: unfinished: dvc.lock does not hold evaluate; its finished stages are compared" in result["notes"]
-    assert {"name": "sft.learning_rate", "values": ["0.003", "0.1"]} in result["differs"]["parameters"]
+    assert (
+        "b: unfinished: dvc.lock does not hold evaluate; its finished stages are compared"
+        in result["notes"]
+    )
+    assert {"name": "sft.learning_rate", "values": ["0.003", "0.1"]} in result["differs"][
+        "parameters"
+    ]
     assert pair_of(result)["relation"] == "not compared"
 
 
@@ -512,7 +642,10 @@ def test_a_stage_that_was_not_run_again_is_not_taken_for_finished(root: Path) ->
     whole["stages"] |= stages["stages"]
     (root / "dvc.lock").write_text(json.dumps(whole))
     result = compared("a", "workspace")
-    assert any("workspace: unfinished: grpo was last run with another models/sft" in note for note in result["notes"])
+    assert any(
+        "workspace: unfinished: grpo was last run with another models/sft" in note
+        for note in result["notes"]
+    )
 
 
 def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -544,7 +677,9 @@ def test_what_cannot_be_compared_ends_with_2_in_one_line(
     assert words in said.replace(", or MLflow rows tagged regrpo.sweep=lr", "")
 
 
-def test_unknown_runs_are_named_and_the_others_compared(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_runs_are_named_and_the_others_compared(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     two(root, {"heldout": right(0.5)}, {"heldout": right(0.7)})
     assert cli.main(["compare", "a", "nonsense", "b", "--no-mlflow"]) == 0
     said = capsys.readouterr().out
@@ -561,7 +696,9 @@ def test_unknown_runs_are_named_and_the_others_compared(root: Path, capsys: pyte
         "stages: {prepare: {cmd: x, outs: [{path: 1}]}}",
     ],
 )
-def test_a_broken_lock_is_named(root: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+def test_a_broken_lock_is_named(
+    root: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
     experiment(root, "a", evaluation({"heldout": right(0.5, 20)}))
     (root / "dvc.lock").write_text(content)
     code, said = ended(capsys, "a", "workspace", "--no-mlflow")
@@ -569,14 +706,18 @@ def test_a_broken_lock_is_named(root: Path, capsys: pytest.CaptureFixture[str], 
     assert "workspace: a corrupted one" in said
 
 
-def test_outside_a_repository_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_outside_a_repository_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, said = ended(capsys, "a", "b")
     assert code == 2
     assert "expected the root of a repository of this pipeline" in said
 
 
-def test_a_page_that_cannot_be_written_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_that_cannot_be_written_is_named(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     two(root, {"heldout": right(0.5, 20)}, {"heldout": right(0.7, 20)})
     (root / "file").touch()
     code, said = ended(capsys, "a", "b", "--no-mlflow", "--html", "file/page.html")
@@ -584,7 +725,7 @@ def test_a_page_that_cannot_be_written_is_named(root: Path, capsys: pytest.Captu
     assert "file/page.html: expected a file that can be written" in said
 
 
-# --- sweeps and MLflow ----------------------------------------------------------------------------------------------
+# --- sweeps and MLflow ----------------------------------------------------------------------------
 
 
 def test_a_sweep_of_which_some_are_queued_compares_what_is_there(
@@ -593,14 +734,22 @@ def test_a_sweep_of_which_some_are_queued_compares_what_is_there(
     queue = ["dvc", "exp", "run", "--queue", "-n", "lr", "-S", "grpo.seed=0,1,2,3"]
     subprocess.run(queue, cwd=root, env=environment(), check=True, capture_output=True)
     assert ended(capsys, "--sweep", "lr", "--no-mlflow")[0] == 2
-    assert ended(capsys, "lr-1", "lr-2", "--no-mlflow")[1].count("lr-1, lr-2: queued (`dvc queue start` runs it)") == 1
+    assert (
+        ended(capsys, "lr-1", "lr-2", "--no-mlflow")[1].count(
+            "lr-1, lr-2: queued (`dvc queue start` runs it)"
+        )
+        == 1
+    )
     for number in (1, 3):
-        experiment(root, f"lr-{number}", evaluation({"heldout": right(0.5, 50)}), {"grpo.seed": number - 1})
+        experiment(
+            root, f"lr-{number}", evaluation({"heldout": right(0.5, 50)}), {"grpo.seed": number - 1}
+        )
     result = compared(sweep="lr")
     assert [one["name"] for one in result["runs"]] == ["lr-1", "lr-3"]
     assert [(one["name"], one["reason"].partition(" ")[0]) for one in result["left_out"]] == [
-        ("lr-2", "queued"), ("lr-4", "queued"),
-    ]  # fmt: skip
+        ("lr-2", "queued"),
+        ("lr-4", "queued"),
+    ]
     assert "sweep lr is not whole: 2 of 4 runs are there" in result["notes"]
 
 
@@ -643,7 +792,9 @@ def stage_tags(names: dict[str, str]) -> dict[str, str]:
     return {f"stage__{stage}": name for stage, name in names.items()}
 
 
-def test_runs_are_found_by_their_mlflow_rows(root: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_found_by_their_mlflow_rows(
+    root: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     a = experiment(root, "a", evaluation({"heldout": right(0.5)}), ids="a")
     b = experiment(root, "b", evaluation({"heldout": right(0.7)}), ids="b")
@@ -653,8 +804,10 @@ def test_runs_are_found_by_their_mlflow_rows(root: Path, database: str, monkeypa
     foreign = add_row(database, "FINISHED", kind="reproduction")
     result = compared("a", row_b, failed, removed, foreign, a["sft"], mlflow=True)
     assert [(one["name"], one["place"]) for one in result["runs"]] == [
-        ("a", "experiment a"), (row_b[:12], "experiment b"), (a["sft"][:12], "experiment a"),
-    ]  # fmt: skip
+        ("a", "experiment a"),
+        (row_b[:12], "experiment b"),
+        (a["sft"][:12], "experiment a"),
+    ]
     reasons = {one["name"]: one["reason"] for one in result["left_out"]}
     assert reasons[failed] == "failed, says MLflow"
     assert "its DVC experiment d was removed" in reasons[removed]
@@ -664,11 +817,15 @@ def test_runs_are_found_by_their_mlflow_rows(root: Path, database: str, monkeypa
     assert {one["name"] for one in with_sweep["left_out"]} == {"c", "d"}
 
 
-def test_a_server_that_is_away_is_a_line_and_no_wait(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_is_a_line_and_no_wait(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     two(root, {"heldout": right(0.5)}, {"heldout": right(0.7)})
     monkeypatch.setattr(runs, "PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv(
+            "MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
+        )
         import mlflow  # noqa: F401  (its import is no wait for the server)
 
         began = time.monotonic()
@@ -679,14 +836,16 @@ def test_a_server_that_is_away_is_a_line_and_no_wait(root: Path, monkeypatch: py
     assert "could not be asked: no answer within 1 s; git and DVC only" in note
     assert "secret" not in note
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(CannotCheck, match=r"sweep lr: .*MLflow \(http://127.0.0.1:9\) could not be asked"):
+    with pytest.raises(
+        CannotCheck, match=r"sweep lr: .*MLflow \(http://127.0.0.1:9\) could not be asked"
+    ):
         compared(sweep="lr", mlflow=True)
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and thread.daemon:
             thread.join(30)
 
 
-# --- forms ----------------------------------------------------------------------------------------------------------
+# --- forms ----------------------------------------------------------------------------------------
 
 EVIL = "<script>alert(1)</script>\x1b[31m `x` |y| \u202e\n```\n# z"
 
@@ -695,8 +854,12 @@ EVIL = "<script>alert(1)</script>\x1b[31m `x` |y| \u202e\n```\n# z"
 def evil(root: Path) -> Path:
     """Two runs whose model, data and environment try to break out of what shows them."""
     asked = questions(60).assign(prompt=lambda frame: frame["prompt"] + EVIL)
-    experiment(root, "a", evaluation({"heldout": right(0.3, 60)}, asked, say=EVIL), packages={EVIL: "1"})
-    experiment(root, "b", evaluation({"heldout": right(0.9, 60)}, asked, say=EVIL), {"grpo.output": EVIL})
+    experiment(
+        root, "a", evaluation({"heldout": right(0.3, 60)}, asked, say=EVIL), packages={EVIL: "1"}
+    )
+    experiment(
+        root, "b", evaluation({"heldout": right(0.9, 60)}, asked, say=EVIL), {"grpo.output": EVIL}
+    )
     return root
 
 
@@ -717,7 +880,9 @@ def test_markdown_escapes_what_is_not_ours(evil: Path) -> None:
             assert len(re.findall(r"(?<!\\)\|", line)) == 4, "a column per run, and its name"
 
 
-def test_the_page_stands_alone_and_shows_data_as_text(evil: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_stands_alone_and_shows_data_as_text(
+    evil: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["compare", "a", "b", "--no-mlflow", "--html", "page.html"]) == 0
     page = Path("page.html").read_text()
     assert "<script" not in page
@@ -734,12 +899,24 @@ def test_json_holds_everything(root: Path, capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["compare", "a", "b", "--no-mlflow", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(json.dumps(compared("a", "b")))
-    assert set(printed) == {"schema_version", "asked", "runs", "left_out", "notes", "differs", "metrics", "questions",
-                            "seeds", "verdict"}  # fmt: skip
+    assert set(printed) == {
+        "schema_version",
+        "asked",
+        "runs",
+        "left_out",
+        "notes",
+        "differs",
+        "metrics",
+        "questions",
+        "seeds",
+        "verdict",
+    }
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--md"]])
-def test_a_worse_run_is_no_error(root: Path, capsys: pytest.CaptureFixture[str], form: list[str]) -> None:
+def test_a_worse_run_is_no_error(
+    root: Path, capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
     two(root, {"heldout": right(0.7)}, {"heldout": right(0.5)})
     assert cli.main(["compare", "a", "b", "--no-mlflow", *form]) == 0
     assert "worse" in capsys.readouterr().out
@@ -753,7 +930,9 @@ def test_many_runs_are_rows_and_their_curves_are_drawn_by_setting(
     said = blocks.text(result)
     assert len(re.findall(r"^  lr-\d+ +experiment", said, flags=re.MULTILINE)) == 10
     assert all(len(line) <= 100 for line in said.splitlines())
-    assert list(result["curves"]["reward"]) == [f"grpo.learning_rate={rate} ×5" for rate in ("0.0001", "0.0003")]
+    assert list(result["curves"]["reward"]) == [
+        f"grpo.learning_rate={rate} ×5" for rate in ("0.0001", "0.0003")
+    ]
     assert result["curves"]["reward"]["grpo.learning_rate=0.0001 ×5"] == [(1.0, 0.3), (2.0, 0.5)]
     assert result["curves"]["entropy"]["grpo.learning_rate=0.0001 ×5"] == []
 

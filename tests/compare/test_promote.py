@@ -1,6 +1,9 @@
-"""regrpo promote over a real MLflow registry, DVC and git; the pipelines' outputs are written without training.
+"""regrpo promote over a real MLflow registry, DVC and git.
 
-One repository with five finished runs is made for the module; tests that change anything work on a copy of it.
+The pipelines' outputs are written without training.
+
+One repository with five finished runs is made for the module; tests that change anything work on a
+copy of it.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ RULE = promote.Params(task="heldout", max_loss=0.03, alpha=0.05)
 Result = dict[str, Any]
 
 
-# --- finished runs, without training ----------------------------------------------------------------------------------
+# --- finished runs, without training --------------------------------------------------------------
 
 
 class Anything(Section):
@@ -48,17 +51,24 @@ class Anything(Section):
 
 
 def answers(right: Sequence[int], first: int = 0, model: str = "grpo") -> pd.DataFrame:
-    """Samples as evaluate writes them: QUESTIONS questions from `first` on, those in `right` answered rightly."""
+    """Samples as evaluate writes them.
+
+    QUESTIONS questions from `first` on, those in `right` answered rightly.
+    """
     import pandas as pd
 
     numbers = range(first, first + QUESTIONS)
     return pd.DataFrame(
         {
-            "task": "heldout", "model": model, "id": [f"train-{n}" for n in numbers],
-            "prompt": [f"{n}+1=" for n in numbers], "completion": "", "answer": [str(n + 1) for n in numbers],
+            "task": "heldout",
+            "model": model,
+            "id": [f"train-{n}" for n in numbers],
+            "prompt": [f"{n}+1=" for n in numbers],
+            "completion": "",
+            "answer": [str(n + 1) for n in numbers],
             "value": [float(n in right) for n in numbers],
         }
-    )  # fmt: skip
+    )
 
 
 def execute(stage: str, samples: pd.DataFrame, history: Sequence[dict[str, float]]) -> None:
@@ -66,7 +76,9 @@ def execute(stage: str, samples: pd.DataFrame, history: Sequence[dict[str, float
     pipeline = profiles.read_yaml(Path("dvc.yaml"))["stages"]
     inner = [dep for other in pipeline.values() for dep in other["deps"]]
     with stage_run.stage(stage, Anything) as frame:
-        declared = [out for kind in ("outs", "metrics", "plots") for out in pipeline[stage].get(kind, [])]
+        declared = [
+            out for kind in ("outs", "metrics", "plots") for out in pipeline[stage].get(kind, [])
+        ]
         for out in (next(iter(one)) if isinstance(one, dict) else one for one in declared):
             named = [dep for dep in inner if dep.startswith(f"{out}/")]
             for path in named or [out if "." in out else f"{out}/model.safetensors"]:
@@ -76,15 +88,31 @@ def execute(stage: str, samples: pd.DataFrame, history: Sequence[dict[str, float
             files.write_json(Path("reports/grpo/health.json"), doctor.examine(history))
         if stage == "evaluate":
             grpo = samples[samples["model"] == "grpo"]["value"]
-            task = {"kind": "binary", "metric": "accuracy", "version": 1.0, "models": {"grpo": {"value": grpo.mean()}}}
-            files.write_json(Path("reports/evaluate/metrics.json"), {"headline": "heldout", "tasks": {"heldout": task}})
+            task = {
+                "kind": "binary",
+                "metric": "accuracy",
+                "version": 1.0,
+                "models": {"grpo": {"value": grpo.mean()}},
+            }
+            files.write_json(
+                Path("reports/evaluate/metrics.json"),
+                {"headline": "heldout", "tasks": {"heldout": task}},
+            )
             files.write_parquet(Path("reports/evaluate/samples.parquet"), samples)
             frame.log({"heldout/grpo": grpo.mean()})
         if stage == "model_card":
-            files.write_text(Path(promote.CARD), f"---\nlanguage: en\n---\n\n# {NAME}\n\nThe | summary.\n\n## More\n")
+            files.write_text(
+                Path(promote.CARD),
+                f"---\nlanguage: en\n---\n\n# {NAME}\n\nThe | summary.\n\n## More\n",
+            )
 
 
-def finish(seed: int, samples: pd.DataFrame, stages: Sequence[str], history: Sequence[dict[str, float]] = ()) -> None:
+def finish(
+    seed: int,
+    samples: pd.DataFrame,
+    stages: Sequence[str],
+    history: Sequence[dict[str, float]] = (),
+) -> None:
     """A finished run with that seed, committed and tagged as `run<seed>`, told to MLflow."""
     folder = Path.cwd()
     edit_yaml(folder / "params.yaml", {"grpo": {"seed": seed}})
@@ -99,11 +127,16 @@ def finish(seed: int, samples: pd.DataFrame, stages: Sequence[str], history: Seq
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """run0: 30 of 40 right; run1: four more; run2: ten fewer; run3: other questions; run4: the doctor says fatal."""
+    """run0: 30 of 40 right; run1: four more; run2: ten fewer; run3: other questions; run4.
+
+    The doctor says fatal.
+    """
     folder = make_project(tmp_path_factory.mktemp("promote") / "finished", {})
     later = STAGES[STAGES.index("grpo") :]
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))]:
+        for name in [
+            name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))
+        ]:
             patch.delenv(name)
         patch.setattr(stage_run, "require_checked_profile", lambda: None)
         patch.setattr(signal, "signal", lambda *_: None)
@@ -135,11 +168,19 @@ def environment() -> dict[str, Any]:
 
 @pytest.fixture
 def here(finished: Path, alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The repository itself, for tests that change nothing but the registry; that is emptied afterwards."""
+    """The repository itself, for tests that change nothing but the registry.
+
+    That is emptied afterwards.
+    """
     monkeypatch.chdir(finished)
     yield finished
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
-        for table in ("registered_model_aliases", "model_version_tags", "model_versions", "registered_models"):
+        for table in (
+            "registered_model_aliases",
+            "model_version_tags",
+            "model_versions",
+            "registered_models",
+        ):
             db.execute(f"delete from {table}")
 
 
@@ -166,20 +207,30 @@ def registered() -> dict[str, Any]:
         for version, key, value in db.execute("select version, key, value from model_version_tags"):
             tags.setdefault(str(version), {})[key] = value
         aliases = {
-            alias: str(version) for alias, version in db.execute("select alias, version from registered_model_aliases")
+            alias: str(version)
+            for alias, version in db.execute("select alias, version from registered_model_aliases")
         }
-        about = {str(v): (d, s) for v, d, s in db.execute("select version, description, source from model_versions")}
+        about = {
+            str(v): (d, s)
+            for v, d, s in db.execute("select version, description, source from model_versions")
+        }
     return {"tags": tags, "aliases": aliases, "about": about}
 
 
-# --- candidates and champions -----------------------------------------------------------------------------------------
+# --- candidates and champions ---------------------------------------------------------------------
 
 
-def test_a_candidate_carries_hashes_card_and_verdicts_and_is_the_same_version_when_promoted_again(here: Path) -> None:
+def test_a_candidate_carries_hashes_card_and_verdicts_and_is_the_same_version_when_promoted_again(
+    here: Path,
+) -> None:
     first = promoted("run0")
     assert (first["verdict"], first["version"], first["created"]) == ("registered", "1", True)
     assert rules(first) == {"audit": "holds", "doctor": "holds", "comparison": "holds"}
-    for name in ("run0", first["tags"]["regrpo.row"], first["tags"]["regrpo.stage.grpo"]):  # by tag, row and stage run
+    for name in (
+        "run0",
+        first["tags"]["regrpo.row"],
+        first["tags"]["regrpo.stage.grpo"],
+    ):  # by tag, row and stage run
         again = promoted(name)
         assert (again["version"], again["created"]) == ("1", False)
     found = registered()
@@ -190,7 +241,11 @@ def test_a_candidate_carries_hashes_card_and_verdicts_and_is_the_same_version_wh
     assert len(tags["regrpo.output.models/grpo"]) == 64
     assert tags["regrpo.output.models/grpo"] != grpo["outputs"][0]["sha256"]
     assert tags["regrpo.pipeline_key"] == first["pipeline_key"]
-    assert (tags["regrpo.audit"], tags["regrpo.health"], tags["regrpo.heldout"]) == ("complete", "healthy", "0.75")
+    assert (tags["regrpo.audit"], tags["regrpo.health"], tags["regrpo.heldout"]) == (
+        "complete",
+        "healthy",
+        "0.75",
+    )
     description, source = found["about"]["1"]
     assert description.startswith(f"# {NAME}\n\nThe | summary.")
     assert "## More" not in description
@@ -199,12 +254,15 @@ def test_a_candidate_carries_hashes_card_and_verdicts_and_is_the_same_version_wh
     assert source.startswith("models:/m-")
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db:
         sha = db.execute(
-            "select tag_value from logged_model_tags where model_id = ? and tag_key = 'regrpo.sha256'", [source[8:]]
+            "select tag_value from logged_model_tags where model_id = ? and tag_key = 'regrpo.sha256'",
+            [source[8:]],
         ).fetchone()
     assert sha == (tags["regrpo.output.models/grpo"],)
 
 
-def test_the_first_champion_needs_audit_and_doctor_and_a_better_one_takes_its_place(here: Path) -> None:
+def test_the_first_champion_needs_audit_and_doctor_and_a_better_one_takes_its_place(
+    here: Path,
+) -> None:
     promoted("run0")
     assert promoted("run0", "champion")["replaced"] is None
     assert registered()["aliases"] == {"champion": "1"}, "a champion is no candidate any more"
@@ -214,7 +272,12 @@ def test_the_first_champion_needs_audit_and_doctor_and_a_better_one_takes_its_pl
     assert (better["verdict"], better["version"], better["replaced"]) == ("registered", "2", "1")
     assert registered()["aliases"] == {"champion": "2"}
     found = better["comparison"]
-    assert (found["difference"], found["gained"], found["lost"], found["questions"]) == (0.1, 4, 0, QUESTIONS)
+    assert (found["difference"], found["gained"], found["lost"], found["questions"]) == (
+        0.1,
+        4,
+        0,
+        QUESTIONS,
+    )
     tags = registered()["tags"]["2"]
     assert tags["regrpo.comparison.difference"] == "0.1"
     assert tags["regrpo.comparison.champion_version"] == "1"
@@ -222,20 +285,30 @@ def test_the_first_champion_needs_audit_and_doctor_and_a_better_one_takes_its_pl
     assert "with champion (version 1): +10.0 points [" in registered()["about"]["2"][0]
 
 
-def test_a_worse_run_stays_out_and_nothing_is_changed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_worse_run_stays_out_and_nothing_is_changed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     promoted("run0", "champion")
     before = registered()
     assert cli.main(["promote", "run2", "--alias", "champion"]) == 1
     said = capsys.readouterr()
     assert "comparison  FAILS" in said.out
-    assert "run2 does not become champion: comparison: with champion (version 1): -25.0 points [" in said.err
-    assert "-3.0 points is allowed (promote.max_loss); the loss is significant (McNemar p 0.002 < 0.05" in said.err
+    assert (
+        "run2 does not become champion: comparison: with champion (version 1): -25.0 points ["
+        in said.err
+    )
+    assert (
+        "-3.0 points is allowed (promote.max_loss); the loss is significant (McNemar p 0.002 < 0.05"
+        in said.err
+    )
     assert registered() == before
     assert promoted("run2")["version"] == "2", "a candidate may be worse"
     assert registered()["aliases"] == {"champion": "1", "candidate": "2"}
 
 
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["promote", "run0", "--alias", "champion", "--dry-run"]) == 0
     assert f"{NAME} version (new) would be champion" in capsys.readouterr().out
     assert cli.main(["promote", "run0", "--dry-run", "--json"]) == 0
@@ -244,7 +317,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(here: Path, capsys
     assert registered() == {"tags": {}, "aliases": {}, "about": {}}
 
 
-# --- refusals, each by its rule ---------------------------------------------------------------------------------------
+# --- refusals, each by its rule -------------------------------------------------------------------
 
 
 def test_a_fault_of_the_audit_bars_the_champion_and_is_named(copy: Path) -> None:
@@ -268,20 +341,33 @@ def test_what_the_audit_cannot_look_at_bars_the_champion_with_code_2(
     (copy / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}").unlink()
     assert cli.main(["promote", "run1", "--alias", "champion"]) == 2
     said = capsys.readouterr().err
-    assert "run1 does not become champion: audit: not checkable: models/grpo: neither here nor in DVC's cache" in said
+    assert (
+        "run1 does not become champion: audit: not checkable: models/grpo: neither here nor in DVC's cache"
+        in said
+    )
     assert registered()["aliases"] == {}
 
 
-def test_a_fatal_verdict_of_the_doctor_bars_the_champion(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fatal_verdict_of_the_doctor_bars_the_champion(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["promote", "run4", "--alias", "champion"]) == 1
-    assert "run4 does not become champion: doctor: fatal: not_finite at step 3" in capsys.readouterr().err
+    assert (
+        "run4 does not become champion: doctor: fatal: not_finite at step 3"
+        in capsys.readouterr().err
+    )
 
 
-def test_runs_with_different_questions_are_not_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_with_different_questions_are_not_compared(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     promoted("run0", "champion")
     assert cli.main(["promote", "run3", "--alias", "champion"]) == 2
     said = capsys.readouterr().err
-    assert "heldout: expected both runs evaluated on the same questions; found 0 shared of 40 here and 40 there" in said
+    assert (
+        "heldout: expected both runs evaluated on the same questions; found 0 shared of 40 here and 40 there"
+        in said
+    )
     assert rules(promoted("run3"))["comparison"] == "unknown", "it may be a candidate all the same"
 
 
@@ -297,14 +383,17 @@ def test_a_champion_whose_samples_are_gone_is_told(copy: Path) -> None:
     assert "found nothing here or in DVC's cache. Fetch them" in result["rules"][-1]["text"]
 
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
-        db.execute("update model_version_tags set value = ? where key = 'regrpo.stage.evaluate'", ["0" * 32])
+        db.execute(
+            "update model_version_tags set value = ? where key = 'regrpo.stage.evaluate'",
+            ["0" * 32],
+        )
     assert "found none of that name" in promoted("run1", "champion")["rules"][-1]["text"]
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
         db.execute("delete from model_version_tags where key = 'regrpo.stage.evaluate'")
     assert "registered by other means" in promoted("run1", "champion")["rules"][-1]["text"]
 
 
-# --- what is no finished run of this store ----------------------------------------------------------------------------
+# --- what is no finished run of this store --------------------------------------------------------
 
 
 def test_an_unknown_run_an_unfinished_one_and_one_whose_results_are_gone_are_told_apart(
@@ -327,7 +416,8 @@ def test_an_unknown_run_an_unfinished_one_and_one_whose_results_are_gone_are_tol
     commit(copy, "half a run")
     assert cli.main(["promote", "HEAD"]) == 2
     assert (
-        "revision HEAD: expected a finished pipeline; found no finished evaluate, model_card" in capsys.readouterr().err
+        "revision HEAD: expected a finished pipeline; found no finished evaluate, model_card"
+        in capsys.readouterr().err
     )
 
 
@@ -352,14 +442,18 @@ def test_mlflow_out_of_reach_is_one_line(
     assert not (copy / "none.db").exists()
 
 
-def test_another_store_than_the_run_was_told_to_is_told(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_store_than_the_run_was_told_to_is_told(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
         db.execute("delete from logged_model_tags")
-    with pytest.raises(CannotCheck, match="expected the model that run0's grpo stage logged; found none"):
+    with pytest.raises(
+        CannotCheck, match="expected the model that run0's grpo stage logged; found none"
+    ):
         promoted("run0")
 
 
-# --- the rule ---------------------------------------------------------------------------------------------------------
+# --- the rule -------------------------------------------------------------------------------------
 
 
 def frame(values: Sequence[float], **about: Any) -> pd.DataFrame:
@@ -371,32 +465,45 @@ def frame(values: Sequence[float], **about: Any) -> pd.DataFrame:
     return made
 
 
-def problems(before: Sequence[float], after: Sequence[float], kind: str = "binary", **rule: float) -> list[str]:
-    found = promote.compare(frame(before, kind=kind), frame(after, kind=kind), RULE.model_copy(update=rule))
+def problems(
+    before: Sequence[float], after: Sequence[float], kind: str = "binary", **rule: float
+) -> list[str]:
+    found = promote.compare(
+        frame(before, kind=kind), frame(after, kind=kind), RULE.model_copy(update=rule)
+    )
     return [str(one) for one in found["problems"]]
 
 
 def test_not_worse_is_an_interval_above_the_margin_and_no_significant_loss() -> None:
     n = 1000
     champion = [1.0] * n
-    few = [0.0] * 5 + [1.0] * (n - 5)  # −0.5 points, interval about −1.0 to −0.1, p = 2 · 0.5^5 = 0.0625
+    few = [0.0] * 5 + [1.0] * (
+        n - 5
+    )  # −0.5 points, interval about −1.0 to −0.1, p = 2 · 0.5^5 = 0.0625
     assert problems(champion, few) == []
     assert problems(champion, few, max_loss=0.005) == [
         "the interval reaches down to -1.0 points; -0.5 points is allowed (promote.max_loss)"
     ]
-    assert problems(champion, few, alpha=0.07) == ["the loss is significant (McNemar p 0.062 < 0.07; promote.alpha)"]
+    assert problems(champion, few, alpha=0.07) == [
+        "the loss is significant (McNemar p 0.062 < 0.07; promote.alpha)"
+    ]
     six = [0.0] * 6 + [1.0] * (n - 6)  # p = 2 · 0.5^6 = 0.03
-    assert problems(champion, six) == ["the loss is significant (McNemar p 0.031 < 0.05; promote.alpha)"]
+    assert problems(champion, six) == [
+        "the loss is significant (McNemar p 0.031 < 0.05; promote.alpha)"
+    ]
     assert problems(six, champion) == [], "a significant gain is no loss"
     assert problems(champion, champion, max_loss=0.0) == []
 
 
 def test_a_continuous_metric_is_judged_by_its_interval() -> None:
     before = [0.1 * (n % 7) for n in range(200)]
-    assert problems(before, [value - 0.001 * (n % 3) for n, value in enumerate(before)], "continuous") == [
-        "the loss is significant (interval below 0; promote.alpha)"
-    ]
-    assert problems(before, [value + 0.001 * (n % 3) for n, value in enumerate(before)], "continuous") == []
+    assert problems(
+        before, [value - 0.001 * (n % 3) for n, value in enumerate(before)], "continuous"
+    ) == ["the loss is significant (interval below 0; promote.alpha)"]
+    assert (
+        problems(before, [value + 0.001 * (n % 3) for n, value in enumerate(before)], "continuous")
+        == []
+    )
 
 
 def test_other_metrics_and_a_changed_question_are_not_compared() -> None:
@@ -416,4 +523,7 @@ def test_the_rule_is_the_workspace_profiles_and_not_the_runs_own(copy: Path) -> 
     edit_yaml(copy / "params.yaml", {"promote": {"task": "nothing_like_it"}})
     result = promoted("run1", "champion")
     assert rules(result)["comparison"] == "unknown"
-    assert "promote.task: nothing_like_it: expected a task that both runs were asked" in result["rules"][-1]["text"]
+    assert (
+        "promote.task: nothing_like_it: expected a task that both runs were asked"
+        in result["rules"][-1]["text"]
+    )

@@ -17,7 +17,10 @@ SLEEP = (
     [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],
     [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4],
 )
-"""Student 1908, The probable error of a mean (Biometrika 6:1): hours of extra sleep by two drugs, ten patients."""
+"""Student 1908, The probable error of a mean (Biometrika 6:1).
+
+Hours of extra sleep by two drugs, ten patients.
+"""
 
 
 def values(kind: Kind, n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +28,7 @@ def values(kind: Kind, n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return ((x < 0.4).astype(float), (y < 0.6).astype(float)) if kind == "binary" else (x, y)
 
 
-# --- over questions -------------------------------------------------------------------------------------------------
+# --- over questions -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["binary", "continuous"])
@@ -52,10 +55,17 @@ def test_many_pairs_at_once_have_the_intervals_that_each_has_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["binary", "continuous"])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_other_way_round_gives_exactly_the_same_with_signs_turned(kind: Kind, seed: int) -> None:
+def test_the_other_way_round_gives_exactly_the_same_with_signs_turned(
+    kind: Kind, seed: int
+) -> None:
     x, y = values(kind, 137, seed)
     there, back = seed_tests.compare_questions(x, y, kind), seed_tests.compare_questions(y, x, kind)
-    assert (back.difference, back.p, back.gained, back.lost) == (-there.difference, there.p, there.lost, there.gained)
+    assert (back.difference, back.p, back.gained, back.lost) == (
+        -there.difference,
+        there.p,
+        there.lost,
+        there.gained,
+    )
     assert back.detectable() == there.detectable()
     assert back.questions_needed() == there.questions_needed()
     low, high = seed_tests.question_intervals([(x, y)], resamples=1000)[0]
@@ -71,7 +81,9 @@ def test_two_copies_differ_by_nothing(kind: Kind) -> None:
 
 
 def test_the_same_amount_everywhere_is_told_apart_without_a_deviation() -> None:
-    found = seed_tests.compare_questions(np.array([0.1, 0.5, 0.3]), np.array([0.6, 1.0, 0.8]), "continuous")
+    found = seed_tests.compare_questions(
+        np.array([0.1, 0.5, 0.3]), np.array([0.6, 1.0, 0.8]), "continuous"
+    )
     assert found.p < 1e-6
     alone = seed_tests.compare_questions(np.array([0.1]), np.array([0.6]), "continuous")
     assert alone.p == 1.0
@@ -80,7 +92,8 @@ def test_the_same_amount_everywhere_is_told_apart_without_a_deviation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [([], []), ([1.0], [1.0, 0.0]), ([math.nan], [1.0]), ([1.0], [math.inf]), ([[1.0]], [[1.0]])]
+    ("before", "after"),
+    [([], []), ([1.0], [1.0, 0.0]), ([math.nan], [1.0]), ([1.0], [math.inf]), ([[1.0]], [[1.0]])],
 )
 def test_what_is_not_the_same_questions_is_refused(before: list[float], after: list[float]) -> None:
     with pytest.raises(ValueError, match=r"one value per question|finite"):
@@ -88,7 +101,8 @@ def test_what_is_not_the_same_questions_is_refused(before: list[float], after: l
 
 
 def test_holms_correction_on_an_example_worked_by_hand() -> None:
-    # Four tests: 4 · 0.005, 3 · 0.01, 2 · 0.03, then at least as large as the one before (R's p.adjust says the same).
+    # Four tests: 4 · 0.005, 3 · 0.01, 2 · 0.03, then at least as large as the one before (R's
+    # p.adjust says the same).
     assert seed_tests.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert seed_tests.holm([0.6]) == [0.6]
     assert seed_tests.holm([0.9, 0.8]) == [1.0, 1.0]
@@ -100,28 +114,40 @@ def test_as_many_questions_as_it_says_would_do_have_the_difference_as_their_smal
     found = seed_tests.compare_questions(x, y, "binary")
     needed = found.questions_needed(9)
     assert needed is not None
-    assert seed_tests.detectable_difference(found.deviation, needed, 0.05 / 9, binary=True) <= found.difference
-    assert seed_tests.detectable_difference(found.deviation, needed - 1, 0.05 / 9, binary=True) > found.difference
+    assert (
+        seed_tests.detectable_difference(found.deviation, needed, 0.05 / 9, binary=True)
+        <= found.difference
+    )
+    assert (
+        seed_tests.detectable_difference(found.deviation, needed - 1, 0.05 / 9, binary=True)
+        > found.difference
+    )
     assert needed > (found.questions_needed() or 0)
 
 
 def test_a_published_number_of_pairs() -> None:
-    # Cohen 1988, Statistical Power Analysis, 2.3: d = 0.5, two-sided 0.05, power 0.80; the z approximation is 31.4.
+    # Cohen 1988, Statistical Power Analysis, 2.3: d = 0.5, two-sided 0.05, power 0.80; the z
+    # approximation is 31.4.
     assert seed_tests.questions_for(0.5, 1.0, binary=False) == 32
     assert seed_tests.questions_for(1e-7, 1.0, binary=False) is None
-    # No fewer than six discordant questions show anything to an exact McNemar test: 2 · 0.5^6 = 0.031.
+    # No fewer than six discordant questions show anything to an exact McNemar test: 2 · 0.5^6 =
+    # 0.031.
     assert seed_tests.questions_for(1.0, 1.0, binary=True) == 8
     assert seed_tests.questions_for(0.5, 0.1, binary=True) == 12
 
 
 @pytest.mark.parametrize("n", [200, 300])
 @pytest.mark.parametrize(("better", "worse"), [(0.10, 0.10), (0.20, 0.05)])
-def test_intervals_over_questions_cover_the_true_difference_in_95_percent(n: int, better: float, worse: float) -> None:
+def test_intervals_over_questions_cover_the_true_difference_in_95_percent(
+    n: int, better: float, worse: float
+) -> None:
     trials = 2000
     u = np.random.default_rng(n).random((n, trials))
     differences = (u < better).astype(float) - (u > 1 - worse)
     low, high = seed_tests.bootstrap_intervals(differences, resamples=2000, seed=1).T
-    assert np.mean((low <= better - worse) & (better - worse <= high)) == pytest.approx(0.95, abs=0.02)
+    assert np.mean((low <= better - worse) & (better - worse <= high)) == pytest.approx(
+        0.95, abs=0.02
+    )
 
 
 def test_intervals_of_a_continuous_metric_cover_too() -> None:
@@ -134,12 +160,14 @@ def test_as_many_questions_as_it_says_would_do_show_the_difference_four_times_in
     better, worse = 0.14, 0.06
     n = seed_tests.questions_for(better - worse, math.sqrt(better + worse), binary=True)
     assert n is not None
-    gained, lost, _ = np.random.default_rng(3).multinomial(n, [better, worse, 1 - better - worse], 4000).T
+    gained, lost, _ = (
+        np.random.default_rng(3).multinomial(n, [better, worse, 1 - better - worse], 4000).T
+    )
     p = 2 * scipy_stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5)
     assert np.mean(p < 0.05) == pytest.approx(0.80, abs=0.06)
 
 
-# --- over seeds -----------------------------------------------------------------------------------------------------
+# --- over seeds -----------------------------------------------------------------------------------
 
 
 def test_the_published_analysis_of_students_sleep_data() -> None:
@@ -157,7 +185,9 @@ def test_the_published_analysis_of_students_sleep_data() -> None:
 
 def test_means_and_welch_are_those_of_statsmodels() -> None:
     x, y = np.random.default_rng(4).normal(0.8, 0.05, (2, 7))
-    assert seed_tests.mean_over_seeds(x.tolist()).ci95 == pytest.approx(DescrStatsW(x).tconfint_mean())
+    assert seed_tests.mean_over_seeds(x.tolist()).ci95 == pytest.approx(
+        DescrStatsW(x).tconfint_mean()
+    )
     found = seed_tests.compare_seeds(x[:5].tolist(), y.tolist(), paired=False)
     expected = CompareMeans(DescrStatsW(y), DescrStatsW(x[:5]))
     assert found is not None
@@ -172,7 +202,11 @@ def test_seeds_the_other_way_round_give_exactly_the_same_with_signs_turned(paire
     back = seed_tests.compare_seeds(SLEEP[1], SLEEP[0], paired=paired)
     assert there is not None
     assert back is not None
-    assert (back.difference, back.p, back.detectable) == (-there.difference, there.p, there.detectable)
+    assert (back.difference, back.p, back.detectable) == (
+        -there.difference,
+        there.p,
+        there.detectable,
+    )
     assert back.ci95 == (-there.ci95[1], -there.ci95[0])
     assert back.seeds_needed == there.seeds_needed
 
@@ -200,7 +234,8 @@ def test_seeds_that_change_nothing_leave_a_point(paired: bool) -> None:
 
 
 def test_published_numbers_of_seeds() -> None:
-    # Cohen 1988, table 2.4.1 (two groups, d = 0.5: 64 each) and G*Power's 34 for as many differences of d = 0.5.
+    # Cohen 1988, table 2.4.1 (two groups, d = 0.5: 64 each) and G*Power's 34 for as many
+    # differences of d = 0.5.
     def standardised(n: int) -> np.ndarray:
         x = np.arange(n, dtype=float)
         return (x - x.mean()) / x.std(ddof=1)

@@ -35,7 +35,9 @@ def test_without_deterministic_nothing_is_turned_on() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_deterministic_turns_on_every_switch_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deterministic_turns_on_every_switch_and_says_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import os
 
     import torch
@@ -47,10 +49,14 @@ def test_deterministic_turns_on_every_switch_and_says_which(monkeypatch: pytest.
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == on["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
     assert on["torch.use_deterministic_algorithms"] is True
-    assert "VLLM_BATCH_INVARIANT" not in on, "no vLLM, or no device that its batch-invariant mode runs on"
+    assert "VLLM_BATCH_INVARIANT" not in on, (
+        "no vLLM, or no device that its batch-invariant mode runs on"
+    )
 
 
-def test_vllm_is_asked_for_batch_invariance_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_is_asked_for_batch_invariance_where_the_device_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import importlib.util
 
     import torch

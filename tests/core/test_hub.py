@@ -1,4 +1,7 @@
-"""What the hub answers, told in one line: a hub of our own on the loopback that refuses in its ways."""
+"""What the hub answers, told in one line.
+
+A hub of our own on the loopback that refuses in its ways.
+"""
 
 from __future__ import annotations
 
@@ -46,38 +49,66 @@ def hub() -> Iterator[str]:
 
 
 def told(endpoint: str, repo: str, folder: Path, **extra: str) -> str:
-    """What a process that brings a base model from this hub says; a process of its own, as the client reads its
-    settings once."""
+    """What a process that brings a base model from this hub says.
+
+    A process of its own, as the client reads its settings once.
+    """
     code = (
         "import sys\nfrom regrpo.core.hub import snapshot\nfrom regrpo.core.errors import RegrpoError\n"
         f"try:\n    snapshot({repo!r}, 'f' * 40, 'base_model.source')\n"
         "except RegrpoError as error:\n    print(error.exit_code, error)\n"
     )
-    settings = environment(HF_ENDPOINT=endpoint, HF_HOME=str(folder), PYTHONPATH=str(ROOT), **{"HF_HUB_OFFLINE": "0"})
-    for name in ("HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
+    settings = environment(
+        HF_ENDPOINT=endpoint, HF_HOME=str(folder), PYTHONPATH=str(ROOT), **{"HF_HUB_OFFLINE": "0"}
+    )
+    for name in (
+        "HF_TOKEN",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ):
         settings.pop(name, None)
     done = subprocess.run(
-        [sys.executable, "-c", code], env=settings | extra, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env=settings | extra,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.count("\n") == 1, done.stdout + done.stderr
     return done.stdout
 
 
-def test_a_gated_model_without_a_token_says_where_to_accept_its_licence(hub: str, tmp_path: Path) -> None:
+def test_a_gated_model_without_a_token_says_where_to_accept_its_licence(
+    hub: str, tmp_path: Path
+) -> None:
     said = told(hub, "google/gated", tmp_path)
-    assert said.startswith("2 base_model.source: google/gated at ffffffffffff: expected its files from the hub; found")
-    assert (
-        "a gated model and no login. Accept its licence at https://huggingface.co/google/gated, then `hf auth" in said
+    assert said.startswith(
+        "2 base_model.source: google/gated at ffffffffffff: expected its files from the hub; found"
     )
-    assert "a login that was not granted access" in told(hub, "google/gated", tmp_path, HF_TOKEN="hf_" + "a" * 34)
+    assert (
+        "a gated model and no login. Accept its licence at https://huggingface.co/google/gated, then `hf auth"
+        in said
+    )
+    assert "a login that was not granted access" in told(
+        hub, "google/gated", tmp_path, HF_TOKEN="hf_" + "a" * 34
+    )
 
 
-def test_a_repository_or_a_commit_there_is_not_and_a_hub_out_of_order(hub: str, tmp_path: Path) -> None:
-    assert "found no such model, or a private one. Look at https://huggingface.co/nobody/none" in told(
-        hub, "nobody/none", tmp_path
+def test_a_repository_or_a_commit_there_is_not_and_a_hub_out_of_order(
+    hub: str, tmp_path: Path
+) -> None:
+    assert (
+        "found no such model, or a private one. Look at https://huggingface.co/nobody/none"
+        in told(hub, "nobody/none", tmp_path)
     )
     assert "found no such commit there" in told(hub, "google/other-commit", tmp_path)
 
 
 def test_no_network_is_told_as_such(tmp_path: Path) -> None:
-    assert "found no way to the hub (" in told("http://127.0.0.1:9", "google/gemma-3-1b-pt", tmp_path)
+    assert "found no way to the hub (" in told(
+        "http://127.0.0.1:9", "google/gemma-3-1b-pt", tmp_path
+    )

@@ -37,19 +37,34 @@ def test_every_key_passed_through_by_the_profiles_is_taken_by_trl() -> None:
     from trl import GRPOConfig, SFTConfig
 
     params = parse_section(grpo.Params, PROFILE["grpo"], "grpo")
-    assert GRPOConfig(output_dir="unused", **params.trainer_settings("cpu")).max_completion_length == 14
+    assert (
+        GRPOConfig(output_dir="unused", **params.trainer_settings("cpu")).max_completion_length
+        == 14
+    )
     params = parse_section(sft.Params, PROFILE["sft"], "sft")
-    assert SFTConfig(output_dir="unused", **params.trainer_settings("cpu")).max_steps == params.max_steps
+    assert (
+        SFTConfig(output_dir="unused", **params.trainer_settings("cpu")).max_steps
+        == params.max_steps
+    )
 
 
 def test_a_misspelled_key_is_refused_with_the_nearest_known_one() -> None:
     assert "`lerning_rate`" in refusal(grpo.Params, {**PROFILE["grpo"], "lerning_rate": 1e-4})
-    assert "did you mean `epsilon_high`?" in refusal(grpo.Params, {**PROFILE["grpo"], "epsilon_hihg": 0.3})
-    assert "unknown key `developement`" in refusal(prepare.Params, {**PROFILE["prepare"], "developement": 3})
+    assert "did you mean `epsilon_high`?" in refusal(
+        grpo.Params, {**PROFILE["grpo"], "epsilon_hihg": 0.3}
+    )
+    assert "unknown key `developement`" in refusal(
+        prepare.Params, {**PROFILE["prepare"], "developement": 3}
+    )
 
 
 def test_sft_reads_prompts_that_leave_room_for_the_answer() -> None:
-    assert parse_section(sft.Params, {**PROFILE["sft"], "max_prompt_tokens": 63}, "sft").max_prompt_tokens == 63
+    assert (
+        parse_section(
+            sft.Params, {**PROFILE["sft"], "max_prompt_tokens": 63}, "sft"
+        ).max_prompt_tokens
+        == 63
+    )
     told = refusal(sft.Params, {**PROFILE["sft"], "max_prompt_tokens": 64})
     assert "`max_prompt_tokens` must be below `max_length` (64)" in told
 
@@ -70,7 +85,11 @@ def test_a_key_that_regrpo_sets_itself_is_refused_with_the_reason() -> None:
         ("num_generations", 1, "greater than or equal to 2"),
         ("epsilon", "small", "`epsilon`: input should be a valid number; found 'small'"),
         ("device", "tpu", "`device`: input should be 'auto', 'cpu' or 'cuda', found 'tpu'"),
-        ("num_generations", 15, "`num_generations` (15) must divide the completions generated at once, 256"),
+        (
+            "num_generations",
+            15,
+            "`num_generations` (15) must divide the completions generated at once, 256",
+        ),
     ],
 )
 def test_a_wrong_type_range_or_division_is_told_by_key(key: str, value: object, words: str) -> None:
@@ -87,12 +106,18 @@ def test_a_wrong_type_range_or_division_is_told_by_key(key: str, value: object, 
         ("save_only_model", True, "a resumed run must have everything"),
         ("logging_strategy", "epoch", "it would change what a step"),
         ("hub_token", "secret", "regrpo writes to the workspace only"),
-        ("model_init_kwargs", {"config": {"trust_remote_code": True}}, "code from a model repository is never run"),
+        (
+            "model_init_kwargs",
+            {"config": {"trust_remote_code": True}},
+            "code from a model repository is never run",
+        ),
         ("reward_funcs", {"custom.a:reward": 1.0}, "reward is taken"),
         ("reward_funcs", {"custom.a:score": 1.0, "custom.b:score": 1.0}, "score is taken"),
     ],
 )
-def test_what_would_break_a_law_or_crash_later_is_refused_now(key: str, value: object, words: str) -> None:
+def test_what_would_break_a_law_or_crash_later_is_refused_now(
+    key: str, value: object, words: str
+) -> None:
     assert words in refusal(grpo.Params, {**PROFILE["grpo"], key: value})
 
 
@@ -107,7 +132,9 @@ def test_a_misspelled_size_of_a_model_from_scratch_is_refused() -> None:
     assert "hiden_size" in refusal(base_model.Params, {**PROFILE["base_model"], "source": changed})
 
 
-def test_a_params_file_that_is_no_mapping_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_params_file_that_is_no_mapping_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from regrpo.core.profiles import active_profile
 
     monkeypatch.chdir(tmp_path)
@@ -117,7 +144,9 @@ def test_a_params_file_that_is_no_mapping_is_told(tmp_path: Path, monkeypatch: p
 
 
 def test_curriculum_shares_must_add_up() -> None:
-    assert "must add up to 1" in refusal(sft.Params, {**PROFILE["sft"], "curriculum": [{"share": 0.5, "worked": 1.0}]})
+    assert "must add up to 1" in refusal(
+        sft.Params, {**PROFILE["sft"], "curriculum": [{"share": 0.5, "worked": 1.0}]}
+    )
 
 
 def test_scientific_notation_is_a_number_as_dvc_reads_it(tmp_path: Path) -> None:
@@ -136,7 +165,9 @@ def test_a_missing_or_unknown_section_is_named(tmp_path: Path) -> None:
         read_profile(tmp_path / "p.yaml")
 
 
-def test_a_profile_of_a_commit_before_the_rule_of_promotion_can_still_be_read(tmp_path: Path) -> None:
+def test_a_profile_of_a_commit_before_the_rule_of_promotion_can_still_be_read(
+    tmp_path: Path,
+) -> None:
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "p.yaml").write_text(text[: text.index("\npromote:")])
     assert set(STAGES) <= set(read_profile(tmp_path / "p.yaml", needed=STAGES))
@@ -162,11 +193,22 @@ def test_yaml_makes_no_python_objects(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"classifiers": {"tox": JUDGE}}, "`classifiers`: tox has no weight in `reward_funcs`"),
-        ({"classifiers": {"exact_answer": JUDGE}}, "`classifiers`: exact_answer is a reward of ours"),
+        (
+            {"classifiers": {"exact_answer": JUDGE}},
+            "`classifiers`: exact_answer is a reward of ours",
+        ),
         ({"classifiers": {"Tox!": JUDGE}, "reward_funcs": {"Tox!": 1.0}}, "`classifiers.Tox!"),
-        ({"classifiers": {"reward": JUDGE}, "reward_funcs": {"reward": 1.0}}, "`reward_funcs`: reward is taken"),
-        ({"classifiers": {"tox": JUDGE | {"label": "x"}}, "reward_funcs": {"tox": 1.0}}, "unknown key"),
+        (
+            {"classifiers": {"reward": JUDGE}, "reward_funcs": {"reward": 1.0}},
+            "`reward_funcs`: reward is taken",
+        ),
+        (
+            {"classifiers": {"tox": JUDGE | {"label": "x"}}, "reward_funcs": {"tox": 1.0}},
+            "unknown key",
+        ),
     ],
 )
-def test_a_classifier_has_a_name_of_its_own_and_a_weight(changes: dict[str, Any], words: str) -> None:
+def test_a_classifier_has_a_name_of_its_own_and_a_weight(
+    changes: dict[str, Any], words: str
+) -> None:
     assert words in refusal(grpo.Params, PROFILE["grpo"] | changes)

@@ -53,7 +53,9 @@ def test_chat_prompts_keep_their_system_message_and_scaffold(model: Path) -> Non
     assert isinstance(found, list)
     assert found[0] == system
     assert found[1]["content"].startswith(BEFORE)
-    assert found[1]["content"].endswith("some news" + AFTER) or found[1]["content"].endswith("some" + AFTER)
+    assert found[1]["content"].endswith("some news" + AFTER) or found[1]["content"].endswith(
+        "some" + AFTER
+    )
     assert 150 <= count_tokens(cut.tokenizer, [found], "")[0] <= 160
     assert messages[1]["content"].count("news") == 200, "the data are left as they are"
 
@@ -72,7 +74,9 @@ def test_a_question_that_looks_like_the_template_is_cut_like_any_other(model: Pa
 
 
 def test_an_instruction_longer_than_the_limit_is_refused(model: Path) -> None:
-    with pytest.raises(Refused, match=rf"prepare\.max_prompt_tokens: .*alone is {SCAFFOLD} tokens long; found 20"):
+    with pytest.raises(
+        Refused, match=rf"prepare\.max_prompt_tokens: .*alone is {SCAFFOLD} tokens long; found 20"
+    ):
         cutter(model, 20)([prompt("news")])
 
 
@@ -80,7 +84,9 @@ def test_sft_may_have_a_limit_of_its_own_where_prepare_has_one(model: Path) -> N
     dataset = {"max_prompt_tokens": SCAFFOLD + 10, "prompt_template": TEMPLATE}
     assert Cutter(dataset, model, 400)([prompt("x" * 300)]) == [prompt("x" * 300)]
     assert Cutter(dataset, model)([prompt("x" * 300)]) == [prompt("x" * 10)]
-    with pytest.raises(Refused, match=r"sft\.max_prompt_tokens: expected prepare\.max_prompt_tokens beside it"):
+    with pytest.raises(
+        Refused, match=r"sft\.max_prompt_tokens: expected prepare\.max_prompt_tokens beside it"
+    ):
         Cutter(dataset | {"max_prompt_tokens": None}, model, 400)
 
 
@@ -93,5 +99,8 @@ def test_without_a_limit_nothing_is_cut_and_no_tokenizer_loaded(tmp_path: Path) 
 def test_a_tokenizer_without_chat_template_is_told_what_to_do(tmp_path: Path) -> None:
     tokenizer = character_tokenizer([])
     tokenizer.chat_template = None
-    with pytest.raises(Refused, match=r"chat template.*prompt_style: text, or give the base one \(base_model\.chat_t"):
+    with pytest.raises(
+        Refused,
+        match=r"chat template.*prompt_style: text, or give the base one \(base_model\.chat_t",
+    ):
         count_tokens(tokenizer, [[{"role": "user", "content": "hi"}]], "models/base")

@@ -1,4 +1,7 @@
-"""kill -9 of the whole process group at random moments: the next `dvc repro` always ends in the same bytes."""
+"""kill -9 of the whole process group at random moments.
+
+The next `dvc repro` always ends in the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,39 @@ from tests.support.results import outputs, rows
 
 SEED = 20261122
 TENTHS = (6, 0, 1, 2, 3, 4, 5, 7, 8, 9)
-"""One kill in each tenth of a run's time; that of `make test` comes first, in the middle of training."""
-MOMENTS = [random.Random(f"{SEED}-{tenth}").uniform(tenth / 10, min((tenth + 1) / 10, 0.95)) for tenth in TENTHS]
-"""Shares of an uninterrupted run's time, so that the kills spread over all stages; the end is left out, lest it be
-over before the kill."""
+"""One kill in each tenth of a run's time.
+
+That of `make test` comes first, in the middle of training.
+"""
+MOMENTS = [
+    random.Random(f"{SEED}-{tenth}").uniform(tenth / 10, min((tenth + 1) / 10, 0.95))
+    for tenth in TENTHS
+]
+"""Shares of an uninterrupted run's time, so that the kills spread over all stages.
+
+The end is left out, lest it be over before the kill.
+"""
 SECTIONS = {
     "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
     "validate": {"min_rows": 10},
-    "sft": {"max_steps": 60, "per_device_train_batch_size": 16, "warmup_steps": 5, "logging_steps": 5, "save_steps": 5},
-    "grpo": {"max_steps": 12, "per_device_train_batch_size": 16, "num_generations": 4, "warmup_steps": 1,
-             "dev_every": 4, "sample_every": 2, "save_steps": 1},
+    "sft": {
+        "max_steps": 60,
+        "per_device_train_batch_size": 16,
+        "warmup_steps": 5,
+        "logging_steps": 5,
+        "save_steps": 5,
+    },
+    "grpo": {
+        "max_steps": 12,
+        "per_device_train_batch_size": 16,
+        "num_generations": 4,
+        "warmup_steps": 1,
+        "dev_every": 4,
+        "sample_every": 2,
+        "save_steps": 1,
+    },
     "evaluate": {"batch_size": 24, "bootstrap": 200},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +82,10 @@ def kill(process: subprocess.Popen[bytes]) -> bool:
 
 
 def kill_after(folder: Path, seconds: float) -> tuple[bool, float]:
-    """Start `dvc repro` and kill it; whether it really was killed, and the seconds that it lived."""
+    """Start `dvc repro` and kill it.
+
+    Whether it really was killed, and the seconds that it lived.
+    """
     started = time.monotonic()
     process = start(folder)
     try:
@@ -75,7 +102,10 @@ def incomplete(folder: Path, stage: str) -> list[Path]:
 
 
 def kill_at_a_checkpoint(folder: Path, stage: str) -> bool:
-    """Start `dvc repro` and kill it while the stage writes a checkpoint; whether a part of one was left behind."""
+    """Start `dvc repro` and kill it while the stage writes a checkpoint.
+
+    Whether a part of one was left behind.
+    """
     process = start(folder)
     while process.poll() is None:
         if incomplete(folder, stage):
@@ -86,7 +116,10 @@ def kill_at_a_checkpoint(folder: Path, stage: str) -> bool:
 
 @pytest.mark.parametrize(
     "moment",
-    [pytest.param(moment, marks=[] if number < 1 else pytest.mark.slow) for number, moment in enumerate(MOMENTS)],
+    [
+        pytest.param(moment, marks=[] if number < 1 else pytest.mark.slow)
+        for number, moment in enumerate(MOMENTS)
+    ],
 )
 def test_a_killed_pipeline_goes_on_to_the_same_bytes(
     moment: float, reference: tuple[dict[str, str], float], tmp_path: Path
@@ -97,7 +130,9 @@ def test_a_killed_pipeline_goes_on_to_the_same_bytes(
         killed, lived = kill_after(folder, 1 + moment * (seconds - 1))
         if killed:
             break
-        seconds = 0.95 * lived  # the machine has less to do than when the reference was made, and may have still less
+        seconds = (
+            0.95 * lived
+        )  # the machine has less to do than when the reference was made, and may have still less
     assert killed, f"it was over after {lived:.0f} s"
     goes_on_to(expected, folder)
 
@@ -119,13 +154,19 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_no_trace(
 
 
 def mend_lock(folder: Path) -> None:
-    """DVC writes dvc.lock in place: killed in that instant it leaves it cut off. Do what the README says."""
+    """DVC writes dvc.lock in place: killed in that instant it leaves it cut off.
+
+    Do what the README says.
+    """
     if run(folder, "python", "-m", "regrpo.cli", "check", "--quiet", check=False).returncode:
         (folder / "dvc.lock").unlink()
 
 
 def goes_on_to(expected: dict[str, str], folder: Path) -> None:
-    """`dvc repro` of what was killed ends in these bytes; no run is left open, no checkpoint behind."""
+    """`dvc repro` of what was killed ends in these bytes.
+
+    No run is left open, no checkpoint behind.
+    """
     mend_lock(folder)
     run(folder, "dvc", "repro")
     run(folder, "python", "-m", "regrpo.cli", "sync")

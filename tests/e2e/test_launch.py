@@ -1,4 +1,7 @@
-"""Two processes (gloo): they train, are killed, go on to the same bytes, and tell in one line what is wrong."""
+"""Two processes (gloo).
+
+They train, are killed, go on to the same bytes, and tell in one line what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,11 @@ LORA = {"lora": {"r": 4, "lora_alpha": 8}, "learning_rate": 1e-2}
 SECTIONS = MINIATURE | {
     "sft": MINIATURE["sft"] | {"max_steps": 24, "logging_steps": 4, "save_steps": 8} | TWO,
     "grpo": MINIATURE["grpo"]
-    | {"max_steps": 12, "save_steps": 2, "reward_funcs": {"exact_answer": 1.0, "length_penalty": 0.5}}
+    | {
+        "max_steps": 12,
+        "save_steps": 2,
+        "reward_funcs": {"exact_answer": 1.0, "length_penalty": 0.5},
+    }
     | TWO,
 }
 REWARD_OF_ONE_RANK = """
@@ -43,18 +50,26 @@ def letters(completions, **columns):
 
 def trained(folder: Path) -> dict[str, str]:
     """SHA-256 of what sft and grpo leave."""
-    return {name: digest for name, digest in outputs(folder).items() if "/sft/" in name or "/grpo/" in name}
+    return {
+        name: digest
+        for name, digest in outputs(folder).items()
+        if "/sft/" in name or "/grpo/" in name
+    }
 
 
 def started(folder: Path, stage: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
     """A stage, with its agent and its two workers; what it says lies in said.txt."""
     with (folder / "said.txt").open("wb") as said:
         command = ["python", "-m", f"stages.{stage}"]
-        process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment(), stdout=said, stderr=subprocess.STDOUT
+        )
     others: list[psutil.Process] = []
     while len(others) < 3:
         assert process.poll() is None, (folder / "said.txt").read_text()
-        others = [one for one in psutil.Process(process.pid).children(recursive=True) if _trains(one)]
+        others = [
+            one for one in psutil.Process(process.pid).children(recursive=True) if _trains(one)
+        ]
         time.sleep(0.05)
     return process, others
 
@@ -94,20 +109,31 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy(base: Path, folder: Path, **changes: dict[str, Any]) -> Path:
-    """The project elsewhere, with other parameters; its warm start, where it has none, is the base."""
+    """The project elsewhere, with other parameters.
+
+    Its warm start, where it has none, is the base.
+    """
     from tests.support.projects import edit_yaml
 
-    shutil.copytree(base, folder, ignore=shutil.ignore_patterns(".regrpo", ".checkpoints", "mlflow.db*", "mlartifacts"))
+    shutil.copytree(
+        base,
+        folder,
+        ignore=shutil.ignore_patterns(".regrpo", ".checkpoints", "mlflow.db*", "mlartifacts"),
+    )
     if not (folder / "models/sft").exists():
         shutil.copytree(folder / "models/base", folder / "models/sft")
     edit_yaml(folder / "params.yaml", changes)
     return folder
 
 
-def test_two_processes_train_one_writes_and_only_the_stage_is_tracked(base: Path, tmp_path: Path) -> None:
+def test_two_processes_train_one_writes_and_only_the_stage_is_tracked(
+    base: Path, tmp_path: Path
+) -> None:
     # Two completions a process and four a prompt: each group lies on both.
     small = {"max_steps": 2, "per_device_train_batch_size": 2, "sample_every": 1}
-    folder = copy(base, tmp_path / "project", grpo=small | {"reward_funcs": {"custom.varied:letters": 1.0}})
+    folder = copy(
+        base, tmp_path / "project", grpo=small | {"reward_funcs": {"custom.varied:letters": 1.0}}
+    )
     (folder / "custom/varied.py").write_text(REWARD_OF_ANY_TEXT)
     done = run(folder, "python", "-m", "stages.grpo", REGRPO_TRACKING="off")
     assert not done.stderr.strip()
@@ -118,9 +144,13 @@ def test_two_processes_train_one_writes_and_only_the_stage_is_tracked(base: Path
     assert (metrics["steps"], metrics["prompts_seen"]) == (2, 2)
     samples = files.read_parquet(folder / "reports/grpo/samples.parquet")
     assert samples.groupby("step").size().tolist() == [4, 4]
-    assert samples.groupby("step")["prompt"].nunique().tolist() == [1, 1], "a whole group, of both processes"
+    assert samples.groupby("step")["prompt"].nunique().tolist() == [1, 1], (
+        "a whole group, of both processes"
+    )
     [journal] = (folder / ".regrpo/journal").iterdir()
-    assert len((journal / "metrics.jsonl").read_text().splitlines()) == 4, "two steps, dev accuracy before and after"
+    assert len((journal / "metrics.jsonl").read_text().splitlines()) == 4, (
+        "two steps, dev accuracy before and after"
+    )
     left = sorted(path.suffix for path in (folder / ".checkpoints").iterdir())
     assert left == [], "no checkpoint, no lock, nothing that they talked through"
 
@@ -137,7 +167,9 @@ def reference(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(folder: Path) -> set[str]:
     """The different weights of base, sft and grpo."""
-    return {digest for name, digest in outputs(folder).items() if name.endswith("/model.safetensors")}
+    return {
+        digest for name, digest in outputs(folder).items() if name.endswith("/model.safetensors")
+    }
 
 
 @pytest.mark.slow
@@ -152,14 +184,22 @@ def test_killed_in_the_middle_they_go_on_to_the_bytes_of_a_run_never_killed(
         process.kill()
         process.wait()
         assert all_gone(others)
-        newest = max(folder.glob(f".checkpoints/{stage}-*/checkpoint-*/manifest.json"), key=lambda path: str(path))
+        newest = max(
+            folder.glob(f".checkpoints/{stage}-*/checkpoint-*/manifest.json"),
+            key=lambda path: str(path),
+        )
         assert {"rng_state_0.pth", "rng_state_1.pth"} <= set(files.read_json(newest))
         said = run(folder, "python", "-m", f"stages.{stage}").stdout
         assert said.count("resuming from checkpoint-") == 1
     assert trained(folder) == trained(reference)
     run(folder, "python", "-m", "regrpo.cli", "sync")
     stages = sorted((one["regrpo.stage"], one["status"]) for one in rows(folder, "stage"))
-    assert stages == [("grpo", "FINISHED"), ("grpo", "KILLED"), ("sft", "FINISHED"), ("sft", "KILLED")]
+    assert stages == [
+        ("grpo", "FINISHED"),
+        ("grpo", "KILLED"),
+        ("sft", "FINISHED"),
+        ("sft", "KILLED"),
+    ]
 
 
 @pytest.mark.slow
@@ -175,7 +215,9 @@ def test_the_whole_group_killed_with_adapters(reference: Path, tmp_path: Path) -
     assert all_gone(others)
     run(folder, "python", "-m", "stages.grpo")
     assert trained(folder) == trained(expected)
-    assert len(weights(folder) | weights(reference)) == 4, "they moved, and elsewhere than without adapters"
+    assert len(weights(folder) | weights(reference)) == 4, (
+        "they moved, and elsewhere than without adapters"
+    )
 
 
 @pytest.mark.slow
@@ -195,7 +237,10 @@ def test_one_worker_killed_ends_the_stage_with_a_line(reference: Path, tmp_path:
 
 @pytest.fixture
 def heard() -> Iterator[None]:
-    """SIGINT not ignored: under nohup and the like it is, and what is ignored is inherited, as no handler is."""
+    """SIGINT not ignored.
+
+    Under nohup and the like it is, and what is ignored is inherited, as no handler is.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -204,22 +249,33 @@ def heard() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
-def test_a_stage_told_to_end_ends_its_workers(sent: int, code: int, reference: Path, tmp_path: Path) -> None:
+def test_a_stage_told_to_end_ends_its_workers(
+    sent: int, code: int, reference: Path, tmp_path: Path
+) -> None:
     folder = copy(reference, tmp_path / "project")
     process, others = started(folder, "grpo")
     wait_for_checkpoint(folder, "grpo", process)
     process.send_signal(sent)
     assert process.wait(60) == code
     assert all_gone(others)
-    assert (folder / "reports/grpo/history.csv").read_text().count("\n") > 1, "the evidence of a stopped run"
+    assert (folder / "reports/grpo/history.csv").read_text().count("\n") > 1, (
+        "the evidence of a stopped run"
+    )
     assert not list((folder / ".checkpoints").glob("*.launch"))
 
 
 @pytest.mark.slow
 def test_what_was_not_started_as_asked_is_refused_before_a_step(base: Path, tmp_path: Path) -> None:
     """accelerate starts one process for MULTI_CPU, and trains DDP for FSDP on CPUs, and says neither."""
-    one_process = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "use_cpu": True}
-    for name, found in (("one", "found 1."), ("fsdp2", "gloo, FSDP2; found 2 processes, gloo, DDP.")):
+    one_process = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_CPU",
+        "use_cpu": True,
+    }
+    for name, found in (
+        ("one", "found 1."),
+        ("fsdp2", "gloo, FSDP2; found 2 processes, gloo, DDP."),
+    ):
         config = f"profiles/launch/{name}.yaml"
         changed = {"launch": TWO["launch"] | {"config": config}, "dev_every": 0}
         folder = copy(base, tmp_path / name, grpo=changed)
@@ -239,7 +295,9 @@ def test_an_error_of_one_process_is_one_line_and_the_right_code(base: Path, tmp_
     (folder / "custom/broken.py").write_text(REWARD_OF_ONE_RANK)
     done = run(folder, "python", "-m", "stages.grpo", check=False)
     assert done.returncode == 1
-    assert last_line(done).startswith("grpo.reward_funcs: custom.broken:my_reward: expected 16 finite numbers")
+    assert last_line(done).startswith(
+        "grpo.reward_funcs: custom.broken:my_reward: expected 16 finite numbers"
+    )
     assert "ArithmeticError: only here" in last_line(done)
     assert (folder / "reports/grpo/health.json").exists(), "the evidence of a stopped run"
 
@@ -253,7 +311,9 @@ def test_torchrun_by_hand_is_refused(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_of_one_process_each_end_in_the_bytes_of_one_node(reference: Path, tmp_path: Path) -> None:
+def test_two_nodes_of_one_process_each_end_in_the_bytes_of_one_node(
+    reference: Path, tmp_path: Path
+) -> None:
     """srun's stand-in starts the agents that SLURM would start, here."""
     srun = tmp_path / "bin/srun"
     srun.parent.mkdir()

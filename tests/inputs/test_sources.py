@@ -25,11 +25,27 @@ def read(folder: Path, name: str, content: bytes) -> list[tuple[str, dict[str, A
     ("name", "content", "parts"),
     [
         ("a.jsonl", b"", ["a.jsonl: ", "an empty file", "Bring the data in again"]),
-        ("a.jsonl", GOOD + b'{"question": "1+', ["a.jsonl, line 2", "Unterminated string", "Mend or remove"]),
-        ("a.jsonl", GOOD + GOOD + b'{"question" 1}\n' + GOOD, ["a.jsonl, line 3", "at column 13", "Mend or remove"]),
+        (
+            "a.jsonl",
+            GOOD + b'{"question": "1+',
+            ["a.jsonl, line 2", "Unterminated string", "Mend or remove"],
+        ),
+        (
+            "a.jsonl",
+            GOOD + GOOD + b'{"question" 1}\n' + GOOD,
+            ["a.jsonl, line 3", "at column 13", "Mend or remove"],
+        ),
         ("a.jsonl", GOOD + b"[1, 2]\n", ["a.jsonl, line 2", "a JSON object; found list"]),
-        ("a.jsonl", GOOD + b'{"question": "\xff"}\n', ["a.jsonl, line 2", "byte 0xff at column 15", "as UTF-8"]),
-        ("a.jsonl", GOOD + b'{"question": "\0"}\n', ["a.jsonl, line 2", "a NUL byte", "without it"]),
+        (
+            "a.jsonl",
+            GOOD + b'{"question": "\xff"}\n',
+            ["a.jsonl, line 2", "byte 0xff at column 15", "as UTF-8"],
+        ),
+        (
+            "a.jsonl",
+            GOOD + b'{"question": "\0"}\n',
+            ["a.jsonl, line 2", "a NUL byte", "without it"],
+        ),
         ("a.jsonl", b"\xef\xbb\xbf" + GOOD, ["a.jsonl, line 1", "a byte-order mark", "sed -i"]),
         ("a.jsonl", GOOD.decode().encode("utf-16"), ["a.jsonl, line 1", "UTF-16", "iconv"]),
         ("a.jsonl", b"[" * 100_000, ["a.jsonl, line 1", "recursion"]),
@@ -38,13 +54,25 @@ def read(folder: Path, name: str, content: bytes) -> list[tuple[str, dict[str, A
         ("a.json", GOOD, ["a.json: ", "a JSON list of objects; found dict"]),
         ("a.json", b'[{"question": 1}, 2]', ["a.json, row 1", "a JSON object; found int"]),
         ("a.json", b"[\n\xff]", ["a.json, line 2", "byte 0xff"]),
-        ("a.csv", b"question,answer\n1+1=,2\n1+2=,3,4\n", ["a.csv, line 3", "2 fields", "found 3", "Quote fields"]),
+        (
+            "a.csv",
+            b"question,answer\n1+1=,2\n1+2=,3,4\n",
+            ["a.csv, line 3", "2 fields", "found 3", "Quote fields"],
+        ),
         ("a.csv", b"question,answer\n1+1=\n", ["a.csv, line 2", "2 fields", "found 1"]),
-        ("a.csv", b'question,answer\n1+1=,2\n"1+2=,3\n', ["a.csv, line 3", "unexpected end of data"]),
+        (
+            "a.csv",
+            b'question,answer\n1+1=,2\n"1+2=,3\n',
+            ["a.csv, line 3", "unexpected end of data"],
+        ),
         ("a.csv", b"question,question\n1+1=,2\n", ["a.csv, line 1", "each column once", "Rename"]),
         ("a.csv", b"\xef\xbb\xbfquestion,answer\n1+1=,2\n", ["a.csv, line 1", "a byte-order mark"]),
         ("a.parquet", b"PAR1 and no more", ["a.parquet: ", "Parquet", "Write it again"]),
-        ("a.txt", GOOD, ["a.txt", "ending in .jsonl, .json, .csv, .parquet; found .txt", "Convert"]),
+        (
+            "a.txt",
+            GOOD,
+            ["a.txt", "ending in .jsonl, .json, .csv, .parquet; found .txt", "Convert"],
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_by_name_place_and_remedy(
@@ -75,12 +103,16 @@ def test_every_kind_of_file_gives_the_same_rows_and_its_own_places(tmp_path: Pat
 
 @pytest.fixture
 def parquet(tmp_path: Path) -> bytes:
-    pq.write_table(pa.table({"question": [f"{i}+1=" for i in range(10_000)]}), tmp_path / "whole.parquet")
+    pq.write_table(
+        pa.table({"question": [f"{i}+1=" for i in range(10_000)]}), tmp_path / "whole.parquet"
+    )
     return (tmp_path / "whole.parquet").read_bytes()
 
 
 def test_a_truncated_parquet_is_refused(tmp_path: Path, parquet: bytes) -> None:
-    with pytest.raises(Refused, match=r"cut\.parquet: expected a whole Parquet file .* Write it again"):
+    with pytest.raises(
+        Refused, match=r"cut\.parquet: expected a whole Parquet file .* Write it again"
+    ):
         read(tmp_path, "cut.parquet", parquet[: len(parquet) // 2])
 
 
@@ -98,7 +130,9 @@ def test_text_in_a_parquet_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/etc/hosts", "../secret.jsonl", "sub/../../secret.jsonl"])
-def test_a_path_outside_the_raw_folder_is_refused_with_the_command_that_brings_it_in(tmp_path: Path, name: str) -> None:
+def test_a_path_outside_the_raw_folder_is_refused_with_the_command_that_brings_it_in(
+    tmp_path: Path, name: str
+) -> None:
     with pytest.raises(Refused, match=r"prepare\.source\.train: expected a path under .*cp -r"):
         sources.file_under(tmp_path, name, "prepare.source.train")
 
@@ -114,9 +148,12 @@ def test_a_linked_folder_is_refused_and_a_linked_file_is_read(tmp_path: Path) ->
         sources.file_under(raw, "folder", "key")
 
 
-def test_a_missing_file_cannot_be_checked_and_the_message_says_where_it_belongs(tmp_path: Path) -> None:
+def test_a_missing_file_cannot_be_checked_and_the_message_says_where_it_belongs(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(
-        CannotCheck, match=r"prepare\.source\.eval: expected a file or folder at .*none\.jsonl.*Copy it to"
+        CannotCheck,
+        match=r"prepare\.source\.eval: expected a file or folder at .*none\.jsonl.*Copy it to",
     ):
         sources.file_under(tmp_path, "none.jsonl", "prepare.source.eval")
 
@@ -127,10 +164,13 @@ def test_a_branch_name_is_refused_and_its_commit_shown(monkeypatch: pytest.Monke
     import huggingface_hub
 
     commit = "e53f048856ff4f594e959d75785d2c2d37b678ee"
-    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=commit))
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(sha=commit)
+    )
     sources.require_commit("openai/gsm8k", commit, "dataset", "key")
     with pytest.raises(
-        Refused, match=rf"key: expected a commit of dataset openai/gsm8k, 40 hex .*'main', which now points to {commit}"
+        Refused,
+        match=rf"key: expected a commit of dataset openai/gsm8k, 40 hex .*'main', which now points to {commit}",
     ):
         sources.require_commit("openai/gsm8k", "main", "dataset", "key")
 
@@ -145,29 +185,45 @@ def test_a_hub_source_without_network_says_how_to_go_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets, "load_dataset", offline)
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", offline)
     with pytest.raises(CannotCheck) as refusal:
-        list(sources.hub_rows("openai/gsm8k", "main", "e53f048856ff4f594e959d75785d2c2d37b678ee", "train"))
+        list(
+            sources.hub_rows(
+                "openai/gsm8k", "main", "e53f048856ff4f594e959d75785d2c2d37b678ee", "train"
+            )
+        )
     message = str(refusal.value)
-    assert message.startswith("prepare.source: openai/gsm8k at e53f048856ff: expected its files from the hub")
+    assert message.startswith(
+        "prepare.source: openai/gsm8k at e53f048856ff: expected its files from the hub"
+    )
     assert "no way to the hub (ConnectionError: Couldn't reach the Hub)" in message
     assert "copy the files of split 'train' to data/raw/" in message
     assert "\n" not in message
-    with pytest.raises(Refused, match=r"'main' \(the hub could not be asked for its commit: ConnectionError\)"):
+    with pytest.raises(
+        Refused, match=r"'main' \(the hub could not be asked for its commit: ConnectionError\)"
+    ):
         list(sources.hub_rows("openai/gsm8k", "main", "main", "train"))
 
 
 @pytest.mark.parametrize(
-    ("task", "config"), [("no_such_task", {}), ("chain_sum", {"min_term": 3}), ("chain_sum", {"min_terms": -1})]
+    ("task", "config"),
+    [("no_such_task", {}), ("chain_sum", {"min_term": 3}), ("chain_sum", {"min_terms": -1})],
 )
 def test_a_generator_or_setting_there_is_not_is_refused(task: str, config: dict[str, Any]) -> None:
-    with pytest.raises(RegrpoError, match=rf"prepare\.source: expected a reasoning-gym task .*{task}"):
+    with pytest.raises(
+        RegrpoError, match=rf"prepare\.source: expected a reasoning-gym task .*{task}"
+    ):
         list(sources.reasoning_gym_rows(task, 0, 10, config))
 
 
-@pytest.mark.parametrize("layout", ["ukrainian/{split}/0000.parquet", "ukrainian/xlsum-{split}.parquet"])
+@pytest.mark.parametrize(
+    "layout", ["ukrainian/{split}/0000.parquet", "ukrainian/xlsum-{split}.parquet"]
+)
 def test_a_parquet_conversion_is_read_by_its_folder(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both layouts that the hub's conversions have had; other configurations lie beside it and are left alone."""
+    """Both layouts that the hub's conversions have had.
+
+    Other configurations lie beside it and are left alone.
+    """
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     stand_ins.xlsum(tmp_path, train=6, evaluation=3)
     for language in ("ukrainian", "welsh"):

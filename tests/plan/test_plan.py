@@ -1,4 +1,7 @@
-"""regrpo plan: it accepts what is right, and names key, reason and a value that would do for what is wrong."""
+"""regrpo plan.
+
+It accepts what is right, and names key, reason and a value that would do for what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -53,306 +56,609 @@ def gemma(here: Path) -> Path:
 
 
 def shipped() -> list[str]:
-    return ["params.yaml", *(f"profiles/{path.name}" for path in sorted((ROOT / "profiles").glob("*.yaml")))]
+    return [
+        "params.yaml",
+        *(f"profiles/{path.name}" for path in sorted((ROOT / "profiles").glob("*.yaml"))),
+    ]
 
 
 @pytest.mark.parametrize("profile", shipped())
-def test_every_shipped_profile_is_accepted(here: Path, profile: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_shipped_profile_is_accepted(
+    here: Path, profile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["plan", "--profile", profile]) == 0
     said = capsys.readouterr().out
     assert said.startswith((f"{profile}: fits", f"{profile}: nothing is wrong"))
     assert max(map(len, said.splitlines())) <= 100
 
 
-def test_gemma_is_counted_to_the_parameter_from_what_its_profile_says(here: Path, gemma: Path) -> None:
+def test_gemma_is_counted_to_the_parameter_from_what_its_profile_says(
+    here: Path, gemma: Path
+) -> None:
     told = command.make(Path(GEMMA), HERE)
     assert told["base"]["parameters"] == 999_885_952
     assert told["base"]["sliding_layers"] == 22
-    assert [one["phase"] for one in told["phases"]] == ["sft", "grpo, train", "grpo, generate", "evaluate"]
+    assert [one["phase"] for one in told["phases"]] == [
+        "sft",
+        "grpo, train",
+        "grpo, generate",
+        "evaluate",
+    ]
     assert all(one["fits"] for one in told["phases"])
 
 
 WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str, str]] = {
     # what: profile, its changes, arguments, key, why, what would do
     "groups that do not divide": (
-        "params.yaml", {"grpo": {"num_generations": 5}}, [],
-        "grpo.num_generations", "(5) must divide the completions generated at once, 256", "4 or 8",
+        "params.yaml",
+        {"grpo": {"num_generations": 5}},
+        [],
+        "grpo.num_generations",
+        "(5) must divide the completions generated at once, 256",
+        "4 or 8",
     ),
     "a misspelled key of TRL": (
-        "params.yaml", {"grpo": {"max_completion_lenght": 14}}, [],
-        "grpo.max_completion_lenght", "is neither ours nor a field of GRPOConfig", "max_completion_length",
+        "params.yaml",
+        {"grpo": {"max_completion_lenght": 14}},
+        [],
+        "grpo.max_completion_lenght",
+        "is neither ours nor a field of GRPOConfig",
+        "max_completion_length",
     ),
     "text for a number": (
-        "params.yaml", {"sft": {"learning_rate": "fast"}}, [],
-        "sft.learning_rate", "should be a valid number; found 'fast'", "a number, 0.003, as in params.yaml",
+        "params.yaml",
+        {"sft": {"learning_rate": "fast"}},
+        [],
+        "sft.learning_rate",
+        "should be a valid number; found 'fast'",
+        "a number, 0.003, as in params.yaml",
     ),
     "a number out of range": (
-        "params.yaml", {"evaluate": {"bootstrap": 1}}, [],
-        "evaluate.bootstrap", "greater than or equal to 100; found 1", "at least 100",
+        "params.yaml",
+        {"evaluate": {"bootstrap": 1}},
+        [],
+        "evaluate.bootstrap",
+        "greater than or equal to 100; found 1",
+        "at least 100",
     ),
     "a key that regrpo sets": (
-        "params.yaml", {"grpo": {"output_dir": "elsewhere"}}, [],
-        "grpo.output_dir", "is set by regrpo", "leave it out",
+        "params.yaml",
+        {"grpo": {"output_dir": "elsewhere"}},
+        [],
+        "grpo.output_dir",
+        "is set by regrpo",
+        "leave it out",
     ),
     "code from a repository": (
-        "params.yaml", {"sft": {"model_init_kwargs": {"trust_remote_code": True}}}, [],
-        "sft.trust_remote_code", "is refused", "leave it out",
+        "params.yaml",
+        {"sft": {"model_init_kwargs": {"trust_remote_code": True}}},
+        [],
+        "sft.trust_remote_code",
+        "is refused",
+        "leave it out",
     ),
     "completions beyond the window": (
-        "params.yaml", {"grpo": {"max_completion_length": 300}}, [],
-        "grpo.max_completion_length", "(64 + 300 = 364 tokens) exceed the base's window of 256", "at most 192",
+        "params.yaml",
+        {"grpo": {"max_completion_length": 300}},
+        [],
+        "grpo.max_completion_length",
+        "(64 + 300 = 364 tokens) exceed the base's window of 256",
+        "at most 192",
     ),
     "answers beyond the window": (
-        "params.yaml", {"evaluate": {"max_gen_toks": 250}}, [],
-        "evaluate.max_gen_toks", "exceed the base's window of 256", "at most 192",
+        "params.yaml",
+        {"evaluate": {"max_gen_toks": 250}},
+        [],
+        "evaluate.max_gen_toks",
+        "exceed the base's window of 256",
+        "at most 192",
     ),
     "solutions beyond the window": (
-        "params.yaml", {"sft": {"max_length": 1000}}, [],
-        "sft.max_length", "1000 tokens exceed the base's window of 256", "at most 256",
+        "params.yaml",
+        {"sft": {"max_length": 1000}},
+        [],
+        "sft.max_length",
+        "1000 tokens exceed the base's window of 256",
+        "at most 256",
     ),
     "prompts beyond the window": (
-        "params.yaml", {"validate": {"max_prompt_tokens": 256}}, [],
-        "validate.max_prompt_tokens", "leave nothing of the base's window", "at most 128",
+        "params.yaml",
+        {"validate": {"max_prompt_tokens": 256}},
+        [],
+        "validate.max_prompt_tokens",
+        "leave nothing of the base's window",
+        "at most 128",
     ),
     "LoRA on modules that are not there": (
-        "params.yaml", {"grpo": {"lora": {"r": 8, "lora_alpha": 16, "target_modules": ["query"]}}}, [],
-        "grpo.lora.target_modules", "{'query'} not found in the base model", "all-linear, or some of down_proj",
+        "params.yaml",
+        {"grpo": {"lora": {"r": 8, "lora_alpha": 16, "target_modules": ["query"]}}},
+        [],
+        "grpo.lora.target_modules",
+        "{'query'} not found in the base model",
+        "all-linear, or some of down_proj",
     ),
     "two ways to say the generation batch": (
-        "params.yaml", {"grpo": {"generation_batch_size": 256, "steps_per_generation": 1}}, [],
-        "grpo.generation_batch_size", "can not be both configured", "leave it out",
+        "params.yaml",
+        {"grpo": {"generation_batch_size": 256, "steps_per_generation": 1}},
+        [],
+        "grpo.generation_batch_size",
+        "can not be both configured",
+        "leave it out",
     ),
     "a generation batch of half a batch": (
-        "params.yaml", {"grpo": {"generation_batch_size": 384}}, [],
-        "grpo.generation_batch_size", "multiple of", "512",
+        "params.yaml",
+        {"grpo": {"generation_batch_size": 384}},
+        [],
+        "grpo.generation_batch_size",
+        "multiple of",
+        "512",
     ),
     "an evaluation of half a group": (
-        "params.yaml", {"grpo": {"per_device_eval_batch_size": 24}}, [],
-        "grpo.per_device_eval_batch_size", "must be divisible by the 16 generations", "32",
+        "params.yaml",
+        {"grpo": {"per_device_eval_batch_size": 24}},
+        [],
+        "grpo.per_device_eval_batch_size",
+        "must be divisible by the 16 generations",
+        "32",
     ),
     "warm-up beyond the end": (
-        "params.yaml", {"sft": {"warmup_steps": 2000}}, [],
-        "sft.warmup_steps", "2000 reach the last of 1200 steps", "at most 1199; 120 is usual",
+        "params.yaml",
+        {"sft": {"warmup_steps": 2000}},
+        [],
+        "sft.warmup_steps",
+        "2000 reach the last of 1200 steps",
+        "at most 1199; 120 is usual",
     ),
     "bf16 on a card without it": (
-        "params.yaml", {"sft": {"device": "cuda", "bf16": True}}, ["--gpu", "T4"],
-        "sft.bf16", "T4 has no bf16 in hardware", "bf16: false with fp16: true",
+        "params.yaml",
+        {"sft": {"device": "cuda", "bf16": True}},
+        ["--gpu", "T4"],
+        "sft.bf16",
+        "T4 has no bf16 in hardware",
+        "bf16: false with fp16: true",
     ),
     "half precision on a CPU": (
-        "params.yaml", {"sft": {"fp16": True}}, [],
-        "sft.fp16", "needs a GPU", "false",
+        "params.yaml",
+        {"sft": {"fp16": True}},
+        [],
+        "sft.fp16",
+        "needs a GPU",
+        "false",
     ),
     "vLLM on a CPU": (
-        "params.yaml", {"grpo": {"use_vllm": True}}, [],
-        "grpo.use_vllm", "grpo runs on a CPU", "false, or device: cuda",
+        "params.yaml",
+        {"grpo": {"use_vllm": True}},
+        [],
+        "grpo.use_vllm",
+        "grpo runs on a CPU",
+        "false, or device: cuda",
     ),
     "vLLM's window too small": (
-        "params.yaml", {"grpo": {**VLLM, "vllm_max_model_length": 32}}, [],
-        "grpo.vllm_max_model_length", "32 tokens do not hold prompt and completion (64 + 14 = 78)", "78",
+        "params.yaml",
+        {"grpo": {**VLLM, "vllm_max_model_length": 32}},
+        [],
+        "grpo.vllm_max_model_length",
+        "32 tokens do not hold prompt and completion (64 + 14 = 78)",
+        "78",
     ),
     "vLLM over processes that are not there": (
-        "params.yaml", {"grpo": {**VLLM, "vllm_tensor_parallel_size": 2}}, [],
-        "grpo.vllm_tensor_parallel_size", "2 does not divide 1 process", "1",
+        "params.yaml",
+        {"grpo": {**VLLM, "vllm_tensor_parallel_size": 2}},
+        [],
+        "grpo.vllm_tensor_parallel_size",
+        "2 does not divide 1 process",
+        "1",
     ),
     "more than the GPU for vLLM": (
-        "params.yaml", {"grpo": {**VLLM, "vllm_gpu_memory_utilization": 1.5}}, [],
-        "grpo.vllm_gpu_memory_utilization", "leaves room to train", "0.3",
+        "params.yaml",
+        {"grpo": {**VLLM, "vllm_gpu_memory_utilization": 1.5}},
+        [],
+        "grpo.vllm_gpu_memory_utilization",
+        "leaves room to train",
+        "0.3",
     ),
     "no room for vLLM's cache": (
-        GEMMA, {"grpo": {"vllm_gpu_memory_utilization": 0.035}}, [],
-        "grpo.vllm_gpu_memory_utilization", "holds the weights and no cache for one sequence", "0.05 or more",
+        GEMMA,
+        {"grpo": {"vllm_gpu_memory_utilization": 0.035}},
+        [],
+        "grpo.vllm_gpu_memory_utilization",
+        "holds the weights and no cache for one sequence",
+        "0.05 or more",
     ),
     "vLLM to evaluate on a CPU": (
-        "params.yaml", {"evaluate": {"backend": "vllm"}}, [],
-        "evaluate.backend", "evaluate runs on a CPU", "hf, or device: cuda",
+        "params.yaml",
+        {"evaluate": {"backend": "vllm"}},
+        [],
+        "evaluate.backend",
+        "evaluate runs on a CPU",
+        "hf, or device: cuda",
     ),
     "an optimizer of a package that is not here": (
-        "params.yaml", {"sft": {"optim": "adamw_bnb_8bit"}}, [],
-        "sft.optim", "needs bitsandbytes, which is not installed", "adamw_torch_fused, or pip install",
+        "params.yaml",
+        {"sft": {"optim": "adamw_bnb_8bit"}},
+        [],
+        "sft.optim",
+        "needs bitsandbytes, which is not installed",
+        "adamw_torch_fused, or pip install",
     ),
     "sizes that make no model": (
         "params.yaml",
-        {"base_model": {"source": {"kind": "scratch", "license": "MIT", "config": {"num_attention_heads": 0},
-                                   "tokenizer": {"kind": "characters"}}}}, [],
-        "base_model.source.config", "sizes that make a model", "Correct it in the profile",
+        {
+            "base_model": {
+                "source": {
+                    "kind": "scratch",
+                    "license": "MIT",
+                    "config": {"num_attention_heads": 0},
+                    "tokenizer": {"kind": "characters"},
+                }
+            }
+        },
+        [],
+        "base_model.source.config",
+        "sizes that make a model",
+        "Correct it in the profile",
     ),
     "an unknown reward": (
-        "params.yaml", {"grpo": {"reward_funcs": {"exct_answer": 1.0}}}, [],
-        "grpo.reward_funcs", "found exct_answer", "Correct the name",
+        "params.yaml",
+        {"grpo": {"reward_funcs": {"exct_answer": 1.0}}},
+        [],
+        "grpo.reward_funcs",
+        "found exct_answer",
+        "Correct the name",
     ),
     "no use of completions": (
-        "params.yaml", {"grpo": {"num_iterations": 0}}, [],
-        "grpo.num_iterations", "must be at least 1; found 0", "at least 1",
+        "params.yaml",
+        {"grpo": {"num_iterations": 0}},
+        [],
+        "grpo.num_iterations",
+        "must be at least 1; found 0",
+        "at least 1",
     ),
     "text for a mapping": (
-        "params.yaml", {"grpo": {"model_init_kwargs": "auto"}}, [],
-        "grpo.model_init_kwargs", "must be a mapping; found 'auto'", "leave it out",
+        "params.yaml",
+        {"grpo": {"model_init_kwargs": "auto"}},
+        [],
+        "grpo.model_init_kwargs",
+        "must be a mapping; found 'auto'",
+        "leave it out",
     ),
     "layers that are not as many as their types": (
         "params.yaml",
-        {"base_model": {"source": {**SCRATCH, "config": {"num_hidden_layers": 3, "layer_types": []}}}}, [],
-        "base_model.source.config.num_hidden_layers", "(3) must be equal to the number of", "Correct it",
+        {
+            "base_model": {
+                "source": {**SCRATCH, "config": {"num_hidden_layers": 3, "layer_types": []}}
+            }
+        },
+        [],
+        "base_model.source.config.num_hidden_layers",
+        "(3) must be equal to the number of",
+        "Correct it",
     ),
     "heads that do not divide": (
         "params.yaml",
-        {"base_model": {"source": {**SCRATCH, "config": {"hidden_size": 128, "num_attention_heads": 3}}}}, [],
-        "base_model.source.config", "not a multiple of the number of attention heads (3)", "Correct it",
+        {
+            "base_model": {
+                "source": {**SCRATCH, "config": {"hidden_size": 128, "num_attention_heads": 3}}
+            }
+        },
+        [],
+        "base_model.source.config",
+        "not a multiple of the number of attention heads (3)",
+        "Correct it",
     ),
     "text for a size": (
-        "params.yaml", {"base_model": {"source": {**SCRATCH, "config": {"hidden_size": "big"}}}}, [],
-        "base_model.source.config.hidden_size", "expected int, got str", "Correct it",
+        "params.yaml",
+        {"base_model": {"source": {**SCRATCH, "config": {"hidden_size": "big"}}}},
+        [],
+        "base_model.source.config.hidden_size",
+        "expected int, got str",
+        "Correct it",
     ),
     "text for a size of a hub's model": (
         "params.yaml",
-        {"base_model": {"source": {**HUB, "config": {"model_type": "gemma3_text", "hidden_size": "big"}}}}, [],
-        "base_model.source.config.hidden_size", "expected int, got str", "Correct it",
+        {
+            "base_model": {
+                "source": {**HUB, "config": {"model_type": "gemma3_text", "hidden_size": "big"}}
+            }
+        },
+        [],
+        "base_model.source.config.hidden_size",
+        "expected int, got str",
+        "Correct it",
     ),
     "no words": (
         "params.yaml",
-        {"base_model": {"source": {**HUB, "config": {"model_type": "gemma3_text", "vocab_size": 0}}}}, [],
-        "base_model.source", "expected a causal language model that transformers can build", "Correct its",
+        {
+            "base_model": {
+                "source": {**HUB, "config": {"model_type": "gemma3_text", "vocab_size": 0}}
+            }
+        },
+        [],
+        "base_model.source",
+        "expected a causal language model that transformers can build",
+        "Correct its",
     ),
     "a misspelled size": (
-        "params.yaml", {"base_model": {"source": {**SCRATCH, "config": {"hidden_sze": 128}}}}, [],
-        "base_model.source.config.hidden_sze", "is no field of transformers' Gemma3TextConfig", "hidden_size",
+        "params.yaml",
+        {"base_model": {"source": {**SCRATCH, "config": {"hidden_sze": 128}}}},
+        [],
+        "base_model.source.config.hidden_sze",
+        "is no field of transformers' Gemma3TextConfig",
+        "hidden_size",
     ),
     "a misspelled key of a kind of source": (
-        "params.yaml", {"base_model": {"source": {**HUB, "revison": "main"}}}, [],
-        "base_model.source.revison", "is no key of this section", "revision",
+        "params.yaml",
+        {"base_model": {"source": {**HUB, "revison": "main"}}},
+        [],
+        "base_model.source.revison",
+        "is no key of this section",
+        "revision",
     ),
     "a kind of source that there is not": (
-        "params.yaml", {"base_model": {"source": {"kind": "scrath"}}}, [],
-        "base_model.source.kind", "found 'scrath'", "scratch, local, hub",
+        "params.yaml",
+        {"base_model": {"source": {"kind": "scrath"}}},
+        [],
+        "base_model.source.kind",
+        "found 'scrath'",
+        "scratch, local, hub",
     ),
     "a base that is not there": (
-        "params.yaml", {"base_model": {"source": {"kind": "local", "path": "nothere", "license": "MIT"}}}, [],
-        "base_model.source", "found nothing there", "Copy it to models/raw/nothere, or `dvc pull` if it is tracked",
+        "params.yaml",
+        {"base_model": {"source": {"kind": "local", "path": "nothere", "license": "MIT"}}},
+        [],
+        "base_model.source",
+        "found nothing there",
+        "Copy it to models/raw/nothere, or `dvc pull` if it is tracked",
     ),
     "data that are not there": (
-        "params.yaml", {"prepare": {"source": {"kind": "local", "train": "no.jsonl", "license": "MIT"}}}, [],
-        "prepare.source", "found nothing there", "Copy it to data/raw/no.jsonl",
+        "params.yaml",
+        {"prepare": {"source": {"kind": "local", "train": "no.jsonl", "license": "MIT"}}},
+        [],
+        "prepare.source",
+        "found nothing there",
+        "Copy it to data/raw/no.jsonl",
     ),
     "nothing for a number or a word": (
-        "params.yaml", {"evaluate": {"batch_size": 0}}, [],
-        "evaluate.batch_size", "greater than 0 or 'auto'; found 0", "more than 0, 300, as in params.yaml; or auto",
+        "params.yaml",
+        {"evaluate": {"batch_size": 0}},
+        [],
+        "evaluate.batch_size",
+        "greater than 0 or 'auto'; found 0",
+        "more than 0, 300, as in params.yaml; or auto",
     ),
     "no rank": (
-        "params.yaml", {"sft": {"lora": {"lora_alpha": 16}}}, [],
-        "sft.lora.r", "is missing", "a whole number, 16, as in profiles/gemma-3-1b-pt.yaml",
+        "params.yaml",
+        {"sft": {"lora": {"lora_alpha": 16}}},
+        [],
+        "sft.lora.r",
+        "is missing",
+        "a whole number, 16, as in profiles/gemma-3-1b-pt.yaml",
     ),
     "another library's name for a rank": (
-        "params.yaml", {"sft": {"lora": {"r": 8, "lora_alpha": 16, "rank": 8}}}, [],
-        "sft.lora.rank", "is no key of this section", "one of r, lora_alpha",
+        "params.yaml",
+        {"sft": {"lora": {"r": 8, "lora_alpha": 16, "rank": 8}}},
+        [],
+        "sft.lora.rank",
+        "is no key of this section",
+        "one of r, lora_alpha",
     ),
     "a misspelled key of a classifier": (
-        "params.yaml", {"evaluate": {"classifiers": {"kind": {"path": "here", "postive": ["kind"]}}}}, [],
-        "evaluate.classifiers.kind.postive", "is no key of this section", "positive",
+        "params.yaml",
+        {"evaluate": {"classifiers": {"kind": {"path": "here", "postive": ["kind"]}}}},
+        [],
+        "evaluate.classifiers.kind.postive",
+        "is no key of this section",
+        "positive",
     ),
     "no task": (
-        "profiles/uk-summarize-detox.yaml", {"evaluate": {"tasks": []}}, [],
-        "evaluate.tasks", "at least 1 item", "[heldout, heldout_sampled",
+        "profiles/uk-summarize-detox.yaml",
+        {"evaluate": {"tasks": []}},
+        [],
+        "evaluate.tasks",
+        "at least 1 item",
+        "[heldout, heldout_sampled",
     ),
     "no reward": (
-        "params.yaml", {"grpo": {"reward_funcs": {}}}, [],
-        "grpo.reward_funcs", "at least 1 item", "{exact_answer: 1.0}, as in params.yaml",
+        "params.yaml",
+        {"grpo": {"reward_funcs": {}}},
+        [],
+        "grpo.reward_funcs",
+        "at least 1 item",
+        "{exact_answer: 1.0}, as in params.yaml",
     ),
     "no source": (
-        "params.yaml", {"prepare": {"source": None}}, [],
-        "prepare.source", "input should be a mapping; found None", "as in params.yaml",
+        "params.yaml",
+        {"prepare": {"source": None}},
+        [],
+        "prepare.source",
+        "input should be a mapping; found None",
+        "as in params.yaml",
     ),
     "a ceiling without a measure": (
-        "params.yaml", {"grpo": {"early_stopping": {"kl_ceiling": 1.0}}}, [],
-        "grpo.early_stopping.kl_ceiling", "needs `beta` above 0", "beta: 0.04",
+        "params.yaml",
+        {"grpo": {"early_stopping": {"kl_ceiling": 1.0}}},
+        [],
+        "grpo.early_stopping.kl_ceiling",
+        "needs `beta` above 0",
+        "beta: 0.04",
     ),
     "a number for a key": (
-        "params.yaml", {"grpo": {1: 2}}, [],
-        "grpo.1", "keys should be strings", "text",
+        "params.yaml",
+        {"grpo": {1: 2}},
+        [],
+        "grpo.1",
+        "keys should be strings",
+        "text",
     ),
     "a misspelled schedule": (
-        "params.yaml", {"grpo": {"lr_scheduler_type": "cosin"}}, [],
-        "grpo.lr_scheduler_type", "cosin is not a valid SchedulerType", "cosine",
+        "params.yaml",
+        {"grpo": {"lr_scheduler_type": "cosin"}},
+        [],
+        "grpo.lr_scheduler_type",
+        "cosin is not a valid SchedulerType",
+        "cosine",
     ),
     "a misspelled optimizer": (
-        "params.yaml", {"grpo": {"optim": "adamw_8bitt"}}, [],
-        "grpo.optim", "adamw_8bitt is not a valid OptimizerNames", "adamw_8bit",
+        "params.yaml",
+        {"grpo": {"optim": "adamw_8bitt"}},
+        [],
+        "grpo.optim",
+        "adamw_8bitt is not a valid OptimizerNames",
+        "adamw_8bit",
     ),
     "a task that reasoning-gym has not": (
-        "params.yaml", {"prepare": {"source": {**GYM, "task": "chain_sums"}}}, [],
-        "prepare.source.task", "'chain_sums' is no task of reasoning-gym's", "chain_sum",
+        "params.yaml",
+        {"prepare": {"source": {**GYM, "task": "chain_sums"}}},
+        [],
+        "prepare.source.task",
+        "'chain_sums' is no task of reasoning-gym's",
+        "chain_sum",
     ),
     "settings that its task has not": (
-        "params.yaml", {"prepare": {"source": {**GYM, "config": {"min_term": 3}}}}, [],
-        "prepare.source.config", "unexpected keyword argument 'min_term'", "ChainSumConfig",
+        "params.yaml",
+        {"prepare": {"source": {**GYM, "config": {"min_term": 3}}}},
+        [],
+        "prepare.source.config",
+        "unexpected keyword argument 'min_term'",
+        "ChainSumConfig",
     ),
     "more questions than rows": (
-        "params.yaml", {"prepare": {"eval": 40000}}, [],
-        "prepare.eval", "take 40100 questions, and 32000 rows are drawn", "less than 31900",
+        "params.yaml",
+        {"prepare": {"eval": 40000}},
+        [],
+        "prepare.eval",
+        "take 40100 questions, and 32000 rows are drawn",
+        "less than 31900",
     ),
     "a task to be promoted by that is not asked": (
-        "params.yaml", {"promote": {"task": "nope"}}, [],
-        "promote.task", "found nope", "Name one of them",
+        "params.yaml",
+        {"promote": {"task": "nope"}},
+        [],
+        "promote.task",
+        "found nope",
+        "Name one of them",
     ),
     "a probability above one": (
-        "params.yaml", {"promote": {"alpha": 2}}, [],
-        "promote.alpha", "less than 1; found 2", "less than 1.0, 0.05, as in params.yaml",
+        "params.yaml",
+        {"promote": {"alpha": 2}},
+        [],
+        "promote.alpha",
+        "less than 1; found 2",
+        "less than 1.0, 0.05, as in params.yaml",
     ),
     "a reward for answers that there are not": (
-        "params.yaml", {"prepare": {"verifier": "none"}}, [],
-        "grpo.reward_funcs: exact_answer", "found verifier none", "Use a reward that needs no gold answer",
+        "params.yaml",
+        {"prepare": {"verifier": "none"}},
+        [],
+        "grpo.reward_funcs: exact_answer",
+        "found verifier none",
+        "Use a reward that needs no gold answer",
     ),
     "nccl on CPUs": (
-        "params.yaml", {"sft": {"launch": {"processes": 2, "backend": "nccl"}}}, [],
-        "sft.launch.backend", "nccl needs GPUs", "gloo",
+        "params.yaml",
+        {"sft": {"launch": {"processes": 2, "backend": "nccl"}}},
+        [],
+        "sft.launch.backend",
+        "nccl needs GPUs",
+        "gloo",
     ),
     "FSDP on CPUs": (
-        "params.yaml", {"sft": {"launch": {**GLOO, "config": "profiles/launch/fsdp2.yaml"}}}, [],
-        "sft.launch.config", "accelerate trains DDP on CPUs where FSDP2 is asked for", "launch without config",
+        "params.yaml",
+        {"sft": {"launch": {**GLOO, "config": "profiles/launch/fsdp2.yaml"}}},
+        [],
+        "sft.launch.config",
+        "accelerate trains DDP on CPUs where FSDP2 is asked for",
+        "launch without config",
     ),
     "a launch configuration that is not there": (
-        "params.yaml", {"sft": {"launch": {**GLOO, "config": "profiles/launch/none.yaml"}}}, [],
-        "sft.launch.config", "found no such file", "profiles/launch/fsdp2.yaml",
+        "params.yaml",
+        {"sft": {"launch": {**GLOO, "config": "profiles/launch/none.yaml"}}},
+        [],
+        "sft.launch.config",
+        "found no such file",
+        "profiles/launch/fsdp2.yaml",
     ),
     "fewer processes than the profile launches": (
-        "params.yaml", {"sft": {"launch": {"processes": 4, "backend": "nccl"}}}, ["--gpus", "2"],
-        "sft.launch", "starts 4 processes, and --gpus says 2", "or --gpus 4",
+        "params.yaml",
+        {"sft": {"launch": {"processes": 4, "backend": "nccl"}}},
+        ["--gpus", "2"],
+        "sft.launch",
+        "starts 4 processes, and --gpus says 2",
+        "or --gpus 4",
     ),
     "prompts beyond the server's window": (
-        GEMMA, {"grpo": {**SERVER, "max_completion_length": 800}}, [],
-        "grpo.max_completion_length", "= 1312 tokens) exceed max_model_len of profiles/launch", "at most 512",
+        GEMMA,
+        {"grpo": {**SERVER, "max_completion_length": 800}},
+        [],
+        "grpo.max_completion_length",
+        "= 1312 tokens) exceed max_model_len of profiles/launch",
+        "at most 512",
     ),
     "a GPU too small for vLLM": (
-        GEMMA, {"sft": {"max_steps": 0}, "evaluate": {"backend": "hf", "batch_size": 1}}, ["--gpu-memory", "1GiB"],
-        "grpo.vllm_gpu_memory_utilization", "0.3 of 1 GiB does not hold the weights", "a larger GPU",
+        GEMMA,
+        {"sft": {"max_steps": 0}, "evaluate": {"backend": "hf", "batch_size": 1}},
+        ["--gpu-memory", "1GiB"],
+        "grpo.vllm_gpu_memory_utilization",
+        "0.3 of 1 GiB does not hold the weights",
+        "a larger GPU",
     ),
     "more than the GPU for evaluate": (
-        GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilization": 3}}}, [],
-        "evaluate.model_args.gpu_memory_utilization", "at most 1; found 3", "usual is 0.9",
+        GEMMA,
+        {"evaluate": {"model_args": {"gpu_memory_utilization": 3}}},
+        [],
+        "evaluate.model_args.gpu_memory_utilization",
+        "at most 1; found 3",
+        "usual is 0.9",
     ),
     "text for evaluate's share of the GPU": (
-        GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilization": "half"}}}, [],
-        "evaluate.model_args.gpu_memory_utilization", "must be a number; found 'half'", "0.9",
+        GEMMA,
+        {"evaluate": {"model_args": {"gpu_memory_utilization": "half"}}},
+        [],
+        "evaluate.model_args.gpu_memory_utilization",
+        "must be a number; found 'half'",
+        "0.9",
     ),
     "no number of questions from a source without an evaluation split": (
-        "params.yaml", {"prepare": {"eval": None}}, [],
-        "prepare.eval", "reasoning-gym has no evaluation split", "a tenth",
+        "params.yaml",
+        {"prepare": {"eval": None}},
+        [],
+        "prepare.eval",
+        "reasoning-gym has no evaluation split",
+        "a tenth",
     ),
     "a limit of sft's prompts where prepare cuts nothing": (
-        "params.yaml", {"sft": {"max_prompt_tokens": 50}}, [],
-        "sft.max_prompt_tokens", "expected prepare.max_prompt_tokens beside it", "Set both",
+        "params.yaml",
+        {"sft": {"max_prompt_tokens": 50}},
+        [],
+        "sft.max_prompt_tokens",
+        "expected prepare.max_prompt_tokens beside it",
+        "Set both",
     ),
     "processes without a backend": (
-        "params.yaml", {"sft": {"launch": {"processes": 2}}}, [],
-        "sft.launch.backend", "is missing", "gloo or nccl",
+        "params.yaml",
+        {"sft": {"launch": {"processes": 2}}},
+        [],
+        "sft.launch.backend",
+        "is missing",
+        "gloo or nccl",
     ),
     "a misspelled argument of lm-eval's vLLM": (
-        GEMMA, {"evaluate": {"model_args": {"gpu_memory_utilisation": 0.5}}}, [],
-        "evaluate.model_args.gpu_memory_utilisation", "is no argument of lm-eval's vllm", "gpu_memory_utilization",
+        GEMMA,
+        {"evaluate": {"model_args": {"gpu_memory_utilisation": 0.5}}},
+        [],
+        "evaluate.model_args.gpu_memory_utilisation",
+        "is no argument of lm-eval's vllm",
+        "gpu_memory_utilization",
     ),
     "text for yes or no": (
-        "params.yaml", {"sft": {"packing": "yes"}}, [],
-        "sft.packing", "should be a valid boolean; found 'yes'", "false (SFTConfig's own)",
+        "params.yaml",
+        {"sft": {"packing": "yes"}},
+        [],
+        "sft.packing",
+        "should be a valid boolean; found 'yes'",
+        "false (SFTConfig's own)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -397,7 +703,11 @@ def test_what_libraries_would_fail_on_in_training_only_is_told(here: Path, key: 
     value, would_do = ALSO_WRONG[key]
     outer, _, inner = key.partition(".")
     edit_yaml(here / "params.yaml", {"grpo": {outer: {inner: value} if inner else value}})
-    (found,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    (found,) = [
+        one
+        for one in command.make(Path("params.yaml"), HERE)["findings"]
+        if one["level"] == "wrong"
+    ]
     assert found["key"] == f"grpo.{key}"
     assert repr(value) in found["why"] or "is no argument of" in found["why"]
     assert would_do in found["would_do"]
@@ -412,8 +722,12 @@ def test_the_names_that_plan_knows_are_those_that_trls_trainer_compares_with() -
     for key, names in library_settings.CHOICES.items():
         assert [name for name in names if not re.search(rf"[\"'`]{name}[\"'`]", source)] == [], key
         compared = re.findall(rf'\b{key}(?: ==| !=| in| not in) (\[[^]]*\]|"\w+")', source)
-        assert {name for part in compared for name in re.findall(r'"(\w+)"', part)} <= set(names), key
-    assert len(re.findall(r'\bloss_type == "\w+"', source)) > 5, "the pattern finds what it looks for"
+        assert {name for part in compared for name in re.findall(r'"(\w+)"', part)} <= set(names), (
+            key
+        )
+    assert len(re.findall(r'\bloss_type == "\w+"', source)) > 5, (
+        "the pattern finds what it looks for"
+    )
 
 
 @pytest.mark.parametrize("section", ["sft", "grpo", "prepare"])
@@ -421,27 +735,53 @@ def test_a_section_that_is_none_is_told_as_that(here: Path, section: str) -> Non
     profile = YAML(typ="safe").load((here / "params.yaml").read_text())
     with (here / "mine.yaml").open("w") as f:
         YAML(typ="safe").dump(profile | {section: None}, f)
-    found = [one for one in command.make(Path("mine.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    found = [
+        one for one in command.make(Path("mine.yaml"), HERE)["findings"] if one["level"] == "wrong"
+    ]
     assert found == [
-        {"level": "wrong", "key": section, "why": "input should be a mapping; found None",
-         "would_do": "a mapping, as in params.yaml"}
-    ]  # fmt: skip
+        {
+            "level": "wrong",
+            "key": section,
+            "why": "input should be a mapping; found None",
+            "would_do": "a mapping, as in params.yaml",
+        }
+    ]
 
 
 @pytest.mark.parametrize(
     ("content", "why", "would_do"),
     [
         ("distributed_type: FSPD", "'FSPD' is not a valid DistributedType", "FSDP"),
-        ("distributed_type: FSDP\nfsdp_konfig: {}", "unknown keys (['fsdp_konfig'])", "fsdp_config"),
-        ("distributed_type: FSDP\nfsdp_config: null", "FSDP1 is asked for", "launch without config"),
-        ("distributed_type: MULTI_CPU", "accelerate starts one process for MULTI_CPU", "launch without config"),
+        (
+            "distributed_type: FSDP\nfsdp_konfig: {}",
+            "unknown keys (['fsdp_konfig'])",
+            "fsdp_config",
+        ),
+        (
+            "distributed_type: FSDP\nfsdp_config: null",
+            "FSDP1 is asked for",
+            "launch without config",
+        ),
+        (
+            "distributed_type: MULTI_CPU",
+            "accelerate starts one process for MULTI_CPU",
+            "launch without config",
+        ),
     ],
 )
-def test_accelerate_judges_its_own_configuration(here: Path, content: str, why: str, would_do: str) -> None:
+def test_accelerate_judges_its_own_configuration(
+    here: Path, content: str, why: str, would_do: str
+) -> None:
     rest = "\nmixed_precision: 'no'\nuse_cpu: false\ndebug: false\n"
     (here / "profiles/launch/mine.yaml").write_text(content + rest)
-    edit_yaml(here / "params.yaml", {"sft": {"launch": {**GLOO, "config": "profiles/launch/mine.yaml"}}})
-    (found,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    edit_yaml(
+        here / "params.yaml", {"sft": {"launch": {**GLOO, "config": "profiles/launch/mine.yaml"}}}
+    )
+    (found,) = [
+        one
+        for one in command.make(Path("params.yaml"), HERE)["findings"]
+        if one["level"] == "wrong"
+    ]
     assert found["key"] == "sft.launch.config"
     assert why in found["why"]
     assert would_do in found["would_do"]
@@ -456,12 +796,16 @@ def test_zero_needs_deepspeed(here: Path) -> None:
     ]
 
 
-def test_a_vllm_server_is_needed_and_takes_nothing_of_the_trainers_gpu(here: Path, gemma: Path) -> None:
+def test_a_vllm_server_is_needed_and_takes_nothing_of_the_trainers_gpu(
+    here: Path, gemma: Path
+) -> None:
     edit_yaml(gemma, {"grpo": SERVER})
     told = command.make(gemma, HERE)
     assert not [one for one in told["findings"] if one["level"] == "wrong"]
     (needed,) = [one for one in told["findings"] if one["key"] == "grpo.vllm_mode"]
-    assert "a vLLM server at 0.0.0.0:8000, on GPUs of its own beside the 1 that train" in needed["why"]
+    assert (
+        "a vLLM server at 0.0.0.0:8000, on GPUs of its own beside the 1 that train" in needed["why"]
+    )
     assert "trl vllm-serve --config profiles/launch/vllm-server.yaml" in needed["would_do"]
     assert not [one for one in told["phases"][:3] if "vLLM" in one["terms"]]
 
@@ -476,8 +820,12 @@ def test_an_installed_vllm_built_for_another_torch_is_told(
     assert found["why"].startswith("the installed vLLM needs torch==1.2.3; found torch ")
 
 
-def test_the_range_of_vllm_that_would_do_is_said_where_none_is_installed(here: Path, gemma: Path) -> None:
-    (found,) = [one for one in command.make(gemma, HERE)["findings"] if one["key"] == "grpo.use_vllm"]
+def test_the_range_of_vllm_that_would_do_is_said_where_none_is_installed(
+    here: Path, gemma: Path
+) -> None:
+    (found,) = [
+        one for one in command.make(gemma, HERE)["findings"] if one["key"] == "grpo.use_vllm"
+    ]
     low, high = machine.vllm_range()
     assert f"supports {low} to {high}" in found["why"]
 
@@ -495,15 +843,25 @@ def save_config(folder: Path, kind: str, **sizes: Any) -> None:
 UNKNOWN = {
     "GPT2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
     "Mamba": {"hidden_size": 64, "num_hidden_layers": 2},
-    "Mixtral": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-                "intermediate_size": 96},
-}  # fmt: skip
+    "Mixtral": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+    },
+}
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_an_architecture_that_plan_cannot_count_is_unchecked_not_wrong(here: Path, kind: str) -> None:
+def test_an_architecture_that_plan_cannot_count_is_unchecked_not_wrong(
+    here: Path, kind: str
+) -> None:
     save_config(here / "models/raw/mine", kind, **UNKNOWN[kind])
-    edit_yaml(here / "params.yaml", {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}})
+    edit_yaml(
+        here / "params.yaml",
+        {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}},
+    )
     told = command.make(Path("params.yaml"), HERE)
     assert told["verdict"] == "unknown"
     (found,) = [one for one in told["findings"] if one["key"] == "base_model.source"]
@@ -517,21 +875,35 @@ def test_an_architecture_that_plan_cannot_count_is_unchecked_not_wrong(here: Pat
         ({}, "Should have a `model_type` key in its config.json"),
         ({"config.json": "{not json"}, "is not a valid JSON file"),
         ({"config.json": '{"model_type": "llama", "hidden_size": "big"}'}, "expected int, got str"),
-        ({"config.json": '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}'}, "no causal language model"),
+        (
+            {"config.json": '{"model_type": "bert", "architectures": ["BertForMaskedLM"]}'},
+            "no causal language model",
+        ),
     ],
 )
 def test_a_broken_local_base_is_wrong(here: Path, files: Mapping[str, str], why: str) -> None:
     (here / "models/raw/mine").mkdir()
-    for name, content in ({"tokenizer.json": "", "model.safetensors": ""} | dict(files) if files else {}).items():
+    for name, content in (
+        {"tokenizer.json": "", "model.safetensors": ""} | dict(files) if files else {}
+    ).items():
         (here / "models/raw/mine" / name).write_text(content)
-    edit_yaml(here / "params.yaml", {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}})
-    (found,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    edit_yaml(
+        here / "params.yaml",
+        {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}},
+    )
+    (found,) = [
+        one
+        for one in command.make(Path("params.yaml"), HERE)["findings"]
+        if one["level"] == "wrong"
+    ]
     assert found["key"] == "base_model.source"
     assert why in found["why"]
     assert not found["why"].endswith(".")
 
 
-def test_a_folder_for_a_profile_could_not_be_planned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_for_a_profile_could_not_be_planned(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["plan", "--profile", "profiles"]) == 2
     assert "profiles: expected a YAML file; found a folder" in capsys.readouterr().err
 
@@ -541,8 +913,16 @@ def test_no_length_is_advised_that_leaves_sft_no_room_behind_its_prompts(here: P
     edit_yaml(here / "profiles/uk-summarize-detox.yaml", {"sft": longer})
 
     def advised(gib: float) -> list[int]:
-        made = command.make(Path("profiles/uk-summarize-detox.yaml"), Target("RTX 3090", int(gib * GIB), stated=True))
-        changes = [one["keys"] for each in made["advice"] if each["stage"] == "sft" for one in each["changes"]]
+        made = command.make(
+            Path("profiles/uk-summarize-detox.yaml"),
+            Target("RTX 3090", int(gib * GIB), stated=True),
+        )
+        changes = [
+            one["keys"]
+            for each in made["advice"]
+            if each["stage"] == "sft"
+            for one in each["changes"]
+        ]
         return [keys["sft.max_length"] for keys in changes if "sft.max_length" in keys]
 
     assert [length > 4000 for length in advised(4.0)] == [True]
@@ -550,20 +930,33 @@ def test_no_length_is_advised_that_leaves_sft_no_room_behind_its_prompts(here: P
 
 
 @pytest.mark.parametrize("name", ["A40", "RTX 3060", "L40"])
-def test_an_unknown_card_asks_for_its_memory(here: Path, gemma: Path, capsys: Any, name: str) -> None:
+def test_an_unknown_card_asks_for_its_memory(
+    here: Path, gemma: Path, capsys: Any, name: str
+) -> None:
     assert cli.main(["plan", "--profile", GEMMA, "--gpu", name]) == 2
     said = capsys.readouterr().err
     assert f"found {name}." in said
     assert "A100" in said
     assert cli.main(["plan", "--profile", GEMMA, "--gpu", name, "--gpu-memory", "48GiB"]) == 0
-    assert f"no peak arithmetic and bandwidth are known for {name}" in " ".join(capsys.readouterr().out.split())
+    assert f"no peak arithmetic and bandwidth are known for {name}" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "memory"),
-    [("A100-40GB", 40), ("A100 40GiB", 40), ("NVIDIA A100-SXM4-80GB", 80), ("rtx4090", 24), ("L40S", 48), ("L4", 24)],
+    [
+        ("A100-40GB", 40),
+        ("A100 40GiB", 40),
+        ("NVIDIA A100-SXM4-80GB", 80),
+        ("rtx4090", 24),
+        ("L40S", 48),
+        ("L4", 24),
+    ],
 )
-def test_a_card_is_known_by_its_whole_name_and_its_memory_by_what_that_says(name: str, memory: int) -> None:
+def test_a_card_is_known_by_its_whole_name_and_its_memory_by_what_that_says(
+    name: str, memory: int
+) -> None:
     assert step_time.memory_of(name) == memory
 
 
@@ -574,9 +967,19 @@ def test_classifiers_stand_beside_vllm_in_evaluate(here: Path, gemma: Path) -> N
     folder = here / "models/raw/judge"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    save_file({"weight": torch.zeros(10**6, 100, dtype=torch.float16)}, folder / "model.safetensors")
+    save_file(
+        {"weight": torch.zeros(10**6, 100, dtype=torch.float16)}, folder / "model.safetensors"
+    )
     judge = {"path": "judge", "positive": ["LABEL_0"], "negative": ["LABEL_1"]}
-    edit_yaml(gemma, {"evaluate": {"classifiers": {"kind": judge}, "model_args": {"gpu_memory_utilization": 0.95}}})
+    edit_yaml(
+        gemma,
+        {
+            "evaluate": {
+                "classifiers": {"kind": judge},
+                "model_args": {"gpu_memory_utilization": 0.95},
+            }
+        },
+    )
     told = command.make(gemma, Target("L4", 24 * 2**30, stated=True))
     (phase,) = [one for one in told["phases"] if one["phase"] == "evaluate"]
     assert phase["terms"]["classifiers"] == 4 * 10**8  # float32, however it was saved
@@ -586,12 +989,18 @@ def test_classifiers_stand_beside_vllm_in_evaluate(here: Path, gemma: Path) -> N
 
 
 def test_classifiers_of_unknown_size_are_said_not_to_be_counted(here: Path) -> None:
-    told = command.make(Path("profiles/uk-summarize-detox.yaml"), Target("L4", 24 * 2**30, stated=True))
+    told = command.make(
+        Path("profiles/uk-summarize-detox.yaml"), Target("L4", 24 * 2**30, stated=True)
+    )
     keys = [one["key"] for one in told["findings"] if "is not counted" in one["why"]]
     names = ("ukr_toxicity", "xlmr_toxicity")
-    assert keys == [f"{stage}.classifiers.{name}" for stage in ("grpo", "evaluate") for name in names]
+    assert keys == [
+        f"{stage}.classifiers.{name}" for stage in ("grpo", "evaluate") for name in names
+    ]
     (phase,) = [one for one in told["phases"] if one["phase"] == "evaluate"]
-    assert phase["limit"] - phase["total"] > 4 * (2.78e8 + 5.6e8)  # XLM-R base and large, in float32
+    assert phase["limit"] - phase["total"] > 4 * (
+        2.78e8 + 5.6e8
+    )  # XLM-R base and large, in float32
 
 
 def test_sft_is_never_advised_a_length_below_the_longest_prompt(here: Path, gemma: Path) -> None:
@@ -602,28 +1011,52 @@ def test_sft_is_never_advised_a_length_below_the_longest_prompt(here: Path, gemm
 
 
 def test_generating_less_at_once_is_tried(here: Path, gemma: Path) -> None:
-    edit_yaml(gemma, {"grpo": {"use_vllm": False, "vllm_max_model_length": None}, "evaluate": {"backend": "hf"}})
+    edit_yaml(
+        gemma,
+        {"grpo": {"use_vllm": False, "vllm_max_model_length": None}, "evaluate": {"backend": "hf"}},
+    )
     told = command.make(gemma, Target("A100", 7 * 2**30, stated=True))
     (change,) = next(one for one in told["advice"] if one["stage"] == "grpo")["changes"]
-    assert change["keys"]["grpo.steps_per_generation"] * change["keys"]["grpo.per_device_train_batch_size"] % 8 == 0
-    edit_yaml(gemma, {"grpo": {key.partition(".")[2]: value for key, value in change["keys"].items()}})
+    assert (
+        change["keys"]["grpo.steps_per_generation"]
+        * change["keys"]["grpo.per_device_train_batch_size"]
+        % 8
+        == 0
+    )
+    edit_yaml(
+        gemma, {"grpo": {key.partition(".")[2]: value for key, value in change["keys"].items()}}
+    )
     again = command.make(gemma, Target("A100", 7 * 2**30, stated=True))
-    assert [one["fits"] for one in again["phases"] if one["phase"].startswith("grpo")] == [True, True]
+    assert [one["fits"] for one in again["phases"] if one["phase"].startswith("grpo")] == [
+        True,
+        True,
+    ]
     assert not [one for one in again["findings"] if one["level"] == "wrong"]
 
 
-def test_a_wrong_profile_is_told_in_words_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit_yaml(here / "params.yaml", {"grpo": {"max_completion_length": 300}, "sft": {"max_length": 1000}})
+def test_a_wrong_profile_is_told_in_words_too(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_yaml(
+        here / "params.yaml", {"grpo": {"max_completion_length": 300}, "sft": {"max_length": 1000}}
+    )
     assert cli.main(["plan"]) == 1
     said = capsys.readouterr().out
     assert said.startswith("params.yaml: wrong: it would fail")
     assert "  - grpo.max_completion_length: prompt and completion" in said
-    assert "  - sft.max_length: 1000 tokens exceed the base's window of 256. Would do: at most 256" in said
+    assert (
+        "  - sft.max_length: 1000 tokens exceed the base's window of 256. Would do: at most 256"
+        in said
+    )
 
 
 def test_the_default_profile_is_no_example_for_what_is_wrong_in_itself(here: Path) -> None:
     edit_yaml(here / "params.yaml", {"sft": {"learning_rate": "fast"}})
-    (wrong,) = [one for one in command.make(Path("params.yaml"), HERE)["findings"] if one["level"] == "wrong"]
+    (wrong,) = [
+        one
+        for one in command.make(Path("params.yaml"), HERE)["findings"]
+        if one["level"] == "wrong"
+    ]
     assert wrong["would_do"] == "a number, 0.0002, as in profiles/gemma-3-1b-pt.yaml"
 
 
@@ -635,9 +1068,11 @@ def test_a_key_that_is_missing_is_told_with_the_default_profiles_value(here: Pat
         yaml.dump(profile, f)
     told = command.make(Path("mine.yaml"), HERE)
     assert told["findings"][0] | {"level": "wrong"} == {
-        "level": "wrong", "key": "sft.max_steps", "why": "is missing",
+        "level": "wrong",
+        "key": "sft.max_steps",
+        "why": "is missing",
         "would_do": "a whole number, 1200, as in params.yaml",
-    }  # fmt: skip
+    }
 
 
 def test_too_little_memory_is_told_with_changes_that_do_fit(
@@ -655,10 +1090,15 @@ def test_too_little_memory_is_told_with_changes_that_do_fit(
     for change in advice["changes"]:
         again = YAML().load((here / GEMMA).read_text())
         for key, value in change["keys"].items():
-            again["grpo"][key.partition(".")[2]] = YAML(typ="safe").load(value) if isinstance(value, str) else value
+            again["grpo"][key.partition(".")[2]] = (
+                YAML(typ="safe").load(value) if isinstance(value, str) else value
+            )
         with (here / "again.yaml").open("w") as f:
             YAML().dump(again, f)
-        assert command.make(Path("again.yaml"), Target("A100", 40 * 2**30, stated=True))["verdict"] == "fits", change
+        assert (
+            command.make(Path("again.yaml"), Target("A100", 40 * 2**30, stated=True))["verdict"]
+            == "fits"
+        ), change
 
 
 def test_what_does_not_fit_is_said_first_and_names_the_largest_part(
@@ -697,7 +1137,9 @@ def test_a_vllm_outside_of_trls_range_is_refused(
     here: Path, gemma: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
     real = machine.installed
-    monkeypatch.setattr(machine, "installed", lambda name: version if name == "vllm" else real(name))
+    monkeypatch.setattr(
+        machine, "installed", lambda name: version if name == "vllm" else real(name)
+    )
     found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
     low, high = machine.vllm_range()
     assert [one["key"] for one in found] == ["grpo.use_vllm"]
@@ -705,7 +1147,9 @@ def test_a_vllm_outside_of_trls_range_is_refused(
     assert found[0]["would_do"] == f"pip install 'vllm>={low},<={high}'"
 
 
-def test_the_pinned_vllm_is_held_against_trls_range_where_none_is_installed(here: Path, gemma: Path) -> None:
+def test_the_pinned_vllm_is_held_against_trls_range_where_none_is_installed(
+    here: Path, gemma: Path
+) -> None:
     text = (here / "constraints.txt").read_text()
     assert "\nvllm==" in text
     (here / "constraints.txt").write_text(text.replace("\nvllm==", "\nvllm==9."))
@@ -714,9 +1158,15 @@ def test_the_pinned_vllm_is_held_against_trls_range_where_none_is_installed(here
 
 
 def test_an_installed_vllm_judges_its_own_arguments(
-    here: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    here: Path,
+    gemma: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    request.addfinalizer(lambda: sys.modules.pop("vllm", None))  # or TRL would take the stand-in for vLLM ever after
+    request.addfinalizer(
+        lambda: sys.modules.pop("vllm", None)
+    )  # or TRL would take the stand-in for vLLM ever after
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages/vllm.py").write_text(
         "from typing import Any\nclass EngineArgs:\n    def __init__(self, **given: Any) -> None:\n"
@@ -724,8 +1174,12 @@ def test_an_installed_vllm_judges_its_own_arguments(
     )
     monkeypatch.syspath_prepend(str(tmp_path / "packages"))
     real = machine.installed
-    monkeypatch.setattr(machine, "installed", lambda name: "0.30.0" if name == "vllm" else real(name))
-    assert not [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
+    monkeypatch.setattr(
+        machine, "installed", lambda name: "0.30.0" if name == "vllm" else real(name)
+    )
+    assert not [
+        one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"
+    ]
     edit_yaml(here / GEMMA, {"grpo": {"vllm_max_model_length": 2048}})
     found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
     assert [one["key"] for one in found] == ["grpo.use_vllm"]
@@ -733,9 +1187,14 @@ def test_an_installed_vllm_judges_its_own_arguments(
 
 def test_a_gguf_base_without_its_extra_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "models/raw/base.gguf").write_bytes(b"GGUF")
-    edit_yaml(here / "params.yaml", {"base_model": {"source": {"kind": "gguf", "file": "base.gguf", "license": "MIT"}}})
+    edit_yaml(
+        here / "params.yaml",
+        {"base_model": {"source": {"kind": "gguf", "file": "base.gguf", "license": "MIT"}}},
+    )
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else real(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "gguf" else real(name)
+    )
     found = command.make(Path("params.yaml"), HERE)["findings"]
     assert ("base_model.source", "pip install -c constraints.txt gguf") in [
         (one["key"], one["would_do"]) for one in found if one["level"] == "wrong"
@@ -757,14 +1216,25 @@ def test_a_base_that_is_not_here_leaves_memory_unknown_and_says_so(
 def test_a_local_base_is_read_from_its_folder(here: Path) -> None:
     from transformers import LlamaConfig
 
-    config = LlamaConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96,
-                         vocab_size=256, max_position_embeddings=70)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        vocab_size=256,
+        max_position_embeddings=70,
+    )
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(here / "models/raw/mine")
-    edit_yaml(here / "params.yaml", {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}})
+    edit_yaml(
+        here / "params.yaml",
+        {"base_model": {"source": {"kind": "local", "path": "mine", "license": "MIT"}}},
+    )
     told = command.make(Path("params.yaml"), HERE)
     assert told["base"]["architecture"] == "LlamaForCausalLM"
-    assert "grpo.max_completion_length" in [one["key"] for one in told["findings"] if one["level"] == "wrong"]
+    assert "grpo.max_completion_length" in [
+        one["key"] for one in told["findings"] if one["level"] == "wrong"
+    ]
 
 
 def test_a_made_base_counts_only_where_it_was_made_with_these_parameters(here: Path) -> None:
@@ -772,8 +1242,13 @@ def test_a_made_base_counts_only_where_it_was_made_with_these_parameters(here: P
 
     source = {"kind": "hub", "repo": "nobody/nothing", "revision": "0" * 40, "license": "MIT"}
     edit_yaml(here / "params.yaml", {"base_model": {"seed": 0, "source": source}})
-    LlamaConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, vocab_size=256
-                ).save_pretrained(here / "models/base")  # fmt: skip
+    LlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        vocab_size=256,
+    ).save_pretrained(here / "models/base")
     (here / "reports/base_model").mkdir(parents=True)
     record = {"parameters": {"params.yaml": {"base_model": {"seed": 0, "source": source}}}}
     (here / model_shape.RECORD).write_text(json.dumps([record]))
@@ -785,8 +1260,12 @@ def test_a_made_base_counts_only_where_it_was_made_with_these_parameters(here: P
 def test_steps_are_held_against_the_rows_that_prepare_left(here: Path) -> None:
     section = YAML(typ="safe").load((here / "params.yaml").read_text())["prepare"]
     (here / "reports/prepare").mkdir(parents=True)
-    (here / "reports/prepare/run.json").write_text(json.dumps([{"parameters": {"params.yaml": {"prepare": section}}}]))
-    (here / "reports/prepare/metrics.json").write_text(json.dumps({"sft": {"rows": 1000}, "train": {"rows": 10}}))
+    (here / "reports/prepare/run.json").write_text(
+        json.dumps([{"parameters": {"params.yaml": {"prepare": section}}}])
+    )
+    (here / "reports/prepare/metrics.json").write_text(
+        json.dumps({"sft": {"rows": 1000}, "train": {"rows": 10}})
+    )
     found = command.make(Path("params.yaml"), HERE)["findings"]
     (wrong,) = [one for one in found if one["level"] == "wrong"]
     assert wrong["key"] == "grpo.per_device_train_batch_size"
@@ -803,12 +1282,16 @@ def test_save_points_that_move_are_told(here: Path) -> None:
     assert one["would_do"] == "32, or 24"
 
 
-def test_a_profile_that_is_not_there_could_not_be_planned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_that_is_not_there_could_not_be_planned(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["plan", "--profile", "profiles/none.yaml"]) == 2
     assert "found no such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "bytes_"), [("80GiB", 80 * 2**30), ("24 GB", 24 * 10**9), ("16", 16 * 2**30)])
+@pytest.mark.parametrize(
+    ("text", "bytes_"), [("80GiB", 80 * 2**30), ("24 GB", 24 * 10**9), ("16", 16 * 2**30)]
+)
 def test_sizes_are_read_with_their_unit(text: str, bytes_: int) -> None:
     assert findings.size(text) == bytes_
 
@@ -827,10 +1310,16 @@ def test_a_hub_base_that_is_not_what_its_profile_says_is_refused(tmp_path: Path)
         source.require_stated(tmp_path)
 
 
-# --- the memory model against torch itself ------------------------------------------------------------------------
+# --- the memory model against torch itself --------------------------------------------------------
 
-SIZES = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4, "num_key_value_heads": 2,
-         "head_dim": 16, "vocab_size": 128}  # fmt: skip
+SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 128,
+}
 
 
 def _config(architecture: str, layers: int) -> Any:
@@ -842,7 +1331,9 @@ def _config(architecture: str, layers: int) -> Any:
     return getattr(transformers, f"{architecture}Config")(**sizes)
 
 
-def _kept(architecture: str, layers: int, lora: Lora | None, autocast: bool, rows: int, tokens: int) -> int:
+def _kept(
+    architecture: str, layers: int, lora: Lora | None, autocast: bool, rows: int, tokens: int
+) -> int:
     """Bytes that autograd keeps in a forward of the decoder, parameters aside, by torch's own hooks."""
     import torch
     from peft import get_peft_model
@@ -869,7 +1360,9 @@ def _kept(architecture: str, layers: int, lora: Lora | None, autocast: bool, row
         torch.autocast("cpu", torch.bfloat16, enabled=autocast),
     ):
         model.train()
-        _out = decoder(input_ids=torch.full((rows, tokens), 5), attention_mask=mask, use_cache=False)
+        _out = decoder(
+            input_ids=torch.full((rows, tokens), 5), attention_mask=mask, use_cache=False
+        )
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -898,11 +1391,14 @@ def test_activations_are_what_torch_keeps_for_the_backward(
     adapter = model_shape.adapter(config, lora, "sft.lora") if lora else None
     work = Training(batch=rows, prompt=32, completion=32, autocast=autocast, adapter=adapter)
     kept = (
-        _kept(architecture, 4, lora, autocast, rows, tokens) - _kept(architecture, 2, lora, autocast, rows, tokens)
+        _kept(architecture, 4, lora, autocast, rows, tokens)
+        - _kept(architecture, 2, lora, autocast, rows, tokens)
     ) / 2
     if autocast:  # torch keeps its copies of the weights too, which are counted for themselves
         kept -= memory._casts(shape, work) / shape.layers + (adapter.parameters if adapter else 0)
-    assert memory.activations_per_layer(shape, work) * rows * tokens == pytest.approx(kept, rel=0.02)
+    assert memory.activations_per_layer(shape, work) * rows * tokens == pytest.approx(
+        kept, rel=0.02
+    )
 
 
 def test_a_sliding_layer_caches_its_window_only() -> None:
@@ -928,15 +1424,22 @@ def test_memory_follows_what_each_setting_is_known_to_do() -> None:
     assert term("optimizer", optimizer="paged_adamw_8bit") == 2 * shape.parameters
     assert term("optimizer", adapter=adapter) == 8 * adapter.parameters
     assert term("reference model", reference=True) == 4 * shape.parameters
-    assert term("reference model", reference=True, adapter=adapter) == 0  # the adapter is switched off instead
+    assert (
+        term("reference model", reference=True, adapter=adapter) == 0
+    )  # the adapter is switched off instead
     assert term("weights", weight_bytes=2) * 2 == term("weights")
     rest = 4 * (shape.parameters - shape.linear_parameters)  # embedding and norms
     assert term("weights", quantised=memory.QUANTISED_BYTES[8]) == shape.linear_parameters + rest
-    assert term("weights", quantised=memory.QUANTISED_BYTES[4.5]) == round(shape.linear_parameters * 4.127 / 8) + rest
+    assert (
+        term("weights", quantised=memory.QUANTISED_BYTES[4.5])
+        == round(shape.linear_parameters * 4.127 / 8) + rest
+    )
     assert term("adapter", adapter=adapter, quantised=0.5) == 2 * adapter.parameters
     assert term("weights", processes=4, sharded=True) == shape.parameters
     assert term("gradients, DDP's buckets", processes=4) == 4 * shape.parameters
-    larger = memory.train_peak(shape, dataclasses.replace(work, batch=8), CPU, "sft").terms["activations"]
+    larger = memory.train_peak(shape, dataclasses.replace(work, batch=8), CPU, "sft").terms[
+        "activations"
+    ]
     assert larger == 2 * memory.train_peak(shape, work, CPU, "sft").terms["activations"]
 
 
@@ -953,7 +1456,9 @@ def test_changes_come_together_where_none_does_alone_and_none_where_nothing_help
     least = min(one["total"] for one in memory.changes(shape, work, None, peaks, peak - 1, "sft"))
     (together,) = memory.changes(shape, work, None, peaks, least - 1, "sft")
     assert together["total"] < least
-    assert {"sft.per_device_train_batch_size", "sft.activation_checkpointing"} <= set(together["keys"])
+    assert {"sft.per_device_train_batch_size", "sft.activation_checkpointing"} <= set(
+        together["keys"]
+    )
     assert memory.changes(shape, work, None, peaks, 1000, "sft") == []
 
 
@@ -963,7 +1468,9 @@ def test_vllm_sleeps_while_the_policy_trains_only_where_it_is_told_to() -> None:
     awake = Generation(4, 32, 32, vllm=0.5)
     training, generating = memory.grpo_phases(shape, work, awake, CUDA, room)
     assert training.terms["vLLM"] == generating.terms["vLLM"] == room // 2
-    training, generating = memory.grpo_phases(shape, work, dataclasses.replace(awake, sleeps=True), CUDA, room)
+    training, generating = memory.grpo_phases(
+        shape, work, dataclasses.replace(awake, sleeps=True), CUDA, room
+    )
     assert "vLLM" not in training.terms
     assert generating.terms["vLLM"] == room // 2
 
@@ -976,23 +1483,32 @@ def test_a_roofline_says_what_its_sources_say() -> None:
     assert step_time.of_card("GeForce 256", half=True) is None
     work = Training(batch=8, prompt=512, completion=512)
     slow = step_time.Roof("slow", 1e9, 1e15, 0.0)  # bound by arithmetic: 6 N D, Kaplan et al. 2020
-    weights = shape.parameters - shape.embedding  # looked up, not multiplied; the head is multiplied
+    weights = (
+        shape.parameters - shape.embedding
+    )  # looked up, not multiplied; the head is multiplied
     expected = 6 * weights * 8 * 1024 / (1e9 * step_time.TRAINING)
     assert step_time.train_seconds(shape, work, slow) > expected
-    assert step_time.train_seconds(shape, dataclasses.replace(work, prompt=1, completion=1, batch=4096), slow) == (
-        pytest.approx(expected, rel=0.05)
-    )
-    narrow = step_time.Roof("narrow", 1e18, 1e6, 0.0)  # bound by bandwidth: all weights for each token
+    assert step_time.train_seconds(
+        shape, dataclasses.replace(work, prompt=1, completion=1, batch=4096), slow
+    ) == (pytest.approx(expected, rel=0.05))
+    narrow = step_time.Roof(
+        "narrow", 1e18, 1e6, 0.0
+    )  # bound by bandwidth: all weights for each token
     seconds = step_time.generate_seconds(shape, Generation(1, 1, 10), narrow, 4)
-    assert seconds == pytest.approx(10 * 4 * shape.parameters / (1e6 * step_time.DECODING), rel=0.05)
+    assert seconds == pytest.approx(
+        10 * 4 * shape.parameters / (1e6 * step_time.DECODING), rel=0.05
+    )
 
 
 @pytest.mark.slow
 def test_predicted_peaks_are_within_a_fifth_of_measured_ones() -> None:
     done = subprocess.run(
         [sys.executable, "benchmarks/plan_memory.py", "--cases", "sft-full-2,sft-lora-2"],
-        cwd=ROOT, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert plan.__doc__

@@ -38,7 +38,9 @@ def dvc_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "code" / "inner" / "__pycache__").mkdir(parents=True)
     (root / "empty").mkdir()
     (root / "code" / "b.py").write_text("b = 1\n")
-    (root / "code" / "inner.py").write_text("c = 1\n")  # as text it sorts before "inner/a.py", by path parts after it
+    (root / "code" / "inner.py").write_text(
+        "c = 1\n"
+    )  # as text it sorts before "inner/a.py", by path parts after it
     (root / "code" / "inner" / "a.py").write_text("a = 1\n")
     (root / "code" / "inner" / "__pycache__" / "a.pyc").write_text("compiled")
     (root / "empty" / ".gitkeep").touch()
@@ -87,7 +89,7 @@ def test_what_changes_a_key(
         file.unlink() if kept is None else file.write_text(kept)
 
 
-# --- whole pipelines, written by hand ---------------------------------------------------------------------------------
+# --- whole pipelines, written by hand -------------------------------------------------------------
 
 
 def test_a_whole_pipeline_has_a_key_in_the_workspace_and_at_a_revision(tmp_path: Path) -> None:
@@ -126,7 +128,9 @@ def test_an_output_is_found_in_the_cache_that_dvc_is_told_to_use(
     digest = hashlib.md5(b"rows").hexdigest()
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[cache]\n    dir = ../elsewhere\n")
-    (tmp_path / "dvc.lock").write_text(f"stages: {{sft: {{outs: [{{path: a.parquet, md5: {digest}}}]}}}}\n")
+    (tmp_path / "dvc.lock").write_text(
+        f"stages: {{sft: {{outs: [{{path: a.parquet, md5: {digest}}}]}}}}\n"
+    )
     kept = tmp_path / "elsewhere/files/md5" / digest[:2] / digest[2:]
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"rows")

@@ -1,4 +1,7 @@
-"""Every page of ours in a real headless Chromium: quiet, offline, accessible, narrow, by keyboard, on paper."""
+"""Every page of ours in a real headless Chromium.
+
+Quiet, offline, accessible, narrow, by keyboard, on paper.
+"""
 
 from __future__ import annotations
 
@@ -68,8 +71,14 @@ def gate_page(folder: Path, out: Path, text: str = "") -> str:
         for split in ("sft", "train", "dev", "eval")
         for failed in [int(bool(text) and check == "answer_parses")]
     ]
-    dataset = {"source": text or "a", "license": "MIT", "format": "chain_sum", "verifier": "exact_int",
-               "prompt_style": "text", "revision": text or "r"}  # fmt: skip
+    dataset = {
+        "source": text or "a",
+        "license": "MIT",
+        "format": "chain_sum",
+        "verifier": "exact_int",
+        "prompt_style": "text",
+        "revision": text or "r",
+    }
     verdict = gate.Verdict(dict.fromkeys(("sft", "train", "dev", "eval"), 6), tuple(outcomes))
     return validate.page(verdict, dataset, gate.Limits(prompt_tokens=64, rows=5))
 
@@ -92,7 +101,11 @@ PAGES: dict[str, Callable[[Path, Path], str]] = {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    executable = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if executable is None:
         pytest.skip("no Chromium on PATH")
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -104,7 +117,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module", params=PAGES)
 def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page as a file: address; its text is made in the workspace that it is about, as a command makes it."""
+    """A page as a file: address.
+
+    Its text is made in the workspace that it is about, as a command makes it.
+    """
     folder = tmp_path_factory.mktemp("pages")
     out = folder / "work" / "page.html"
     out.parent.mkdir()
@@ -123,7 +139,9 @@ class Heard:
 
 
 @contextlib.contextmanager
-def opened(browser: Browser, address: str, width: int = 1200, scheme: Any = "light") -> Iterator[tuple[Page, Heard]]:
+def opened(
+    browser: Browser, address: str, width: int = 1200, scheme: Any = "light"
+) -> Iterator[tuple[Page, Heard]]:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page, heard = context.new_page(), Heard()
     page.on("console", lambda message: heard.console.append(message.text))
@@ -136,24 +154,35 @@ def opened(browser: Browser, address: str, width: int = 1200, scheme: Any = "lig
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_quiet_fetches_nothing_and_is_accessible(browser: Browser, address: str, scheme: str) -> None:
+def test_it_is_quiet_fetches_nothing_and_is_accessible(
+    browser: Browser, address: str, scheme: str
+) -> None:
     from axe_playwright_python.base import AXE_SCRIPT
 
     with opened(browser, address, scheme=scheme) as (page, heard):
-        assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
+        assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (
+            scheme == "dark"
+        )
         assert (heard.console, heard.requests) == ([], [address])
-        assert page.locator("script, iframe, object, embed, form, img:not([src^='data:'])").count() == 0
+        assert (
+            page.locator("script, iframe, object, embed, form, img:not([src^='data:'])").count()
+            == 0
+        )
         page.evaluate(AXE_SCRIPT)
         found = page.evaluate("axe.run(document, {resultTypes: ['violations', 'incomplete']})")
         told = [
-            (one["id"], node["target"], node["failureSummary"]) for one in found["violations"] for node in one["nodes"]
+            (one["id"], node["target"], node["failureSummary"])
+            for one in found["violations"]
+            for node in one["nodes"]
         ]
         assert told == []
         assert len(found["passes"]) > 10
 
 
 @pytest.mark.parametrize("width", [360, 800])
-def test_a_phone_never_scrolls_the_page_sideways(browser: Browser, address: str, width: int) -> None:
+def test_a_phone_never_scrolls_the_page_sideways(
+    browser: Browser, address: str, width: int
+) -> None:
     with opened(browser, address, width=width) as (page, _):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         outside = page.evaluate(
@@ -177,7 +206,8 @@ def test_the_keyboard_reaches_every_link_and_scroll_container_and_shows_where_it
     browser: Browser, address: str
 ) -> None:
     with opened(browser, address, width=360) as (page, _):
-        # This Chromium lets the keyboard into scroll containers by itself; others need the attribute.
+        # This Chromium lets the keyboard into scroll containers by itself; others need the
+        # attribute.
         assert page.locator(".scroll:not([tabindex='0'])").count() == 0
         wanted = page.evaluate(
             """() => {
@@ -212,12 +242,17 @@ def test_the_keyboard_reaches_every_link_and_scroll_container_and_shows_where_it
 
 
 def test_it_prints(browser: Browser, address: str) -> None:
-    with opened(browser, address, width=690, scheme="dark") as (page, heard):  # A4 without its margins
+    with opened(browser, address, width=690, scheme="dark") as (
+        page,
+        heard,
+    ):  # A4 without its margins
         paper = page.pdf(format="A4")
         assert paper.startswith(b"%PDF-")
         assert 1 <= len(re.findall(rb"/Type /Page\b(?!s)", paper)) < 40
         page.emulate_media(media="print")
-        if page.locator("main#main").count():  # pages on our base: dark ink on white, nothing behind a scroll bar
+        if page.locator(
+            "main#main"
+        ).count():  # pages on our base: dark ink on white, nothing behind a scroll bar
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert background == "rgb(255, 255, 255)"
             hidden = page.evaluate(

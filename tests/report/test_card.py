@@ -50,7 +50,11 @@ reports/grpo/health.json: {verdict: warnings, fired: 1, rules: [
 """
 """What the stages before the card write, by path, with numbers that stand out."""
 GAIN = {"total": 0.540429, "elicited": 0.5093, "learned": 0.0311}
-GAIN_CI = {"total_ci95": [0.4812, 0.6037], "elicited_ci95": [0.4471, 0.5713], "learned_ci95": [-0.0053, 0.0672]}
+GAIN_CI = {
+    "total_ci95": [0.4812, 0.6037],
+    "elicited_ci95": [0.4471, 0.5713],
+    "learned_ci95": [-0.0053, 0.0672],
+}
 PACKAGES = {"trl": "1.16.0", "transformers": "5.23.0", "torch": "2.13.0+cpu", "datasets": "5.2.0"}
 PACKAGES |= {"tokenizers": "0.23.3", "lm-eval": "0.4.13", "peft": "0.21.2", "accelerate": "1.15.0"}
 INPUTS = {
@@ -80,7 +84,11 @@ def task(role: str, base: float, sft: float, grpo: float, kind: str = "binary") 
     binary = kind == "binary"
     models = {"base": base, "sft": sft, "grpo": grpo}
     results = {
-        name: {"value": value, "stderr": 0.0217, "ci95": [round(value - 0.0411, 6), round(value + 0.0393, 6)]}
+        name: {
+            "value": value,
+            "stderr": 0.0217,
+            "ci95": [round(value - 0.0411, 6), round(value + 0.0393, 6)],
+        }
         for name, value in models.items()
     }
     pairs = {}
@@ -94,7 +102,14 @@ def task(role: str, base: float, sft: float, grpo: float, kind: str = "binary") 
             "lost": 14 + k if binary else None,
             "minimum_detectable_effect": 0.0687 + k / 1000,
         }
-    about = {"metric": "exact_answer", "kind": kind, "n": 300, "role": role, "description": role, "version": 1}
+    about = {
+        "metric": "exact_answer",
+        "kind": kind,
+        "n": 300,
+        "role": role,
+        "description": role,
+        "version": 1,
+    }
     return about | {"models": results, "pairs": pairs}
 
 
@@ -104,7 +119,10 @@ def pipeline() -> None:
 
     for path, value in YAML(typ="safe").load(REPORTS).items():
         write(path, value)
-    rows = [{"id": f"train-{i}", "prompt": f"{i}+1-2=", "question": f"{i}+1-2=", "answer": str(i - 1)} for i in (6, 7)]
+    rows = [
+        {"id": f"train-{i}", "prompt": f"{i}+1-2=", "question": f"{i}+1-2=", "answer": str(i - 1)}
+        for i in (6, 7)
+    ]
     for name in ("sft", "train", "dev", "eval"):
         files.write_parquet(Path(f"data/prepared/{name}.parquet"), pd.DataFrame(rows))
     for name in ("base", "sft", "grpo"):
@@ -115,9 +133,18 @@ def pipeline() -> None:
         "heldout_format": task("format", 0.0, 0.992857, 0.998143),
         "bits": task("custom", 2.71828, 1.61803, 0.57721, kind="continuous"),
     }
-    evaluation = {"headline": "heldout", "verifier": "exact_int", "tasks": tasks, "gain": GAIN | GAIN_CI}
+    evaluation = {
+        "headline": "heldout",
+        "verifier": "exact_int",
+        "tasks": tasks,
+        "gain": GAIN | GAIN_CI,
+    }
     write("reports/evaluate/metrics.json", evaluation)
-    answers = {"base": "8=", "sft": "<answer>4</answer>", "grpo": "<think>7</think><answer>5</answer>"}
+    answers = {
+        "base": "8=",
+        "sft": "<answer>4</answer>",
+        "grpo": "<think>7</think><answer>5</answer>",
+    }
     samples("train-6", answers)
     for picture in card.PICTURES:
         files.write_text(picture, "picture")
@@ -125,7 +152,10 @@ def pipeline() -> None:
 
 
 def samples(row: str, completions: dict[str, str]) -> None:
-    lines = [{"task": "heldout", "model": m, "id": row, "completion": text} for m, text in completions.items()]
+    lines = [
+        {"task": "heldout", "model": m, "id": row, "completion": text}
+        for m, text in completions.items()
+    ]
     files.write_parquet(Path("reports/evaluate/samples.parquet"), pd.DataFrame(lines))
 
 
@@ -133,15 +163,32 @@ def fingerprint(path: str) -> dict[str, Any]:
     root = Path(path)
     if root.is_file():
         return {"path": path, "sha256": files.sha256(root), "size": 1}
-    content = {f.relative_to(root).as_posix(): files.sha256(f) for f in sorted(root.rglob("*")) if f.is_file()}
-    return {"path": path, "sha256": files.sha256_json(content), "size": len(content), "files": content}
+    content = {
+        f.relative_to(root).as_posix(): files.sha256(f)
+        for f in sorted(root.rglob("*"))
+        if f.is_file()
+    }
+    return {
+        "path": path,
+        "sha256": files.sha256_json(content),
+        "size": len(content),
+        "files": content,
+    }
 
 
 def records(*, number: int = 0, **changes: dict[str, Any]) -> None:
-    """(Re)write the six run.json for the files that lie there; `number` makes another run, `changes` other settings."""
+    """(Re)write the six run.json for the files that lie there.
+
+    `number` makes another run, `changes` other settings.
+    """
     for order, stage in enumerate(card.RECORDED):
         section = copy.deepcopy(PROFILE[stage]) | changes.get(stage, {})
-        environment = {"cpu": f"AMD EPYC {number}", "cuda": [], "python": "3.11.7", "system": "Linux x86_64"}
+        environment = {
+            "cpu": f"AMD EPYC {number}",
+            "cuda": [],
+            "python": "3.11.7",
+            "system": "Linux x86_64",
+        }
         record = {
             "schema_version": 1,
             "stage": stage,
@@ -149,7 +196,11 @@ def records(*, number: int = 0, **changes: dict[str, Any]) -> None:
             "parameters": {"params.yaml": {stage: section}},
             "inputs": [fingerprint(path) for path in INPUTS[stage]],
             "outputs": [fingerprint(path) for path in OUTPUTS[stage]],
-            "code": {"revision": None if number else COMMIT, "dirty": bool(number), "diff_sha256": None},
+            "code": {
+                "revision": None if number else COMMIT,
+                "dirty": bool(number),
+                "diff_sha256": None,
+            },
             "environment": environment | {"sha256": "e" * 64, "packages": PACKAGES},
             "started": f"2026-11-2{number}T12:51:3{order}.249+00:00",
             "ended": f"2026-11-2{number}T12:52:3{order}.878+00:00",
@@ -168,7 +219,9 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def the_card(**params: Any) -> str:
-    return render(parse_section(Params, PROFILE["model_card"] | params, "model_card"), card.read_facts())
+    return render(
+        parse_section(Params, PROFILE["model_card"] | params, "model_card"), card.read_facts()
+    )
 
 
 def edit(path: str, **changes: Any) -> None:
@@ -207,11 +260,16 @@ def test_a_base_that_is_not_on_the_hub_is_described_and_never_none(reports: Path
     assert "datasets:" not in text
     assert "made from scratch (seed 0; there is no published base model)" in text
     edit(
-        "reports/base_model/source.json", kind="local", source="folder my model under models/raw/", revision="see files"
+        "reports/base_model/source.json",
+        kind="local",
+        source="folder my model under models/raw/",
+        revision="see files",
     )
     text += the_card()
     assert "`folder my model under models/raw/`" in text
-    edit("reports/base_model/source.json", kind="gguf", source="GGUF file a.gguf", revision="b" * 64)
+    edit(
+        "reports/base_model/source.json", kind="gguf", source="GGUF file a.gguf", revision="b" * 64
+    )
     text += the_card()
     assert "None" not in text.replace("| `null` |", "")
 
@@ -224,7 +282,13 @@ def test_hub_repositories_are_linked_and_named_in_the_metadata(reports: Path) ->
         revision=COMMIT,
         source="hub model google/gemma-3-1b-pt",
     )
-    edit("data/prepared/dataset.json", repo="openai/gsm8k", revision=COMMIT, format="gsm8k", verifier="final_number")
+    edit(
+        "data/prepared/dataset.json",
+        repo="openai/gsm8k",
+        revision=COMMIT,
+        format="gsm8k",
+        verifier="final_number",
+    )
     text = the_card()
     data = ModelCard(text).data
     assert (data.base_model, data.datasets) == ("google/gemma-3-1b-pt", ["openai/gsm8k"])
@@ -250,14 +314,18 @@ def test_everything_that_trl_says_on_its_own_card_is_on_ours(reports: Path) -> N
         assert said in text, said
 
 
-# Numbers ------------------------------------------------------------------------------------------------------------
+# Numbers ------------------------------------------------------------------------------------------
+# ------------------
 
 PROSE = {"95", "0.001", "256", "2402.03300"}
 """Numbers of the template's own words: 95 % intervals, p < 0.001, SHA-256, the paper."""
 
 
 def known_numbers() -> list[float]:
-    """Every number in the pipeline's files: values, lengths of lists, and the numbers within strings."""
+    """Every number in the pipeline's files.
+
+    Values, lengths of lists, and the numbers within strings.
+    """
     found: list[float] = []
 
     def walk(value: Any) -> None:
@@ -309,9 +377,15 @@ def test_every_number_of_the_card_is_in_a_file_of_the_pipeline(reports: Path) ->
 
 
 def test_the_template_itself_holds_no_number_of_a_run() -> None:
-    words = re.sub(r"\{%.*?%\}|\{\{.*?\}\}|```bibtex.*?```", "", TEMPLATE.read_text(), flags=re.DOTALL)
-    numbers = set(re.findall(r"(?<![\w.-])\d[\d.,]*", re.sub(r"SHA-256|sha256sum|\b\d+\.\s\*\*", "", words)))
-    assert {number.rstrip(".,") for number in numbers} <= PROSE | {"0"}, "max_steps: 0 is the only other one"
+    words = re.sub(
+        r"\{%.*?%\}|\{\{.*?\}\}|```bibtex.*?```", "", TEMPLATE.read_text(), flags=re.DOTALL
+    )
+    numbers = set(
+        re.findall(r"(?<![\w.-])\d[\d.,]*", re.sub(r"SHA-256|sha256sum|\b\d+\.\s\*\*", "", words))
+    )
+    assert {number.rstrip(".,") for number in numbers} <= PROSE | {"0"}, (
+        "max_steps: 0 is the only other one"
+    )
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -341,8 +415,11 @@ def test_any_changed_number_changes_the_card(reports: Path, path: str) -> None:
         place = changed
         for key in leaf[:-1]:
             place = place[key]
-        place[leaf[-1]] = place[leaf[-1]] * 2 + 0.1 if isinstance(place[leaf[-1]], float) else place[leaf[-1]] + 7
-        # The file's own hash on the card changes too: compare what a reader of the sentences and tables sees.
+        place[leaf[-1]] = (
+            place[leaf[-1]] * 2 + 0.1 if isinstance(place[leaf[-1]], float) else place[leaf[-1]] + 7
+        )
+        # The file's own hash on the card changes too: compare what a reader of the sentences and
+        # tables sees.
         assert shown(changed, path) != before, f"{path}: {leaf} is not on the card"
     assert shown(original, path) == before
 
@@ -357,7 +434,8 @@ def without_hashes(text: str) -> str:
     return re.sub(r"\b[0-9a-f]{12,64}\b", "", text)
 
 
-# What varies --------------------------------------------------------------------------------------------------------
+# What varies --------------------------------------------------------------------------------------
+# ------------------
 
 
 def test_two_runs_differ_in_the_marked_block_only(reports: Path) -> None:
@@ -377,13 +455,16 @@ def test_rendering_twice_gives_the_same_bytes(reports: Path) -> None:
     assert the_card() == the_card()
 
 
-# Hostile text -------------------------------------------------------------------------------------------------------
+# Hostile text -------------------------------------------------------------------------------------
+# ------------------
 
 
 def html(text: str) -> str:
     from markdown_it import MarkdownIt
 
-    return str(MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(ModelCard(text).text))
+    return str(
+        MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(ModelCard(text).text)
+    )
 
 
 def test_hostile_text_of_data_and_samples_stays_text(reports: Path) -> None:
@@ -418,7 +499,9 @@ def quick_start_prompt(text: str) -> Any:
     )  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("text", ["a|b", "`", "``a` ", "<think>", "a\nb", "\\", "", " x", "x" * 400, "<!-- c -->"])
+@pytest.mark.parametrize(
+    "text", ["a|b", "`", "``a` ", "<think>", "a\nb", "\\", "", " x", "x" * 400, "<!-- c -->"]
+)
 def test_a_code_span_shows_its_text_in_a_table_cell(text: str) -> None:
     from markdown_it import MarkdownIt
 
@@ -432,7 +515,8 @@ def test_a_code_span_shows_its_text_in_a_table_cell(text: str) -> None:
     assert [escapes.unescape(cell) for cell in cells] == [expected]
 
 
-# Not available ------------------------------------------------------------------------------------------------------
+# Not available ------------------------------------------------------------------------------------
+# ------------------
 
 
 def test_what_was_not_measured_is_said_to_be_not_available(reports: Path) -> None:
@@ -457,7 +541,10 @@ def test_a_lora_run_names_adapter_and_real_base(reports: Path) -> None:
     records(sft=lora, grpo=lora)
     text = the_card()
     start = "for the model that the stage started from"
-    assert f"merged into the weights here; the adapter itself is `models/grpo/adapter`, {start} (`models/sft`)" in text
+    assert (
+        f"merged into the weights here; the adapter itself is `models/grpo/adapter`, {start} (`models/sft`)"
+        in text
+    )
     assert f"`models/sft/adapter`, {start} (weights made from scratch" in text
     assert "LoRA was not used" not in text
 
@@ -465,7 +552,8 @@ def test_a_lora_run_names_adapter_and_real_base(reports: Path) -> None:
 def test_stock_gsm8k_says_that_its_few_shot_examples_were_trained_on(reports: Path) -> None:
     metrics = files.read_json(Path("reports/evaluate/metrics.json"))
     stock = {
-        name: task("stock", 0.1, 0.2, 0.3) | {"few_shot": {"examples": 5, "dataset": dataset, "split": split}}
+        name: task("stock", 0.1, 0.2, 0.3)
+        | {"few_shot": {"examples": 5, "dataset": dataset, "split": split}}
         for name, dataset, split in (
             ("gsm8k", "openai/gsm8k", "train"),
             ("platinum", "madrylab/gsm8k-platinum", "test"),
@@ -475,7 +563,10 @@ def test_stock_gsm8k_says_that_its_few_shot_examples_were_trained_on(reports: Pa
     assert "few-shot" not in the_card()
     edit("data/prepared/dataset.json", format="gsm8k", verifier="final_number")
     text = the_card()
-    assert "`gsm8k` draws its 5 few-shot examples from split `train` of `openai/gsm8k`, which is also the data" in text
+    assert (
+        "`gsm8k` draws its 5 few-shot examples from split `train` of `openai/gsm8k`, which is also the data"
+        in text
+    )
     assert "`platinum` draws" not in text
     stock["gsm8k"]["few_shot"] = None
     edit("reports/evaluate/metrics.json", tasks=metrics["tasks"] | stock)
@@ -507,7 +598,8 @@ def test_what_the_doctor_found_is_shown_with_steps_and_remedy(reports: Path) -> 
     assert "Not applicable (TRL logged no such metric): `kl`." in text
 
 
-# Settings -----------------------------------------------------------------------------------------------------------
+# Settings -----------------------------------------------------------------------------------------
+# ------------------
 
 
 def test_the_card_says_what_of_the_deterministic_mode_was_on(reports: Path) -> None:
@@ -534,19 +626,24 @@ def test_the_defaults_read_from_source_are_those_of_the_classes() -> None:
 
     for stage, library in (("sft", SFTConfig), ("grpo", GRPOConfig)):
         read = card.library_defaults(stage)
-        real = {field.name: field.default for field in dataclasses.fields(library) if field.name in read}
+        real = {
+            field.name: field.default for field in dataclasses.fields(library) if field.name in read
+        }
         assert real == read
         assert len(read) > 100
 
 
-# Records that do not fit together ------------------------------------------------------------------------------------
+# Records that do not fit together
+# ------------------------------------------------------------------------------------
 
 
 def test_an_evaluation_of_another_model_is_refused(reports: Path) -> None:
     [record] = files.read_json(Path("reports/evaluate/run.json"))
     record["inputs"][-1]["files"]["model.safetensors"] = "0" * 64
     write("reports/evaluate/run.json", [record])
-    with pytest.raises(Refused, match=r"models/grpo/model.safetensors, as evaluate read it: .* as grpo wrote it"):
+    with pytest.raises(
+        Refused, match=r"models/grpo/model.safetensors, as evaluate read it: .* as grpo wrote it"
+    ):
         card.read_facts()
 
 
@@ -565,11 +662,14 @@ def test_a_missing_report_is_named(reports: Path) -> None:
 def test_the_checksums_are_what_sha256sum_checks(reports: Path) -> None:
     listing = re.search(r"```text\n((?:[0-9a-f]{64}  .*\n)+)```", the_card())
     assert listing
-    done = subprocess.run(["sha256sum", "--check", "--quiet"], input=listing[1], text=True, check=False)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--quiet"], input=listing[1], text=True, check=False
+    )
     assert done.returncode == 0
 
 
-# Commands -----------------------------------------------------------------------------------------------------------
+# Commands -----------------------------------------------------------------------------------------
+# ------------------
 
 
 @pytest.fixture
@@ -578,7 +678,9 @@ def committed(reports: Path) -> str:
 
     def git(*arguments: str) -> str:
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *identity, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     files.write_text(Path("params.yaml"), (ROOT / "params.yaml").read_text())
     git("init", "-q")
@@ -596,7 +698,9 @@ def test_another_profile_is_named_in_the_command(committed: str) -> None:
         [record] = files.read_json(Path(f"reports/{stage}/run.json"))
         record["parameters"] = {"profiles/big one.yaml": record["parameters"]["params.yaml"]}
         write(f"reports/{stage}/run.json", [record])
-    assert card.commands(card.read_facts(), committed).endswith("make repro PROFILE='profiles/big one.yaml'")
+    assert card.commands(card.read_facts(), committed).endswith(
+        "make repro PROFILE='profiles/big one.yaml'"
+    )
 
 
 def test_the_overrides_give_dvc_the_parameters_of_the_run(committed: str) -> None:
@@ -630,11 +734,14 @@ def test_what_hydra_cannot_say_is_left_to_be_set_by_hand(committed: str) -> None
     assert lines[2] == "make repro"
 
 
-# The quick start ----------------------------------------------------------------------------------------------------
+# The quick start ----------------------------------------------------------------------------------
+# ------------------
 
 
 def snippet(text: str) -> str:
-    found = re.search(r"## Quick start\n.*?^(`{3,})python\n(.*?)\n\1$", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.search(
+        r"## Quick start\n.*?^(`{3,})python\n(.*?)\n\1$", text, flags=re.DOTALL | re.MULTILINE
+    )
     assert found
     return found[2]
 
@@ -672,7 +779,9 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
     batch = [
         tokenizer(
-            text + "<think>7</think><answer>5</answer><eos>", add_special_tokens=False, return_tensors="pt"
+            text + "<think>7</think><answer>5</answer><eos>",
+            add_special_tokens=False,
+            return_tensors="pt",
         ).input_ids
         for text in rendered
     ]
@@ -688,20 +797,26 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         tokenizer.save_pretrained("models/grpo")
         scripts = []
         for style, prompt in zip(("text", "chat"), prompts, strict=True):
-            frame = pd.DataFrame([{"id": "train-6", "prompt": prompt, "question": "6+1-2=", "answer": "5"}])
+            frame = pd.DataFrame(
+                [{"id": "train-6", "prompt": prompt, "question": "6+1-2=", "answer": "5"}]
+            )
             files.write_parquet(Path("data/prepared/eval.parquet"), frame)
             edit("data/prepared/dataset.json", prompt_style=style)
             script = Path(f"{style}.py")
             script.write_text(snippet(the_card()))
             scripts.append(str(script))
         run = "import runpy, sys\nfor script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
-        done = subprocess.run([sys.executable, "-c", run, *scripts], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", run, *scripts], capture_output=True, text=True, check=False
+        )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("style", ["text", "chat"])
-def test_the_quick_start_runs_as_written_and_answers_in_the_asked_format(printed: list[str], style: str) -> None:
+def test_the_quick_start_runs_as_written_and_answers_in_the_asked_format(
+    printed: list[str], style: str
+) -> None:
     from regrpo.core.verifiers import VERIFIERS
 
     answer = printed[["text", "chat"].index(style)]
@@ -713,31 +828,54 @@ def test_the_quick_start_runs_as_written_and_answers_in_the_asked_format(printed
 def test_the_front_matter_is_plain_yaml(reports: Path) -> None:
     head = the_card().split("---\n")[1]
     assert (
-        json.loads(json.dumps(ModelCard(f"---\n{head}---\n").data.to_dict()))["model-index"][0]["name"]
+        json.loads(json.dumps(ModelCard(f"---\n{head}---\n").data.to_dict()))["model-index"][0][
+            "name"
+        ]
         == PROFILE["model_card"]["model_name"]
     )
 
 
 def test_classifiers_cut_and_early_end_are_told(reports: Path) -> None:
     judge = {
-        "source": "hub model a/toxicity", "repo": "a/toxicity", "revision": COMMIT, "license": "MIT",
+        "source": "hub model a/toxicity",
+        "repo": "a/toxicity",
+        "revision": COMMIT,
+        "license": "MIT",
         "sha256": "ab" * 32,
-        "labels": ["ok", "bad"], "positive": ["ok"], "negative": ["bad"],
-    }  # fmt: skip
+        "labels": ["ok", "bad"],
+        "positive": ["ok"],
+        "negative": ["bad"],
+    }
     stopped = {"reason": "no reward (mean of 10) above 0.5 for 40 logged steps", "step": 77}
     edit("reports/grpo/metrics.json", classifiers={"tox": judge}, stopped_early=stopped)
     edit("data/prepared/dataset.json", verifier="none", max_prompt_tokens=None)
     tasks = {
-        "text": task("headline", 0.11, 0.22, 0.21, "continuous"), "text_chrf": task("main", 14, 25, 24, "continuous")
-    }  # fmt: skip
+        "text": task("headline", 0.11, 0.22, 0.21, "continuous"),
+        "text_chrf": task("main", 14, 25, 24, "continuous"),
+    }
     edit("reports/evaluate/metrics.json", headline="text", tasks=tasks, gain=None)
-    records(grpo={"reward_funcs": {"tox": 0.5}, "classifiers": {"tox": {"repo": "a/toxicity"}}, "max_steps": 90})
+    records(
+        grpo={
+            "reward_funcs": {"tox": 0.5},
+            "classifiers": {"tox": {"repo": "a/toxicity"}},
+            "max_steps": 90,
+        }
+    )
     text = the_card()
-    assert "| `tox`: P(`ok`) − P(`bad`) by [a/toxicity](https://huggingface.co/a/toxicity) at" in text
+    assert (
+        "| `tox`: P(`ok`) − P(`bad`) by [a/toxicity](https://huggingface.co/a/toxicity) at" in text
+    )
     assert "**stopped early** at step 77 of 90: no reward (mean of 10) above 0.5" in text
     assert "Every reward is a classifier's opinion" in text
-    assert "| grpo | 0.21 [0.1689, 0.2493] |\n" in text, "no column for a format that nothing asks for"
+    assert "| grpo | 0.21 [0.1689, 0.2493] |\n" in text, (
+        "no column for a format that nothing asks for"
+    )
     assert "McNemar p not available)" not in text
     assert "correct was checked neither in training nor in evaluation" in text
-    records(grpo={"reward_funcs": {"tox": 0.5, "exact_answer": 1.0}, "classifiers": {"tox": {"repo": "a/toxicity"}}})
+    records(
+        grpo={
+            "reward_funcs": {"tox": 0.5, "exact_answer": 1.0},
+            "classifiers": {"tox": {"repo": "a/toxicity"}},
+        }
+    )
     assert "Every reward is a classifier's opinion" not in the_card()

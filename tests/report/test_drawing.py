@@ -19,9 +19,15 @@ def texts(svg: str) -> list[str]:
 
 
 def lines(svg: str) -> list[list[tuple[float, float]]]:
-    """The points of each drawn line, in chart coordinates; the legend's samples are relative and left out."""
+    """The points of each drawn line, in chart coordinates.
+
+    The legend's samples are relative and left out.
+    """
     found = re.findall(r'class="line [^"]*" d="M([^"h]*)"', svg)
-    return [[(float(x), float(y)) for x, y in (point.split() for point in path.split("L"))] for path in found]
+    return [
+        [(float(x), float(y)) for x, y in (point.split() for point in path.split("L"))]
+        for path in found
+    ]
 
 
 def line_chart(*series: Series, marks: tuple[Mark, ...] = ()) -> str:
@@ -38,7 +44,9 @@ def line_chart(*series: Series, marks: tuple[Mark, ...] = ()) -> str:
         (1e-7, 3e-7, 4, [1e-7, 1.5e-7, 2e-7, 2.5e-7, 3e-7]),
     ],
 )
-def test_ticks_are_round_numbers_within_the_range(low: float, high: float, count: int, expected: list[float]) -> None:
+def test_ticks_are_round_numbers_within_the_range(
+    low: float, high: float, count: int, expected: list[float]
+) -> None:
     assert drawing.ticks(low, high, count) == pytest.approx(expected)
 
 
@@ -52,7 +60,9 @@ def test_ticks_are_round_numbers_within_the_range(low: float, high: float, count
         ([1e-7, 2e-7], ["1e-07", "2e-07"]),
     ],
 )
-def test_tick_labels_have_the_digits_that_tell_them_apart(values: list[float], expected: list[str]) -> None:
+def test_tick_labels_have_the_digits_that_tell_them_apart(
+    values: list[float], expected: list[str]
+) -> None:
     assert drawing.tick_labels(values) == expected
 
 
@@ -62,9 +72,14 @@ def test_a_line_chart_names_itself_its_axes_and_its_series() -> None:
     assert root.get("role") == "img"
     assert [element.text for element in root.iter("title")] == ["Reward"]
     (words,) = (element.text for element in root.iter("desc"))
-    assert words == "Reward, over the step: train goes from 0.1 at 1 to 0.9 at 40; dev goes from 0.2 at 0 to 0.8 at 40."
+    assert (
+        words
+        == "Reward, over the step: train goes from 0.1 at 1 to 0.9 at 40; dev goes from 0.2 at 0 to 0.8 at 40."
+    )
     assert {"step", "share", "train", "dev", "0.0", "1.0", "20", "40"} <= set(texts(svg))
-    assert svg == line_chart(Series("train", [(1, 0.1), (40, 0.9)]), Series("dev", [(0, 0.2), (40, 0.8)]))
+    assert svg == line_chart(
+        Series("train", [(1, 0.1), (40, 0.9)]), Series("dev", [(0, 0.2), (40, 0.8)])
+    )
 
 
 def test_series_differ_by_dash_and_shape_not_by_colour_alone() -> None:
@@ -93,7 +108,10 @@ def test_a_long_line_keeps_its_extremes_and_stays_small() -> None:
 
 
 def test_marks_say_what_they_mark() -> None:
-    svg = line_chart(Series("one", [(0, 0.1), (50, 0.9)]), marks=(Mark(10, 20, "too long"), Mark(30, 30, "NaN", True)))
+    svg = line_chart(
+        Series("one", [(0, 0.1), (50, 0.9)]),
+        marks=(Mark(10, 20, "too long"), Mark(30, 30, "NaN", True)),
+    )
     groups = [one for one in ET.fromstring(svg).iter("g") if "mark" in str(one.get("class"))]
     assert [(one.get("class"), one.findtext("title")) for one in groups] == [
         ("mark warned", "too long"),
@@ -110,9 +128,15 @@ def test_an_interval_chart_shows_each_row_at_its_numbers() -> None:
         "second": [Interval("grpo", 0.9, 0.8, 0.95, "90 %")],
     }
     svg = drawing.interval_chart("Accuracy", rows, x_label="percent", x_range=(0, 1), percent=True)
-    assert {"first", "second", "base", "grpo", "10 %", "90 %", "0", "100", "percent"} <= set(texts(svg))
-    low, high = (float(x) for x in re.findall(r'class="whisker c0" d="M([\d.]+) [\d.]+H([\d.]+)', svg)[0])
-    ticks = {element.text: float(str(element.get("x"))) for element in ET.fromstring(svg).iter("text")}
+    assert {"first", "second", "base", "grpo", "10 %", "90 %", "0", "100", "percent"} <= set(
+        texts(svg)
+    )
+    low, high = (
+        float(x) for x in re.findall(r'class="whisker c0" d="M([\d.]+) [\d.]+H([\d.]+)', svg)[0]
+    )
+    ticks = {
+        element.text: float(str(element.get("x"))) for element in ET.fromstring(svg).iter("text")
+    }
     assert low == pytest.approx(ticks["0"] + 0.8 * (ticks["100"] - ticks["0"]), abs=0.3)
     assert high == pytest.approx(ticks["0"] + 0.95 * (ticks["100"] - ticks["0"]), abs=0.3)
     assert "first, base: 10 %" in svg
@@ -129,11 +153,15 @@ def test_a_reference_is_always_inside_the_chart() -> None:
 def test_without_data_a_chart_says_so(points: list[tuple[float, float]]) -> None:
     assert "no data" in texts(line_chart(Series("one", points)))
     assert "no data" in texts(
-        drawing.interval_chart("d", {"g": [Interval("a", math.nan, 0, 1)]}, x_label="x", reference=0)
+        drawing.interval_chart(
+            "d", {"g": [Interval("a", math.nan, 0, 1)]}, x_label="x", reference=0
+        )
     )
 
 
-@pytest.mark.parametrize("points", [[(5.0, 3.0)], [(0.0, 0.0), (1.0, 0.0)], [(0.0, -2.0), (1.0, -1.0)], [(1.0, 1e12)]])
+@pytest.mark.parametrize(
+    "points", [[(5.0, 3.0)], [(0.0, 0.0), (1.0, 0.0)], [(0.0, -2.0), (1.0, -1.0)], [(1.0, 1e12)]]
+)
 def test_degenerate_ranges_still_draw_inside_the_chart(points: list[tuple[float, float]]) -> None:
     root = ET.fromstring(line_chart(Series("one", points)))
     for element in root.iter("text"):
@@ -143,9 +171,15 @@ def test_degenerate_ranges_still_draw_inside_the_chart(points: list[tuple[float,
 
 def test_hostile_names_are_text_and_nothing_else() -> None:
     svg = drawing.line_chart(
-        HOSTILE, [Series(HOSTILE, [(0, 1), (1, 2)])] * 2, x_label=HOSTILE, y_label=HOSTILE, marks=[Mark(0, 1, HOSTILE)]
+        HOSTILE,
+        [Series(HOSTILE, [(0, 1), (1, 2)])] * 2,
+        x_label=HOSTILE,
+        y_label=HOSTILE,
+        marks=[Mark(0, 1, HOSTILE)],
     )
-    svg += drawing.interval_chart(HOSTILE, {HOSTILE: [Interval(HOSTILE, 1, 0, 2, HOSTILE)]}, x_label=HOSTILE)
+    svg += drawing.interval_chart(
+        HOSTILE, {HOSTILE: [Interval(HOSTILE, 1, 0, 2, HOSTILE)]}, x_label=HOSTILE
+    )
     assert "<script" not in svg
     assert not set(svg) & {"\x00", "\x1b", "\u202e"}
     ET.fromstring(f"<both>{svg}</both>")

@@ -1,4 +1,7 @@
-"""The report page: what it says of whole, partial, changed, refused and broken pipelines, and of hostile text."""
+"""The report page.
+
+What it says of whole, partial, changed, refused and broken pipelines, and of hostile text.
+"""
 
 from __future__ import annotations
 
@@ -105,8 +108,14 @@ def test_a_whole_pipeline_is_shown_with_its_numbers(
     page = written()
     assert capsys.readouterr() == ("wrote reports/index.html\n", "")
     assert "✓ Complete. All 7 stages are there and fit together." in page.words
-    assert "After SFT 33.3 % [23.3, 43.3] After GRPO 66.7 % [56.7, 76.7] Gain by GRPO, points +33.3" in page.words
-    assert "Not distinguishable. Of the same 6 questions it answers 3 right that the warm-started model" in page.words
+    assert (
+        "After SFT 33.3 % [23.3, 43.3] After GRPO 66.7 % [56.7, 76.7] Gain by GRPO, points +33.3"
+        in page.words
+    )
+    assert (
+        "Not distinguishable. Of the same 6 questions it answers 3 right that the warm-started model"
+        in page.words
+    )
     assert "exact McNemar p = 0.625" in page.words
     assert "Newly right (3 of 6)" in page.words
     assert "Newly wrong (1 of 6)" in page.words
@@ -119,7 +128,9 @@ def test_a_whole_pipeline_is_shown_with_its_numbers(
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_every_link_of_the_page_leads_somewhere(inside: Callable[..., Path], tmp_path: Path) -> None:
+def test_every_link_of_the_page_leads_somewhere(
+    inside: Callable[..., Path], tmp_path: Path
+) -> None:
     inside()
     Path("elsewhere/deep").mkdir(parents=True)
     for out in (PAGE, Path("elsewhere/deep/page.html"), tmp_path / "outside.html"):
@@ -132,7 +143,9 @@ def test_every_link_of_the_page_leads_somewhere(inside: Callable[..., Path], tmp
 
 
 @pytest.mark.parametrize("last", STAGES[:-1])
-def test_a_pipeline_that_stopped_says_what_is_missing(inside: Callable[..., Path], last: str) -> None:
+def test_a_pipeline_that_stopped_says_what_is_missing(
+    inside: Callable[..., Path], last: str
+) -> None:
     inside(upto=last)
     page = written()
     missing = STAGES[STAGES.index(last) + 1 :]
@@ -140,12 +153,18 @@ def test_a_pipeline_that_stopped_says_what_is_missing(inside: Callable[..., Path
     assert "! This pipeline is not whole." in page.words
     for name in missing:
         assert f"{name} not run" in page.words
-    assert ("Completions of base, SFT and GRPO cannot be shown" in page.words) == ("evaluate" in missing)
-    assert ("Reward, dev accuracy and length curves cannot be shown" in page.words) == ("grpo" in missing)
+    assert ("Completions of base, SFT and GRPO cannot be shown" in page.words) == (
+        "evaluate" in missing
+    )
+    assert ("Reward, dev accuracy and length curves cannot be shown" in page.words) == (
+        "grpo" in missing
+    )
     assert ("The gate's verdict cannot be shown" in page.words) == ("validate" in missing)
 
 
-def test_refused_data_is_the_first_thing_said_with_rows_and_remedy(inside: Callable[..., Path]) -> None:
+def test_refused_data_is_the_first_thing_said_with_rows_and_remedy(
+    inside: Callable[..., Path],
+) -> None:
     inside(upto="base_model")
     made.write_gate({"question_unique": 9, "answer_parses": 1}, "thirteen")
     page = written()
@@ -197,7 +216,8 @@ def edit_record(stage: str, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [changed_code, changed_parameter, changed_command, lost_output, another_run, other_bytes]
+    "change",
+    [changed_code, changed_parameter, changed_command, lost_output, another_run, other_bytes],
 )
 def test_what_changed_since_is_out_of_date_with_the_reason_and_so_is_all_that_follows(
     inside: Callable[..., Path], change: Callable[[], str]
@@ -206,7 +226,8 @@ def test_what_changed_since_is_out_of_date_with_the_reason_and_so_is_all_that_fo
     said = change()
     assert said in reasons("sft")
     assert states() == {
-        name: "stale" if name in ("sft", "grpo", "evaluate", "model_card") else "cached" for name in STAGES
+        name: "stale" if name in ("sft", "grpo", "evaluate", "model_card") else "cached"
+        for name in STAGES
     }
     assert "follows sft, which must run first" in reasons("grpo")
     page = written()
@@ -214,26 +235,48 @@ def test_what_changed_since_is_out_of_date_with_the_reason_and_so_is_all_that_fo
     assert said in page.words
 
 
-def journal(stage: str, run: str, execution: list[float] | None, closed: str | None = "FINISHED") -> None:
+def journal(
+    stage: str, run: str, execution: list[float] | None, closed: str | None = "FINISHED"
+) -> None:
     """What a stage that ran here leaves."""
-    folder = Path(f".regrpo/journal/20261122T14{STAGES.index(stage):02}{int((execution or [0])[0]):02}-{stage}")
-    facts = {"stage": stage, "run": run, "execution": execution, "experiment": None, "baseline": None}
+    folder = Path(
+        f".regrpo/journal/20261122T14{STAGES.index(stage):02}{int((execution or [0])[0]):02}-{stage}"
+    )
+    facts = {
+        "stage": stage,
+        "run": run,
+        "execution": execution,
+        "experiment": None,
+        "baseline": None,
+    }
     files.write_json(
         folder / "open.json",
-        facts | {"workspace": str(Path.cwd()), "process": [1, 0.0], "started": 1795357800.0 + 60 * STAGES.index(stage)},
+        facts
+        | {
+            "workspace": str(Path.cwd()),
+            "process": [1, 0.0],
+            "started": 1795357800.0 + 60 * STAGES.index(stage),
+        },
     )
     if closed:
-        files.write_json(folder / "closed.json", {"status": closed, "ended": 1795357900.0, "record": None})
+        files.write_json(
+            folder / "closed.json", {"status": closed, "ended": 1795357900.0, "record": None}
+        )
     files.write_json(folder / "mlflow.json", {"run_id": "f" * 32, "parent_run_id": "abcd" * 8})
 
 
-def test_what_ran_in_the_newest_execution_is_told_from_what_came_from_the_cache(inside: Callable[..., Path]) -> None:
+def test_what_ran_in_the_newest_execution_is_told_from_what_came_from_the_cache(
+    inside: Callable[..., Path],
+) -> None:
     inside()
     for index, stage in enumerate(STAGES):
         journal(stage, f"{index}" * 32, [2.0, 20.0] if index >= 4 else [1.0, 10.0])
     assert states() == {name: "ran" if STAGES.index(name) >= 4 else "cached" for name in STAGES}
     page = written()
-    assert "The execution of 2026-11-22 14:34 UTC ran 3 of them; the others were up to date" in page.words
+    assert (
+        "The execution of 2026-11-22 14:34 UTC ran 3 of them; the others were up to date"
+        in page.words
+    )
     assert f"this pipeline's row is {'abcd' * 8}" in page.words
     for index in range(4):
         journal(STAGES[index], f"{index}" * 32, [2.0, 20.0])
@@ -247,7 +290,9 @@ def test_records_from_elsewhere_were_not_computed_here(inside: Callable[..., Pat
 
 
 @pytest.mark.parametrize(("status", "state"), [("FAILED", "failed"), ("KILLED", "killed")])
-def test_a_stage_that_ended_badly_says_so(inside: Callable[..., Path], status: str, state: str) -> None:
+def test_a_stage_that_ended_badly_says_so(
+    inside: Callable[..., Path], status: str, state: str
+) -> None:
     inside(upto="sft")
     journal("grpo", "9" * 32, [3.0, 30.0], status)
     assert states()["grpo"] == state
@@ -269,7 +314,9 @@ def test_a_stage_that_ended_badly_says_so(inside: Callable[..., Path], status: s
         "dvc.yaml",
     ],
 )
-def test_a_broken_file_is_named_and_the_rest_is_shown(inside: Callable[..., Path], path: str) -> None:
+def test_a_broken_file_is_named_and_the_rest_is_shown(
+    inside: Callable[..., Path], path: str
+) -> None:
     inside()
     for content in (b"{", b"[]", b"\xff\xfe", b'{"verdict": NaN, "stages": {"sft": 1}}'):
         Path(path).write_bytes(content)
@@ -327,7 +374,9 @@ def test_an_unknown_run_and_an_unwritable_place_are_one_line_each(
 
 
 def test_the_splits_stand_in_the_order_of_their_use() -> None:
-    verdict = contents.Verdict(passed=True, rows={"dev": 1, "eval": 2, "other": 5, "sft": 3, "train": 4}, checks=[])
+    verdict = contents.Verdict(
+        passed=True, rows={"dev": 1, "eval": 2, "other": 5, "sft": 3, "train": 4}, checks=[]
+    )
     assert [name for name, _ in verdict.splits] == ["sft", "train", "dev", "eval", "other"]
 
 
@@ -379,7 +428,10 @@ def test_a_chat_prompt_is_shown_by_its_last_message(inside: Callable[..., Path])
     inside()
     path = Path("reports/evaluate/samples.parquet")
     frame = files.read_parquet(path)
-    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what is 1+1?"}]
+    messages = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "what is 1+1?"},
+    ]
     frame["prompt"] = [messages] * len(frame)
     files.write_parquet(path, frame)
     page = written()
@@ -413,7 +465,9 @@ def test_a_revision_is_shown_without_links_into_the_workspace(inside: Callable[.
     assert "✓ Complete" in page.words
     assert "66.7 %" in page.words
     assert [link for link in page.links if not link.startswith(("#", "http://127.0.0.1:"))] == []
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout[:12]
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout[:12]
     assert f"regrpo reproduce {commit}" in page.words
 
 
@@ -433,18 +487,27 @@ def test_the_page_needs_nothing_heavy(inside: Callable[..., Path]) -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(conftest.ROOT)},
-    )  # fmt: skip
+    )
     assert done.stdout.splitlines() == ["wrote reports/index.html", "[]"]
 
 
 def test_make_repro_ends_with_the_page() -> None:
     done = subprocess.run(
-        ["make", "-n", "repro", "--no-print-directory"], cwd=conftest.ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "repro", "--no-print-directory"],
+        cwd=conftest.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1].endswith("regrpo report")
-    ignored = subprocess.run(["git", "check-ignore", "-q", str(PAGE)], cwd=conftest.ROOT, check=False)
+    ignored = subprocess.run(
+        ["git", "check-ignore", "-q", str(PAGE)], cwd=conftest.ROOT, check=False
+    )
     assert ignored.returncode == 0 or not (conftest.ROOT / ".git").exists()
 
 
@@ -465,7 +528,9 @@ def luminance(colour: str) -> float:
     digits = colour.lstrip("#")
     digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
     channels = (int(digits[index : index + 2], 16) / 255 for index in (0, 2, 4))
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

@@ -1,4 +1,7 @@
-"""A finished pipeline's workspace, made of files alone: what pages are built from in tests, in milliseconds."""
+"""A finished pipeline's workspace, made of files alone.
+
+What pages are built from in tests, in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +46,36 @@ DEPS: dict[str, list[str]] = {
     "sft": ["data/prepared", "models/base", "reports/validate/verdict.json", "code/sft.py"],
     "grpo": ["data/prepared", "models/sft", "reports/validate/verdict.json", "code/grpo.py"],
     "evaluate": ["models/base", "models/sft", "models/grpo", "code/evaluate.py"],
-    "model_card": ["reports/evaluate/metrics.json", "reports/grpo/health.json", "code/model_card.py"],
+    "model_card": [
+        "reports/evaluate/metrics.json",
+        "reports/grpo/health.json",
+        "code/model_card.py",
+    ],
 }
 MODELS = ("base", "sft", "grpo")
 RIGHT = {"base": [0, 0, 0, 0, 0, 0], "sft": [1, 1, 0, 0, 0, 0], "grpo": [1, 0, 1, 1, 1, 0]}
-"""Which of six questions each model answers right: one right in both, one newly wrong, three newly right."""
+"""Which of six questions each model answers right.
+
+One right in both, one newly wrong, three newly right.
+"""
 
 
-def workspace(folder: Path, upto: str = "model_card", text: str = "4+5-7=", history: Any = None) -> Path:
-    """Write the stages up to one; `text` is what questions, completions and other free text hold."""
+def workspace(
+    folder: Path, upto: str = "model_card", text: str = "4+5-7=", history: Any = None
+) -> Path:
+    """Write the stages up to one.
+
+    `text` is what questions, completions and other free text hold.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".dvc").mkdir()
     stages = {
-        name: {"cmd": f"python -m stages.{name}", "desc": f"what {name} does", "deps": DEPS[name], "outs": OUTS[name]}
+        name: {
+            "cmd": f"python -m stages.{name}",
+            "desc": f"what {name} does",
+            "deps": DEPS[name],
+            "outs": OUTS[name],
+        }
         for name in STAGES
     }
     for stage in stages.values():
@@ -79,7 +99,12 @@ def learning(steps: int) -> list[dict[str, float]]:
     """A history as GRPO logs it."""
     rows: list[dict[str, float]] = [{"step": 0, "dev_accuracy": 0.2}]
     for step in range(1, steps + 1):
-        row = {"step": step, "reward": step / steps, "completions/mean_length": 5 + step / 20, "entropy": 1 / step}
+        row = {
+            "step": step,
+            "reward": step / steps,
+            "completions/mean_length": 5 + step / 20,
+            "entropy": 1 / step,
+        }
         rows.append(row | {"grad_norm": 12.0 if step in (7, 8, 20) else 1.0})
         if step % 10 == 0:
             rows[-1]["dev_accuracy"] = min(1.0, 0.2 + step / 50)
@@ -98,7 +123,9 @@ def write_outs(name: str, text: str, history: Sequence[Mapping[str, float]]) -> 
         dataset = {"source": text, "license": "MIT", "revision": "r1", "verifier": "exact_int"}
         files.write_json(Path("data/prepared/dataset.json"), dataset)
     elif name == "base_model":
-        files.write_json(reports / "source.json", {"architecture": "Gemma3", "parameters": 1234, "source": text})
+        files.write_json(
+            reports / "source.json", {"architecture": "Gemma3", "parameters": 1234, "source": text}
+        )
     elif name == "validate":
         write_gate({}, text)
     elif name == "sft":
@@ -116,7 +143,14 @@ def write_gate(failed: Mapping[str, int], text: str) -> None:
     """The gate's files; `failed` checks of the split train have as many offending rows."""
     reports = Path("reports/validate")
     checks = [
-        {"check": check, "split": split, "expectation": "expect", "rows": 6, "failed": count, "passed": not count}
+        {
+            "check": check,
+            "split": split,
+            "expectation": "expect",
+            "rows": 6,
+            "failed": count,
+            "passed": not count,
+        }
         for check in ("id_present", "question_unique", "answer_parses")
         for split in ("train", "eval")
         for count in [failed.get(check, 0) if split == "train" else 0]
@@ -129,34 +163,68 @@ def write_gate(failed: Mapping[str, int], text: str) -> None:
         for index in range(count)
     ]
     files.write_parquet(
-        reports / "failures.parquet", pd.DataFrame(rows, columns=["check", "split", "id", "value"], dtype="str")
+        reports / "failures.parquet",
+        pd.DataFrame(rows, columns=["check", "split", "id", "value"], dtype="str"),
     )
-    files.write_text(reports / "report.html", "<!doctype html><html lang=en><title>gate</title></html>")
+    files.write_text(
+        reports / "report.html", "<!doctype html><html lang=en><title>gate</title></html>"
+    )
 
 
 def write_evaluation(text: str, kind: str = "binary", headline: str | None = "heldout") -> None:
     """evaluate's metrics and samples of six questions; the second task is a control."""
     tasks, rows = {}, []
     for task, role in (("heldout", "headline"), ("heldout_reasoning_prefilled", "control")):
-        values = {model: [float(v) * (1 if kind == "binary" else 0.5) for v in RIGHT[model]] for model in MODELS}
+        values = {
+            model: [float(v) * (1 if kind == "binary" else 0.5) for v in RIGHT[model]]
+            for model in MODELS
+        }
         means = {model: sum(v) / 6 for model, v in values.items()}
-        pair = {"ci95": [0.1, 0.6], "difference": means["grpo"] - means["sft"], "minimum_detectable_effect": 0.8}
+        pair = {
+            "ci95": [0.1, 0.6],
+            "difference": means["grpo"] - means["sft"],
+            "minimum_detectable_effect": 0.8,
+        }
         flips = {"gained": 3, "lost": 1, "p_mcnemar": 0.625} if kind == "binary" else {}
         tasks[task] = {
-            "metric": "accuracy", "kind": kind, "n": 6, "role": role, "version": 1.0, "description": text[:300],
-            "models": {model: {"value": mean, "ci95": [max(0, mean - 0.1), min(1, mean + 0.1)], "stderr": 0.1}
-                       for model, mean in means.items()},
+            "metric": "accuracy",
+            "kind": kind,
+            "n": 6,
+            "role": role,
+            "version": 1.0,
+            "description": text[:300],
+            "models": {
+                model: {
+                    "value": mean,
+                    "ci95": [max(0, mean - 0.1), min(1, mean + 0.1)],
+                    "stderr": 0.1,
+                }
+                for model, mean in means.items()
+            },
             "pairs": {"sft_grpo": {"gained": None, "lost": None, "p_mcnemar": None} | pair | flips},
-        }  # fmt: skip
+        }
         rows += [
-            {"task": task, "model": model, "id": f"q{index}", "prompt": text, "completion": f"{model}: {text}",
-             "answer": "2", "value": value}
-            for model in MODELS for index, value in enumerate(values[model])
-        ]  # fmt: skip
+            {
+                "task": task,
+                "model": model,
+                "id": f"q{index}",
+                "prompt": text,
+                "completion": f"{model}: {text}",
+                "answer": "2",
+                "value": value,
+            }
+            for model in MODELS
+            for index, value in enumerate(values[model])
+        ]
     gain = {"total": 0.5, "elicited": 0.3, "learned": 0.2}
     gain |= {f"{part}_ci95": [0.1, 0.6] for part in ("total", "elicited", "learned")}  # type: ignore[misc]
     reports = Path("reports/evaluate")
-    content = {"headline": headline, "verifier": "exact_int", "tasks": tasks, "gain": gain if headline else None}
+    content = {
+        "headline": headline,
+        "verifier": "exact_int",
+        "tasks": tasks,
+        "gain": gain if headline else None,
+    }
     files.write_json(reports / "metrics.json", content)
     files.write_parquet(reports / "samples.parquet", pd.DataFrame(rows))
 
@@ -166,19 +234,34 @@ def finish(name: str) -> None:
     entry = entry_now(name)
     number = STAGES.index(name)
     record = {
-        "schema_version": 1, "stage": name, "run": f"{number}" * 32, "key": stage_key(entry),
-        "command": entry["cmd"], "parameters": entry["params"],
+        "schema_version": 1,
+        "stage": name,
+        "run": f"{number}" * 32,
+        "key": stage_key(entry),
+        "command": entry["cmd"],
+        "parameters": entry["params"],
         "inputs": [stage_run.fingerprint(dep["path"]) for dep in entry["deps"]],
         "outputs": [stage_run.fingerprint(out) for out in OUTS[name]],
         "code": {"revision": "c" * 40, "dirty": False, "diff_sha256": None},
-        "environment": {"packages": {"trl": "1.16.0"}, "python": "3.11.7", "system": "Linux x86_64", "cpu": "a CPU",
-                        "cuda": [], "sha256": "e" * 64},
-        "started": f"2026-11-22T14:3{number}:00.000+00:00", "ended": f"2026-11-22T14:3{number}:30.000+00:00",
-        "seconds": 30.5, "mlflow_run_id": f"{number}f" * 16,
-    }  # fmt: skip
+        "environment": {
+            "packages": {"trl": "1.16.0"},
+            "python": "3.11.7",
+            "system": "Linux x86_64",
+            "cpu": "a CPU",
+            "cuda": [],
+            "sha256": "e" * 64,
+        },
+        "started": f"2026-11-22T14:3{number}:00.000+00:00",
+        "ended": f"2026-11-22T14:3{number}:30.000+00:00",
+        "seconds": 30.5,
+        "mlflow_run_id": f"{number}f" * 16,
+    }
     files.write_json(Path(f"reports/{name}/run.json"), [record])
     lock = Snapshot(Path.cwd()).lock()
-    outs = [{"path": out, "md5": dvc_md5(Path(out))} for out in [*OUTS[name], f"reports/{name}/run.json"]]
+    outs = [
+        {"path": out, "md5": dvc_md5(Path(out))}
+        for out in [*OUTS[name], f"reports/{name}/run.json"]
+    ]
     lock["stages"][name] = entry | {"outs": outs}
     with Path("dvc.lock").open("w") as f:
         YAML(typ="safe").dump({"schema": "2.0", **lock}, f)

@@ -1,4 +1,7 @@
-"""Whole pipelines written by hand: dvc.lock, run.json and reports that fit together, without any training."""
+"""Whole pipelines written by hand.
+
+Dvc.lock, run.json and reports that fit together, without any training.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,13 @@ READS = {
 
 
 REPORTS = {
-    "grpo": {"metrics.json": {"steps": 80, "reward_last": 0.9}, "health.json": {"verdict": "healthy", "fired": 0}},
-    "evaluate": {"metrics.json": {"tasks": {"heldout": {"n": 300, "models": {"grpo": {"value": 0.9}}}}}},
+    "grpo": {
+        "metrics.json": {"steps": 80, "reward_last": 0.9},
+        "health.json": {"verdict": "healthy", "fired": 0},
+    },
+    "evaluate": {
+        "metrics.json": {"tasks": {"heldout": {"n": 300, "models": {"grpo": {"value": 0.9}}}}}
+    },
 }
 
 
@@ -50,7 +58,11 @@ def record(stage: str, version: int = 0, **changes: Any) -> dict[str, Any]:
         }
         for path in MAKES.get(stage, [])
     ]
-    made = {out["path"]: out["sha256"] for name in MAKES for out in ([] if name == stage else _outputs(name, version))}
+    made = {
+        out["path"]: out["sha256"]
+        for name in MAKES
+        for out in ([] if name == stage else _outputs(name, version))
+    }
     made |= {"data/prepared/train.parquet": digest(f"t {version}")}
     return {
         "schema_version": 1,
@@ -59,7 +71,9 @@ def record(stage: str, version: int = 0, **changes: Any) -> dict[str, Any]:
         "key": stage_key(entry),
         "command": entry["cmd"],
         "parameters": entry["params"],
-        "inputs": [{"path": path, "sha256": made[path], "size": 9} for path in READS.get(stage, [])],
+        "inputs": [
+            {"path": path, "sha256": made[path], "size": 9} for path in READS.get(stage, [])
+        ],
         "outputs": outputs,
         "code": {"revision": "c" * 40, "dirty": True, "diff_sha256": digest("diff")},
         "environment": {"sha256": digest("environment")},
@@ -74,8 +88,12 @@ def _outputs(stage: str, version: int) -> list[dict[str, Any]]:
 def lock_entry(stage: str, version: int = 0) -> dict[str, Any]:
     return {
         "cmd": f"python -m stages.{stage}",
-        "deps": [{"path": path, "md5": digest(f"{path} {version}")[:32]} for path in READS.get(stage, [])],
-        "params": {"params.yaml": {stage: {"seed": version, "source": {"kind": "local", "names": ["a"]}}}},
+        "deps": [
+            {"path": path, "md5": digest(f"{path} {version}")[:32]} for path in READS.get(stage, [])
+        ],
+        "params": {
+            "params.yaml": {stage: {"seed": version, "source": {"kind": "local", "names": ["a"]}}}
+        },
     }
 
 
@@ -85,8 +103,14 @@ def write_stage(root: Path, stage: str, version: int = 0, **changes: Any) -> Non
     files.write_json(folder / "run.json", [record(stage, version, **changes)])
     for name, report in REPORTS.get(stage, {}).items():
         files.write_json(folder / name, report)
-    lock = json.loads((root / "dvc.lock").read_text()) if (root / "dvc.lock").exists() else {"stages": {}}
-    outs = [{"path": path, "md5": digest(f"{path} {version}")[:32]} for path in MAKES.get(stage, [])]
+    lock = (
+        json.loads((root / "dvc.lock").read_text())
+        if (root / "dvc.lock").exists()
+        else {"stages": {}}
+    )
+    outs = [
+        {"path": path, "md5": digest(f"{path} {version}")[:32]} for path in MAKES.get(stage, [])
+    ]
     own = hashlib.md5((folder / "run.json").read_bytes()).hexdigest()
     lock["stages"][stage] = lock_entry(stage, version) | {
         "outs": [*outs, {"path": f"reports/{stage}/run.json", "md5": own}]
@@ -100,11 +124,23 @@ def write_pipeline(root: Path, version: int = 0, **changes: Any) -> None:
 
 
 def commit(root: Path, *refs: str) -> str:
-    """Commit everything in `root` (made a repository if it is none) and point `refs` at it; returns the commit."""
+    """Commit everything in `root` (made a repository if it is none) and point `refs` at it.
+
+    Returns the commit.
+    """
 
     def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "core.hooksPath=/dev/null"]
-        done = subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True)
+        identity = [
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.org",
+            "-c",
+            "core.hooksPath=/dev/null",
+        ]
+        done = subprocess.run(
+            ["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True
+        )
         return done.stdout.strip()
 
     if not (root / ".git").exists():

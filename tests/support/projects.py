@@ -1,4 +1,7 @@
-"""Miniature projects: the real code with a profile small enough to run the real pipeline in a test."""
+"""Miniature projects.
+
+The real code with a profile small enough to run the real pipeline in a test.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +46,25 @@ MODEL_FILES = {
 MINIATURE: dict[str, dict[str, Any]] = {
     "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
     "validate": {"min_rows": 10},
-    "sft": {"max_steps": 40, "per_device_train_batch_size": 16, "warmup_steps": 5, "logging_steps": 10, "threads": 1},
-    "grpo": {"max_steps": 4, "per_device_train_batch_size": 16, "num_generations": 4, "warmup_steps": 1, "dev_every": 2,
-             "sample_every": 2, "threads": 1, "weight_decay": 0.1},  # it moves the weights where no answer is right
+    "sft": {
+        "max_steps": 40,
+        "per_device_train_batch_size": 16,
+        "warmup_steps": 5,
+        "logging_steps": 10,
+        "threads": 1,
+    },
+    "grpo": {
+        "max_steps": 4,
+        "per_device_train_batch_size": 16,
+        "num_generations": 4,
+        "warmup_steps": 1,
+        "dev_every": 2,
+        "sample_every": 2,
+        "threads": 1,
+        "weight_decay": 0.1,
+    },  # it moves the weights where no answer is right
     "evaluate": {"batch_size": 24, "bootstrap": 500, "threads": 1},
-}  # fmt: skip
+}
 
 
 def edit_yaml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
@@ -61,24 +78,40 @@ def edit_yaml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a stage: this interpreter first on PATH, offline, nothing of an outer DVC or MLflow."""
+    """The environment of a stage.
+
+    This interpreter first on PATH, offline, nothing of an outer DVC or MLflow.
+    """
     kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "REGRPO_", "GIT_"))
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("DVC_", "MLFLOW_", "REGRPO_", "GIT_"))
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, "PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", **extra}
 
 
-def run(folder: Path, *command: str, check: bool = True, **extra: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *command: str, check: bool = True, **extra: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder; with `check`, a failure shows what was said."""
-    done = subprocess.run(command, cwd=folder, env=environment(**extra), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment(**extra), capture_output=True, text=True, check=False
+    )
     if check and done.returncode:
-        raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        raise AssertionError(
+            f"{command} ended with {done.returncode}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
     return done
 
 
-def make_project(folder: Path, sections: Mapping[str, Mapping[str, Any]] = MINIATURE, with_git: bool = True) -> Path:
-    """A fresh repository with the project's own code and a small profile; committed, DVC initialised."""
+def make_project(
+    folder: Path, sections: Mapping[str, Mapping[str, Any]] = MINIATURE, with_git: bool = True
+) -> Path:
+    """A fresh repository with the project's own code and a small profile.
+
+    Committed, DVC initialised.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in CODE:
         source = ROOT / name

@@ -1,4 +1,7 @@
-"""Real servers on 127.0.0.1 for tests: PostgreSQL, S3 (moto's server) and MLflow over both. Each is ended by its id."""
+"""Real servers on 127.0.0.1 for tests: PostgreSQL, S3 (moto's server) and MLflow over both.
+
+Each is ended by its id.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ STARTS_WITHIN = 120.0
 
 def postgres_binaries() -> Path | None:
     """The newest PostgreSQL of Debian's packages, or the one on PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])
+    )
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).parent if on_path else None
 
@@ -65,20 +70,28 @@ def free_port() -> int:
 class Server:
     """A process that listens on 127.0.0.1; `start` waits until it answers."""
 
-    def __init__(self, command: list[str], log: Path, answers: Callable[[], bool], **variables: str) -> None:
+    def __init__(
+        self, command: list[str], log: Path, answers: Callable[[], bool], **variables: str
+    ) -> None:
         self.command, self.log, self.answers, self.variables = command, log, answers, variables
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=environment(**self.variables), stdout=log, stderr=log, start_new_session=True
+                self.command,
+                env=environment(**self.variables),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         deadline = time.monotonic() + STARTS_WITHIN
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise AssertionError(f"{self.command[0]} did not start:\n{self.log.read_text()[-3000:]}")
+                raise AssertionError(
+                    f"{self.command[0]} did not start:\n{self.log.read_text()[-3000:]}"
+                )
             time.sleep(0.1)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
@@ -123,12 +136,29 @@ class Postgres(Server):
             user = _unprivileged()
             assert user is not None
             os.chown(self.folder, user.pw_uid, user.pw_gid)
-            as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+            as_user = [
+                "setpriv",
+                f"--reuid={user.pw_uid}",
+                f"--regid={user.pw_gid}",
+                "--clear-groups",
+            ]
         data = str(self.folder / "data")
-        initdb = [*as_user, str(binaries / "initdb"), "-D", data, "-U", "regrpo", "--auth=trust", "-E", "UTF8"]
+        initdb = [
+            *as_user,
+            str(binaries / "initdb"),
+            "-D",
+            data,
+            "-U",
+            "regrpo",
+            "--auth=trust",
+            "-E",
+            "UTF8",
+        ]
         subprocess.run([*initdb, "--no-sync"], cwd=self.folder, check=True, capture_output=True)
         where = ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.folder), "-F"]
-        super().__init__([*as_user, str(binaries / "postgres"), "-D", data, *where], log, self._answers)
+        super().__init__(
+            [*as_user, str(binaries / "postgres"), "-D", data, *where], log, self._answers
+        )
 
     def _answers(self) -> bool:
         import psycopg2
@@ -154,7 +184,13 @@ class S3(Server):
     def __init__(self, log: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(self.port)]
+        command = [
+            str(Path(sys.executable).parent / "moto_server"),
+            "-H",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
         super().__init__(command, log, answers_http(f"{self.url}/moto-api/"))
 
     def make_bucket(self, name: str) -> None:
@@ -164,9 +200,12 @@ class S3(Server):
         import boto3
 
         return boto3.client(
-            "s3", endpoint_url=self.url, region_name=AWS["AWS_DEFAULT_REGION"], aws_access_key_id="test",
+            "s3",
+            endpoint_url=self.url,
+            region_name=AWS["AWS_DEFAULT_REGION"],
+            aws_access_key_id="test",
             aws_secret_access_key="test",
-        )  # fmt: skip
+        )
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
@@ -185,7 +224,10 @@ class S3(Server):
 
 
 class Mlflow(Server):
-    """`mlflow server`: PostgreSQL for its tables, a bucket for artifacts, which clients reach through it."""
+    """`mlflow server`.
+
+    PostgreSQL for its tables, a bucket for artifacts, which clients reach through it.
+    """
 
     def __init__(self, postgres: Postgres, s3: S3, bucket: str, log: Path) -> None:
         self.port = free_port()
@@ -193,7 +235,12 @@ class Mlflow(Server):
         where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         # SQLAlchemy 2.1 would take psycopg 3 for a plain postgresql://.
         database = f"postgresql+psycopg2://{postgres.address}"
-        stores = ["--backend-store-uri", database, "--artifacts-destination", f"s3://{bucket}/artifacts"]
+        stores = [
+            "--backend-store-uri",
+            database,
+            "--artifacts-destination",
+            f"s3://{bucket}/artifacts",
+        ]
         command = [str(Path(sys.executable).parent / "mlflow"), "server", *where, *stores]
         variables = AWS | {
             "MLFLOW_S3_ENDPOINT_URL": s3.url,

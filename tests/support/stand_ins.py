@@ -1,4 +1,7 @@
-"""Tiny stand-ins of what profiles name on the hub: the same classes and schemas, random weights, local folders."""
+"""Tiny stand-ins of what profiles name on the hub.
+
+The same classes and schemas, random weights, local folders.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,36 @@ from typing import Any
 
 UKRAINIAN = "абвгґдеєжзиіїйклмнопрстуфхцчшщьюяАБВГҐДЕЄЖЗИІЇЙКЛМНОПРСТУФХЦЧШЩЬЮЯ’«»—"
 SMALL: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "max_position_embeddings": 1024, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 1024,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
 GEMMA: dict[str, Any] = {
-    "num_key_value_heads": 1, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 64,
     "layer_types": ["sliding_attention", "full_attention"],
-}  # fmt: skip
+}
 
 VISION = {
-    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
     "patch_size": 14,
-}  # fmt: skip
+}
 
 
-def causal(folder: Path, architecture: str = "gemma", letters: str = "", template: bool = True) -> None:
+def causal(
+    folder: Path, architecture: str = "gemma", letters: str = "", template: bool = True
+) -> None:
     """A causal language model: gemma, gemma_with_images (as Gemma 3 from 4B on), llama or qwen.
 
     Its tokenizer knows ASCII and `letters`, one token each.
@@ -44,7 +62,9 @@ def causal(folder: Path, architecture: str = "gemma", letters: str = "", templat
     sizes = config(**SMALL, **own, vocab_size=-(-len(tokenizer) // 8) * 8)
     if architecture == "gemma_with_images":
         model = transformers.Gemma3ForConditionalGeneration
-        sizes = transformers.Gemma3Config(text_config=sizes, vision_config=VISION, mm_tokens_per_image=4)
+        sizes = transformers.Gemma3Config(
+            text_config=sizes, vision_config=VISION, mm_tokens_per_image=4
+        )
     model(sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -52,25 +72,56 @@ def causal(folder: Path, architecture: str = "gemma", letters: str = "", templat
 def classifier(folder: Path, labels: tuple[str, ...], seed: int = 0, **config: Any) -> None:
     """An XLM-RoBERTa sequence classifier with these labels, whose values differ from text to text."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification, set_seed
+    from transformers import (
+        PreTrainedTokenizerFast,
+        XLMRobertaConfig,
+        XLMRobertaForSequenceClassification,
+        set_seed,
+    )
 
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *map(chr, range(32, 127)), *UKRAINIAN]
-    core = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
+    core = Tokenizer(
+        models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>")
+    )
     core.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), behavior="isolated")
-    core.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        cls_token="<s>", sep_token="</s>", model_max_length=512,
-    )  # fmt: skip
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="<s>",
+        sep_token="</s>",
+        model_max_length=512,
+    )
     set_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    names = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
     model = XLMRobertaForSequenceClassification(
         XLMRobertaConfig(
-            vocab_size=len(tokens), max_position_embeddings=514, type_vocab_size=1, pad_token_id=1, bos_token_id=0,
-            eos_token_id=2, initializer_range=0.5, **sizes, **names, **config,
+            vocab_size=len(tokens),
+            max_position_embeddings=514,
+            type_vocab_size=1,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            initializer_range=0.5,
+            **sizes,
+            **names,
+            **config,
         )
-    )  # fmt: skip
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -93,7 +144,13 @@ def gsm8k(folder: Path) -> None:
 
 
 PLACES = ("Києві", "Львові", "Одесі", "Харкові", "Дніпрі", "Полтаві", "Луцьку", "Рівному")
-NEWS = ("відкрили міст", "ремонтують школу", "збудували парк", "провели виставку", "замінили трамваї")
+NEWS = (
+    "відкрили міст",
+    "ремонтують школу",
+    "збудували парк",
+    "провели виставку",
+    "замінили трамваї",
+)
 
 
 def xlsum_row(index: int) -> dict[str, str]:
@@ -115,4 +172,6 @@ def xlsum(folder: Path, train: int = 80, evaluation: int = 12) -> None:
     import pyarrow.parquet as pq
 
     for name, rows in (("train", range(train)), ("test", range(1000, 1000 + evaluation))):
-        pq.write_table(pa.Table.from_pylist([xlsum_row(index) for index in rows]), folder / f"{name}.parquet")
+        pq.write_table(
+            pa.Table.from_pylist([xlsum_row(index) for index in rows]), folder / f"{name}.parquet"
+        )

@@ -40,7 +40,8 @@ def open_journal(root: Path, stage: str = "sft", **changes: Any) -> Journal:
         "experiment": None,
         "baseline": None,
         "profile": "params.yaml",
-        "sections": {name: {"seed": 0} for name in STAGES[:-1]} | {"model_card": {"model_name": "Tiny-1.5"}},
+        "sections": {name: {"seed": 0} for name in STAGES[:-1]}
+        | {"model_card": {"model_name": "Tiny-1.5"}},
         "workspace": str(root),
         "started": time.time() - 5,
     }
@@ -67,4 +68,6 @@ def only(store: Store, **tags: str) -> Run:
 
 def artifacts(store: Store, run: Run, path: str | None = None) -> set[str]:
     found = store.client.list_artifacts(run.info.run_id, path)
-    return {a.path for a in found if not a.is_dir}.union(*(artifacts(store, run, a.path) for a in found if a.is_dir))
+    return {a.path for a in found if not a.is_dir}.union(
+        *(artifacts(store, run, a.path) for a in found if a.is_dir)
+    )

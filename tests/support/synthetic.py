@@ -1,6 +1,9 @@
-"""Finished pipelines without training: a repository of git, dvc.lock, records, reports and cache objects that fit.
+"""Finished pipelines without training.
 
-What stages would have made is made up from their keys; the reports and answers that a comparison reads are real files.
+A repository of git, dvc.lock, records, reports and cache objects that fit.
+
+What stages would have made is made up from their keys; the reports and answers that a comparison
+reads are real files.
 """
 
 from __future__ import annotations
@@ -26,8 +29,13 @@ from regrpo.evaluate import stats
 from tests.support.projects import ROOT
 
 Json = dict[str, Any]
-ROLES = {"heldout": "headline", "heldout_sampled": "sampled", "heldout_format": "format",
-         "heldout_answer_prefilled": "control", "heldout_reasoning_prefilled": "control"}  # fmt: skip
+ROLES = {
+    "heldout": "headline",
+    "heldout_sampled": "sampled",
+    "heldout_format": "format",
+    "heldout_answer_prefilled": "control",
+    "heldout_reasoning_prefilled": "control",
+}
 FEW_FILES = ("regrpo/train/rewards.py", "regrpo/report/card.py")
 PACKAGES = {"torch": "2.13.0", "trl": "1.16.0"}
 SPLITS = ("dataset.json", "dev.parquet", "eval.parquet", "sft.parquet", "train.parquet")
@@ -42,8 +50,19 @@ DECLARED, PROFILE = yaml_of(ROOT / "dvc.yaml")["stages"], yaml_of(ROOT / "params
 
 
 def git(root: Path, *arguments: str, data: bytes | None = None) -> str:
-    command = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@example.invalid", *arguments]
-    return subprocess.run(command, input=data, capture_output=True, check=True).stdout.decode().strip()
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.invalid",
+        *arguments,
+    ]
+    return (
+        subprocess.run(command, input=data, capture_output=True, check=True).stdout.decode().strip()
+    )
 
 
 def make_repository(root: Path) -> Path:
@@ -59,7 +78,7 @@ def make_repository(root: Path) -> Path:
     return root
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 def questions(count: int, first: int = 0) -> pd.DataFrame:
@@ -83,7 +102,10 @@ def evaluation(
     verifier: str = "exact_int",
     version: float = 1.0,
 ) -> tuple[Json, pd.DataFrame]:
-    """metrics.json and samples: a value per question and task for the model grpo; base is all wrong."""
+    """metrics.json and samples: a value per question and task for the model grpo.
+
+    Base is all wrong.
+    """
     tasks: Json = {}
     frames = []
     for task, of_task in values.items():
@@ -100,16 +122,21 @@ def evaluation(
         metric, role = "format" if "format" in task else "accuracy", ROLES.get(task, "custom")
         about = {"metric": metric, "kind": kind, "n": len(x), "role": role, "version": version}
         tasks[task] = about | {"models": scores, "pairs": {}}
-    samples = pd.concat(frames, ignore_index=True)[["task", "model", "id", "prompt", "completion", "answer", "value"]]
+    samples = pd.concat(frames, ignore_index=True)[
+        ["task", "model", "id", "prompt", "completion", "answer", "value"]
+    ]
     return {"headline": headline, "verifier": verifier, "tasks": tasks, "gain": None}, samples
 
 
 def right(share: float, n: int = 300, seed: int = 0) -> list[float]:
-    """`n` binary values of which about a share is 1; smaller shares are parts of larger ones of the same seed."""
+    """`n` binary values of which about a share is 1.
+
+    Smaller shares are parts of larger ones of the same seed.
+    """
     return (np.random.default_rng(seed).random(n) < share).astype(float).tolist()
 
 
-# --- runs -----------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
 
 def write_run(
@@ -128,11 +155,14 @@ def write_run(
     ids: str = "",
     full: bool = False,
 ) -> dict[str, str]:
-    """Leave the workspace as a run with these answers would, up to a stage; returns each stage's run id.
+    """Leave the workspace as a run with these answers would, up to a stage.
 
-    `params` are {"section.key": value}; `code` other contents of code files; `ids` sets runs of equal inputs apart;
-    `full` gives dvc.lock the length and form that DVC gives it (slow to read and write).
-    """  # fmt: skip
+    Returns each stage's run id.
+
+    `params` are {"section.key": value}; `code` other contents of code files; `ids` sets runs of
+    equal inputs apart; `full` gives dvc.lock the length and form that DVC gives it (slow to read
+    and write).
+    """
     profile = copy.deepcopy({stage: PROFILE[stage] for stage in STAGES})
     for name, value in (params or {}).items():
         section, _, key = name.partition(".")
@@ -145,7 +175,11 @@ def write_run(
     commit = revision or git(root, "rev-parse", "HEAD")
     for stage in STAGES[: STAGES.index(until) + 1]:
         declared = DECLARED[stage]
-        kept = [path for path in declared["deps"] if full or not path.startswith("regrpo/") or path in FEW_FILES]
+        kept = [
+            path
+            for path in declared["deps"]
+            if full or not path.startswith("regrpo/") or path in FEW_FILES
+        ]
         deps = {path: made.get(path) or _hashes((code or {}).get(path, path)) for path in kept}
         entry: Json = {
             "cmd": declared["cmd"],
@@ -153,9 +187,14 @@ def write_run(
             "params": {"params.yaml": {stage: profile[stage]}},
         }
         key = stage_key(entry)
-        told = sha256_json([key, samples.to_json() if stage in ("evaluate", "model_card") else "", ids])
-        outs = [next(iter(one)) if isinstance(one, dict) else one
-                for kind in ("outs", "metrics", "plots") for one in declared.get(kind, [])]  # fmt: skip
+        told = sha256_json(
+            [key, samples.to_json() if stage in ("evaluate", "model_card") else "", ids]
+        )
+        outs = [
+            next(iter(one)) if isinstance(one, dict) else one
+            for kind in ("outs", "metrics", "plots")
+            for one in declared.get(kind, [])
+        ]
         contents = _contents(stage, metrics, samples, history)
         outputs = []
         for path in outs:
@@ -176,14 +215,22 @@ def write_run(
         names[stage] = told[:32]
         facts = {"packages": dict(packages), "python": "3.11.7", "system": "Linux x86_64"}
         record = {
-            "schema_version": 1, "stage": stage, "run": names[stage], "key": key, "command": declared["cmd"],
-            "parameters": entry["params"], "outputs": outputs,
-            "inputs": [{"path": path, "sha256": sha256, "size": 1} for path, (_, sha256) in deps.items()],
+            "schema_version": 1,
+            "stage": stage,
+            "run": names[stage],
+            "key": key,
+            "command": declared["cmd"],
+            "parameters": entry["params"],
+            "outputs": outputs,
+            "inputs": [
+                {"path": path, "sha256": sha256, "size": 1} for path, (_, sha256) in deps.items()
+            ],
             "code": {"revision": commit, "dirty": diff is not None, "diff_sha256": diff},
-            "environment": facts | {"sha256": sha256_json(facts)}, "mlflow_run_id": None,
+            "environment": facts | {"sha256": sha256_json(facts)},
+            "mlflow_run_id": None,
             "started": f"2026-01-{day:02}T00:0{STAGES.index(stage)}:00+00:00",
             "ended": f"2026-01-{day:02}T00:0{STAGES.index(stage)}:30+00:00",
-        }  # fmt: skip
+        }
         data = canonical_json([record]).encode()
         made[f"reports/{stage}/run.json"] = _md5(data), hashlib.sha256(data).hexdigest()
         _write(root, f"reports/{stage}/run.json", data)
@@ -200,15 +247,25 @@ def write_run(
     return names
 
 
-def _contents(stage: str, metrics: Json, samples: pd.DataFrame, history: str | None) -> dict[str, bytes]:
+def _contents(
+    stage: str, metrics: Json, samples: pd.DataFrame, history: str | None
+) -> dict[str, bytes]:
     if stage == "evaluate":
         stream = io.BytesIO()
         samples.to_parquet(stream, index=False)
-        return {"reports/evaluate/metrics.json": json.dumps(metrics).encode(),
-                "reports/evaluate/samples.parquet": stream.getvalue()}  # fmt: skip
+        return {
+            "reports/evaluate/metrics.json": json.dumps(metrics).encode(),
+            "reports/evaluate/samples.parquet": stream.getvalue(),
+        }
     if stage == "grpo":
-        told = history or "step,reward,completions/mean_length,dev_accuracy\n0,,,0.2\n1,0.3,5.5,\n2,0.5,6.5,0.6\n"
-        return {"reports/grpo/health.json": b'{"verdict": "healthy"}', "reports/grpo/history.csv": told.encode()}
+        told = (
+            history
+            or "step,reward,completions/mean_length,dev_accuracy\n0,,,0.2\n1,0.3,5.5,\n2,0.5,6.5,0.6\n"
+        )
+        return {
+            "reports/grpo/health.json": b'{"verdict": "healthy"}',
+            "reports/grpo/history.csv": told.encode(),
+        }
     if stage == "prepare":
         counts = {name.partition(".")[0]: {"rows": 300, "classes": 300} for name in SPLITS[1:]}
         return {"reports/prepare/metrics.json": json.dumps(counts).encode()}

@@ -1,4 +1,7 @@
-"""Pipelines with everything that MLflow is told: reports as the stages write them, and journals to replay."""
+"""Pipelines with everything that MLflow is told.
+
+Reports as the stages write them, and journals to replay.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ RIGHT = {"base": "0000", "sft": "1100", "grpo": "1011"}
 def repository(root: Path, database: str | None = None) -> Iterator[None]:
     """Be in an empty repository that is told to a database (its own mlflow.db), under its own name."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))]:
+        for name in [
+            name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))
+        ]:
             patch.delenv(name)
         patch.setenv("DVC_ROOT", str(root))
         patch.setenv("MLFLOW_TRACKING_URI", database or f"sqlite:///{root / 'mlflow.db'}")
@@ -45,8 +50,17 @@ def repository(root: Path, database: str | None = None) -> Iterator[None]:
 def evaluation(grpo: float = 0.75) -> dict[str, Any]:
     """evaluate's metrics.json, with GRPO's accuracy."""
     values = {"base": 0.0, "sft": 0.5, "grpo": grpo}
-    models = {model: {"value": value, "ci95": [value / 2, (1 + value) / 2]} for model, value in values.items()}
-    pair = {"difference": grpo - 0.5, "ci95": [grpo - 0.7, grpo - 0.3], "p_mcnemar": 0.25, "gained": 2, "lost": 1}
+    models = {
+        model: {"value": value, "ci95": [value / 2, (1 + value) / 2]}
+        for model, value in values.items()
+    }
+    pair = {
+        "difference": grpo - 0.5,
+        "ci95": [grpo - 0.7, grpo - 0.3],
+        "p_mcnemar": 0.25,
+        "gained": 2,
+        "lost": 1,
+    }
     task = {"kind": "binary", "n": 4, "models": models, "pairs": {"sft_grpo": pair}}
     tasks = {"asked": task | {"role": "control"}, "heldout": task | {"role": "headline"}}
     gain: dict[str, Any] = {"total": grpo - 0.5, "elicited": 0.1, "learned": grpo - 0.6}
@@ -57,29 +71,50 @@ def evaluation(grpo: float = 0.75) -> dict[str, Any]:
 def answers(prompt: Any = None) -> pd.DataFrame:
     """evaluate's samples.parquet of two tasks; without a prompt, each question has its own."""
     rows = [
-        {"task": task, "model": model, "id": f"q{index}", "prompt": prompt or f"{index}+5-7=",
-         "completion": f"{model} on {task} {index}",
-         "answer": "2", "value": float(right)}
-        for task in ("asked", "heldout") for model, row in RIGHT.items() for index, right in enumerate(row)
-    ]  # fmt: skip
+        {
+            "task": task,
+            "model": model,
+            "id": f"q{index}",
+            "prompt": prompt or f"{index}+5-7=",
+            "completion": f"{model} on {task} {index}",
+            "answer": "2",
+            "value": float(right),
+        }
+        for task in ("asked", "heldout")
+        for model, row in RIGHT.items()
+        for index, right in enumerate(row)
+    ]
     return pd.DataFrame(rows)
 
 
 def completions(steps: int = 3, group: int = 4, prompt: Any = "4+5-7=") -> pd.DataFrame:
     """grpo's samples.parquet."""
     rows = [
-        {"step": 10 * step, "id": "q", "prompt": prompt, "completion": f"step {step}, {index} <b>&", "answer": "2",
-         "reward": float(index % 2), "exact_answer": float(index % 2)}
-        for step in range(steps) for index in range(group)
-    ]  # fmt: skip
+        {
+            "step": 10 * step,
+            "id": "q",
+            "prompt": prompt,
+            "completion": f"step {step}, {index} <b>&",
+            "answer": "2",
+            "reward": float(index % 2),
+            "exact_answer": float(index % 2),
+        }
+        for step in range(steps)
+        for index in range(group)
+    ]
     return pd.DataFrame(rows)
 
 
 def history(steps: int = 8, speed: float = 1.0) -> pd.DataFrame:
-    """grpo's history.csv: dev accuracy before the first step and after the last; a slow run has a KL term."""
+    """grpo's history.csv: dev accuracy before the first step and after the last.
+
+    A slow run has a KL term.
+    """
     rows: list[dict[str, float]] = [{"step": 0, "dev_accuracy": 0.25}]
     for step in range(1, steps + 1):
-        rows.append({"step": step, "reward": speed * step / steps, "entropy": 1 / step, "loss": 0.0})
+        rows.append(
+            {"step": step, "reward": speed * step / steps, "entropy": 1 / step, "loss": 0.0}
+        )
         rows[-1] |= {"completions/mean_length": 5 + step, "grad_norm": 1.0}
         rows[-1] |= {"kl": 0.01} if speed < 1 else {}
     rows[-1]["dev_accuracy"] = speed * 0.75
@@ -101,19 +136,28 @@ def write_results(root: Path, grpo: float = 0.75, speed: float = 1.0) -> None:
     for folder in (*reports.values(), root / "data/prepared"):
         folder.mkdir(parents=True, exist_ok=True)
     for split in ("sft", "train", "dev", "eval"):
-        columns = {"id": [f"{split}-{index}" for index in range(4)], "question": ["4+5-7="] * 4, "source_row": range(4)}
+        columns = {
+            "id": [f"{split}-{index}" for index in range(4)],
+            "question": ["4+5-7="] * 4,
+            "source_row": range(4),
+        }
         files.write_parquet(root / f"data/prepared/{split}.parquet", pd.DataFrame(columns))
     files.write_json(reports["evaluate"] / "metrics.json", evaluation(grpo))
     files.write_parquet(reports["evaluate"] / "samples.parquet", answers())
     files.write_parquet(reports["grpo"] / "samples.parquet", completions())
     curve = history(speed=speed)
     curve.to_csv(reports["grpo"] / "history.csv", index=False)
-    rows = [{name: value for name, value in row.items() if value == value} for row in curve.to_dict("records")]
+    rows = [
+        {name: value for name, value in row.items() if value == value}
+        for row in curve.to_dict("records")
+    ]
     files.write_json(reports["grpo"] / "health.json", doctor.examine(rows))
     files.write_json(reports["grpo"] / "metrics.json", {"steps": 8, "reward_last": speed})
     for stage, name in (("grpo", "curves"), ("evaluate", "comparison")):
         png(reports[stage] / f"{name}.png", name)
-    (reports["validate"] / "report.html").write_text("<!doctype html><title>gate</title><h1>The gate passed</h1>")
+    (reports["validate"] / "report.html").write_text(
+        "<!doctype html><title>gate</title><h1>The gate passed</h1>"
+    )
     (reports["model_card"] / "README.md").write_text("# tiny-sums\n")
 
 
@@ -134,9 +178,13 @@ def tell(
             "deps": [{"path": path, "md5": digest(path)[:32]} for path in reads],
             "params": {"params.yaml": {stage: dict(sections[stage])}},
         }
-        made = record(stage, run=f"{name}-{stage}", key=stage_key(entry), parameters=entry["params"])
+        made = record(
+            stage, run=f"{name}-{stage}", key=stage_key(entry), parameters=entry["params"]
+        )
         made["inputs"] = [item for item in made["inputs"] if not item["path"].endswith(".parquet")]
-        for split in {"sft": ("sft",), "grpo": ("train", "dev"), "evaluate": ("eval",)}.get(stage, ()):
+        for split in {"sft": ("sft",), "grpo": ("train", "dev"), "evaluate": ("eval",)}.get(
+            stage, ()
+        ):
             path = f"data/prepared/{split}.parquet"
             made["inputs"].append({"path": path, "sha256": files.sha256(root / path), "size": 9})
         if stage == "prepare":
@@ -145,17 +193,31 @@ def tell(
         files.write_json(folder / "run.json", [made])
         outs = [{"path": path, "md5": digest(path)[:32]} for path in MAKES.get(stage, [])]
         md5 = hashlib.md5((folder / "run.json").read_bytes()).hexdigest()
-        lock["stages"][stage] = entry | {"outs": [*outs, {"path": f"reports/{stage}/run.json", "md5": md5}]}
+        lock["stages"][stage] = entry | {
+            "outs": [*outs, {"path": f"reports/{stage}/run.json", "md5": md5}]
+        }
         opened = {
-            "stage": stage, "run": made["run"], "key": made["key"], "entry": entry, "code": made["code"], "diff": "",
-            "process": [2**22 + 1, 1.0], "execution": execution, "experiment": None, "baseline": None,
-            "profile": "params.yaml", "sections": sections, "workspace": str(root),
+            "stage": stage,
+            "run": made["run"],
+            "key": made["key"],
+            "entry": entry,
+            "code": made["code"],
+            "diff": "",
+            "process": [2**22 + 1, 1.0],
+            "execution": execution,
+            "experiment": None,
+            "baseline": None,
+            "profile": "params.yaml",
+            "sections": sections,
+            "workspace": str(root),
             "started": time.time() - started + number,
-        }  # fmt: skip
+        }
         journal = Journal(opened | facts)
         if stage == "grpo":
             for row in pd.read_csv(folder / "history.csv").to_dict("records"):
-                journal.metrics({k: v for k, v in row.items() if k != "step" and v == v}, int(row["step"]))
+                journal.metrics(
+                    {k: v for k, v in row.items() if k != "step" and v == v}, int(row["step"])
+                )
         for file in sorted(folder.iterdir()):
             if file.name != "run.json":
                 journal.keep(file, file.name)

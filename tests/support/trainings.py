@@ -1,4 +1,7 @@
-"""What sft and grpo need to train in this process: a section of the default profile, and a run that records nothing."""
+"""What sft and grpo need to train in this process.
+
+A section of the default profile, and a run that records nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ PROFILE = profiles.read_profile(ROOT / "params.yaml")
 
 
 def section(model: Any, name: str, **changes: Any) -> Any:
-    return profiles.parse_section(model, {**PROFILE[name], **MINIATURE.get(name, {}), **changes}, name)
+    return profiles.parse_section(
+        model, {**PROFILE[name], **MINIATURE.get(name, {}), **changes}, name
+    )
 
 
 def run_for(values: Any, stage: str) -> Any:
@@ -21,5 +26,8 @@ def run_for(values: Any, stage: str) -> Any:
     reports.mkdir(parents=True, exist_ok=True)
     folder = Path(".checkpoints") / stage
     return SimpleNamespace(
-        params=values, reports=reports, log=lambda values, step: None, checkpoint_folder=lambda device: folder
+        params=values,
+        reports=reports,
+        log=lambda values, step: None,
+        checkpoint_folder=lambda device: folder,
     )

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module (making it takes seconds); each test has an experiment of its own in it."""
+    """One database for the module (making it takes seconds).
+
+    Each test has an experiment of its own in it.
+    """
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 

@@ -1,4 +1,7 @@
-"""MLflow's real UI in a real browser, over a store that the observers filled: table, charts, comparison, artifacts."""
+"""MLflow's real UI in a real browser, over a store that the observers filled.
+
+Table, charts, comparison, artifacts.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ pytestmark = pytest.mark.slow
 WAIT = 90_000
 """ms; the server answers slowly on a busy machine."""
 MLFLOWS_OWN = re.compile(r"users/current|ResizeObserver|Failed to load resource")
-"""Errors that the UI of 3.17.2 shows over any store; a failed request is seen by its address as well."""
+"""Errors that the UI of 3.17.2 shows over any store.
+
+A failed request is seen by its address as well.
+"""
 QUIET = """if (location.host) {
     localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true")
     localStorage.setItem("mlflow.assistant.panelOpen_v1", "false")
@@ -55,7 +61,10 @@ class Served:
 
 
 def tell_two(root: Path) -> dict[str, str]:
-    """A pipeline, and one of a sweep with a parameter that the first has not: {run name: run id} of their rows."""
+    """A pipeline, and one of a sweep with a parameter that the first has not: {run name.
+
+    Run id} of their rows.
+    """
     tracked.write_results(root)
     files.write_json(root / "params.yaml", {"profile": "params.yaml"} | tracked.SECTIONS)
     files.write_json(root / "dvc.lock", {})
@@ -66,7 +75,9 @@ def tell_two(root: Path) -> dict[str, str]:
     baseline = commit(root)
     tracked.write_results(root, grpo=1.0, speed=0.5)
     sections = tracked.SECTIONS | {"grpo": {"seed": 3, "learning_rate": 1e-4, "beta": 0.1}}
-    tracked.tell(root, "swept", [2**22 + 5, 1.0], sections, 600, experiment="lr-2", baseline=baseline)
+    tracked.tell(
+        root, "swept", [2**22 + 5, 1.0], sections, 600, experiment="lr-2", baseline=baseline
+    )
     commit(root, f"refs/exps/{baseline[:2]}/{baseline[2:]}/lr-2")
     follower.sync()
     tracked.write_results(root)
@@ -74,7 +85,9 @@ def tell_two(root: Path) -> dict[str, str]:
     follower.sync()
     with follower.opened() as store:
         found = store.client.search_runs([store.experiment_id], "tags.`regrpo.kind` = 'pipeline'")
-        return {run.info.run_name: run.info.run_id for run in found} | {"experiment": store.experiment_id}
+        return {run.info.run_name: run.info.run_id for run in found} | {
+            "experiment": store.experiment_id
+        }
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +103,38 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "ui",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ]
         with (root / "server.log").open("w") as log:
             server = subprocess.Popen(
                 [*command, "--backend-store-uri", address_module.tracking_uri()],
-                cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                cwd=root,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until_up(server, address, root / "server.log")
         [plain] = [run for name, run in ids.items() if name.startswith("tiny-sums ")]
-        yield Served(address, ids["experiment"], plain, ids["lr-2"], views.addresses(address, ids["experiment"]))
+        yield Served(
+            address,
+            ids["experiment"],
+            plain,
+            ids["lr-2"],
+            views.addresses(address, ids["experiment"]),
+        )
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         try:
@@ -130,7 +164,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A fresh profile's page; at its end nothing of ours has failed, and nothing was asked of another machine.
+    """A fresh profile's page.
+
+    At its end nothing of ours has failed, and nothing was asked of another machine.
 
     REGRPO_SCREENSHOTS names a folder for a picture of each test's last page.
     """
@@ -148,7 +184,10 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 
 def visit(page: Page, address: str) -> None:
-    """Load a page anew: the UI's addresses differ behind the # only, and it does not always follow."""
+    """Load a page anew.
+
+    The UI's addresses differ behind the # only, and it does not always follow.
+    """
     page.goto("about:blank")
     page.goto(address)
 
@@ -162,7 +201,10 @@ def headers(page: Page) -> list[str]:
 
 
 def curves(place: Locator) -> int:
-    """How many different lines a chart has, two at least; each is there twice, for the UI lays one over the other."""
+    """How many different lines a chart has, two at least.
+
+    Each is there twice, for the UI lays one over the other.
+    """
     lines = place.locator("svg.main-svg path.js-line")
     lines.nth(3).wait_for()
     return len(set(lines.evaluate_all("paths => paths.map(path => path.getAttribute('d'))")))
@@ -177,9 +219,12 @@ def test_the_saved_view_shows_the_headline_first_in_few_columns(page: Page, serv
     assert len(found) >= 7
     shown = page.locator(".ag-body-viewport").inner_text()
     for text in (
-        "lr-2", "50.0 % → 100.0 %, +50.0 points [+30.0, +70.0]", "50.0 % → 75.0 %, +25.0 points [+5.0, +45.0]",
-        "grpo.beta=0.1 grpo.learning_rate=0.0001 grpo.seed=3", "healthy",
-    ):  # fmt: skip
+        "lr-2",
+        "50.0 % → 100.0 %, +50.0 points [+30.0, +70.0]",
+        "50.0 % → 75.0 %, +25.0 points [+5.0, +45.0]",
+        "grpo.beta=0.1 grpo.learning_rate=0.0001 grpo.seed=3",
+        "healthy",
+    ):
         assert text in shown
     assert page.get_by_text(re.compile("tiny-sums [0-9a-f]{12}")).count() == 1
     page.get_by_role("button", name="Pipelines").click()  # the UI lists it among the saved views
@@ -188,30 +233,45 @@ def test_the_saved_view_shows_the_headline_first_in_few_columns(page: Page, serv
 
 def test_the_views_charts_lay_both_runs_curves_over_each_other(page: Page, served: Served) -> None:
     visit(page, served.views["curves"])
-    card = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text="GRPO/reward").first
+    card = (
+        page.get_by_test_id("experiment-view-compare-runs-card")
+        .filter(has_text="GRPO/reward")
+        .first
+    )
     assert curves(card) == 2
     assert "lr-2 (GRPO/reward)" in card.inner_text()
     assert re.search(r"tiny-sums [0-9a-f]{12} \(GRPO/reward\)", card.inner_text())
     titles = page.get_by_test_id("experiment-view-compare-runs-section-header").all_inner_texts()
-    assert [re.sub(r"\s", "", title).removesuffix("Addchart") for title in titles[:2]] == ["GRPO(7)", "headline(6)"]
+    assert [re.sub(r"\s", "", title).removesuffix("Addchart") for title in titles[:2]] == [
+        "GRPO(7)",
+        "headline(6)",
+    ]
 
 
 def test_the_views_samples_stand_side_by_side(page: Page, served: Served) -> None:
     visit(page, served.views["samples"])
     page.get_by_text("grpo on heldout 3").nth(1).wait_for()
     for button in ("Table: evaluate/samples.json", "Group by: prompt", "Compare: grpo"):
-        page.get_by_role("combobox").filter(has_text=re.compile(button.replace(" ", r"\s*"))).wait_for()
+        page.get_by_role("combobox").filter(
+            has_text=re.compile(button.replace(" ", r"\s*"))
+        ).wait_for()
 
 
-def test_comparing_two_runs_shows_what_each_logged_and_invents_nothing(page: Page, served: Served) -> None:
+def test_comparing_two_runs_shows_what_each_logged_and_invents_nothing(
+    page: Page, served: Served
+) -> None:
     runs = json.dumps([served.swept, served.plain]).replace(" ", "")
-    visit(page, f"{served.address}/#/compare-runs?runs={runs}&experiments=[%22{served.experiment}%22]")
+    visit(
+        page, f"{served.address}/#/compare-runs?runs={runs}&experiments=[%22{served.experiment}%22]"
+    )
     page.locator("svg").first.wait_for()
 
     def parameter(name: str) -> list[str]:
         cells = page.locator("tr, [role=row]").filter(has=page.get_by_text(name, exact=True)).first
         cells.wait_for()
-        return [text.strip() for text in cells.locator("td, th, [role=cell]").all_inner_texts()][-2:]
+        return [text.strip() for text in cells.locator("td, th, [role=cell]").all_inner_texts()][
+            -2:
+        ]
 
     def metric(name: str) -> list[str]:
         """The cells right of a name: the UI scrolls names and values as two grids side by side."""
@@ -234,7 +294,9 @@ def test_comparing_two_runs_shows_what_each_logged_and_invents_nothing(page: Pag
     assert curves(page.locator("main, #root").last) == 2
 
 
-def test_a_rows_page_says_the_result_first_with_links_that_lead_there(page: Page, served: Served) -> None:
+def test_a_rows_page_says_the_result_first_with_links_that_lead_there(
+    page: Page, served: Served
+) -> None:
     visit(page, served.run(served.swept))
     page.get_by_text("50.0 % → 100.0 %, +50.0 points [+30.0, +70.0]").first.wait_for()
     page.get_by_text("headline/gain_ci95_low").wait_for()
@@ -251,7 +313,9 @@ def test_a_rows_page_says_the_result_first_with_links_that_lead_there(page: Page
 def test_artifacts_render(page: Page, served: Served, run: str) -> None:
     run_id = getattr(served, run)
     visit(page, served.run(run_id, "/artifacts/grpo/curves.png"))
-    picture = page.locator("img[src^='blob:'], img[src*='get-artifact'], img[src^='data:image/png']").first
+    picture = page.locator(
+        "img[src^='blob:'], img[src*='get-artifact'], img[src^='data:image/png']"
+    ).first
     picture.wait_for()
     page.wait_for_function("e => e.naturalWidth > 100", arg=picture.element_handle())
     visit(page, served.run(run_id, "/artifacts/validate/report.html"))
@@ -276,13 +340,23 @@ def test_the_dataset_drawer_names_digest_use_columns_and_rows(page: Page, served
         assert wanted in text
 
 
-def test_the_models_tab_names_models_their_source_scores_and_parameters(page: Page, served: Served) -> None:
-    visit(page, f"{served.address}/#/experiments/{served.experiment}/models?workflowType=machine_learning")
+def test_the_models_tab_names_models_their_source_scores_and_parameters(
+    page: Page, served: Served
+) -> None:
+    visit(
+        page,
+        f"{served.address}/#/experiments/{served.experiment}/models?workflowType=machine_learning",
+    )
     page.get_by_text("tiny-sums-grpo").first.wait_for()
     text = page.locator(".ag-root").first.inner_text()
     for wanted in ("tiny-sums-base", "tiny-sums-sft", "grpo lr-2", "python -m stages.grpo"):
         assert wanted in text
     page.get_by_text("tiny-sums-grpo").first.click()
     page.get_by_text("heldout", exact=True).wait_for()
-    for wanted in ("eval.parquet", digest("models/grpo 0"), "grpo.learning_rate", "DVC keeps the bytes"):
+    for wanted in (
+        "eval.parquet",
+        digest("models/grpo 0"),
+        "grpo.learning_rate",
+        "DVC keeps the bytes",
+    ):
         page.get_by_text(wanted).first.wait_for()

@@ -1,4 +1,7 @@
-"""What people look at in MLflow: a row's headline, curves, tables, texts, data, models; an experiment's sweep."""
+"""What people look at in MLflow: a row's headline, curves, tables, texts, data, models.
+
+An experiment's sweep.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[Store]:
-    """The store after one whole pipeline was told to it; tests only look, the last tells it again."""
+    """The store after one whole pipeline was told to it.
+
+    Tests only look, the last tells it again.
+    """
     folder = tmp_path_factory.mktemp("pipeline")
     with tracked.repository(folder, database):
         tracked.write_results(folder)
@@ -38,11 +44,19 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterato
 
 def test_a_row_has_headline_curves_tables_description_datasets_and_models(pipeline: Store) -> None:
     store, row = pipeline, only(pipeline, kind="pipeline")
-    assert {"headline/grpo": 0.75, "headline/sft": 0.5, "GRPO/dev_accuracy": 0.75}.items() <= row.data.metrics.items()
+    assert {
+        "headline/grpo": 0.75,
+        "headline/sft": 0.5,
+        "GRPO/dev_accuracy": 0.75,
+    }.items() <= row.data.metrics.items()
     rewards = store.client.get_metric_history(row.info.run_id, "GRPO/reward")
-    assert [(point.step, point.value) for point in rewards] == [(step, step / 8) for step in range(1, 9)]
+    assert [(point.step, point.value) for point in rewards] == [
+        (step, step / 8) for step in range(1, 9)
+    ]
     assert row.data.tags["regrpo.headline"] == "50.0 % → 75.0 %, +25.0 points [+5.0, +45.0]"
-    assert [name for name in row.data.tags if name.startswith("regrpo.output.")] == ["regrpo.output.models/grpo"]
+    assert [name for name in row.data.tags if name.startswith("regrpo.output.")] == [
+        "regrpo.output.models/grpo"
+    ]
     assert {"evaluate/samples.json", "grpo/samples.json", "outputs.json"} < artifacts(store, row)
     note = row.data.tags["mlflow.note.content"]
     assert note.startswith("**Result:** 50.0 % → 75.0 %")
@@ -51,14 +65,17 @@ def test_a_row_has_headline_curves_tables_description_datasets_and_models(pipeli
     assert "4 of 4 questions of heldout" in note
     used = {one.dataset.name: one for one in row.inputs.dataset_inputs}
     assert {name: one.tags[0].value for name, one in used.items()} == {
-        "sft.parquet": "training", "train.parquet": "training", "dev.parquet": "validation",
+        "sft.parquet": "training",
+        "train.parquet": "training",
+        "dev.parquet": "validation",
         "eval.parquet": "evaluation",
-    }  # fmt: skip
+    }
     assert json.loads(used["eval.parquet"].dataset.profile) == {"num_rows": 4}
     assert json.loads(used["eval.parquet"].dataset.schema)["mlflow_colspec"] == [
-        {"name": "id", "type": "string"}, {"name": "question", "type": "string"},
+        {"name": "id", "type": "string"},
+        {"name": "question", "type": "string"},
         {"name": "source_row", "type": "long"},
-    ]  # fmt: skip
+    ]
     assert len(store.client.get_run(row.info.run_id).outputs.model_outputs) == 3
 
 
@@ -85,7 +102,11 @@ def test_told_again_after_a_kill_nothing_is_there_twice(pipeline: Store, tmp_pat
     def state() -> list[Any]:
         row, stages = only(store, kind="pipeline"), runs(store, kind="stage")
         table = files.read_json(
-            Path(store.client.download_artifacts(row.info.run_id, "evaluate/samples.json", str(tmp_path)))
+            Path(
+                store.client.download_artifacts(
+                    row.info.run_id, "evaluate/samples.json", str(tmp_path)
+                )
+            )
         )
         history = {
             (run.info.run_name, name): len(store.client.get_metric_history(run.info.run_id, name))
@@ -93,19 +114,26 @@ def test_told_again_after_a_kill_nothing_is_there_twice(pipeline: Store, tmp_pat
             for name in run.data.metrics
         }
         held = [store.client.get_run(run.info.run_id) for run in (row, *stages)]
-        models = [(run.info.run_name, len(run.outputs.model_outputs), len(run.inputs.model_inputs)) for run in held]
+        models = [
+            (run.info.run_name, len(run.outputs.model_outputs), len(run.inputs.model_inputs))
+            for run in held
+        ]
         return [len(table["data"]), history, sorted(models)]
 
     before = state()
     for journal in (root / ".regrpo" / "journal").iterdir():
         notes = files.read_json(journal / "mlflow.json")
-        files.write_json(journal / "mlflow.json", {key: value for key, value in notes.items() if key != "ended"})
+        files.write_json(
+            journal / "mlflow.json", {key: value for key, value in notes.items() if key != "ended"}
+        )
         (journal / "sent").unlink()
     assert follower.sync_once(store).failures == []
     assert state() == before
 
 
-def test_an_experiment_of_a_queue_names_its_sweep_and_what_it_changes(root: Path, store: Store) -> None:
+def test_an_experiment_of_a_queue_names_its_sweep_and_what_it_changes(
+    root: Path, store: Store
+) -> None:
     profile = {"profile": "params.yaml"} | tracked.SECTIONS
     tracked.write_results(root)
     files.write_json(root / "params.yaml", profile)
@@ -114,19 +142,32 @@ def test_an_experiment_of_a_queue_names_its_sweep_and_what_it_changes(root: Path
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run([*git, "add", "params.yaml"], check=True)
     subprocess.run([*git, "commit", "-qm", "profile"], check=True)
-    baseline = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    baseline = subprocess.run(
+        ["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     changed = tracked.SECTIONS | {"grpo": {"seed": 3, "learning_rate": 1e-4}}
     for number, name in enumerate(("lr-2", "lively-one")):
         sections = changed if name == "lr-2" else tracked.SECTIONS
-        tracked.tell(root, name, [2**22 + 5 + number, 1.0], sections, experiment=name, baseline=baseline)
+        tracked.tell(
+            root, name, [2**22 + 5 + number, 1.0], sections, experiment=name, baseline=baseline
+        )
         commit(root, f"refs/exps/{baseline[:2]}/{baseline[2:]}/{name}")
     assert follower.sync_once(store).failures == []
-    swept, plain = only(store, kind="pipeline", sweep="lr"), only(store, kind="pipeline", experiment="lively-one")
+    swept, plain = (
+        only(store, kind="pipeline", sweep="lr"),
+        only(store, kind="pipeline", experiment="lively-one"),
+    )
     assert swept.data.tags["regrpo.changed"] == "grpo.learning_rate=0.0001 grpo.seed=3"
-    assert "**Changed:** `grpo.learning_rate=0.0001 grpo.seed=3`" in swept.data.tags["mlflow.note.content"]
+    assert (
+        "**Changed:** `grpo.learning_rate=0.0001 grpo.seed=3`"
+        in swept.data.tags["mlflow.note.content"]
+    )
     assert (swept.info.run_name, swept.info.status) == ("lr-2", "FINISHED")
     assert not {"regrpo.sweep", "regrpo.changed"} & set(plain.data.tags)
-    assert {run.info.run_name for run in runs(store, stage="grpo")} == {"grpo lr-2", "grpo lively-one"}
+    assert {run.info.run_name for run in runs(store, stage="grpo")} == {
+        "grpo lr-2",
+        "grpo lively-one",
+    }
 
 
 @pytest.mark.parametrize(
@@ -141,7 +182,9 @@ def test_an_experiment_of_a_queue_names_its_sweep_and_what_it_changes(root: Path
         (None, None),
     ],
 )
-def test_only_a_name_with_a_number_is_of_a_sweep(root: Path, name: str | None, sweep: str | None) -> None:
+def test_only_a_name_with_a_number_is_of_a_sweep(
+    root: Path, name: str | None, sweep: str | None
+) -> None:
     tags = rows.experiment_tags(name, None, "params.yaml", {}, root)
     assert tags.get("regrpo.sweep") == sweep
 
@@ -168,7 +211,13 @@ def test_a_row_may_lack_what_only_says_the_result_again(root: Path) -> None:
 
 
 def test_make_ui_prints_addresses_that_open_the_saved_view(root: Path, store: Store) -> None:
-    command = [sys.executable, "-m", "regrpo.tracking.follower", "--addresses", "http://127.0.0.1:5000"]
+    command = [
+        sys.executable,
+        "-m",
+        "regrpo.tracking.follower",
+        "--addresses",
+        "http://127.0.0.1:5000",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = dict(line.split() for line in done.stdout.splitlines())

@@ -28,12 +28,23 @@ def made(stage: str, frame: pd.DataFrame, headline: str | None = None) -> tables
     return table
 
 
-@pytest.mark.parametrize(("prompt", "shown"), [("4+5-7=", "4+5-7="), (CHAT, "system: Think.\nuser: 4+5-7=")])
+@pytest.mark.parametrize(
+    ("prompt", "shown"), [("4+5-7=", "4+5-7="), (CHAT, "system: Think.\nuser: 4+5-7=")]
+)
 def test_before_and_after_stand_in_one_row_per_question(prompt: Any, shown: str) -> None:
     table = made("evaluate", answers(prompt), "heldout")
     assert list(table.columns) == [
-        "prompt", "grpo", "sft", "base", "answer", "grpo score", "sft score", "base score", "sft → grpo", "id",
-    ]  # fmt: skip
+        "prompt",
+        "grpo",
+        "sft",
+        "base",
+        "answer",
+        "grpo score",
+        "sft score",
+        "base score",
+        "sft → grpo",
+        "id",
+    ]
     assert set(table.columns["prompt"]) == {shown}
     rows = dict(zip(table.columns["id"], table.columns["sft → grpo"], strict=True))
     assert rows == {"q0": "still right", "q1": "lost", "q2": "gained", "q3": "gained"}
@@ -46,10 +57,18 @@ def test_before_and_after_stand_in_one_row_per_question(prompt: Any, shown: str)
 def test_a_table_is_bounded_and_the_rare_changes_are_not_crowded_out() -> None:
     models = {"sft": [0.0] * 997 + [1.0] * 3, "grpo": [1.0] * 900 + [0.0] * 100}
     rows = [
-        {"task": "t", "model": model, "id": f"{index:04}", "prompt": "p", "completion": "c", "answer": "a",
-         "value": value}
-        for model, values in models.items() for index, value in enumerate(values)
-    ]  # fmt: skip
+        {
+            "task": "t",
+            "model": model,
+            "id": f"{index:04}",
+            "prompt": "p",
+            "completion": "c",
+            "answer": "a",
+            "value": value,
+        }
+        for model, values in models.items()
+        for index, value in enumerate(values)
+    ]
     table = made("evaluate", pd.DataFrame(rows), "t")
     found = pd.Series(table.columns["sft → grpo"]).value_counts().to_dict()
     assert found == {"lost": 3, "gained": 49, "still wrong": 48}
@@ -69,16 +88,24 @@ def test_completions_of_every_step_have_their_share() -> None:
     assert table.shows == "90 of 240 kept completions, from 30 steps"
     many = made("grpo", completions(steps=1000, group=1))
     assert (many.shows, many.columns["step"][0], many.columns["step"][-1]) == (
-        "100 of 1,000 kept completions, from 100 steps", 0, 9990,
-    )  # fmt: skip
+        "100 of 1,000 kept completions, from 100 steps",
+        0,
+        9990,
+    )
 
 
 def test_cells_are_text_and_numbers_that_json_can_hold() -> None:
-    frame = completions(1, 1, prompt=CHAT).assign(completion="a\u202eb" + "x" * 9000, answer=None, reward=np.nan)
+    frame = completions(1, 1, prompt=CHAT).assign(
+        completion="a\u202eb" + "x" * 9000, answer=None, reward=np.nan
+    )
     table = made("grpo", frame)
     assert table.columns["prompt"] == ["system: Think.\nuser: 4+5-7="]
     assert table.columns["completion"] == ["a\ufffdb" + "x" * 1997 + " […]"]
-    assert (table.columns["answer"], table.columns["reward"], table.columns["step"]) == ([None], [None], [0])
+    assert (table.columns["answer"], table.columns["reward"], table.columns["step"]) == (
+        [None],
+        [None],
+        [0],
+    )
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,17 @@ def append(path: Path, text: str) -> None:
         f.write(text)
 
 
-# --- names and values -------------------------------------------------------------------------------------------------
+# --- names and values -----------------------------------------------------------------------------
 
 
 def test_parameters_are_flattened_by_section_with_lists_and_empty_mappings_as_leaves() -> None:
-    section = {"lr": 1e-4, "lora": None, "source": {"kind": "local", "config": {}}, "layers": ["a", 1], "bf16": False}
+    section = {
+        "lr": 1e-4,
+        "lora": None,
+        "source": {"kind": "local", "config": {}},
+        "layers": ["a", 1],
+        "bf16": False,
+    }
     assert rows.parameters({"grpo": section}) == {
         "grpo.lr": "0.0001",
         "grpo.lora": "null",
@@ -53,7 +59,13 @@ def test_parameters_are_flattened_by_section_with_lists_and_empty_mappings_as_le
 def test_evaluations_have_short_names_and_nothing_but_numbers_is_a_metric() -> None:
     pair = {"difference": 0.5, "ci95": [0.4, 0.6], "p_mcnemar": None}
     grpo = {"value": 0.9, "ci95": [0.8, None]}
-    task = {"metric": "exact", "n": 3, "version": 1, "models": {"grpo": grpo}, "pairs": {"sft_grpo": pair}}
+    task = {
+        "metric": "exact",
+        "n": 3,
+        "version": 1,
+        "models": {"grpo": grpo},
+        "pairs": {"sft_grpo": pair},
+    }
     report = {
         "tasks": {"held|out": task},
         "gain": {"total": 0.5, "total_ci95": [0.4, 0.6]},
@@ -73,7 +85,7 @@ def test_evaluations_have_short_names_and_nothing_but_numbers_is_a_metric() -> N
     }
 
 
-# --- stage runs -------------------------------------------------------------------------------------------------------
+# --- stage runs -----------------------------------------------------------------------------------
 
 
 def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) -> None:
@@ -92,7 +104,11 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
 
     run = only(store)
     facts = Told(journal.folder).facts
-    assert (run.info.run_name, run.info.status, run.info.user_id) == (f"sft {facts['key'][:8]}", "FINISHED", "regrpo")
+    assert (run.info.run_name, run.info.status, run.info.user_id) == (
+        f"sft {facts['key'][:8]}",
+        "FINISHED",
+        "regrpo",
+    )
     assert run.info.start_time == int(facts["started"] * 1000)
     assert run.data.params == {
         "profile": "params.yaml",
@@ -100,9 +116,13 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
         "sft.source.kind": "local",
         "sft.source.names": '["a"]',
     }
-    assert run.data.metrics == {"loss": 1.0, "steps": 1200.0}, "the last of a curve is not its summary"
+    assert run.data.metrics == {"loss": 1.0, "steps": 1200.0}, (
+        "the last of a curve is not its summary"
+    )
     history = store.client.get_metric_history(run.info.run_id, "loss")
-    assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)], "no step twice"
+    assert [(metric.step, metric.value) for metric in history] == [(1, 2.0), (2, 1.0)], (
+        "no step twice"
+    )
     expected = {
         "regrpo.kind": "stage",
         "regrpo.stage": "sft",
@@ -115,7 +135,13 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
     }
     assert expected.items() <= run.data.tags.items()
     assert "mlflow.parentRunId" not in run.data.tags
-    assert artifacts(store, run) == {"code.diff", "run.json", "metrics.json", "history.csv", "gx/a.html"}
+    assert artifacts(store, run) == {
+        "code.diff",
+        "run.json",
+        "metrics.json",
+        "history.csv",
+        "gx/a.html",
+    }
 
     (used,) = run.inputs.dataset_inputs
     whole = digest("t 0")
@@ -124,11 +150,21 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
         whole[:32],
         '{"uri": "data/prepared/train.parquet"}',
     )
-    assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training", "sha256": whole}
+    assert {tag.key: tag.value for tag in used.tags} == {
+        "mlflow.data.context": "training",
+        "sha256": whole,
+    }
 
     (model,) = store.client.search_logged_models([store.experiment_id])
-    assert (model.name, model.source_run_id, str(model.status)) == ("Tiny-1-5-sft", run.info.run_id, "READY")
-    assert (model.tags["regrpo.sha256"], model.params["path"]) == (digest("models/sft 0"), "models/sft")
+    assert (model.name, model.source_run_id, str(model.status)) == (
+        "Tiny-1-5-sft",
+        run.info.run_id,
+        "READY",
+    )
+    assert (model.tags["regrpo.sha256"], model.params["path"]) == (
+        digest("models/sft 0"),
+        "models/sft",
+    )
     assert model.params["sft.seed"] == "0"
     assert {metric.key: metric.value for metric in model.metrics} == {"steps": 1200.0}
     assert [a.path for a in store.client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
@@ -140,7 +176,9 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
     assert getpass.getuser() not in (run.data.tags["mlflow.user"], model.tags["mlflow.user"])
 
 
-def test_a_running_stage_is_watched_live_and_no_line_is_sent_twice(root: Path, store: Store) -> None:
+def test_a_running_stage_is_watched_live_and_no_line_is_sent_twice(
+    root: Path, store: Store
+) -> None:
     journal = open_journal(root)
     journal.metrics({"reward": 0.1}, 1)
     follower_module.sync_once(store)
@@ -150,13 +188,17 @@ def test_a_running_stage_is_watched_live_and_no_line_is_sent_twice(root: Path, s
     append(journal.folder / "metrics.jsonl", '{"step": 2, "half a li')
     follower_module.sync_once(store)
     assert [metric.step for metric in store.client.get_metric_history(run_id, "reward")] == [1]
-    append(journal.folder / "metrics.jsonl", 'ne": 0, "time": 2000000000, "values": {"reward": 0.2}}\n')
+    append(
+        journal.folder / "metrics.jsonl", 'ne": 0, "time": 2000000000, "values": {"reward": 0.2}}\n'
+    )
     follower_module.sync_once(store)
     assert [metric.step for metric in store.client.get_metric_history(run_id, "reward")] == [1, 2]
     journal.close("FINISHED", record("sft"))
 
 
-def test_telling_twice_changes_nothing_even_if_the_first_time_was_cut_off(root: Path, store: Store) -> None:
+def test_telling_twice_changes_nothing_even_if_the_first_time_was_cut_off(
+    root: Path, store: Store
+) -> None:
     write_pipeline(root)
     journals = [finished_journal(root, stage, execution=DEAD) for stage in ("sft", "grpo")]
     follower_module.sync_once(store)
@@ -211,12 +253,14 @@ def test_runs_of_one_stage_all_have_the_same_parameter_names(root: Path, store: 
     }
 
 
-# --- pipeline rows ----------------------------------------------------------------------------------------------------
+# --- pipeline rows --------------------------------------------------------------------------------
 
 
 def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, store: Store) -> None:
     write_pipeline(root)
-    write_stage(root, "prepare", mlflow_run_id="the run that made it")  # restored: no process ran in this execution
+    write_stage(
+        root, "prepare", mlflow_run_id="the run that made it"
+    )  # restored: no process ran in this execution
     (root / "reports" / "grpo" / "curves.png").write_bytes(b"png")
     for stage in STAGES[1:]:
         finished_journal(root, stage, execution=DEAD)
@@ -225,7 +269,9 @@ def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, sto
     row = only(store, kind="pipeline")
     key = str(Snapshot(root).pipeline_key())
     assert (row.info.run_name, row.info.status) == (f"pipeline {key[:12]}", "FINISHED")
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs(store, kind="stage")} == {row.info.run_id}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(store, kind="stage")} == {
+        row.info.run_id
+    }
     assert {f"{stage}.seed" for stage in STAGES} <= set(row.data.params)
     assert row.data.metrics == {
         "grpo.steps": 80.0,
@@ -245,9 +291,12 @@ def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, sto
     assert expected.items() <= row.data.tags.items()
     assert artifacts(store, row) == {"grpo/curves.png", "outputs.json"}
     models = {
-        model.name: model.tags["regrpo.dvc_md5"] for model in store.client.search_logged_models([store.experiment_id])
+        model.name: model.tags["regrpo.dvc_md5"]
+        for model in store.client.search_logged_models([store.experiment_id])
     }
-    assert models == {f"Tiny-1-5-{name}": digest(f"models/{name} 0")[:32] for name in ("base", "sft", "grpo")}
+    assert models == {
+        f"Tiny-1-5-{name}": digest(f"models/{name} 0")[:32] for name in ("base", "sft", "grpo")
+    }
 
 
 def test_an_execution_that_failed_shows_nothing_of_an_earlier_one(root: Path, store: Store) -> None:
@@ -268,7 +317,10 @@ def test_an_execution_whose_dvc_lives_is_left_running_and_one_that_died_before_d
     finished_journal(root, "sft", execution=MYSELF)
     finished_journal(root, "grpo", execution=DEAD)
     follower_module.sync_once(store)
-    status = {run.data.tags["mlflow.parentRunId"]: run.data.tags["regrpo.stage"] for run in runs(store, kind="stage")}
+    status = {
+        run.data.tags["mlflow.parentRunId"]: run.data.tags["regrpo.stage"]
+        for run in runs(store, kind="stage")
+    }
     assert {status[run.info.run_id]: run.info.status for run in runs(store, kind="pipeline")} == {
         "sft": "RUNNING",
         "grpo": "KILLED",
@@ -288,23 +340,34 @@ def test_an_experiment_waits_for_its_reference_but_not_for_ever(
     assert only(store, kind="pipeline", experiment="lively-one").info.status == "KILLED"
 
 
-def test_an_experiment_is_read_from_its_reference_when_its_workspace_is_gone(root: Path, store: Store) -> None:
+def test_an_experiment_is_read_from_its_reference_when_its_workspace_is_gone(
+    root: Path, store: Store
+) -> None:
     write_pipeline(root)
     commit(root, f"refs/exps/{'a' * 2}/{'b' * 38}/lively-one")
     write_pipeline(root, 1)
     finished_journal(root, "evaluate", execution=DEAD, experiment="lively-one", workspace="/gone")
     follower_module.sync_once(store)
     row = only(store, kind="pipeline", experiment="lively-one")
-    assert (row.info.status, row.data.params["sft.seed"], row.info.run_name) == ("FINISHED", "0", "lively-one")
+    assert (row.info.status, row.data.params["sft.seed"], row.info.run_name) == (
+        "FINISHED",
+        "0",
+        "lively-one",
+    )
 
 
 def test_pipelines_restored_from_cache_have_one_row_each(root: Path, store: Store) -> None:
     write_pipeline(root)
     commit(root, f"refs/exps/{'a' * 2}/{'b' * 38}/restored")
-    follower_module.sync_once(store)  # the workspace holds the same pipeline: no row besides the experiment's
+    follower_module.sync_once(
+        store
+    )  # the workspace holds the same pipeline: no row besides the experiment's
     row = only(store)
     assert (row.info.run_name, row.info.status) == ("restored", "FINISHED")
-    assert {"regrpo.restored": "true", "regrpo.baseline": "a" * 2 + "b" * 38}.items() <= row.data.tags.items()
+    assert {
+        "regrpo.restored": "true",
+        "regrpo.baseline": "a" * 2 + "b" * 38,
+    }.items() <= row.data.tags.items()
     assert row.data.metrics["evaluate.heldout.grpo"] == 0.9
     write_pipeline(root, 1)
     follower_module.sync_once(store)
@@ -320,7 +383,7 @@ def test_a_pipeline_that_does_not_fit_together_has_no_row(root: Path, store: Sto
     assert follower_module.sync_once(store).changed == []
 
 
-# --- sync, the tracker, and their lock --------------------------------------------------------------------------------
+# --- sync, the tracker, and their lock ------------------------------------------------------------
 
 
 def test_with_the_server_down_the_journal_waits_and_is_sent_later(
@@ -338,7 +401,9 @@ def test_with_the_server_down_the_journal_waits_and_is_sent_later(
     assert journal.mlflow_run_id(follower_module.is_following) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     assert [row["status"] for row in follower_module.sync()] == ["FINISHED"]
-    assert Told(journal.folder).answer["run_id"] == journal.mlflow_run_id(follower_module.is_following)
+    assert Told(journal.folder).answer["run_id"] == journal.mlflow_run_id(
+        follower_module.is_following
+    )
 
 
 def test_a_sync_with_nothing_to_do_loads_no_mlflow(root: Path, store: Store) -> None:
@@ -374,9 +439,14 @@ def test_one_tracker_answers_a_running_stage_and_ends_by_itself(root: Path, stor
     follower_module.start_following()
     (follower,) = follower_module._followers
     try:
-        assert journal.mlflow_run_id(follower_module.is_following, patience=60) == only(store).info.run_id
+        assert (
+            journal.mlflow_run_id(follower_module.is_following, patience=60)
+            == only(store).info.run_id
+        )
         assert follower_module.is_following()
-        second = subprocess.run([sys.executable, "-m", "regrpo.tracking.follower", "--follow"], check=False, timeout=60)
+        second = subprocess.run(
+            [sys.executable, "-m", "regrpo.tracking.follower", "--follow"], check=False, timeout=60
+        )
         assert second.returncode == 0  # it went away; the first is still there
         assert follower.poll() is None
         journal.metrics({"loss": 1.0}, 1)
@@ -389,7 +459,9 @@ def test_one_tracker_answers_a_running_stage_and_ends_by_itself(root: Path, stor
     assert not list(pending())
 
 
-def test_tracking_off_starts_nothing_and_tells_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracking_off_starts_nothing_and_tells_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REGRPO_TRACKING", "off")
     journal = finished_journal(root, "sft")
     follower_module.start_following()
@@ -400,7 +472,7 @@ def test_tracking_off_starts_nothing_and_tells_nothing(root: Path, monkeypatch: 
     assert not list(pending())
 
 
-# --- the stage's frame ------------------------------------------------------------------------------------------------
+# --- the stage's frame ----------------------------------------------------------------------------
 
 
 class Params(Section):
@@ -418,7 +490,11 @@ def stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "code.py").write_text("pass\n")
     sections = {name: {"seed": 1} for name in SECTIONS}
     files.write_json(root / "params.yaml", {"profile": "params.yaml"} | sections)
-    declared = {"cmd": "python -m stages.prepare", "deps": ["code.py"], "outs": ["out.txt", "reports/prepare/run.json"]}
+    declared = {
+        "cmd": "python -m stages.prepare",
+        "deps": ["code.py"],
+        "outs": ["out.txt", "reports/prepare/run.json"],
+    }
     files.write_json(root / "dvc.yaml", {"stages": {"prepare": declared}})
     return root
 
@@ -438,14 +514,18 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
-def test_a_record_tells_what_was_read_and_written_and_nothing_of_user_host_or_place(stage: Path) -> None:
+def test_a_record_tells_what_was_read_and_written_and_nothing_of_user_host_or_place(
+    stage: Path,
+) -> None:
     with stage_run.stage("prepare", Params) as run:
         run.log({"rows": 3})
         files.write_text(Path("out.txt"), f"seed {run.params.seed}\n")
     [written] = files.read_json(stage / "reports" / "prepare" / "run.json")
     assert written["key"] == stage_key(entry_now("prepare"))
     assert [(item["path"], item["size"]) for item in written["inputs"]] == [("code.py", 5)]
-    assert [(item["path"], item["sha256"]) for item in written["outputs"]] == [("out.txt", digest("seed 1\n"))]
+    assert [(item["path"], item["sha256"]) for item in written["outputs"]] == [
+        ("out.txt", digest("seed 1\n"))
+    ]
     assert written["mlflow_run_id"] is None
     said = list(texts(written))
     assert not {getpass.getuser(), platform.node()} & set(said)
@@ -453,7 +533,9 @@ def test_a_record_tells_what_was_read_and_written_and_nothing_of_user_host_or_pl
     assert closed_status(stage) == "FINISHED"
 
 
-def test_a_refusing_stage_ends_with_its_code_and_failed(stage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusing_stage_ends_with_its_code_and_failed(
+    stage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught, stage_run.stage("prepare", Params):
         raise Refused("a row", expected="this", found="that", remedy="Mend it.")
     assert caught.value.code == 1

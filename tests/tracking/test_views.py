@@ -13,14 +13,23 @@ TAG = views.SHARED + views.KEY
 def test_the_view_is_what_the_ui_writes_itself() -> None:
     tags = views.missing_tags({}, 1234)
     assert set(tags) == {TAG, views.NOTE}
-    assert all(len(value) < 20_000 for value in tags.values())  # MLflow's limit for an experiment's tag
+    assert all(
+        len(value) < 20_000 for value in tags.values()
+    )  # MLflow's limit for an experiment's tag
     envelope = json.loads(tags[TAG])
-    assert (envelope["name"], envelope["createdAt"], envelope["updatedAt"]) == ("Pipelines", 1234, 1234)
+    assert (envelope["name"], envelope["createdAt"], envelope["updatedAt"]) == (
+        "Pipelines",
+        1234,
+        1234,
+    )
     state = json.loads(envelope["state"])
     assert state["searchFilter"] == "tags.`regrpo.kind` = 'pipeline'"
     assert state["selectedColumns"] == state["columnOrder"] == list(state["columnWidths"])
     sections = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
-    assert {sections[chart["metricSectionId"]] for chart in state["compareRunCharts"]} == {"GRPO", "headline"}
+    assert {sections[chart["metricSectionId"]] for chart in state["compareRunCharts"]} == {
+        "GRPO",
+        "headline",
+    }
 
 
 def test_every_headline_column_is_a_metric_or_tag_that_rows_have() -> None:
@@ -32,9 +41,15 @@ def test_every_headline_column_is_a_metric_or_tag_that_rows_have() -> None:
 def test_a_view_that_a_person_changed_stays_and_an_older_one_of_ours_goes() -> None:
     ours = views.missing_tags({}, 1234)
     assert views.missing_tags(ours, 1234) == {}
-    older = ours | {TAG: json.dumps({"name": "old", "createdAt": 1234, "updatedAt": 1234, "state": "{}"})}
+    older = ours | {
+        TAG: json.dumps({"name": "old", "createdAt": 1234, "updatedAt": 1234, "state": "{}"})
+    }
     assert views.missing_tags(older, 1234) == {TAG: ours[TAG]}
-    for changed in (json.dumps({"name": "mine", "createdAt": 1234, "updatedAt": 5678, "state": "{}"}), "no JSON", "[]"):
+    for changed in (
+        json.dumps({"name": "mine", "createdAt": 1234, "updatedAt": 5678, "state": "{}"}),
+        "no JSON",
+        "[]",
+    ):
         assert views.missing_tags(ours | {TAG: changed, views.NOTE: "mine"}, 1234) == {}
 
 
@@ -50,9 +65,13 @@ def test_the_addresses_name_experiment_view_and_mode() -> None:
 def test_the_headline_is_the_same_few_names_for_every_profile() -> None:
     report = evaluation(0.75)
     assert notes.headline_metrics(report) == {
-        "headline/grpo": 0.75, "headline/sft": 0.5, "headline/base": 0.0, "headline/gain": 0.25,
-        "headline/gain_ci95_low": 0.75 - 0.7, "headline/gain_ci95_high": 0.75 - 0.3,
-    }  # fmt: skip
+        "headline/grpo": 0.75,
+        "headline/sft": 0.5,
+        "headline/base": 0.0,
+        "headline/gain": 0.25,
+        "headline/gain_ci95_low": 0.75 - 0.7,
+        "headline/gain_ci95_high": 0.75 - 0.3,
+    }
     assert notes.headline_words(report) == "50.0 % → 75.0 %, +25.0 points [+5.0, +45.0]"
     assert notes.headline_metrics(report | {"headline": None}) == {}
     assert notes.headline_words({}) is None
@@ -70,7 +89,15 @@ def test_a_description_has_the_headline_first_and_names_of_tasks_are_no_markup()
 
 
 def test_the_doctors_line_says_what_fired_and_what_to_change() -> None:
-    rule = {"what": "KL above 2", "steps": [3, 4, 5, 9], "change": "beta (higher)", "verdict": "fired"}
+    rule = {
+        "what": "KL above 2",
+        "steps": [3, 4, 5, 9],
+        "change": "beta (higher)",
+        "verdict": "fired",
+    }
     health = {"verdict": "warnings", "rules": [rule, rule | {"verdict": "clear"}]}
-    assert notes.health_line(health) == "**Doctor:** warnings: KL above 2 (steps 3–5, 9; change beta (higher))"
+    assert (
+        notes.health_line(health)
+        == "**Doctor:** warnings: KL above 2 (steps 3–5, 9; change beta (higher))"
+    )
     assert notes.health_line({"verdict": "healthy"}) == "**Doctor:** healthy"

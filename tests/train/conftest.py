@@ -22,7 +22,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         source = section(base_model.Params, "base_model").source
         with files.replacing(base_model.OUT) as temporary:
             facts = source.bring(temporary, 0) | base_model.inspect(temporary)
-        digests = [{"file": file.name, "sha256": files.sha256(file)} for file in base_model.OUT.iterdir()]
-        files.write_json(Path("reports/base_model/source.json"), facts | {"kind": source.kind, "files": digests})
+        digests = [
+            {"file": file.name, "sha256": files.sha256(file)} for file in base_model.OUT.iterdir()
+        ]
+        files.write_json(
+            Path("reports/base_model/source.json"), facts | {"kind": source.kind, "files": digests}
+        )
         sft.train(run_for(section(sft.Params, "sft"), "sft"))
         yield path

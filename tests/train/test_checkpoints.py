@@ -18,10 +18,20 @@ from tests.support.trainings import run_for, section
 CHANGES: dict[str, dict[str, Any]] = {
     "sft": {"max_steps": 24, "logging_steps": 4, "save_steps": 8},
     "grpo": {"max_steps": 6, "save_steps": 2, "dev_every": 2, "sample_every": 1},
-    "grpo with LoRA": {"max_steps": 6, "save_steps": 2, "lora": {"r": 4, "lora_alpha": 8}, "learning_rate": 1e-2},
-    "grpo stopped early": {"max_steps": 30, "save_steps": 1, "learning_rate": 1e-6, "dev_every": 0,
-                           "early_stopping": {"reward_patience": 1, "smoothing": 1}},
-}  # fmt: skip
+    "grpo with LoRA": {
+        "max_steps": 6,
+        "save_steps": 2,
+        "lora": {"r": 4, "lora_alpha": 8},
+        "learning_rate": 1e-2,
+    },
+    "grpo stopped early": {
+        "max_steps": 30,
+        "save_steps": 1,
+        "learning_rate": 1e-6,
+        "dev_every": 0,
+        "early_stopping": {"reward_patience": 1, "smoothing": 1},
+    },
+}
 
 
 class Interrupted(Exception):
@@ -33,12 +43,18 @@ def train(case: str) -> dict[str, str]:
     stage = case.split()[0]
     module = {"sft": sft, "grpo": grpo}[stage]
     module.train(run_for(section(module.Params, stage, **CHANGES[case]), stage))
-    outputs = [*Path("models", stage).rglob("*.safetensors"), *Path("reports", stage).glob("*.[cp]*")]
+    outputs = [
+        *Path("models", stage).rglob("*.safetensors"),
+        *Path("reports", stage).glob("*.[cp]*"),
+    ]
     return {path.as_posix(): files.sha256(path) for path in outputs if path.is_file()}
 
 
 def interrupt(case: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the stage until it has logged step `at`, then stop it as a kill would: nothing is tidied up."""
+    """Run the stage until it has logged step `at`, then stop it as a kill would.
+
+    Nothing is tidied up.
+    """
     from regrpo.train import callbacks
 
     real = callbacks.History.on_log
@@ -73,7 +89,11 @@ def no_checkpoints(folder: Path) -> Iterator[None]:
     ("case", "at", "left"), [("sft", 20, [16, 8]), ("grpo", 5, [4, 2]), ("grpo with LoRA", 3, [2])]
 )
 def test_a_resumed_run_ends_in_the_same_bytes(
-    case: str, at: int, left: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: str,
+    at: int,
+    left: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     expected = train(case)
     assert not saved(case), "none is left after success"
@@ -105,7 +125,9 @@ def test_a_kill_after_an_early_stop_does_not_train_on(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "altered"])
-def test_a_damaged_checkpoint_gives_way_to_the_older_one(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_checkpoint_gives_way_to_the_older_one(
+    damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     interrupt("grpo", 5, monkeypatch)
     newest = Path(".checkpoints/grpo/checkpoint-4")
     target = newest / ("manifest.json" if damage == "no manifest" else "optimizer.pt")
@@ -121,7 +143,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_older_one(damage: str, monkeypatc
     assert not newest.exists()
 
 
-def test_a_run_told_not_to_resume_starts_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_told_not_to_resume_starts_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     interrupt("grpo", 5, monkeypatch)
     monkeypatch.setenv("REGRPO_NO_RESUME", "1")
     assert checkpoints.newest_complete(Path(".checkpoints/grpo")) is None
@@ -147,7 +171,9 @@ def test_save_points_fall_on_cycles_and_logging_windows_whatever_is_asked(
     assert (params.cycle, params.trainer_settings("cpu")["save_steps"]) == (cycle, save_steps)
 
 
-def test_resumed_history_is_sent_again_from_the_start_without_a_double_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_history_is_sent_again_from_the_start_without_a_double_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     interrupt("grpo", 5, monkeypatch)
     sent: list[tuple[int, str]] = []
     run = run_for(section(grpo.Params, "grpo", **CHANGES["grpo"]), "grpo")

@@ -1,4 +1,7 @@
-"""Classifiers as rewards: what a value is, what is refused, and that nothing of it is left to chance."""
+"""Classifiers as rewards.
+
+What a value is, what is refused, and that nothing of it is left to chance.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,9 @@ def loaded(**changes: Any) -> Judge:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifiers")
     stand_ins.classifier(folder / "tox", ("neutral", "toxic"))
-    stand_ins.classifier(folder / "several", ("rude", "threat", "kind"), problem_type="multi_label_classification")
+    stand_ins.classifier(
+        folder / "several", ("rude", "threat", "kind"), problem_type="multi_label_classification"
+    )
     return folder
 
 
@@ -51,7 +56,9 @@ def probabilities(folder: Path, text: str) -> Any:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    batch = AutoTokenizer.from_pretrained(folder)(text, truncation=True, max_length=512, return_tensors="pt")
+    batch = AutoTokenizer.from_pretrained(folder)(
+        text, truncation=True, max_length=512, return_tensors="pt"
+    )
     with torch.no_grad():
         return model(**batch).logits[0]
 
@@ -75,7 +82,9 @@ def test_of_labels_that_do_not_exclude_each_other_the_likeliest_counts(raw: Path
 
 def test_one_side_may_be_empty(raw: Path) -> None:
     value = loaded(path="several", positive=[], negative=["rude"]).values(["Так"])[0]
-    assert value == pytest.approx(-probabilities(raw / "several", "Так").sigmoid()[0].item(), abs=1e-5)
+    assert value == pytest.approx(
+        -probabilities(raw / "several", "Так").sigmoid()[0].item(), abs=1e-5
+    )
 
 
 def test_order_and_batches_do_not_matter(raw: Path) -> None:
@@ -86,7 +95,9 @@ def test_order_and_batches_do_not_matter(raw: Path) -> None:
     assert again == pytest.approx(values, abs=1e-6)
 
 
-def test_the_same_calls_give_the_same_bits_and_the_generators_stay_where_they_were(raw: Path) -> None:
+def test_the_same_calls_give_the_same_bits_and_the_generators_stay_where_they_were(
+    raw: Path,
+) -> None:
     import torch
 
     before = torch.get_rng_state()
@@ -110,7 +121,9 @@ def test_the_reward_bears_the_profiles_name_and_reads_chat_completions(raw: Path
     reward = get_reward("tox", None, 16, {"tox": loaded()})
     assert reward.__name__ == "tox"
     plain = reward(completions=["Так", "погано"])
-    chat = reward(completions=[[{"role": "assistant", "content": text}] for text in ("Так", "погано")])
+    chat = reward(
+        completions=[[{"role": "assistant", "content": text}] for text in ("Так", "погано")]
+    )
     assert plain == chat == pytest.approx(loaded().values(["Так", "погано"]))
 
 
@@ -134,11 +147,20 @@ def a_language_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (pickled, r"expected weights as \*\.safetensors; found pickled weights \(pytorch_model\.bin\)"),
+        (
+            pickled,
+            r"expected weights as \*\.safetensors; found pickled weights \(pytorch_model\.bin\)",
+        ),
         (without_a_head, r"expected a classification head.*found none: classifier\.dense\.bias"),
         (a_language_model, r"expected a classification head.*found none"),
-        (lambda folder: (folder / "config.json").unlink(), "found models/raw/tox without config.json"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "a sequence classifier that transformers"),
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "found models/raw/tox without config.json",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"no"),
+            "a sequence classifier that transformers",
+        ),
     ],
 )
 def test_a_folder_that_is_no_trained_classifier_is_refused_in_one_line(
@@ -151,10 +173,15 @@ def test_a_folder_that_is_no_trained_classifier_is_refused_in_one_line(
 
 
 def test_unexpected_labels_are_refused_naming_those_that_exist(raw: Path) -> None:
-    with pytest.raises(Refused, match=r"classifiers\.tox: expected labels of .*: neutral, toxic; found LABEL_0, which"):
+    with pytest.raises(
+        Refused,
+        match=r"classifiers\.tox: expected labels of .*: neutral, toxic; found LABEL_0, which",
+    ):
         loaded(positive=["LABEL_0"])
     with pytest.raises(Refused, match=r"expected labels of .*: neutral, toxic; found LABEL_0"):
-        spec(positive=["LABEL_0"]).look_up("grpo.classifiers.tox")  # `regrpo check`: before anything trains
+        spec(positive=["LABEL_0"]).look_up(
+            "grpo.classifiers.tox"
+        )  # `regrpo check`: before anything trains
 
 
 def test_a_length_beyond_the_window_and_a_path_outside_are_refused(raw: Path) -> None:
@@ -171,7 +198,9 @@ def test_a_cuda_device_is_refused_where_there_is_none(raw: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("CUDA is there")
-    with pytest.raises(Refused, match=r"classifiers\.tox\.device: expected a CUDA device.*found none"):
+    with pytest.raises(
+        Refused, match=r"classifiers\.tox\.device: expected a CUDA device.*found none"
+    ):
         loaded(device="cuda:1")
 
 
@@ -194,5 +223,7 @@ def test_a_specification_that_cannot_be_is_refused(changes: dict[str, Any], word
 
 def test_a_branch_is_refused_with_the_command_that_prints_its_commit() -> None:
     hub = spec(path=None, repo="textdetox/some-classifier", revision="main")
-    with pytest.raises(Refused, match="hf models info textdetox/some-classifier --revision main --expand sha"):
+    with pytest.raises(
+        Refused, match="hf models info textdetox/some-classifier --revision main --expand sha"
+    ):
         hub.look_up("grpo.classifiers.tox")

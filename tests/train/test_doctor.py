@@ -53,7 +53,11 @@ def spoil(metric: str, value: float, first: int = 1) -> list[dict[str, float]]:
         ("truncation", spoil("completions/clipped_ratio", 0.81, 5), 5),
         ("grad_norm", spoil("grad_norm", 10.5, 12), 12),
         ("length_explosion", spoil("completions/mean_length", 30.0, 20), 20),
-        ("reward_without_accuracy", [{**r, "dev_accuracy": 0.9 - r["step"] / 100} for r in healthy()], 11),
+        (
+            "reward_without_accuracy",
+            [{**r, "dev_accuracy": 0.9 - r["step"] / 100} for r in healthy()],
+            11,
+        ),
     ],
 )
 def test_each_rule_fires_on_its_illness_and_names_the_steps(
@@ -67,12 +71,20 @@ def test_each_rule_fires_on_its_illness_and_names_the_steps(
 
 def test_one_odd_step_does_not_fire_the_rules_that_want_a_run_of_them() -> None:
     history = healthy()
-    history[20] = {**history[20], "frac_reward_zero_std": 1.0, "entropy": 0.0, "completions/mean_length": 100.0}
+    history[20] = {
+        **history[20],
+        "frac_reward_zero_std": 1.0,
+        "entropy": 0.0,
+        "completions/mean_length": 100.0,
+    }
     assert set(verdicts(history).values()) == {"clear"}
 
 
 def test_a_metric_that_was_not_logged_makes_its_rule_not_applicable() -> None:
-    history = [{key: value for key, value in row.items() if key not in ("kl", "dev_accuracy")} for row in healthy()]
+    history = [
+        {key: value for key, value in row.items() if key not in ("kl", "dev_accuracy")}
+        for row in healthy()
+    ]
     found = verdicts(history)
     assert found["kl"] == found["reward_without_accuracy"] == "not_applicable"
 

@@ -13,7 +13,8 @@ from regrpo.train.early_stopping import EarlyStopping
 
 def rows(*rewards: float, **more: list[float]) -> list[dict[str, float]]:
     return [
-        {"step": float(5 * number), "reward": reward} | {name: values[number - 1] for name, values in more.items()}
+        {"step": float(5 * number), "reward": reward}
+        | {name: values[number - 1] for name, values in more.items()}
         for number, reward in enumerate(rewards, start=1)
     ]
 
@@ -36,7 +37,9 @@ def test_the_mean_of_the_last_rewards_is_watched_once_there_are_enough() -> None
     rule = EarlyStopping(reward_patience=2, smoothing=3)
     assert step(rule, rows(0.9, 0.1, 0.1, 0.2, 0.2)) == 25
     assert step(rule, rows(0.9, 0.1, 0.1, 0.2)) is None
-    assert step(rule, rows(0.1, 0.9, 0.1, 0.3, 0.9, 0.4)) is None, "the mean still rises where single rewards fall"
+    assert step(rule, rows(0.1, 0.9, 0.1, 0.3, 0.9, 0.4)) is None, (
+        "the mean still rises where single rewards fall"
+    )
 
 
 def test_a_ceiling_on_kl_ends_the_run_at_once() -> None:

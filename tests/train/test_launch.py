@@ -1,4 +1,7 @@
-"""`launch:` without starting anything: what is accepted, what it changes in the arithmetic, whose error is told."""
+"""`launch:` without starting anything.
+
+What is accepted, what it changes in the arithmetic, whose error is told.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +36,52 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "changes", "words"),
     [
-        ("sft", {"launch": {"processes": 0, "backend": "gloo"}}, "`launch.processes`: input should be greater than 0"),
+        (
+            "sft",
+            {"launch": {"processes": 0, "backend": "gloo"}},
+            "`launch.processes`: input should be greater than 0",
+        ),
         ("sft", {"launch": {"processes": 2}}, "`launch.backend` is missing"),
-        ("sft", {"launch": {**TWO, "backend": "mpi"}}, "`launch.backend`: input should be 'gloo' or 'nccl'"),
-        ("sft", {"launch": {**TWO, "nodes": 3}}, r"nodes \(3\) must divide processes \(2, of all nodes\)"),
-        ("sft", {"launch": {**TWO, "backend": "nccl"}, "device": "cpu"}, "nccl needs `device: cuda`"),
-        ("sft", {"launch": {**TWO, "config": "/etc/fsdp.yaml"}}, "a file in profiles/launch/, which DVC watches"),
-        ("sft", {"launch": {**TWO, "config": "profiles/launch/../../x.yaml"}}, "a file in profiles/launch/"),
+        (
+            "sft",
+            {"launch": {**TWO, "backend": "mpi"}},
+            "`launch.backend`: input should be 'gloo' or 'nccl'",
+        ),
+        (
+            "sft",
+            {"launch": {**TWO, "nodes": 3}},
+            r"nodes \(3\) must divide processes \(2, of all nodes\)",
+        ),
+        (
+            "sft",
+            {"launch": {**TWO, "backend": "nccl"}, "device": "cpu"},
+            "nccl needs `device: cuda`",
+        ),
+        (
+            "sft",
+            {"launch": {**TWO, "config": "/etc/fsdp.yaml"}},
+            "a file in profiles/launch/, which DVC watches",
+        ),
+        (
+            "sft",
+            {"launch": {**TWO, "config": "profiles/launch/../../x.yaml"}},
+            "a file in profiles/launch/",
+        ),
         ("sft", {"launch": {**TWO, "gpus": 2}}, "unknown key `launch.gpus`"),
         ("sft", {"ddp_backend": "gloo"}, "it is `launch.backend`"),
         (
             "sft",
-            {"launch": {**TWO, "config": "profiles/launch/fsdp2.yaml"}, "lora": {"r": 4, "lora_alpha": 8}},
+            {
+                "launch": {**TWO, "config": "profiles/launch/fsdp2.yaml"},
+                "lora": {"r": 4, "lora_alpha": 8},
+            },
             "`lora`: its adapter cannot be merged out of shards",
         ),
-        ("grpo", {"launch": {**TWO, "config": "profiles/launch/fsdp2.yaml"}}, "`dev_every`: 0 under `launch.config`"),
+        (
+            "grpo",
+            {"launch": {**TWO, "config": "profiles/launch/fsdp2.yaml"}},
+            "`dev_every`: 0 under `launch.config`",
+        ),
         (
             "grpo",
             {"launch": TWO, "per_device_train_batch_size": 4},
@@ -60,20 +94,38 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(stage: str, changes: dict[str, Any], words: str) -> None:
+def test_what_does_not_fit_is_refused_by_name(
+    stage: str, changes: dict[str, Any], words: str
+) -> None:
     with pytest.raises(Refused, match=words):
         section(stage, **changes)
 
 
 def test_groups_cycles_and_the_curriculum_count_all_processes() -> None:
-    alone = section("grpo", per_device_train_batch_size=8, gradient_accumulation_steps=2, generation_batch_size=64)
+    alone = section(
+        "grpo",
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=2,
+        generation_batch_size=64,
+    )
     both = section(
-        "grpo", per_device_train_batch_size=8, gradient_accumulation_steps=2, generation_batch_size=64, launch=TWO
+        "grpo",
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=2,
+        generation_batch_size=64,
+        launch=TWO,
     )
     assert (alone.generation_steps, alone.cycle) == (8, 4)
-    assert (both.generation_steps, both.cycle) == (4, 2), "the same completions, used up twice as fast"
-    assert section("grpo", per_device_train_batch_size=8, launch=TWO).cycle == 1, "a group of 16 lies on two processes"
-    sizes = {len(sft.draw_order(100, section("sft", launch=how))) for how in (None, {**TWO, "processes": 1})}
+    assert (both.generation_steps, both.cycle) == (4, 2), (
+        "the same completions, used up twice as fast"
+    )
+    assert section("grpo", per_device_train_batch_size=8, launch=TWO).cycle == 1, (
+        "a group of 16 lies on two processes"
+    )
+    sizes = {
+        len(sft.draw_order(100, section("sft", launch=how)))
+        for how in (None, {**TWO, "processes": 1})
+    }
     assert len(sft.draw_order(100, section("sft", launch=TWO))) == 2 * sizes.pop()
     assert not sizes
 
@@ -86,12 +138,16 @@ def test_one_process_is_trained_here_with_the_settings_of_no_launch(tmp_path: Pa
     assert section("grpo", launch=TWO).trainer_settings("cpu")["ddp_backend"] == "gloo"
 
 
-def test_a_machine_without_the_gpus_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_gpus_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     nccl = profiles.Launch(processes=4, nodes=2, backend="nccl")
-    with pytest.raises(Refused, match="expected Linux and 2 CUDA devices a node; found 1 CUDA devices"):
+    with pytest.raises(
+        Refused, match="expected Linux and 2 CUDA devices a node; found 1 CUDA devices"
+    ):
         launch.require_devices("grpo", nccl, "cuda")
     with pytest.raises(Refused, match="found cpu on linux"):
         launch.require_devices("grpo", nccl, "cpu")
@@ -101,17 +157,30 @@ def test_a_machine_without_the_gpus_is_refused_before_anything_starts(monkeypatc
 
 
 @pytest.mark.parametrize("name", ["fsdp2", "zero3"])
-def test_accelerate_takes_the_configurations_as_they_are_meant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerate_takes_the_configurations_as_they_are_meant(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     monkeypatch.chdir(ROOT)
     config = profiles.LAUNCH_CONFIGS / f"{name}.yaml"
-    command = ["--config_file", str(config), "--num_processes", "4", "--num_machines", "2", "--module", "stages.grpo"]
+    command = [
+        "--config_file",
+        str(config),
+        "--num_processes",
+        "4",
+        "--num_machines",
+        "2",
+        "--module",
+        "stages.grpo",
+    ]
     read, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
     assert (read.num_processes, read.num_machines, read.mixed_precision) == (4, 2, "bf16")
     assert (read.use_fsdp, read.use_deepspeed) == (name == "fsdp2", name == "zero3")
     expected = {"fsdp2": "FSDP2", "zero3": "ZeRO-3"}[name]
-    assert launch.asked(profiles.Launch(processes=4, backend="nccl", config=str(config))) == expected
+    assert (
+        launch.asked(profiles.Launch(processes=4, backend="nccl", config=str(config))) == expected
+    )
     unknown = set(profiles.read_yaml(config).get("fsdp_config", {})) - set(vars(read))
     assert not unknown, "accelerate would pass over these"
 
@@ -136,23 +205,39 @@ def test_check_names_a_configuration_that_is_not_there_or_is_none(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     asked = profiles.Launch(**TWO, config="profiles/launch/mine.yaml")
-    with pytest.raises(CannotCheck, match=r"profiles/launch/mine.yaml: expected a YAML file; found no such file"):
+    with pytest.raises(
+        CannotCheck, match=r"profiles/launch/mine.yaml: expected a YAML file; found no such file"
+    ):
         launch.asked(asked)
     files.write_text(Path("profiles/launch/mine.yaml"), "num_processes: 2\n")
-    with pytest.raises(Refused, match=r"expected an accelerate configuration .* found no `distributed_type`"):
+    with pytest.raises(
+        Refused, match=r"expected an accelerate configuration .* found no `distributed_type`"
+    ):
         launch.asked(asked)
     profile = profiles.read_profile(ROOT / "params.yaml")
     profile["sft"]["launch"] = {**TWO, "config": "profiles/launch/mine.yaml"}
     files.write_json(tmp_path / "profile.yaml", profile)
     done = run(
-        ROOT, "python", "-m", "regrpo.cli", "check", "--quiet", "--profile", str(tmp_path / "profile.yaml"), check=False
+        ROOT,
+        "python",
+        "-m",
+        "regrpo.cli",
+        "check",
+        "--quiet",
+        "--profile",
+        str(tmp_path / "profile.yaml"),
+        check=False,
     )
     assert done.returncode == 2
     assert "FAIL  profiles/launch/mine.yaml: expected a YAML file" in done.stderr
 
 
 def error(rank: int, time: float, where: str | None = None) -> dict[str, Any]:
-    told = {"where": where, "expected": "a", "found": "b", "remedy": "c", "exit_code": 1} if where else {}
+    told = (
+        {"where": where, "expected": "a", "found": "b", "remedy": "c", "exit_code": 1}
+        if where
+        else {}
+    )
     return {"rank": rank, "time": time, "traceback": f"Traceback of {rank}", **told}
 
 
@@ -160,18 +245,35 @@ def error(rank: int, time: float, where: str | None = None) -> dict[str, Any]:
     ("left", "kind", "words"),
     [
         # The first refusal stops the others, which then fail in ways of their own.
-        ({"error-0": error(0, 1.0), "error-1": error(1, 2.0, "rewards")}, Refused, "rewards: expected a; found b. c"),
-        ({"error-0": error(0, 2.0), "error-1": error(1, 1.0)}, RuntimeError, "process 1 of 2 failed:\nTraceback of 1"),
         (
-            {"error-0": error(0, 1.0), "ended": {"found": "process 1 ended by SIGKILL", "killed": True}},
+            {"error-0": error(0, 1.0), "error-1": error(1, 2.0, "rewards")},
+            Refused,
+            "rewards: expected a; found b. c",
+        ),
+        (
+            {"error-0": error(0, 2.0), "error-1": error(1, 1.0)},
+            RuntimeError,
+            "process 1 of 2 failed:\nTraceback of 1",
+        ),
+        (
+            {
+                "error-0": error(0, 1.0),
+                "ended": {"found": "process 1 ended by SIGKILL", "killed": True},
+            },
             CannotCheck,
             "found process 1 ended by SIGKILL",
         ),
-        ({"ended": {"found": "process 0 ended by exit code 7", "killed": False}}, CannotCheck, "exit code 7"),
+        (
+            {"ended": {"found": "process 0 ended by exit code 7", "killed": False}},
+            CannotCheck,
+            "exit code 7",
+        ),
         ({}, CannotCheck, "the agent's exit code 3"),
     ],
 )
-def test_of_several_errors_the_cause_is_told(left: dict[str, Any], kind: Any, words: str, tmp_path: Path) -> None:
+def test_of_several_errors_the_cause_is_told(
+    left: dict[str, Any], kind: Any, words: str, tmp_path: Path
+) -> None:
     for name, content in left.items():
         files.write_json(tmp_path / f"{name}.json", content)
     with pytest.raises(kind, match=words):
@@ -185,19 +287,27 @@ def test_an_agent_that_ends_well_without_a_result_is_no_success(tmp_path: Path) 
 
 def test_a_worker_of_another_world_is_refused(one_of_two: None) -> None:
     launch.require_world("grpo", 2, None)
-    with pytest.raises(Refused, match=r"expected 8 processes; found 2\. .* correct profiles/launch/fsdp2.yaml"):
+    with pytest.raises(
+        Refused, match=r"expected 8 processes; found 2\. .* correct profiles/launch/fsdp2.yaml"
+    ):
         launch.require_world("grpo", 8, "profiles/launch/fsdp2.yaml")
 
 
-def test_a_worker_takes_the_folder_and_the_checkpoint_that_its_stage_holds(one_of_two: None, tmp_path: Path) -> None:
+def test_a_worker_takes_the_folder_and_the_checkpoint_that_its_stage_holds(
+    one_of_two: None, tmp_path: Path
+) -> None:
     (tmp_path / "key/checkpoint-2").mkdir(parents=True)
     with checkpoints.held(tmp_path / "key") as folder:
         assert not (tmp_path / "key.lock").exists()
-        assert checkpoints.newest_complete(folder) == folder / "checkpoint-2", "the stage has looked at it"
+        assert checkpoints.newest_complete(folder) == folder / "checkpoint-2", (
+            "the stage has looked at it"
+        )
     assert folder.exists(), "the stage removes it"
 
 
-def test_samples_are_the_first_groups_of_the_whole_batch(one_of_two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_the_first_groups_of_the_whole_batch(
+    one_of_two: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def gathered(values: list[Any]) -> list[Any]:
         return values + [({**row, "completion": "theirs"}, value + 10) for row, value in values]
 
@@ -208,7 +318,11 @@ def test_samples_are_the_first_groups_of_the_whole_batch(one_of_two: None, monke
         return [float(len(one)) for one in completions]
 
     [watched] = samples.watching([length])
-    watched(prompts=["p"] * 4, completions=["a", "bb", "ccc", "dddd"], trainer_state=SimpleNamespace(global_step=1))
+    watched(
+        prompts=["p"] * 4,
+        completions=["a", "bb", "ccc", "dddd"],
+        trainer_state=SimpleNamespace(global_step=1),
+    )
     assert samples.frame()["completion"].tolist() == ["a", "bb", "ccc", "dddd", "theirs", "theirs"]
     assert samples.frame()["reward"].tolist() == [1.0, 2.0, 3.0, 4.0, 11.0, 12.0]
     assert samples.prompts_seen == 8 // 3

@@ -27,17 +27,25 @@ def test_exact_answer_rewards_the_gold_answer_and_nothing_else() -> None:
 
 def test_exact_answer_reads_chat_completions() -> None:
     reward = get_reward("exact_answer", EXACT, 16)
-    assert reward(completions=[[{"role": "assistant", "content": "<answer>-4</answer>"}]], answer=["-4"]) == [1.0]
+    assert reward(
+        completions=[[{"role": "assistant", "content": "<answer>-4</answer>"}]], answer=["-4"]
+    ) == [1.0]
 
 
 def test_answer_format_asks_for_the_form_only() -> None:
     reward = get_reward("answer_format", EXACT, 16)
-    completions = ["<think>9</think><answer>99</answer>", "well: <answer>2</answer>", "<answer>two</answer>"]
+    completions = [
+        "<think>9</think><answer>99</answer>",
+        "well: <answer>2</answer>",
+        "<answer>two</answer>",
+    ]
     assert reward(completions=completions, answer=["2"] * 3) == [1.0, 0.0, 0.0]
 
 
 def test_length_penalty_is_minus_the_share_of_the_limit() -> None:
-    assert get_reward("length_penalty", None, 8)(completions=["a", "b"], completion_ids=[[1] * 2, [1] * 8]) == [
+    assert get_reward("length_penalty", None, 8)(
+        completions=["a", "b"], completion_ids=[[1] * 2, [1] * 8]
+    ) == [
         -0.25,
         -1.0,
     ]
@@ -46,10 +54,14 @@ def test_length_penalty_is_minus_the_share_of_the_limit() -> None:
 def test_a_reward_of_trl_is_found_by_its_name() -> None:
     reward = get_reward("think_format_reward", None, 8)
     good, bad = "<think>\nhm\n</think>\n2", "2"
-    assert reward(completions=[[{"role": "assistant", "content": text}] for text in (good, bad)]) == [1.0, 0.0]
+    assert reward(
+        completions=[[{"role": "assistant", "content": text}] for text in (good, bad)]
+    ) == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("name", ["exact", "os:system", "custom.rewards:nothing", "custom.nothing:f"])
+@pytest.mark.parametrize(
+    "name", ["exact", "os:system", "custom.rewards:nothing", "custom.nothing:f"]
+)
 def test_an_unknown_reward_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     with pytest.raises((Refused, CannotCheck), match=name.replace(".", r"\.")):
@@ -60,7 +72,9 @@ def test_the_shipped_example_of_a_custom_reward_works(monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     reward = get_reward("custom.rewards:short_thought", EXACT, 16)
     assert reward.__name__ == "short_thought"
-    assert reward(completions=["<think>9</think>", "no thought", "<think>" + "9" * 30 + "</think>"]) == [1.0, None, 0.0]
+    assert reward(
+        completions=["<think>9</think>", "no thought", "<think>" + "9" * 30 + "</think>"]
+    ) == [1.0, None, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +95,10 @@ def test_a_reward_that_raises_is_refused_with_its_own_message() -> None:
 
 
 def test_none_means_not_applicable() -> None:
-    assert guarded("mine", lambda completions, **_: [None, 1])(completions=["a", "b"]) == [None, 1.0]
+    assert guarded("mine", lambda completions, **_: [None, 1])(completions=["a", "b"]) == [
+        None,
+        1.0,
+    ]
 
 
 def test_a_reward_without_a_verifier_is_refused_where_one_is_needed() -> None:
@@ -95,12 +112,26 @@ def test_samples_keep_two_groups_with_the_weighted_reward() -> None:
         guarded(name, lambda completions, v=value, **_: [v] * len(completions))
         for name, value in (("one", 1.0), ("two", -2.0))
     )
-    batch = {"prompts": list("ppqqrr"), "completions": list("abcdef"), "answer": list("123456"), "id": list("uvwxyz")}
+    batch = {
+        "prompts": list("ppqqrr"),
+        "completions": list("abcdef"),
+        "answer": list("123456"),
+        "id": list("uvwxyz"),
+    }
     for step in (0, 5, 10):
         for function in samples.watching([one, two]):
             function(**batch, trainer_state=SimpleNamespace(global_step=step))
     frame = samples.frame()
-    assert list(frame.columns) == ["step", "id", "prompt", "completion", "answer", "reward", "one", "two"]
+    assert list(frame.columns) == [
+        "step",
+        "id",
+        "prompt",
+        "completion",
+        "answer",
+        "reward",
+        "one",
+        "two",
+    ]
     assert frame["step"].tolist() == [0] * 4 + [10] * 4
     assert set(frame["reward"]) == {0.0}
     assert samples.prompts_seen == 9

@@ -85,7 +85,9 @@ def test_the_second_half_of_the_examples_states_the_bare_answer() -> None:
     ]
 
 
-def test_no_steps_pass_the_base_through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_steps_pass_the_base_through(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
     shutil.copytree("models/base", tmp_path / "models/base")
@@ -97,7 +99,9 @@ def test_no_steps_pass_the_base_through(folder: Path, tmp_path: Path, monkeypatc
     }
 
 
-def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(folder: Path) -> None:
+def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(
+    folder: Path,
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -117,35 +121,54 @@ def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(f
         moved += int(not torch.equal(tensor, start[name]))
     assert moved > 0
     card = Path("models/grpo/adapter/README.md").read_bytes()
-    assert train_grpo(lora=lora, learning_rate=1e-2) == first, "the adapter's initial weights are seeded"
+    assert train_grpo(lora=lora, learning_rate=1e-2) == first, (
+        "the adapter's initial weights are seeded"
+    )
     assert Path("models/grpo/adapter/README.md").read_bytes() == card
-    assert b"Gemma3ForCausalLM of 294,144 parameters (made from scratch), after this pipeline's warm start" in card
+    assert (
+        b"Gemma3ForCausalLM of 294,144 parameters (made from scratch), after this pipeline's warm start"
+        in card
+    )
 
 
-def test_an_adapter_of_an_unchanged_hub_base_names_repository_and_commit(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_an_unchanged_hub_base_names_repository_and_commit(
+    folder: Path, tmp_path: Path
+) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     from regrpo.train import saving
 
     model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained("models/base"), LoraConfig(target_modules=["v_proj", "q_proj"])
+        AutoModelForCausalLM.from_pretrained("models/base"),
+        LoraConfig(target_modules=["v_proj", "q_proj"]),
     )
-    base = files.read_json(saving.SOURCE) | {"kind": "hub", "repo": "google/gemma-3-1b-pt", "revision": "f" * 40}
+    base = files.read_json(saving.SOURCE) | {
+        "kind": "hub",
+        "repo": "google/gemma-3-1b-pt",
+        "revision": "f" * 40,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saving, "SOURCE", tmp_path / "source.json")
         files.write_json(tmp_path / "source.json", base)
         for start in ("base", "sft"):
             saving.save(model, Path("models") / start, tmp_path / start, Path("models/x/adapter"))
-    config = {start: files.read_json(tmp_path / start / "adapter_config.json") for start in ("base", "sft")}
+    config = {
+        start: files.read_json(tmp_path / start / "adapter_config.json")
+        for start in ("base", "sft")
+    }
     assert config["base"]["base_model_name_or_path"] == "google/gemma-3-1b-pt"
     assert config["base"]["revision"] == "f" * 40
-    assert config["sft"]["base_model_name_or_path"] == "models/sft", "its weights are another model's"
+    assert config["sft"]["base_model_name_or_path"] == "models/sft", (
+        "its weights are another model's"
+    )
     assert config["sft"]["revision"] is None
     assert "base_model: google/gemma-3-1b-pt\n" in (tmp_path / "sft/README.md").read_text()
 
 
-def test_a_run_without_a_better_reward_stops_and_is_the_run_that_was_that_long(folder: Path) -> None:
+def test_a_run_without_a_better_reward_stops_and_is_the_run_that_was_that_long(
+    folder: Path,
+) -> None:
     rule = {"reward_patience": 1, "smoothing": 1}
     stopped = train_grpo(early_stopping=rule, max_steps=30, dev_every=50, learning_rate=1e-6)
     metrics = files.read_json(Path("reports/grpo/metrics.json"))
@@ -153,42 +176,68 @@ def test_a_run_without_a_better_reward_stops_and_is_the_run_that_was_that_long(f
     assert metrics["steps"] == step < 30
     assert "no reward (mean of 1) above" in metrics["stopped_early"]["reason"]
     rows = list(csv.DictReader(Path("reports/grpo/history.csv").read_text().splitlines()))
-    assert [int(row["step"]) for row in rows if row["dev_accuracy"]] == [0, step], "measured where it ended"
+    assert [int(row["step"]) for row in rows if row["dev_accuracy"]] == [0, step], (
+        "measured where it ended"
+    )
     assert train_grpo(max_steps=step, learning_rate=1e-6, dev_every=0, warmup_steps=1) == stopped
     assert files.read_json(Path("reports/grpo/metrics.json"))["stopped_early"] is None
 
 
 def test_a_kl_ceiling_ends_the_run_and_needs_beta(folder: Path) -> None:
-    with pytest.raises(Refused, match=r"`early_stopping\.kl_ceiling` needs `beta` above 0: TRL measures `kl`"):
+    with pytest.raises(
+        Refused, match=r"`early_stopping\.kl_ceiling` needs `beta` above 0: TRL measures `kl`"
+    ):
         section(grpo.Params, "grpo", early_stopping={"kl_ceiling": 0.1})
-    train_grpo(early_stopping={"kl_ceiling": 1e-6}, beta=0.05, max_steps=12, learning_rate=1e-2, dev_every=0)
+    train_grpo(
+        early_stopping={"kl_ceiling": 1e-6},
+        beta=0.05,
+        max_steps=12,
+        learning_rate=1e-2,
+        dev_every=0,
+    )
     metrics = files.read_json(Path("reports/grpo/metrics.json"))
     assert metrics["steps"] == metrics["stopped_early"]["step"] < 12
     assert "KL divergence" in metrics["stopped_early"]["reason"]
 
 
-def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from importlib.util import find_spec
 
     # Only what regrpo sees: transformers remembers what it found.
-    absent = SimpleNamespace(find_spec=lambda name: None if name == "bitsandbytes" else find_spec(name))
+    absent = SimpleNamespace(
+        find_spec=lambda name: None if name == "bitsandbytes" else find_spec(name)
+    )
     monkeypatch.setattr(profiles, "importlib", SimpleNamespace(util=absent))
     four = {"quantization": {"load_in_4bit": True}, "lora": {"r": 4, "lora_alpha": 8}}
-    with pytest.raises(Refused, match=r"grpo\.quantization: expected the package bitsandbytes.*set it to null"):
+    with pytest.raises(
+        Refused, match=r"grpo\.quantization: expected the package bitsandbytes.*set it to null"
+    ):
         train_grpo(**four)
     with pytest.raises(Refused, match="`quantization` needs `lora`"):
         section(grpo.Params, "grpo", quantization={"load_in_4bit": True})
     with pytest.raises(Refused, match="one of `load_in_4bit` and `load_in_8bit`"):
-        section(grpo.Params, "grpo", **four | {"quantization": {"load_in_4bit": True, "load_in_8bit": True}})
+        section(
+            grpo.Params,
+            "grpo",
+            **four | {"quantization": {"load_in_4bit": True, "load_in_8bit": True}},
+        )
 
 
-@pytest.mark.filterwarnings("ignore:bitsandbytes")  # some of its CPU kernels have no gradient: CUDA's have
+@pytest.mark.filterwarnings(
+    "ignore:bitsandbytes"
+)  # some of its CPU kernels have no gradient: CUDA's have
 def test_a_quantised_runs_adapter_is_merged_into_the_weights_as_they_were(folder: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="of the extra cuda")
     import torch
     from safetensors.torch import load_file
 
-    nf4 = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "float32"}
+    nf4 = {
+        "load_in_4bit": True,
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "float32",
+    }
     train_grpo(quantization=nf4, lora={"r": 4, "lora_alpha": 8}, learning_rate=1e-2)
     before, after = (load_file(f"models/{name}/model.safetensors") for name in ("sft", "grpo"))
     adapter = load_file("models/grpo/adapter/adapter_model.safetensors")
@@ -207,14 +256,21 @@ def test_a_quantised_runs_adapter_is_merged_into_the_weights_as_they_were(folder
 def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation
+    )
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
-    with pytest.raises(Refused, match=r"sft\.bf16: .*found Tesla T4 \(capability 7\.5\)\. Set `bf16: false`"):
+    with pytest.raises(
+        Refused, match=r"sft\.bf16: .*found Tesla T4 \(capability 7\.5\)\. Set `bf16: false`"
+    ):
         hardware.require_bf16("sft", True, "cuda")
     hardware.require_bf16("sft", False, "cuda")
     hardware.require_bf16("sft", True, "cpu")
-    asked = [section(grpo.Params, "grpo", **one).wants_bf16 for one in ({"bf16": None}, {"bf16": None, "fp16": True})]
+    asked = [
+        section(grpo.Params, "grpo", **one).wants_bf16
+        for one in ({"bf16": None}, {"bf16": None, "fp16": True})
+    ]
     assert asked == [True, False], "TRL's own default"
 
 
@@ -222,13 +278,20 @@ def test_vllm_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(hardware, "find_device", lambda wanted: "cuda")
     monkeypatch.setattr(hardware, "require_bf16", lambda *_: None)
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name))
-    with pytest.raises(Refused, match=r"^grpo\.use_vllm: expected .*found device cuda, vllm not installed.*\[cuda\]"):
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "vllm" else real(name)
+    )
+    with pytest.raises(
+        Refused,
+        match=r"^grpo\.use_vllm: expected .*found device cuda, vllm not installed.*\[cuda\]",
+    ):
         grpo.train(run_for(section(grpo.Params, "grpo", use_vllm=True), "grpo"))
 
 
 def test_a_package_that_the_trainer_misses_is_one_line() -> None:
-    told = r"^grpo: expected settings that the trainer accepts; found flash_attn is missing.*an extra"
+    told = (
+        r"^grpo: expected settings that the trainer accepts; found flash_attn is missing.*an extra"
+    )
     with pytest.raises(Refused, match=told), callbacks.told_as_refusal("grpo", ImportError):
         raise ImportError("flash_attn is missing")
     with pytest.raises(ImportError), callbacks.told_as_refusal("grpo"):
@@ -241,7 +304,9 @@ def test_only_model_files_are_saved(folder: Path) -> None:
     assert names == MODEL_FILES
 
 
-def test_nan_stops_the_run_and_leaves_its_evidence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_stops_the_run_and_leaves_its_evidence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from regrpo.train import rewards
 
     real = rewards.Samples.watching
@@ -294,7 +359,9 @@ def test_random_states_are_put_back() -> None:
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
-@pytest.mark.parametrize(("max_steps", "logging_steps", "dev_every"), [(5, 3, 2), (3, 10, 0), (3, 10, 2)])
+@pytest.mark.parametrize(
+    ("max_steps", "logging_steps", "dev_every"), [(5, 3, 2), (3, 10, 0), (3, 10, 2)]
+)
 def test_the_last_step_is_logged_and_dev_accuracy_has_its_own_step(
     folder: Path, max_steps: int, logging_steps: int, dev_every: int
 ) -> None:
@@ -305,7 +372,9 @@ def test_the_last_step_is_logged_and_dev_accuracy_has_its_own_step(
     assert [int(row["step"]) for row in rows if row["reward"]] == sorted(logged)
     measured = [int(row["step"]) for row in rows if row.get("dev_accuracy")]
     wanted = (
-        {0, *(step for step in range(1, max_steps + 1) if step % dev_every == 0), max_steps} if dev_every else set()
+        {0, *(step for step in range(1, max_steps + 1) if step % dev_every == 0), max_steps}
+        if dev_every
+        else set()
     )
     assert measured == sorted(wanted)
 
