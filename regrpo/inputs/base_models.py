@@ -309,8 +309,9 @@ def inspect(folder: Path) -> dict[str, Any]:
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as tensors:
                 count += sum(
-                    math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()
-                )  # noqa: SIM118
+                    math.prod(tensors.get_slice(name).get_shape())
+                    for name in tensors.keys()  # noqa: SIM118
+                )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Refused(
             "base_model.source",

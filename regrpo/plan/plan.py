@@ -172,8 +172,9 @@ def _classifier_bytes(section: Any, kind: str) -> int:
         for file in folder.glob("*.safetensors") if folder else ():
             with contextlib.suppress(SafetensorError), safe_open(file, framework="pt") as tensors:
                 count += sum(
-                    math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()
-                )  # noqa: SIM118
+                    math.prod(tensors.get_slice(name).get_shape())
+                    for name in tensors.keys()  # noqa: SIM118
+                )
     return 4 * count
 
 

@@ -214,13 +214,18 @@ def _curves(report: Report) -> list[tuple[str, str]]:
         ]
         if any(one.points for one in series):
             name, _, unit = title.rstrip(")").partition(" (")
-            labels = {"x_label": "optimizer step", "y_label": unit if index else "share"}
+            y_label = unit if index else "share"
             if unit == "before clipping":
-                labels["y_label"] = "norm, before clipping"
+                y_label = "norm, before clipping"
             shown = [one for one in series if one.points]
-            drawn.append(
-                (name, drawing.line_chart(name, shown, marks=marks.get(index, []), **labels))
-            )  # type: ignore[arg-type]
+            chart = drawing.line_chart(
+                name,
+                shown,
+                marks=marks.get(index, []),
+                x_label="optimizer step",
+                y_label=y_label,
+            )
+            drawn.append((name, chart))
     return drawn
 
 

@@ -20,9 +20,8 @@ from regrpo.inputs import gate
 from regrpo.records import graph, record
 from regrpo.report import contents, pages
 from stages import validate
-
-from . import pages as made
-from .pages import HOSTILE, workspace
+from tests.support import pages as made
+from tests.support.pages import HOSTILE, workspace
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -28,10 +28,9 @@ from regrpo.core.errors import CannotCheck
 from regrpo.core.profiles import STAGES
 from regrpo.records import record as record_module
 from regrpo.report import contents, pages
-
-from . import conftest
-from . import pages as made
-from .pages import HOSTILE, workspace
+from tests.support import pages as made
+from tests.support.pages import HOSTILE, workspace
+from tests.support.projects import ROOT
 
 PAGE = Path("reports/index.html")
 
@@ -491,7 +490,7 @@ def test_the_page_needs_nothing_heavy(inside: Callable[..., Path]) -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(conftest.ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.stdout.splitlines() == ["wrote reports/index.html", "[]"]
 
@@ -499,16 +498,14 @@ def test_the_page_needs_nothing_heavy(inside: Callable[..., Path]) -> None:
 def test_make_repro_ends_with_the_page() -> None:
     done = subprocess.run(
         ["make", "-n", "repro", "--no-print-directory"],
-        cwd=conftest.ROOT,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
     assert done.stdout.splitlines()[-1].endswith("regrpo report")
-    ignored = subprocess.run(
-        ["git", "check-ignore", "-q", str(PAGE)], cwd=conftest.ROOT, check=False
-    )
-    assert ignored.returncode == 0 or not (conftest.ROOT / ".git").exists()
+    ignored = subprocess.run(["git", "check-ignore", "-q", str(PAGE)], cwd=ROOT, check=False)
+    assert ignored.returncode == 0 or not (ROOT / ".git").exists()
 
 
 def test_text_keeps_its_lines_few() -> None:
