@@ -60,7 +60,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("regrpo"),
+        loader=PackageLoader("regrpo.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -30,7 +30,7 @@ from regrpo.records import record as record_module
 from regrpo.report import contents, pages
 from tests.support import pages as made
 from tests.support.pages import HOSTILE, workspace
-from tests.support.projects import ROOT
+from tests.support.projects import ROOT, commit, edit_yaml, run
 
 PAGE = Path("reports/index.html")
 
@@ -181,7 +181,7 @@ def changed_code() -> str:
 
 
 def changed_parameter() -> str:
-    conftest.edit_yaml(Path("params.yaml"), {"sft": {"seed": 1}})
+    edit_yaml(Path("params.yaml"), {"sft": {"seed": 1}})
     return "its parameters have changed since (params.yaml: sft)"
 
 
@@ -450,11 +450,11 @@ def test_a_history_with_nan_still_has_its_curves(inside: Callable[..., Path]) ->
 
 def test_a_revision_is_shown_without_links_into_the_workspace(inside: Callable[..., Path]) -> None:
     folder = inside()
-    conftest.run(folder, "git", "init", "-q", "-b", "main")
+    run(folder, "git", "init", "-q", "-b", "main")
     for key, value in (("user.name", "test"), ("user.email", "test@example.invalid")):
-        conftest.run(folder, "git", "config", key, value)
+        run(folder, "git", "config", key, value)
     assert "These results are not in git yet" in written().words
-    conftest.commit(folder, "results")
+    commit(folder, "results")
     page = written()
     assert "These results are not in git yet" not in page.words
     Path("reports/evaluate/metrics.json").write_text("{}")
@@ -464,10 +464,10 @@ def test_a_revision_is_shown_without_links_into_the_workspace(inside: Callable[.
     assert "✓ Complete" in page.words
     assert "66.7 %" in page.words
     assert [link for link in page.links if not link.startswith(("#", "http://127.0.0.1:"))] == []
-    commit = subprocess.run(
+    head = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout[:12]
-    assert f"regrpo reproduce {commit}" in page.words
+    assert f"regrpo reproduce {head}" in page.words
 
 
 def test_the_same_files_give_the_same_page(inside: Callable[..., Path]) -> None:
