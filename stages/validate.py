@@ -19,6 +19,7 @@ from regrpo.core.errors import Refused
 from regrpo.core.profiles import Section
 from regrpo.core.verifiers import get_verifier
 from regrpo.inputs import gate, scratch_db
+from regrpo.inputs.checks import CHECKS, Prompt
 from regrpo.inputs.formats import SPLITS, get_format
 from regrpo.records import stage_run
 
@@ -73,7 +74,7 @@ def window(model: Path) -> int | None:
     return int(found) if found else None
 
 
-def token_counter(model: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
+def token_counter(model: Path) -> Callable[[Sequence[Prompt]], list[int]]:
     """Counts a prompt's tokens as the trainers do.
 
     Special tokens and, for messages, the chat template included.
@@ -108,7 +109,7 @@ def page(
         dataset=dataset,
         limits=limits,
         cut=cut,
-        checks=gate.CHECKS,
+        checks=CHECKS,
         first=gate.SHOWN,
     )
 

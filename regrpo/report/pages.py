@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck
-from regrpo.inputs import gate
+from regrpo.inputs.checks import CHECKS
 from regrpo.records import graph as graphs
 from regrpo.report import card, drawing
 from regrpo.report.contents import Evaluation, Finding, Gain, Report, Task, frameworks
@@ -147,7 +147,7 @@ def report_page(report: Report, out: Path) -> str:
         "report.html.j2",
         report=report,
         card=card,
-        checks=gate.CHECKS,
+        checks=CHECKS,
         states=STATES,
         models=card.MODELS,
         curves=_curves(report),

@@ -18,7 +18,8 @@ from regrpo.core import files
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.tokenizers import character_tokenizer
 from regrpo.core.verifiers import VERIFIERS, Verifier
-from regrpo.inputs import gate, scratch_db
+from regrpo.inputs import expectations, gate, scratch_db
+from regrpo.inputs.checks import CHECKS, VERIFIED, Prompt
 from regrpo.inputs.duplicates import CHAINS, Repeats, spellings
 from regrpo.inputs.formats import get_format
 from stages import validate
@@ -42,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def count(base: Path) -> Callable[[Sequence[gate.Prompt]], list[int]]:
+def count(base: Path) -> Callable[[Sequence[Prompt]], list[int]]:
     return validate.token_counter(base)
 
 
@@ -110,7 +111,7 @@ def test_good_data_passes_every_check_in_every_split_without_a_word(
         run_on.setdefault(one["check"], []).append(one["split"])
         assert one["expectation"].startswith("expect_")
         assert (one["failed"], one["passed"]) == (0, True)
-    assert list(run_on) == list(gate.CHECKS)
+    assert list(run_on) == list(CHECKS)
     assert {
         name for name, splits in run_on.items() if splits != ["sft", "train", "dev", "eval"]
     } == {"class_unique"}
@@ -235,7 +236,7 @@ def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
             line for line in lines if line.startswith(f"  {name} in {split}, {len(rows)} failed: ")
         )
         assert all(gate.shown(identity) in line for identity in rows)
-        assert lines[lines.index(line) + 1].strip().removesuffix(".") == gate.CHECKS[
+        assert lines[lines.index(line) + 1].strip().removesuffix(".") == CHECKS[
             name
         ].remedy.removesuffix(".")
     told = [f"{check} {split} {i}" for (check, split), rows in expected.items() for i in rows]
@@ -283,7 +284,7 @@ def test_great_expectations_own_pages_show_a_fault_wherever_it_lies(
 def test_what_the_table_does_not_hold_is_counted_and_said(
     check: Callable[..., gate.Verdict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "KEPT", 30)
+    monkeypatch.setattr(expectations, "KEPT", 30)
     verdict = check({"train": [row("train", i, f"{100 + i}+1=", answer="?") for i in range(50)]})
     assert (verdict.failed[0].failed, len(verdict.failure_table())) == (50, 30)
     dataset = dict.fromkeys(
@@ -432,10 +433,10 @@ def test_without_a_verifier_its_checks_are_not_applicable_and_answers_may_be_nul
     assert not verdict.failed
     names = {
         "answer_parses",
-        *(name for name in gate.CHECKS if gate.CHECKS[name].holds.startswith("self-test")),
+        *(name for name in CHECKS if CHECKS[name].holds.startswith("self-test")),
     }
     assert len(names) == 7
-    assert names == set(gate.VERIFIED) == set(verdict.as_json()["not_applicable"])
+    assert names == set(VERIFIED) == set(verdict.as_json()["not_applicable"])
     assert not {one.check for one in verdict.outcomes} & names
 
 
@@ -542,7 +543,7 @@ def test_a_message_shows_the_first_20_of_many_rows_and_the_table_keeps_them_all(
     )
     assert first.endswith("train-19 (source row 19: '?'); and 30 more")
     assert first.count("source row") == 20
-    assert remedy.strip() == gate.CHECKS["answer_parses"].remedy.removesuffix(".")
+    assert remedy.strip() == CHECKS["answer_parses"].remedy.removesuffix(".")
     assert list(verdict.failure_table()["id"]) == [f"train-{i}" for i in range(50)]
 
 

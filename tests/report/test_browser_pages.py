@@ -17,6 +17,7 @@ import pytest
 
 from regrpo.audit import audit
 from regrpo.inputs import gate
+from regrpo.inputs.checks import CHECKS, Outcome
 from regrpo.records import graph, record
 from regrpo.report import contents, pages
 from stages import validate
@@ -65,8 +66,8 @@ def gate_page(folder: Path, out: Path, text: str = "") -> str:
     """The gate's page; with `text`, of a verdict that refuses rows which hold it."""
     row = {"id": text, "source_row": 7, "value": text, "question": text, "answer": text}
     outcomes = [
-        gate.Outcome(check, split, "expect_column_values_to_be_null", 6, failed, (row,) * failed)
-        for check in gate.CHECKS
+        Outcome(check, split, "expect_column_values_to_be_null", 6, failed, (row,) * failed)
+        for check in CHECKS
         for split in ("sft", "train", "dev", "eval")
         for failed in [int(bool(text) and check == "answer_parses")]
     ]
