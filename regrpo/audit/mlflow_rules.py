@@ -26,7 +26,8 @@ from regrpo.records import journals
 from regrpo.records.record import Record
 from regrpo.tracking import address as address_module
 from regrpo.tracking import rows
-from regrpo.tracking.writer import ABSENT, MAX_VALUE, open_reader
+from regrpo.tracking.reader import open_reader
+from regrpo.tracking.writer import ABSENT, MAX_VALUE
 
 
 def open_store() -> Any:
@@ -150,8 +151,8 @@ class Tracker:
 
     def _told_curve(self, run_id: str, name: str) -> dict[int, list[float]]:
         found: dict[int, list[float]] = {}
-        for step, value in self.reader.curve(run_id, name):
-            found.setdefault(step, []).append(value)
+        for point in self.reader.client.get_metric_history(run_id, name):
+            found.setdefault(point.step, []).append(point.value)
         return found
 
     def _compare_curve(

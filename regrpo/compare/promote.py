@@ -33,7 +33,7 @@ from regrpo.tracking import address, follower, rows
 if TYPE_CHECKING:
     import pandas as pd
 
-    from regrpo.tracking.writer import Registry
+    from regrpo.tracking.registry import Registry
 
 Json = dict[str, Any]
 Alias = Literal["candidate", "champion"]

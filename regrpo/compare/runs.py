@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from regrpo.compare.seed_tests import Values
-    from regrpo.tracking.writer import Reader
+    from regrpo.tracking.reader import Reader
 
 T = TypeVar("T")
 PATIENCE = 8.0
@@ -102,7 +102,7 @@ class Rows:
     def _ask(self, question: Callable[[Reader], T]) -> T | None:
         if not self._enabled or self.problem:
             return None
-        from regrpo.tracking.writer import open_reader
+        from regrpo.tracking.reader import open_reader
 
         answer: list[T] = []
         problem: list[str] = []

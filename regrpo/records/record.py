@@ -20,7 +20,7 @@ from regrpo.core.errors import CannotCheck
 from regrpo.core.git import experiment_refs, git
 from regrpo.core.pipeline import Snapshot, stage_key
 from regrpo.core.profiles import STAGES
-from regrpo.tracking import address
+from regrpo.tracking.reader import reading
 
 NEWEST = 1
 """The newest `schema_version` of run.json that this code reads."""
@@ -273,7 +273,7 @@ def _of_row(run: str, here: Place, committed: bool) -> Place | None:
 
     Raises CannotCheck where MLflow knows the row and its results are nowhere.
     """
-    with address.reading() as store:
+    with reading() as store:
         found = store.run(run)
     if found is None:
         return None
@@ -320,7 +320,7 @@ def _forgotten(name: str) -> str:
     """
     with contextlib.suppress(CannotCheck):
         if re.fullmatch(r"[\w.-]+", name):
-            with address.reading() as store:
+            with reading() as store:
                 known = store.tagged(regrpo__experiment=name)
             if known:
                 return f" (MLflow remembers a DVC experiment of that name: it was removed; run {known[0]['id']})"

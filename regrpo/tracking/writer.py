@@ -9,22 +9,22 @@ Everything here may be done twice: runs are found again by their tags (`regrpo.r
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from regrpo.core import files
 from regrpo.core.dvc import dvc_root
-from regrpo.core.errors import CannotCheck
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import STAGES
 from regrpo.records.journals import Told
 from regrpo.report import card
 from regrpo.tracking import notes, rows, tables, views
+from regrpo.tracking.reader import import_mlflow, with_tags
+from regrpo.tracking.registry import Registry
 
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 """The most of each that MLflow takes in one call."""
@@ -39,26 +39,6 @@ CONTEXTS = {"prepared": "gate", "dev": "validation", "eval": "evaluation"}
 """What MLflow calls the use of a split, or of all of them; every other is for training."""
 
 
-def _limit_patience() -> None:
-    """An unreachable server is given up within seconds (MLflow's defaults: 245 s; a database.
-
-    Minutes).
-    """
-    for name, value in {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "GIT_PYTHON_REFRESH": "quiet",
-    }.items():
-        os.environ.setdefault(name, value)
-    os.environ.pop("MLFLOW_RUN_ID", None)
-    import mlflow.store.db.utils
-
-    mlflow.store.db.utils.MAX_RETRY_COUNT = 2
-
-
 class Store:
     """The MLflow experiment that everything is told to.
 
@@ -66,7 +46,7 @@ class Store:
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
-        _limit_patience()
+        import_mlflow()
         import mlflow
 
         mlflow.set_tracking_uri(uri)  # create_external_model knows no other way
@@ -98,7 +78,7 @@ class Store:
         from mlflow.entities import ViewType
 
         found = self.client.search_runs(
-            [self.experiment_id], _with_tags(tags), ViewType.ALL, max_results=1
+            [self.experiment_id], with_tags(tags), ViewType.ALL, max_results=1
         )
         return found[0] if found else None
 
@@ -612,7 +592,7 @@ class Store:
 
     def registry(self) -> Registry:
         """The model registry of this store."""
-        return Registry(self.client)
+        return Registry(self.client, self.uri)
 
 
 def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None]:
@@ -646,13 +626,6 @@ def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None
         )
 
 
-def _with_tags(tags: Mapping[str, str]) -> str:
-    """MLflow's search condition for runs with these tags (`__` in a name stands for a dot)."""
-    return " and ".join(
-        f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items()
-    )
-
-
 def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
     """The commit as MLflow shows it, and whether (and how.
 
@@ -665,162 +638,3 @@ def _code_tags(code: Mapping[str, Any]) -> dict[str, str]:
         "regrpo.git.dirty": str(code["dirty"]).lower(),
     }
     return tags | ({"regrpo.git.diff_sha256": code["diff_sha256"]} if code["diff_sha256"] else {})
-
-
-class Reader:
-    """MLflow as an auditor sees it: plain data, and nothing is ever made or changed."""
-
-    def __init__(self, client: Any) -> None:
-        self.client = client
-
-    def run(self, run_id: str) -> dict[str, Any] | None:
-        """{id, experiment, status, deleted, params, metrics (the last of each), tags}; None where it is unknown."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._plain(self.client.get_run(run_id))
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
-
-    def _plain(self, run: Any) -> dict[str, Any]:
-        return {
-            "id": run.info.run_id,
-            "experiment": run.info.experiment_id,
-            "status": run.info.status,
-            "deleted": run.info.lifecycle_stage == "deleted",
-            "params": dict(run.data.params),
-            "metrics": dict(run.data.metrics),
-            "tags": dict(run.data.tags),
-        }
-
-    def tagged(self, **tags: str) -> list[dict[str, Any]]:
-        """The runs of every experiment with these tags (`__` stands for a dot)."""
-        everywhere = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        return [self._plain(run) for run in self.client.search_runs(everywhere, _with_tags(tags))]
-
-    def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """Every (step, value) of a metric, in the order of steps."""
-        return sorted(
-            (point.step, point.value) for point in self.client.get_metric_history(run_id, metric)
-        )
-
-    def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
-        """The tags of each model that a stage logged."""
-        found = self.client.search_logged_models(
-            [run["experiment"]], f"source_run_id = '{run['id']}'"
-        )
-        return [dict(model.tags) for model in found]
-
-    def artifacts(self, run_id: str, path: str | None = None) -> Iterator[str]:
-        """The paths of a run's artifact files."""
-        for item in self.client.list_artifacts(run_id, path):
-            if item.is_dir:
-                yield from self.artifacts(run_id, item.path)
-            else:
-                yield item.path
-
-    def artifact(self, run_id: str, path: str) -> bytes:
-        """An artifact's bytes."""
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
-
-
-def open_reader(uri: str) -> Reader:
-    """The store at `uri`, for reading. Raises CannotCheck where there is none.
-
-    A database is never created.
-    """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise CannotCheck(
-            "MLflow",
-            expected=f"a store at {PurePosixPath(uri).name}",
-            found="no such file",
-            remedy="Set MLFLOW_TRACKING_URI, or use --no-mlflow.",
-        )
-    _limit_patience()
-    import mlflow
-
-    return Reader(mlflow.MlflowClient(uri))
-
-
-class Registry(Reader):
-    """MLflow's model registry, as `regrpo promote` reads and writes it.
-
-    A version is {version, tags}.
-    """
-
-    def logged_model(self, record: Mapping[str, Any], path: str) -> str | None:
-        """The id of the logged model that stands for a stage record's output.
-
-        None where the store has none.
-        """
-        run = self.run(record["mlflow_run_id"]) if record.get("mlflow_run_id") else None
-        for found in [run] if run else self.tagged(regrpo__run=record["run"]):
-            made = self.client.search_logged_models(
-                [found["experiment"]], f"source_run_id = '{found['id']}'"
-            )
-            for model in made:
-                if (model.tags.get("regrpo.path"), model.tags.get("regrpo.run")) == (
-                    path,
-                    record["run"],
-                ):
-                    return str(model.model_id)
-        return None
-
-    def row(self, pipeline_key: str) -> str | None:
-        """The id of the newest row of a whole pipeline; None where there is none."""
-        found = self.tagged(regrpo__pipeline_key=pipeline_key, regrpo__kind="pipeline")
-        return str(found[0]["id"]) if found else None
-
-    def holder(self, name: str, alias: str) -> dict[str, Any] | None:
-        """The version of a registered model that holds an alias.
-
-        None where none does or there is no such model.
-        """
-        version = self._aliases(name).get(alias)
-        found = self.client.get_model_version(name, version) if version else None
-        return {"version": str(found.version), "tags": dict(found.tags)} if found else None
-
-    def version_of(self, name: str, pipeline_key: str) -> dict[str, Any] | None:
-        """The version that a pipeline was registered as; None where it was not."""
-        found = self.client.search_model_versions(f"name = '{name}'", max_results=1000)
-        ours = [one for one in found if one.tags.get("regrpo.pipeline_key") == pipeline_key]
-        return {"version": str(ours[-1].version), "tags": dict(ours[-1].tags)} if ours else None
-
-    def _aliases(self, name: str) -> dict[str, str]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return {
-                alias: str(version)
-                for alias, version in self.client.get_registered_model(name).aliases.items()
-            }
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
-            raise
-
-    def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
-        """A new version that points to a logged model (and it to the version).
-
-        Returns its number.
-        """
-        import mlflow
-
-        return str(
-            mlflow.register_model(f"models:/{model_id}", name, None, tags=dict(tags)).version
-        )
-
-    def describe(self, name: str, version: str, tags: Mapping[str, str], description: str) -> None:
-        """Give a version these tags and this description (Markdown)."""
-        for key, value in tags.items():
-            self.client.set_model_version_tag(name, version, key, value)
-        self.client.update_model_version(name, version, description)
-
-    def give_alias(self, name: str, version: str, alias: str) -> None:
-        """Move an alias to a version; a champion is no candidate any more."""
-        self.client.set_registered_model_alias(name, alias, version)
-        if alias == "champion" and self._aliases(name).get("candidate") == version:
-            self.client.delete_registered_model_alias(name, "candidate")

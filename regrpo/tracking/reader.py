@@ -1,0 +1,161 @@
+"""MLflow to be looked at: runs, curves, models and artifacts as plain data; nothing is made or changed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from regrpo.core.errors import CannotCheck, RegrpoError
+from regrpo.tracking.address import name_error, shown_uri, tracking_uri
+
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""MLflow's settings where the user has none: an unreachable server is given up within seconds."""
+
+
+class Reader:
+    """An MLflow store as an auditor sees it. A run is a mapping with
+
+    `id`, `experiment`, `status`, `deleted`, `params`, `metrics` (the latest of each) and `tags`.
+    """
+
+    def __init__(self, client: Any, uri: str) -> None:
+        self.client = client
+        self.uri = uri
+
+    def run(self, run_id: str) -> dict[str, Any] | None:
+        """A run by its id. Returns None if the store has none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _plain(self.client.get_run(run_id))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def tagged(self, **tags: str) -> list[dict[str, Any]]:
+        """The runs of every experiment with these tags (`__` stands for a dot), newest first."""
+        experiments = [one.experiment_id for one in self.client.search_experiments()]
+        return [_plain(run) for run in self.client.search_runs(experiments, with_tags(tags))]
+
+    def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The tags of each model that a run logged."""
+        found = self.client.search_logged_models(
+            [run["experiment"]], f"source_run_id = '{run['id']}'"
+        )
+        return [dict(model.tags) for model in found]
+
+    def artifacts(self, run_id: str) -> list[str]:
+        """The paths of a run's artifact files."""
+        folder = self._folder_beside(run_id)
+        if folder is None:
+            return list(self._listed(run_id, None))
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+    def artifact(self, run_id: str, path: str) -> bytes:
+        """An artifact's bytes."""
+        beside = self._folder_beside(run_id)
+        if beside is not None:
+            return (beside / path).read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+    def _listed(self, run_id: str, folder: str | None) -> Iterator[str]:
+        for item in self.client.list_artifacts(run_id, folder):
+            if item.is_dir:
+                yield from self._listed(run_id, item.path)
+            else:
+                yield item.path
+
+    def _folder_beside(self, run_id: str) -> Path | None:
+        """The folder with a run's artifacts beside mlflow.db. Returns None if there is none.
+
+        A local store records whole paths, which in a copied repository lead to the original's
+        files: its own lie in the folder of the same name beside its database.
+        """
+        recorded = urlsplit(self.client.get_run(run_id).info.artifact_uri)
+        if not self.uri.startswith("sqlite:///") or recorded.scheme not in ("", "file"):
+            return None
+        inner = unquote(recorded.path).rpartition("/mlartifacts/")[2]
+        beside = Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+        folder = (beside / inner).resolve()
+        # The path comes out of a database: it must not lead elsewhere.
+        inside = folder != beside and folder.is_relative_to(beside)
+        return folder if inside and folder.is_dir() else None
+
+
+def open_reader(uri: str) -> Reader:
+    """The store at `uri`; imports mlflow (seconds), and never makes a database.
+
+    Raises CannotCheck if `uri` names a database that is not there.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise CannotCheck(
+            "MLflow",
+            expected=f"a store at {PurePosixPath(uri).name}",
+            found="no such file",
+            remedy="Set MLFLOW_TRACKING_URI, or use --no-mlflow.",
+        )
+    import_mlflow()
+    import mlflow
+
+    return Reader(mlflow.MlflowClient(uri), uri)
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[Reader]:
+    """The user's store, for looking.
+
+    Raises CannotCheck if there is none that can be read, whatever MLflow raises.
+    """
+    try:
+        yield open_reader(tracking_uri())
+    except RegrpoError:
+        raise
+    except Exception as error:  # MLflow, its database layer and its HTTP client raise their own
+        raise CannotCheck(
+            shown_uri(),
+            expected="an MLflow store",
+            found=name_error(error),
+            remedy="Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without.",
+        ) from error
+
+
+def import_mlflow() -> None:
+    """Import mlflow such that an unreachable store is given up soon (its defaults: minutes)."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    import mlflow.store.db.utils
+
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 2  # no setting exists for it
+
+
+def with_tags(tags: Mapping[str, str]) -> str:
+    """MLflow's search condition for runs with these tags (`__` in a name stands for a dot)."""
+    conditions = [f"tags.`{name.replace('__', '.')}` = '{value}'" for name, value in tags.items()]
+    return " and ".join(conditions)
+
+
+def _plain(run: Any) -> dict[str, Any]:
+    return {
+        "id": run.info.run_id,
+        "experiment": run.info.experiment_id,
+        "status": run.info.status,
+        "deleted": run.info.lifecycle_stage == "deleted",
+        "params": dict(run.data.params),
+        "metrics": dict(run.data.metrics),
+        "tags": dict(run.data.tags),
+    }

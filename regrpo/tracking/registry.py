@@ -1,0 +1,84 @@
+"""MLflow's model registry, as `regrpo promote` reads and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from regrpo.tracking.reader import Reader
+
+
+class Registry(Reader):
+    """Registered models; a version is a mapping with `version` and `tags`."""
+
+    def logged_model(self, record: Mapping[str, Any], path: str) -> str | None:
+        """The id of the logged model that stands for a stage's output `path`.
+
+        Returns None if the store has none.
+        """
+        run = self.run(record["mlflow_run_id"]) if record.get("mlflow_run_id") else None
+        runs = [run] if run else self.tagged(regrpo__run=record["run"])
+        for found in runs:
+            made = self.client.search_logged_models(
+                [found["experiment"]], f"source_run_id = '{found['id']}'"
+            )
+            for model in made:
+                same_path = model.tags.get("regrpo.path") == path
+                if same_path and model.tags.get("regrpo.run") == record["run"]:
+                    return str(model.model_id)
+        return None
+
+    def row(self, pipeline_key: str) -> str | None:
+        """The id of the newest row of a whole pipeline. Returns None if there is none."""
+        found = self.tagged(regrpo__pipeline_key=pipeline_key, regrpo__kind="pipeline")
+        return str(found[0]["id"]) if found else None
+
+    def holder(self, name: str, alias: str) -> dict[str, Any] | None:
+        """The version of a registered model that holds an alias. Returns None if none does."""
+        version = self._aliases(name).get(alias)
+        if version is None:
+            return None
+        return _plain(self.client.get_model_version(name, version))
+
+    def version_of(self, name: str, pipeline_key: str) -> dict[str, Any] | None:
+        """The version that a pipeline was registered as. Returns None if it was not."""
+        found = self.client.search_model_versions(f"name = '{name}'", max_results=1000)
+        ours = [one for one in found if one.tags.get("regrpo.pipeline_key") == pipeline_key]
+        return _plain(ours[-1]) if ours else None
+
+    def _aliases(self, name: str) -> dict[str, str]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(name).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+        return {alias: str(version) for alias, version in aliases.items()}
+
+    def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
+        """A new version that points to a logged model (and it to the version).
+
+        Returns its number.
+        """
+        import mlflow
+
+        made = mlflow.register_model(f"models:/{model_id}", name, None, tags=dict(tags))
+        return str(made.version)
+
+    def describe(self, name: str, version: str, tags: Mapping[str, str], description: str) -> None:
+        """Give a version these tags and this description (Markdown)."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version, key, value)
+        self.client.update_model_version(name, version, description)
+
+    def give_alias(self, name: str, version: str, alias: str) -> None:
+        """Move an alias to a version; a champion is no candidate any more."""
+        self.client.set_registered_model_alias(name, alias, version)
+        if alias == "champion" and self._aliases(name).get("candidate") == version:
+            self.client.delete_registered_model_alias(name, "candidate")
+
+
+def _plain(version: Any) -> dict[str, Any]:
+    return {"version": str(version.version), "tags": dict(version.tags)}
