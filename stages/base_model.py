@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from regrpo.core import files, tokenizers
-from regrpo.core.profiles import Section, Seed
+from regrpo.core.settings import Section, Seed
 from regrpo.inputs.base_models import Gguf, Hub, Local, Package, Scratch, inspect
 from regrpo.records import stage_run
 

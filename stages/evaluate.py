@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from regrpo.core import files, hardware
 from regrpo.core.errors import Refused
-from regrpo.core.profiles import Section
+from regrpo.core.settings import Section
 from regrpo.evaluate import harness, picture, stats
 from regrpo.records import stage_run
 from regrpo.train.classifiers import Classifier, ClassifierName, Judge, load_all

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from regrpo.core import files, hardware, processes, prompts
 from regrpo.core.errors import Refused
-from regrpo.core.profiles import Training
+from regrpo.core.settings import Training
 from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
 from regrpo.train import doctor, launch, rewards

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from regrpo.core import files
-from regrpo.core.profiles import Section
+from regrpo.core.settings import Section
 from regrpo.records import stage_run
 from regrpo.report import card
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from regrpo.core import files, prompts
 from regrpo.core.errors import Refused
-from regrpo.core.profiles import Section
+from regrpo.core.settings import Section
 from regrpo.core.verifiers import get_verifier
 from regrpo.inputs import gate, scratch_db
 from regrpo.inputs.checks import CHECKS, Prompt

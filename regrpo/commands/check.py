@@ -19,6 +19,7 @@ from typing import Any
 from regrpo.compare import promote
 from regrpo.core import hardware, hub, profiles, verifiers
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.core.settings import did_you_mean
 from regrpo.evaluate import harness
 from regrpo.inputs import base_models, formats, sources
 from regrpo.train import launch, rewards
@@ -210,9 +211,7 @@ def require_rewards(section: Any, profile: Path) -> None:
             f"{profile}: grpo.reward_funcs",
             expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, or one of "
             "grpo.classifiers",
-            found=", ".join(
-                name + profiles.did_you_mean(name, [*rewards.OURS, *known]) for name in unknown
-            ),
+            found=", ".join(name + did_you_mean(name, [*rewards.OURS, *known]) for name in unknown),
             remedy="Correct the name, or write the function.",
         )
 

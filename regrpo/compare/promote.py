@@ -24,7 +24,8 @@ from regrpo.core.dvc import cache_folder
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.git import git
 from regrpo.core.pipeline import Snapshot
-from regrpo.core.profiles import STAGES, Section
+from regrpo.core.profiles import STAGES
+from regrpo.core.settings import Section
 from regrpo.evaluate import stats
 from regrpo.records import hashing, record
 from regrpo.records.record import Place

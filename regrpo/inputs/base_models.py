@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from regrpo.core import files, hardware
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.hub import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
-from regrpo.core.profiles import Section, did_you_mean, library_fields
+from regrpo.core.library import library_fields
+from regrpo.core.settings import Section, did_you_mean
 
 SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
 """Pre-tokenizer types of GGUF files in which each digit is a token (llama.cpp, src/llama-vocab.cpp)."""

@@ -9,8 +9,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from regrpo.core.errors import Refused
-from regrpo.core.profiles import Section, Seed
 from regrpo.core.prompts import QUESTION
+from regrpo.core.settings import Section, Seed
 from regrpo.inputs.formats import Format, PromptStyle
 from regrpo.inputs.sources import Row, Rows
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from regrpo.core import files
 from regrpo.core.errors import Refused
 from regrpo.core.hub import file_under, hub_failure, require_commit
-from regrpo.core.profiles import Section
+from regrpo.core.settings import Section
 
 RAW_DATA = Path("data/raw")
 Row = dict[str, Any]

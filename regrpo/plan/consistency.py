@@ -11,7 +11,7 @@ from typing import Any
 from regrpo.core import files
 from regrpo.core.errors import Refused
 from regrpo.core.hub import is_commit
-from regrpo.core.profiles import nearest
+from regrpo.core.settings import nearest
 from regrpo.plan import model_shape
 from regrpo.plan.findings import Finding, Target, one_line, unchecked, warning, world, wrong
 from regrpo.plan.parse_errors import groups

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from regrpo.core.errors import Refused, RegrpoError
-from regrpo.core.profiles import nearest
+from regrpo.core.settings import nearest
 
 GIB = 2**30
 TRAINED = ("sft", "grpo")

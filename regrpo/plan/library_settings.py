@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core.errors import CannotCheck
-from regrpo.core.profiles import library_fields, nearest
+from regrpo.core.library import library_class, library_fields
+from regrpo.core.settings import nearest
 from regrpo.plan.findings import Finding, one_line, one_of, unchecked, warning, wrong
-from regrpo.plan.parse_errors import LIMITS, in_yaml, library_class, library_default, library_name
+from regrpo.plan.parse_errors import LIMITS, in_yaml, library_default, library_name
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core.errors import RegrpoError
-from regrpo.core.profiles import LAUNCH_CONFIGS, nearest, read_yaml
+from regrpo.core.profiles import read_yaml
+from regrpo.core.settings import LAUNCH_CONFIGS, nearest
 from regrpo.plan import step_time
 from regrpo.plan.findings import (
     EXTRA,

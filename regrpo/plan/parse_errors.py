@@ -6,7 +6,6 @@ Each wrong key as the profile writes it, why, and a value that would do.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import json
 import re
@@ -17,7 +16,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from regrpo.core.profiles import DEFAULT_PROFILE, PassThrough, nearest, read_yaml
+from regrpo.core.library import library_class
+from regrpo.core.profiles import DEFAULT_PROFILE, read_yaml
+from regrpo.core.settings import PassThrough, nearest
 from regrpo.plan.findings import Finding, wrong
 
 Keys = list[Any]
@@ -264,12 +265,6 @@ def in_yaml(value: Any) -> str:
 def library_name(model: type[BaseModel]) -> str:
     """The name of the configuration class that a section passes its keys to."""
     return str(getattr(model, "library", "")).rpartition(":")[2]
-
-
-def library_class(library: str) -> Any:
-    """The configuration class itself."""
-    module, _, name = library.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def library_default(model: type[BaseModel], key: str) -> Any:

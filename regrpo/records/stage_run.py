@@ -28,11 +28,12 @@ from regrpo.core.dvc import dvc_root, entry_now, files_in
 from regrpo.core.errors import CannotCheck, RegrpoError
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, stage_key
+from regrpo.core.settings import Section
 from regrpo.records.journals import Journal, is_dvc
 from regrpo.tracking import follower
 
 SCHEMA_VERSION = 1
-P = TypeVar("P", bound=profiles.Section)
+P = TypeVar("P", bound=Section)
 
 
 def environment() -> dict[str, Any]:

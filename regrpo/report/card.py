@@ -8,22 +8,20 @@ be no markup; what varies from run to run is in `this_run` alone.
 
 from __future__ import annotations
 
-import ast
 import html
-import importlib.util
 import json
 import pprint
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.library import library_defaults
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, STAGES
 from regrpo.core.prompts import Cutter
@@ -32,18 +30,11 @@ from regrpo.core.verifiers import Verifier, get_verifier
 RECORDED = STAGES[:-1]
 """The stages that come before the card, whose run.json it reads."""
 PICTURES = (Path("reports/grpo/curves.png"), Path("reports/evaluate/comparison.png"))
-CONFIG_CLASSES = {
-    stage: (
-        "transformers.training_args:TrainingArguments",
-        "trl.trainer.base_config:_BaseConfig",
-        own,
-    )
-    for stage, own in (
-        ("sft", "trl.trainer.sft_config:SFTConfig"),
-        ("grpo", "trl.trainer.grpo_config:GRPOConfig"),
-    )
+TRAINERS = {
+    "sft": "trl.trainer.sft_config:SFTConfig",
+    "grpo": "trl.trainer.grpo_config:GRPOConfig",
 }
-"""Where the defaults of each trainer's settings stand; later classes override earlier ones."""
+"""Each trained stage's configuration class, whose defaults the card names."""
 FRAMEWORKS = {
     "TRL": "trl",
     "Transformers": "transformers",
@@ -107,7 +98,7 @@ class Facts:
 
     def setting(self, stage: str, key: str) -> Any:
         """One of a trainer's settings: the profile's, else the library's default."""
-        return self.section(stage).get(key, library_defaults(stage).get(key))
+        return self.section(stage).get(key, library_defaults(TRAINERS[stage]).get(key))
 
     def adapter(self, stage: str) -> str | None:
         """The folder of the LoRA adapter that a stage trained.
@@ -354,53 +345,6 @@ def origin(base: Json) -> str:
     return f"the {code(base['source'])}{copied} (its files' SHA-256 are in the lineage below)"
 
 
-@cache
-def library_defaults(stage: str) -> Json:
-    """The defaults of the trainer's configuration class, read from its source.
-
-    Importing it costs five seconds.
-
-    A default that is no literal (a factory, a name) is absent; a field without one, too.
-    """
-    defaults: Json = {}
-    for library in CONFIG_CLASSES[stage]:
-        module, _, class_name = library.partition(":")
-        package, *rest = module.split(".")
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise CannotCheck(
-                package,
-                expected="the package installed",
-                found="nothing",
-                remedy="Run `make install`.",
-            )
-        source = (
-            Path(spec.submodule_search_locations[0])
-            .joinpath(*rest)
-            .with_suffix(".py")
-            .read_text(encoding="utf-8")
-        )
-        found = next(
-            n
-            for n in ast.parse(source).body
-            if isinstance(n, ast.ClassDef) and n.name == class_name
-        )
-        for node in found.body:
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                keywords = (
-                    {k.arg: k.value for k in node.value.keywords}
-                    if isinstance(node.value, ast.Call)
-                    else {}
-                )
-                try:
-                    defaults[node.target.id] = ast.literal_eval(
-                        keywords.get("default", node.value or ast.Name("_"))
-                    )
-                except ValueError:
-                    defaults.pop(node.target.id, None)
-    return defaults
-
-
 def quick_start(facts: Facts) -> str:
     """A snippet that runs as written from the repository's root.
 
@@ -488,7 +432,7 @@ def settings(facts: Facts, stage: str) -> tuple[list[tuple[str, str, str]], list
 
     The keys set to the default).
     """
-    defaults = library_defaults(stage)
+    defaults = library_defaults(TRAINERS[stage])
     different, same = [], []
     for key, value in sorted(facts.section(stage).items()):
         if key in defaults and defaults[key] == value and type(defaults[key]) is type(value):

@@ -24,7 +24,7 @@ from regrpo.core.hub import (
     require_safetensors,
     snapshot,
 )
-from regrpo.core.profiles import Section
+from regrpo.core.settings import Section
 
 ClassifierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 """What a profile calls a classifier; rewards, metrics and columns bear it."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core.profiles import Section
+from regrpo.core.settings import Section
 
 
 class EarlyStopping(Section):

@@ -28,7 +28,8 @@ from typing import Any, Protocol, TypeVar
 from regrpo.core import files, hardware
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.processes import FOLDER, is_main, is_worker, rank, world_size
-from regrpo.core.profiles import LAUNCH_CONFIGS, Launch, Training, parse_section, read_yaml
+from regrpo.core.profiles import parse_section, read_yaml
+from regrpo.core.settings import LAUNCH_CONFIGS, Launch, Training
 from regrpo.train import checkpoints
 
 PARENT = "REGRPO_LAUNCH_PARENT"

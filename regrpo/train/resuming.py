@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from transformers import TrainerCallback
 
 from regrpo.core import files, processes
-from regrpo.core.profiles import Launch
+from regrpo.core.settings import Launch
 from regrpo.train import sharding
 from regrpo.train.checkpoints import KEPT, MANIFEST, STATE, by_step, digests, newest_complete
 

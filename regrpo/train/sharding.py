@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from regrpo.core import processes
 from regrpo.core.errors import Refused
-from regrpo.core.profiles import Launch
+from regrpo.core.settings import Launch
 from regrpo.train.launch import asked
 
 

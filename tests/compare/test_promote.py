@@ -27,7 +27,8 @@ from regrpo import cli
 from regrpo.compare import promote
 from regrpo.core import files, profiles
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.profiles import STAGES, Section
+from regrpo.core.profiles import STAGES
+from regrpo.core.settings import Section
 from regrpo.records import stage_run
 from regrpo.records.journals import Journal
 from regrpo.tracking import address, follower

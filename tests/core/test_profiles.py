@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.profiles import STAGES, library_fields, parse_section, read_profile, read_yaml
+from regrpo.core.profiles import STAGES, parse_section, read_profile, read_yaml
 from stages import base_model, grpo, prepare, sft
 from tests.support.projects import ROOT
 
@@ -18,19 +18,6 @@ def refusal(model: Any, values: dict[str, Any]) -> str:
     with pytest.raises(Refused) as caught:
         parse_section(model, values, "params.yaml: grpo")
     return str(caught.value)
-
-
-def test_the_library_fields_read_from_source_are_those_of_the_class() -> None:
-    import dataclasses
-
-    from trl import GRPOConfig, SFTConfig
-
-    for library, config in (
-        ("trl.trainer.grpo_config:GRPOConfig", GRPOConfig),
-        ("trl.trainer.sft_config:SFTConfig", SFTConfig),
-    ):
-        real = {field.name for field in dataclasses.fields(config)}
-        assert real <= set(library_fields(library))
 
 
 def test_every_key_passed_through_by_the_profiles_is_taken_by_trl() -> None:

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from regrpo import cli
 from regrpo.commands import plan as command
 from regrpo.core.errors import Refused
-from regrpo.core.profiles import Lora
+from regrpo.core.settings import Lora
 from regrpo.inputs import base_models
 from regrpo.plan import findings, library_settings, machine, memory, model_shape, plan, step_time
 from regrpo.plan.findings import GIB, Target

@@ -18,7 +18,8 @@ from regrpo.core import files
 from regrpo.core.dvc import entry_now
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.pipeline import Snapshot, stage_key
-from regrpo.core.profiles import SECTIONS, STAGES, Section
+from regrpo.core.profiles import SECTIONS, STAGES
+from regrpo.core.settings import Section
 from regrpo.records import stage_run
 from regrpo.records.journals import Told, is_alive, pending
 from regrpo.tracking import follower as follower_module

@@ -13,6 +13,7 @@ import pytest
 
 from regrpo.core import files, processes, profiles
 from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.settings import LAUNCH_CONFIGS, Launch
 from regrpo.train import checkpoints, launch, rewards
 from stages import grpo, sft
 from tests.support.projects import ROOT, run
@@ -144,7 +145,7 @@ def test_a_machine_without_the_gpus_is_refused_before_anything_starts(
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    nccl = profiles.Launch(processes=4, nodes=2, backend="nccl")
+    nccl = Launch(processes=4, nodes=2, backend="nccl")
     with pytest.raises(
         Refused, match="expected Linux and 2 CUDA devices a node; found 1 CUDA devices"
     ):
@@ -153,7 +154,7 @@ def test_a_machine_without_the_gpus_is_refused_before_anything_starts(
         launch.require_devices("grpo", nccl, "cpu")
     monkeypatch.setattr("sys.platform", "darwin")
     with pytest.raises(Refused, match="expected Linux; found cpu on darwin"):
-        launch.require_devices("grpo", profiles.Launch(**TWO), "cpu")
+        launch.require_devices("grpo", Launch(**TWO), "cpu")
 
 
 @pytest.mark.parametrize("name", ["fsdp2", "zero3"])
@@ -163,7 +164,7 @@ def test_accelerate_takes_the_configurations_as_they_are_meant(
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     monkeypatch.chdir(ROOT)
-    config = profiles.LAUNCH_CONFIGS / f"{name}.yaml"
+    config = LAUNCH_CONFIGS / f"{name}.yaml"
     command = [
         "--config_file",
         str(config),
@@ -178,9 +179,7 @@ def test_accelerate_takes_the_configurations_as_they_are_meant(
     assert (read.num_processes, read.num_machines, read.mixed_precision) == (4, 2, "bf16")
     assert (read.use_fsdp, read.use_deepspeed) == (name == "fsdp2", name == "zero3")
     expected = {"fsdp2": "FSDP2", "zero3": "ZeRO-3"}[name]
-    assert (
-        launch.asked(profiles.Launch(processes=4, backend="nccl", config=str(config))) == expected
-    )
+    assert launch.asked(Launch(processes=4, backend="nccl", config=str(config))) == expected
     unknown = set(profiles.read_yaml(config).get("fsdp_config", {})) - set(vars(read))
     assert not unknown, "accelerate would pass over these"
 
@@ -195,7 +194,7 @@ def test_trl_takes_the_configuration_of_its_server() -> None:
 
 
 def test_each_configuration_says_first_that_it_was_not_run() -> None:
-    found = sorted((ROOT / profiles.LAUNCH_CONFIGS).iterdir())
+    found = sorted((ROOT / LAUNCH_CONFIGS).iterdir())
     assert len(found) == 3
     assert all(path.read_text().startswith("# Not run here. ") for path in found)
 
@@ -204,7 +203,7 @@ def test_check_names_a_configuration_that_is_not_there_or_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = profiles.Launch(**TWO, config="profiles/launch/mine.yaml")
+    asked = Launch(**TWO, config="profiles/launch/mine.yaml")
     with pytest.raises(
         CannotCheck, match=r"profiles/launch/mine.yaml: expected a YAML file; found no such file"
     ):
@@ -277,12 +276,12 @@ def test_of_several_errors_the_cause_is_told(
     for name, content in left.items():
         files.write_json(tmp_path / f"{name}.json", content)
     with pytest.raises(kind, match=words):
-        launch._outcome("grpo", profiles.Launch(**TWO), tmp_path, 3)
+        launch._outcome("grpo", Launch(**TWO), tmp_path, 3)
 
 
 def test_an_agent_that_ends_well_without_a_result_is_no_success(tmp_path: Path) -> None:
     with pytest.raises(CannotCheck, match="the agent's exit code 0"):
-        launch._outcome("grpo", profiles.Launch(**TWO), tmp_path, 0)
+        launch._outcome("grpo", Launch(**TWO), tmp_path, 0)
 
 
 def test_a_worker_of_another_world_is_refused(one_of_two: None) -> None:
