@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from regrpo.commands import clone
 from regrpo.compare import promote
 from regrpo.core import hardware, hub, profiles, verifiers
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    clone.enter()
     findings = check(arguments.profile)
     problems = [finding for finding in findings if finding["problem"]]
     if arguments.json:

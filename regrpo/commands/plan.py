@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from regrpo.commands import check
+from regrpo.commands import check, clone
 from regrpo.compare import promote
 from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    clone.enter()
     target = find_target(arguments.gpu, arguments.gpu_memory, arguments.gpus)
     plan = make(arguments.profile or profiles.active_profile(), target)
     print(json.dumps(plan, indent=2) if arguments.json else "\n".join(lines(plan)))
