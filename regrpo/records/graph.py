@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from xml.sax.saxutils import escape
 
 from regrpo.core.errors import CannotCheck
 from regrpo.core.profiles import STAGES
@@ -92,17 +91,18 @@ class Graph:
             self._before = {
                 name: sorted(
                     {m for a in one.inputs for m in self.made_for(a, name)} - {name},
-                    key=self._order,
+                    key=self.stage_order,
                 )
                 for name, one in self.runs.items()
             }
         if direction == "upstream":
             return self._before[run]
         return sorted(
-            (reader for reader, makers in self._before.items() if run in makers), key=self._order
+            (reader for reader, makers in self._before.items() if run in makers),
+            key=self.stage_order,
         )
 
-    def _order(self, run: str) -> tuple[int, str]:
+    def stage_order(self, run: str) -> tuple[int, str]:
         one = self.runs[run]
         return STAGES.index(one.stage) if one.stage in STAGES else len(STAGES), one.started
 
@@ -233,7 +233,9 @@ def ask(
         own, starts = here, [name for name in here if graph.runs[name].stage == target]
     elif matches := _matching(graph, target.rstrip("/")):
         side = graph.makers if direction == "upstream" else graph.readers
-        starts = sorted({run for artifact in matches for run in side(artifact)}, key=graph._order)
+        starts = sorted(
+            {run for artifact in matches for run in side(artifact)}, key=graph.stage_order
+        )
         if not re.fullmatch("[0-9a-f]{6,64}", target) and here & set(starts):
             own = here  # a path means what lies here
     else:
@@ -272,7 +274,7 @@ def _ends(graph: Graph, runs: list[str], direction: Direction) -> list[str]:
     against: Direction = "downstream" if direction == "upstream" else "upstream"
     return sorted(
         (run for run in runs if not set(graph.next_runs(run, against)) & set(runs)),
-        key=graph._order,
+        key=graph.stage_order,
     )
 
 
@@ -283,12 +285,12 @@ def label(graph: Graph, run: str) -> str:
     one = graph.runs[run]
     own = f"reports/{one.stage}/"
     outputs = [out for out in one.outputs if not out.startswith(f"{own}run.json")]
-    made = ", ".join(_short(graph, out).removeprefix(own) for out in outputs)
+    made = ", ".join(short_name(graph, out).removeprefix(own) for out in outputs)
     places = ", ".join(one.places[:3]) + f" and {len(one.places) - 3} more" * (len(one.places) > 3)
     return f"{one.stage}  run {(one.mlflow_run_id or one.run)[:12]}  [{places}]  → {made}"
 
 
-def _short(graph: Graph, artifact: str) -> str:
+def short_name(graph: Graph, artifact: str) -> str:
     one = graph.artifacts[artifact]
     return f"{one.path} {one.sha256[:8]}"
 
@@ -312,7 +314,7 @@ def tree(graph: Graph, runs: list[str], direction: Direction) -> Iterator[str]:
         brought = sources(graph, run) if direction == "upstream" else []
         for index, source in enumerate(brought):
             last = index == len(brought) - 1 and not below
-            yield f"{prefix}{rest}{'└─ ' if last else '├─ '}{_short(graph, source)}"
+            yield f"{prefix}{rest}{'└─ ' if last else '├─ '}{short_name(graph, source)}"
         for index, other in enumerate(below):
             last = index == len(below) - 1
             yield from walk(
@@ -368,83 +370,3 @@ def plain(graph: Graph) -> dict[str, Any]:
             for one in graph.artifacts.values()
         ],
     }
-
-
-BOX, LINE, GAP, LANE = 204, 17, 64, 9
-"""The drawing's sizes in pixels.
-
-A box's width, a line's height, the space between columns and between two lanes.
-"""
-
-
-def svg(graph: Graph, verdicts: Mapping[str, str] | None = None) -> str:
-    """The runs as boxes that list what they made, in columns from source to card.
-
-    `verdicts` (run → class) colour.
-
-    A line to the next column goes straight; what is read further on goes along a lane of its
-    maker's below the boxes.
-    """
-    before = {run: graph.next_runs(run, "upstream") for run in sorted(graph.runs, key=graph._order)}
-    depth: dict[str, int] = {}
-    for run, makers in before.items():
-        depth[run] = 1 + max((depth.get(other, -1) for other in makers), default=-1)
-    at: dict[str, tuple[int, int, int]] = {}
-    tops: dict[int, int] = {}
-    boxes = []
-    for run, column in depth.items():
-        text, x, y = _lines(graph, run), 10 + column * (BOX + GAP), tops.get(column, 10)
-        tall = LINE * len(text) + 14
-        at[run], tops[column] = (x, y, tall), y + tall + 24
-        boxes.append(_box(x, y, tall, text, (verdicts or {}).get(graph.runs[run].run, "plain")))
-    bottom = max(tops.values(), default=20)
-    edges = [(other, run) for run, makers in before.items() for other in makers if other in at]
-    lanes = list(dict.fromkeys(other for other, run in edges if depth[run] > depth[other] + 1))
-    drawn = [_edge(at[a], at[b]) for a, b in edges if depth[b] == depth[a] + 1]
-    drawn += [
-        _lane(at[a], at[b], lanes.index(a), bottom) for a, b in edges if depth[b] > depth[a] + 1
-    ]
-    width, height = 20 + len(tops) * (BOX + GAP) - GAP, bottom + LANE * len(lanes) + 10
-    title = "<title>Lineage: each box is a run of a stage with what it made; lines go from maker to reader</title>"
-    inner = "\n".join(drawn + boxes)
-    wide = max(width, 20)
-    size = f'viewBox="0 0 {wide} {height}" style="max-width:{wide}px;min-width:min({wide}px,60rem)"'
-    return f'<svg class="lineage" role="img" {size}>{title}\n{inner}\n</svg>'
-
-
-def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
-    """(class, text) of each line in a run's box."""
-    one = graph.runs[run]
-    lines = [("stage", one.stage), ("soft", f"run {(one.mlflow_run_id or one.run)[:12]}")]
-    lines += [("soft", f"code {str(one.revision)[:12]}")]
-    lines += [("soft", f"reads {_cut(graph.artifacts[a].path, 17)}") for a in sources(graph, run)]
-    outputs = [a for a in one.outputs if not graph.artifacts[a].path.endswith("/run.json")]
-    return lines + [
-        ("made", _cut(_short(graph, a).removeprefix(f"reports/{one.stage}/"), 24)) for a in outputs
-    ]
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"…{text[-width + 1 :]}"
-
-
-def _box(x: int, y: int, tall: int, lines: list[tuple[str, str]], kind: str) -> str:
-    words = "".join(
-        f'<text class="{name}" x="{x + 10}" y="{y + 20 + index * LINE}">{escape(text)}</text>'
-        for index, (name, text) in enumerate(lines)
-    )
-    return f'<rect class="box {kind}" x="{x}" y="{y}" width="{BOX}" height="{tall}" rx="7"/>{words}'
-
-
-def _edge(before: tuple[int, int, int], after: tuple[int, int, int]) -> str:
-    x1, y1 = before[0] + BOX, before[1] + 20
-    x2, y2 = after[0], after[1] + 20
-    bend = GAP // 2
-    return f'<path class="edge" d="M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"/>'
-
-
-def _lane(before: tuple[int, int, int], after: tuple[int, int, int], lane: int, bottom: int) -> str:
-    """Out to the right, down, along below all boxes, up, and into the reader from the left."""
-    out, into, y = before[0] + BOX + 8 + 5 * lane, after[0] - 8 - 5 * lane, bottom + LANE * lane
-    y1, y2 = before[1] + 38, after[1] + 38 + 7 * lane
-    return f'<path class="edge lane{lane % 6}" d="M{before[0] + BOX} {y1}H{out}V{y}H{into}V{y2}H{after[0]}"/>'

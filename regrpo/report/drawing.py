@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from regrpo.report import svg
 
 WIDTH = 440
 """Of a chart's coordinates.
@@ -80,7 +80,7 @@ def line_chart(
     drawn = [(one.name, _finite(one.points)) for one in series]
     points = [point for _, segments in drawn for segment in segments for point in segment]
     if not points:
-        return _svg(
+        return _chart(
             title,
             f"{title}: no data.",
             height,
@@ -96,18 +96,18 @@ def line_chart(
     top, bottom = 10.0 + legend_height + (12 if marks else 0), height - 50.0
     to_x = _scale((first, last), (left, right))
     to_y = _scale((low, high), (bottom, top))
-    parts = [_text("axis middle", 13, (top + bottom) / 2, y_label, rotate=True), legend]
+    parts = [svg.text("axis middle", 13, (top + bottom) / 2, y_label, rotate=True), legend]
     for y, text in zip(y_ticks, y_texts, strict=True):
         parts.append(f'<path class="rule" d="M{left:.1f} {to_y(y):.1f}H{right:.1f}"/>')
-        parts.append(_text("tick end", left - 6, to_y(y) + 5, text))
+        parts.append(svg.text("tick end", left - 6, to_y(y) + 5, text))
     for x, text in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        parts.append(_text("tick middle", to_x(x), bottom + 20, text))
+        parts.append(svg.text("tick middle", to_x(x), bottom + 20, text))
     parts.append(f'<path class="base" d="M{left:.1f} {bottom:.1f}H{right:.1f}"/>')
-    parts.append(_text("axis middle", (left + right) / 2, height - 8, x_label))
+    parts.append(svg.text("axis middle", (left + right) / 2, height - 8, x_label))
     parts += [_mark(mark, to_x, top, bottom, (left, right)) for mark in marks]
     for index, (_, segments) in enumerate(drawn):
         parts += [_line(index, [(to_x(x), to_y(y)) for x, y in segment]) for segment in segments]
-    return _svg(
+    return _chart(
         title, _line_words(title, drawn, marks, x_label), height, "\n".join(filter(None, parts))
     )
 
@@ -135,7 +135,7 @@ def interval_chart(
     kept = {name: rows for name, rows in kept.items() if rows}
     rows = [one for group in kept.values() for one in group]
     if not rows:
-        return _svg(
+        return _chart(
             title,
             f"{title}: no data.",
             80,
@@ -153,7 +153,7 @@ def interval_chart(
     parts, y = [], 4.0
     for name, group in kept.items():
         if name:
-            parts.append(_text("group", 4, y + 18, _cut(name, int(WIDTH / CHARACTER))))
+            parts.append(svg.text("group", 4, y + 18, svg.cut_end(name, int(WIDTH / CHARACTER))))
             y += 26
         for one in group:
             parts.append(_interval(one, to_x, y + 12, int((widest - 22) / CHARACTER)))
@@ -164,15 +164,15 @@ def interval_chart(
         lines.append(f'<path class="reference" d="M{to_x(reference):.1f} 4V{y:.1f}"/>')
     shown = tick_labels([100 * x for x in axis] if percent else axis)
     under = [
-        _text("tick middle", to_x(x), y + 18, text) for x, text in zip(axis, shown, strict=True)
+        svg.text("tick middle", to_x(x), y + 18, text) for x, text in zip(axis, shown, strict=True)
     ]
-    under.append(_text("axis middle", (left + right) / 2, y + 40, x_label))
+    under.append(svg.text("axis middle", (left + right) / 2, y + 40, x_label))
     words = [
         f"{name + ', ' if name else ''}{one.label}: {one.text or f'{one.value:.4g}, {one.low:.4g} to {one.high:.4g}'}"
         for name, group in kept.items()
         for one in group
     ]
-    return _svg(
+    return _chart(
         title, f"{title}. {'; '.join(words)}.", round(y + 48), "\n".join([*lines, *parts, *under])
     )
 
@@ -292,13 +292,13 @@ def _legend(names: Sequence[str]) -> tuple[str, int]:
     """Line samples with names, in as many rows as they need, and their height."""
     parts, x, y = [], 6.0, 16.0
     for index, name in enumerate(names):
-        shown = _cut(name, 36)
+        shown = svg.cut_end(name, 36)
         wide = 40 + CHARACTER * len(shown)
         if x > 6 and x + wide > WIDTH:
             x, y = 6.0, y + 22
         parts.append(f'<path class="line c{index % 6} d{index % 4}" d="M{x:.1f} {y - 4:.1f}h24"/>')
         parts.append(_point(index, x + 12, y - 4) if index else "")
-        parts.append(_text("tick", x + 30, y, shown))
+        parts.append(svg.text("tick", x + 30, y, shown))
         x += wide
     return "".join(parts), round(y + 8)
 
@@ -308,7 +308,7 @@ def _mark(mark: Mark, to_x: _Scale, top: float, bottom: float, edges: Range) -> 
     kind = "fatal" if mark.fatal else "warned"
     middle = (x + end) / 2
     return (
-        f'<g class="mark {kind}"><title>{_plain(mark.title)}</title>'
+        f'<g class="mark {kind}"><title>{svg.escaped(mark.title)}</title>'
         f'<rect x="{x:.1f}" y="{top:.1f}" width="{max(2.0, end - x):.1f}" height="{bottom - top:.1f}"/>'
         f'<path d="M{middle:.1f} {top:.1f}l-6 -10h12Z"/></g>'
     )
@@ -318,18 +318,13 @@ def _interval(one: Interval, to_x: _Scale, y: float, room: int) -> str:
     low, high = to_x(one.low), to_x(one.high)
     css = f"c{one.colour % 6}"
     return (
-        f"<g><title>{_plain(f'{one.label} {one.text}')}</title>"
-        + _text("tick", 10, y + 5, _cut(one.label, room))
+        f"<g><title>{svg.escaped(f'{one.label} {one.text}')}</title>"
+        + svg.text("tick", 10, y + 5, svg.cut_end(one.label, room))
         + f'<path class="whisker {css}" d="M{low:.1f} {y:.1f}H{high:.1f}m0 -5v10M{low:.1f} {y - 5:.1f}v10"/>'
         + _point(one.colour, to_x(one.value), y)
-        + (_text("tick end", WIDTH - 4, y + 5, one.text) if one.text else "")
+        + (svg.text("tick end", WIDTH - 4, y + 5, one.text) if one.text else "")
         + "</g>"
     )
-
-
-def _text(css: str, x: float, y: float, text: str, rotate: bool = False) -> str:
-    turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if rotate else ""
-    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}"{turned}>{_plain(text)}</text>'
 
 
 def _line_words(
@@ -348,17 +343,5 @@ def _line_words(
     return f"{title}, over the {x_label}: {'; '.join(said)}.{marked}"
 
 
-def _svg(title: str, words: str, height: int, inner: str) -> str:
-    return (
-        f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {height}">'
-        f"<title>{_plain(title)}</title><desc>{_plain(words)}</desc>\n{inner}\n</svg>"
-    )
-
-
-def _plain(text: str) -> str:
-    """Escaped, and without what does not show (control and direction characters), which XML forbids in part."""
-    return escape("".join(c if c.isprintable() else "\ufffd" for c in re.sub(r"\s", " ", text)))
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: max(1, width - 1)]}…"
+def _chart(title: str, words: str, height: int, inner: str) -> str:
+    return svg.document("chart", title, WIDTH, height, inner, words=words)

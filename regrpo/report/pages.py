@@ -16,9 +16,10 @@ from urllib.parse import quote
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck
 from regrpo.inputs.checks import CHECKS
-from regrpo.records import graph as graphs
+from regrpo.records.graph import Graph
 from regrpo.report import card, drawing
 from regrpo.report.contents import Evaluation, Finding, Gain, Report, Task, frameworks
+from regrpo.report.lineage_drawing import lineage
 from regrpo.train.curves import PANELS
 from regrpo.train.doctor import RULES
 
@@ -109,7 +110,7 @@ def _unwritable(path: Path, found: str) -> CannotCheck:
     )
 
 
-def audit_page(result: Mapping[str, Any], graph: graphs.Graph) -> str:
+def audit_page(result: Mapping[str, Any], graph: Graph) -> str:
     """An audit's result with its lineage drawn."""
     faulty = {one["stage"] for one in result["faults"]}
     unsure = {one["stage"] for one in result["unchecked"]}
@@ -124,14 +125,14 @@ def audit_page(result: Mapping[str, Any], graph: graphs.Graph) -> str:
     return render(
         "audit.html.j2",
         title=f"Audit: {result['verdict']}",
-        svg=graphs.svg(graph, colours),
+        svg=lineage(graph, colours),
         result=result,
     )
 
 
-def lineage_page(title: str, graph: graphs.Graph) -> str:
+def lineage_page(title: str, graph: Graph) -> str:
     """A lineage graph alone."""
-    return render("audit.html.j2", title=title, svg=graphs.svg(graph), result=None)
+    return render("audit.html.j2", title=title, svg=lineage(graph), result=None)
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ def report_page(report: Report, out: Path) -> str:
         curves=_curves(report),
         evaluation_charts=_evaluation_charts(evaluation) if evaluation else (),
         paired=_paired_words(evaluation) if evaluation else None,
-        lineage=graphs.svg(
+        lineage=lineage(
             report.graph,
             {one.record.run: STATES[one.state][0] for one in report.stages if one.record},
         ),

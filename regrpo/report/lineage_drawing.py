@@ -1,0 +1,130 @@
+"""The lineage graph drawn: runs as boxes in columns from source to card, and lines between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from regrpo.records import graph as graphs
+from regrpo.records.graph import Graph
+from regrpo.report import svg
+
+BOX_WIDTH = 204
+LINE_HEIGHT = 17
+COLUMN_GAP = 64
+LANE_HEIGHT = 9
+TITLE = "Lineage: each box is a run of a stage with what it made; lines go from maker to reader"
+
+
+@dataclass(frozen=True)
+class _Box:
+    """Where a run's box stands, in pixels."""
+
+    x: int
+    y: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        return self.x + BOX_WIDTH
+
+
+def lineage(graph: Graph, kinds: Mapping[str, str] | None = None) -> str:
+    """The runs as boxes that list what they made.
+
+    `kinds` (run → good, bad, unsure) colours boxes. A line to the next column goes straight; what
+    is read further on goes along a lane of its maker's below the boxes.
+    """
+    kinds = kinds or {}
+    columns = _columns(graph)
+    boxes: dict[str, _Box] = {}
+    bottoms: dict[int, int] = {}
+    drawn_boxes = []
+    for run, column in columns.items():
+        lines = _lines(graph, run)
+        box = _Box(
+            x=10 + column * (BOX_WIDTH + COLUMN_GAP),
+            y=bottoms.get(column, 10),
+            height=LINE_HEIGHT * len(lines) + 14,
+        )
+        boxes[run] = box
+        bottoms[column] = box.y + box.height + 24
+        drawn_boxes.append(_drawn_box(box, lines, kinds.get(graph.runs[run].run, "plain")))
+    bottom = max(bottoms.values(), default=20)
+
+    straight: list[str] = []
+    around: list[str] = []
+    lanes: list[str] = []
+    for reader in columns:
+        for maker in graph.next_runs(reader, "upstream"):
+            if maker not in boxes:
+                continue
+            distance = columns[reader] - columns[maker]
+            if distance == 1:
+                straight.append(_edge(boxes[maker], boxes[reader]))
+            elif distance > 1:
+                if maker not in lanes:
+                    lanes.append(maker)
+                lane = lanes.index(maker)
+                around.append(_lane(boxes[maker], boxes[reader], lane, bottom))
+
+    width = max(20, 20 + len(bottoms) * (BOX_WIDTH + COLUMN_GAP) - COLUMN_GAP)
+    height = bottom + LANE_HEIGHT * len(lanes) + 10
+    inner = "\n".join(straight + around + drawn_boxes)
+    style = f"max-width:{width}px;min-width:min({width}px,60rem)"
+    return svg.document("lineage", TITLE, width, height, inner, style=style)
+
+
+def _columns(graph: Graph) -> dict[str, int]:
+    """Of each run its column, one right of the last of those that made its inputs."""
+    columns: dict[str, int] = {}
+    for run in sorted(graph.runs, key=graph.stage_order):
+        makers = graph.next_runs(run, "upstream")
+        columns[run] = 1 + max((columns.get(maker, -1) for maker in makers), default=-1)
+    return columns
+
+
+def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
+    """(class, text) of each line in a run's box."""
+    made_by = graph.runs[run]
+    lines = [
+        ("stage", made_by.stage),
+        ("soft", f"run {(made_by.mlflow_run_id or made_by.run)[:12]}"),
+        ("soft", f"code {str(made_by.revision)[:12]}"),
+    ]
+    for source in graphs.sources(graph, run):
+        path = svg.cut_start(graph.artifacts[source].path, 17)
+        lines.append(("soft", f"reads {path}"))
+    for output in made_by.outputs:
+        if not graph.artifacts[output].path.endswith("/run.json"):
+            name = graphs.short_name(graph, output).removeprefix(f"reports/{made_by.stage}/")
+            lines.append(("made", svg.cut_start(name, 24)))
+    return lines
+
+
+def _drawn_box(box: _Box, lines: list[tuple[str, str]], kind: str) -> str:
+    drawn = (
+        f'<rect class="box {kind}" x="{box.x}" y="{box.y}"'
+        f' width="{BOX_WIDTH}" height="{box.height}" rx="7"/>'
+    )
+    for index, (css, words) in enumerate(lines):
+        drawn += svg.text(css, box.x + 10, box.y + 20 + index * LINE_HEIGHT, words)
+    return drawn
+
+
+def _edge(maker: _Box, reader: _Box) -> str:
+    start = f"{maker.right} {maker.y + 20}"
+    end = f"{reader.x} {reader.y + 20}"
+    bend = COLUMN_GAP // 2
+    curve = f"{maker.right + bend} {maker.y + 20} {reader.x - bend} {reader.y + 20}"
+    return svg.path("edge", f"M{start} C{curve} {end}")
+
+
+def _lane(maker: _Box, reader: _Box, lane: int, bottom: int) -> str:
+    """Out to the right, down, along below all boxes, up, and into the reader from the left."""
+    out = maker.right + 8 + 5 * lane
+    along = bottom + LANE_HEIGHT * lane
+    back = reader.x - 8 - 5 * lane
+    into = reader.y + 38 + 7 * lane
+    route = f"M{maker.right} {maker.y + 38}H{out}V{along}H{back}V{into}H{reader.x}"
+    return svg.path(f"edge lane{lane % 6}", route)

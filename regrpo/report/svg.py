@@ -1,0 +1,64 @@
+"""SVG elements, written as text: how pages' drawings escape, name and place what they show.
+
+Colours and fonts are classes that `templates/page.html.j2` styles, so that a drawing follows
+light, dark and print. Every word is escaped here: a drawing may stand in a page as it is.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+
+def document(
+    css: str,
+    title: str,
+    width: float,
+    height: float,
+    inner: str,
+    *,
+    words: str = "",
+    style: str = "",
+) -> str:
+    """A whole drawing of that many units, with its name and what it shows for screen readers."""
+    attributes = f'class="{css}" role="img" viewBox="0 0 {width} {height}"'
+    if style:
+        attributes += f' style="{style}"'
+    name = f"<title>{escaped(title)}</title>"
+    if words:
+        name += f"<desc>{escaped(words)}</desc>"
+    return f"<svg {attributes}>{name}\n{inner}\n</svg>"
+
+
+def text(css: str, x: float, y: float, content: str, rotate: bool = False) -> str:
+    """Words at a point; `rotate` turns them to read upwards."""
+    turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if rotate else ""
+    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}"{turned}>{escaped(content)}</text>'
+
+
+def path(css: str, commands: str) -> str:
+    return f'<path class="{css}" d="{commands}"/>'
+
+
+def escaped(content: str) -> str:
+    """Text without markup and without what does not show.
+
+    Control and direction characters, some of which XML forbids, become U+FFFD.
+    """
+    one_line = re.sub(r"\s", " ", content)
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in one_line)
+    return html.escape(shown)
+
+
+def cut_end(content: str, width: int) -> str:
+    """At most `width` characters, the first ones."""
+    if len(content) <= width:
+        return content
+    return f"{content[: max(1, width - 1)]}…"
+
+
+def cut_start(content: str, width: int) -> str:
+    """At most `width` characters, the last ones: of a path the file's name."""
+    if len(content) <= width:
+        return content
+    return f"…{content[-width + 1 :]}"
