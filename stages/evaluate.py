@@ -9,7 +9,6 @@ python -m stages.evaluate
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from regrpo.core import files, hardware
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Section
 from regrpo.evaluate import harness, picture, stats
+from regrpo.evaluate.results import MODELS, PAIRS
 from regrpo.records import stage_run
 from regrpo.train.classifiers import Classifier, ClassifierName, Judge, load_all
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATASET = Path("data/prepared/dataset.json")
-MODELS = {name: Path("models") / name for name in ("base", "sft", "grpo")}
-PAIRS = {"base_sft": ("base", "sft"), "sft_grpo": ("sft", "grpo"), "base_grpo": ("base", "grpo")}
 HEADLINE, OPENED = "heldout", "heldout_reasoning_prefilled"
 OWNED = ("pretrained", "device", "dtype", "batch_size", "seed", "trust_remote_code")
 
@@ -85,10 +83,10 @@ def answers(
     import pandas as pd
 
     rows = []
-    for model, folder in MODELS.items():
+    for model in MODELS:
         hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
         lm = harness.load_model(
-            folder,
+            Path("models") / model,
             backend=params.backend,
             device=device,
             batch_size=params.batch_size,
@@ -154,13 +152,10 @@ def summarise(
             "version": task.version,
             "few_shot": task.few_shot,
             "models": {
-                model: dataclasses.asdict(stats.estimate(values[model], kind, **drawn))
-                for model in MODELS
+                model: stats.estimate(values[model], kind, **drawn).model_dump() for model in MODELS
             },
             "pairs": {
-                pair: dataclasses.asdict(
-                    stats.compare(values[before], values[after], kind, **drawn)
-                )
+                pair: stats.compare(values[before], values[after], kind, **drawn).model_dump()
                 for pair, (before, after) in PAIRS.items()
             },
         }

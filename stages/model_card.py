@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from regrpo.core import files
+from regrpo.core import files, text
 from regrpo.core.settings import Section
+from regrpo.evaluate.results import MODELS
 from regrpo.records import stage_run
 from regrpo.report import card
 
@@ -44,19 +45,19 @@ def metadata(params: Params, facts: card.Facts) -> ModelCardData:
     trained_by = ["sft", "grpo"] if facts.sft["steps"] else ["grpo"]
     ours = {
         "dataset_type": dataset.get("repo") or dataset["format"],
-        "dataset_name": card.visible(dataset["source"]),
+        "dataset_name": text.visible(dataset["source"]),
     }
     ours |= {"dataset_split": "eval", "dataset_revision": dataset["revision"]}
     results = [
         EvalResult(
             task_type="text-generation",
-            metric_type=task["metric"],
+            metric_type=task.metric,
             metric_name=name,
-            metric_value=task["models"]["grpo"]["value"],
-            **({"dataset_type": name, "dataset_name": name} if task["role"] == "stock" else ours),
+            metric_value=task.models["grpo"].value,
+            **({"dataset_type": name, "dataset_name": name} if task.role == "stock" else ours),
         )
-        for name, task in facts.tasks.items()
-        if "grpo" in task["models"]
+        for name, task in facts.evaluation.shown_tasks.items()
+        if "grpo" in task.models
     ]
     return ModelCardData(
         model_name=params.model_name,
@@ -76,16 +77,22 @@ def render(params: Params, facts: card.Facts) -> str:
     from huggingface_hub import ModelCard
 
     content = ModelCard.from_template(
-        metadata(params, facts), template_path=str(TEMPLATE), params=params, facts=facts, card=card
+        metadata(params, facts),
+        template_path=str(TEMPLATE),
+        params=params,
+        facts=facts,
+        card=card,
+        text=text,
+        MODELS=MODELS,
     )
     return str(content).rstrip("\n") + "\n"
 
 
 def main() -> None:
     with stage_run.stage("model_card", Params) as run:
-        text = render(run.params, card.read_facts())
-        constant = card.without_varying_block(text)
-        files.write_text(run.reports / "README.md", text)
+        content = render(run.params, card.read_facts())
+        constant = card.without_varying_block(content)
+        files.write_text(run.reports / "README.md", content)
         files.write_json(
             run.reports / "metrics.json",
             {"sha256_without_marked_block": [files.sha256_text(constant)]},

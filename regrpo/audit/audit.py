@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from regrpo.audit import file_differences, mlflow_rules
+from regrpo.audit import mlflow_rules
 from regrpo.audit.findings import Findings
 from regrpo.core import files
 from regrpo.core.dvc import cache_folder, dvc_config
@@ -1022,8 +1022,8 @@ def _parameter_differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """(file: key, was, now) of the parameters that differ; numbers compare as numbers."""
     for file in sorted(was.keys() | now.keys()):
-        here, there = was.get(file, file_differences.ABSENT), now.get(file, file_differences.ABSENT)
-        for name, before, after in file_differences.unequal_leaves(here, there):
+        here, there = was.get(file, files.ABSENT), now.get(file, files.ABSENT)
+        for name, before, after in files.unequal_leaves(here, there):
             yield f"{file}: {name}" if name else file, before, after
 
 

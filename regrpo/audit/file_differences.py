@@ -11,21 +11,21 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files
+from regrpo.core.files import equal, unequal_leaves
+from regrpo.core.text import interval, p_equals
 from regrpo.evaluate import stats
+from regrpo.evaluate.results import Evaluation
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
 Json = dict[str, Any]
-ABSENT = "(absent)"
-"""Stands for a value that one side lacks."""
 
 
 def compare_file(original: Path, found: Path) -> Json:
@@ -141,7 +141,7 @@ def compare_tables(original: Path, found: Path) -> Json:
         cells = [
             {"name": name, "original": a, "reproduction": b}
             for name, a, b in zip(columns, x, y, strict=True)
-            if not _same(a, b)
+            if not equal(a, b)
         ]
         if cells:
             place = _place(columns, x, row)
@@ -189,12 +189,6 @@ def _named(place: Mapping[str, Any], row: int) -> str:
     return f"step {place['step']}" if place else f"row {row + 1}"
 
 
-def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) or (
-        isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
-    )
-
-
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     text = text.replace("\n", "⏎") or "nothing"
@@ -211,20 +205,6 @@ def compare_json(original: Path, found: Path) -> Json:
         what = f"{key}: {_brief(a)} → {_brief(b)}"
         return {"kind": "json", "key": key, "original": a, "reproduction": b, "what": what}
     return {"kind": "json", "key": None, "what": "the same values, written otherwise"}
-
-
-def unequal_leaves(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, a's, b's) of the values that differ in two structures of JSON, `ABSENT` for one that is missing."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in dict.fromkeys([*a, *b]):
-            yield from unequal_leaves(
-                a.get(key, ABSENT), b.get(key, ABSENT), f"{prefix}.{key}" if prefix else str(key)
-            )
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from unequal_leaves(x, y, f"{prefix}[{index}]")
-    elif not _same(a, b):
-        yield prefix, a, b
 
 
 def compare_text(original: Path, found: Path) -> Json:
@@ -262,8 +242,8 @@ def compare_bytes(original: Path, found: Path) -> Json:
 
 
 def compare_evaluations(
-    original: Mapping[str, Any],
-    found: Mapping[str, Any],
+    original: Evaluation,
+    found: Evaluation,
     samples: tuple[pd.DataFrame, pd.DataFrame],
     *,
     tolerance: float,
@@ -280,41 +260,32 @@ def compare_evaluations(
     {equivalent, tolerance, values: [{task, model, original, reproduction, difference, questions,
     gained, lost, p, ci95, within, found_difference}], problems: [text]}.
     """
-    from statsmodels.stats.multitest import multipletests
-
-    problems, values = [], []
-    tasks = {
-        name: (original["tasks"].get(name), found["tasks"].get(name))
-        for name in dict.fromkeys([*original["tasks"], *found["tasks"]])
-    }
-    for task, (before, after) in tasks.items():
+    problems: list[str] = []
+    values: list[Json] = []
+    for task in dict.fromkeys([*original.tasks, *found.tasks]):
+        before, after = original.tasks.get(task), found.tasks.get(task)
         if before is None or after is None:
-            problems.append(
-                f"{task} is not in the {'original' if before is None else 'reproduction'}"
-            )
+            missing = "original" if before is None else "reproduction"
+            problems.append(f"{task} is not in the {missing}")
             continue
-        for model in dict.fromkeys([*before["models"], *after["models"]]):
-            if model not in before["models"] or model not in after["models"]:
+        for model in dict.fromkeys([*before.models, *after.models]):
+            if model not in before.models or model not in after.models:
                 problems.append(f"{task} of {model} is on one side only")
                 continue
-            values.append(_compare_value(task, model, before, after, samples, tolerance, resamples))
-    binary = [value for value in values if value["p"] is not None]
-    if binary:
-        rejected, corrected, *_ = multipletests(
-            [value["p"] for value in binary], alpha=stats.ALPHA, method="holm"
-        )
-        for value, is_rejected, p in zip(binary, rejected, corrected, strict=True):
-            value |= {"p_holm": float(p), "found_difference": bool(is_rejected)}
+            a, b = before.models[model].value, after.models[model].value
+            # The values are rounded in their file: one exactly at the tolerance is within it.
+            entry = {
+                "task": task,
+                "model": model,
+                "original": a,
+                "reproduction": b,
+                "difference": b - a,
+                "within": abs(b - a) <= tolerance + 1e-9,
+            }
+            values.append(entry | _paired_test(task, model, samples, resamples))
+    _correct_for_many(values)
     for value in values:
-        name = f"{value['task']} of {value['model']}"
-        if value["questions"] == 0:
-            problems.append(f"{name}: no shared questions")
-        if not value["within"]:
-            problems.append(
-                f"{name}: {value['original']:.3f} → {value['reproduction']:.3f}, beyond {tolerance:g}"
-            )
-        if value["found_difference"]:
-            problems.append(f"{name}: the paired test finds a difference ({_evidence(value)})")
+        problems += _problems(value, tolerance)
     return {
         "equivalent": bool(values) and not problems,
         "tolerance": tolerance,
@@ -323,40 +294,19 @@ def compare_evaluations(
     }
 
 
-def _compare_value(
-    task: str,
-    model: str,
-    before: Json,
-    after: Json,
-    samples: tuple[pd.DataFrame, pd.DataFrame],
-    tolerance: float,
-    resamples: int,
+def _paired_test(
+    task: str, model: str, samples: tuple[pd.DataFrame, pd.DataFrame], resamples: int
 ) -> Json:
-    x, y = (
-        frame[(frame["task"] == task) & (frame["model"] == model)]
-        .set_index("id")["value"]
-        .astype(float)
-        for frame in samples
-    )
-    shared = sorted(set(x.index) & set(y.index))
-    a, b = (float(side["models"][model]["value"]) for side in (before, after))
-    entry: Json = {
-        "task": task,
-        "model": model,
-        "original": a,
-        "reproduction": b,
-        "difference": b - a,
-    }
-    # The values are rounded in their file: one exactly at the tolerance is within it.
-    entry |= {
-        "questions": len(shared),
-        "within": abs(b - a) <= tolerance + 1e-9,
-        "found_difference": False,
-        "p": None,
-    }
-    if shared:
-        kind = stats.kind_of([*x, *y])
-        test = stats.compare([*x[shared]], [*y[shared]], kind, resamples=resamples, seed=0)
+    """What a model's answers to a task say, those of the reproduction beside the original's."""
+    sides = []
+    for frame in samples:
+        answers = frame[(frame["task"] == task) & (frame["model"] == model)]
+        sides.append(answers.set_index("id"))
+    shared = stats.pair_answers(*sides)
+    entry: Json = {"questions": len(shared.ids), "found_difference": False, "p": None}
+    if shared.ids:
+        kind = stats.kind_of([*shared.before, *shared.after])
+        test = stats.compare(shared.before, shared.after, kind, resamples=resamples, seed=0)
         entry |= {
             "p": test.p_mcnemar,
             "ci95": list(test.ci95),
@@ -368,7 +318,32 @@ def _compare_value(
     return entry
 
 
-def _evidence(value: Mapping[str, Any]) -> str:
+def _correct_for_many(values: list[Json]) -> None:
+    """Add Holm's corrected p to the values that have one, and whether it finds a difference."""
+    from statsmodels.stats.multitest import multipletests
+
+    tested = [value for value in values if value["p"] is not None]
+    if not tested:
+        return
+    p_values = [value["p"] for value in tested]
+    rejected, corrected, *_ = multipletests(p_values, alpha=stats.ALPHA, method="holm")
+    for value, is_rejected, p in zip(tested, rejected, corrected, strict=True):
+        value |= {"p_holm": float(p), "found_difference": bool(is_rejected)}
+
+
+def _problems(value: Json, tolerance: float) -> Iterator[str]:
+    name = f"{value['task']} of {value['model']}"
+    if value["questions"] == 0:
+        yield f"{name}: no shared questions"
+    if not value["within"]:
+        gap = f"{value['original']:.3f} → {value['reproduction']:.3f}"
+        yield f"{name}: {gap}, beyond {tolerance:g}"
+    if value["found_difference"]:
+        yield f"{name}: the paired test finds a difference ({_evidence(value)})"
+
+
+def _evidence(value: Json) -> str:
     if value["p"] is None:
-        return "95 % interval {:.3f} to {:.3f}".format(*value["ci95"])
-    return f"{value['gained']} gained, {value['lost']} lost, McNemar p {value['p_holm']:.2g} after Holm's correction"
+        return f"95 % interval {interval(value['ci95'], sign=True)}"
+    counts = f"{value['gained']} gained, {value['lost']} lost"
+    return f"{counts}, McNemar {p_equals(value['p_holm'])} after Holm's correction"

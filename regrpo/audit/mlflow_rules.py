@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from regrpo.audit import file_differences
 from regrpo.audit.findings import Findings
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck
@@ -252,7 +251,7 @@ class Tracker:
                 "mlflow", stage, path, "is not this run's record", written["run"], found
             )
             return
-        for name, was, now in file_differences.unequal_leaves(written, kept):
+        for name, was, now in files.unequal_leaves(written, kept):
             self.audit.fault(
                 "mlflow",
                 stage,

@@ -27,6 +27,7 @@ from regrpo.core import files, profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, Snapshot
+from regrpo.evaluate.results import METRICS, SAMPLES, parse_metrics, read_samples
 from regrpo.records import journals, stage_run
 from regrpo.records import record as record_module
 from regrpo.report import card
@@ -38,8 +39,7 @@ Say = Callable[[str], None]
 
 TOLERANCE = 0.02
 """How far an evaluation value may lie from the recorded one in an equivalent reproduction (absolute)."""
-CARD, EVALUATION = "reports/model_card/README.md", "reports/evaluate/metrics.json"
-SAMPLES = "reports/evaluate/samples.parquet"
+CARD = "reports/model_card/README.md"
 SCHEMA_VERSION = 1
 ROOM = 2 * 10**9
 """Free bytes that a reproduction needs besides what it writes (what `regrpo check` asks of every run)."""
@@ -919,14 +919,14 @@ def _first(stage: Json) -> Json:
 def _evaluation(
     workspace: Workspace, chosen: Mapping[str, Json], tolerance: float, notes: list[str]
 ) -> Json | None:
-    """What `differences.compare_evaluations` says.
+    """What `file_differences.compare_evaluations` says.
 
     None (with a note why) where it cannot be said.
     """
     if "evaluate" not in chosen:
         notes.append("equivalence was not judged: evaluate was not among the stages")
         return None
-    before, after = workspace.original(EVALUATION), workspace.tree / EVALUATION
+    before, after = workspace.original(METRICS), workspace.tree / METRICS
     answers, answers_now = workspace.original(SAMPLES), workspace.tree / SAMPLES
     if before is None or answers is None or not after.exists() or not answers_now.exists():
         notes.append(
@@ -934,8 +934,8 @@ def _evaluation(
         )
         return None
     return file_differences.compare_evaluations(
-        files.read_json(before),
-        files.read_json(after),
-        (files.read_parquet(answers), files.read_parquet(answers_now)),
+        parse_metrics(before.read_bytes()),
+        parse_metrics(after.read_bytes()),
+        (read_samples(answers.read_bytes()), read_samples(answers_now.read_bytes())),
         tolerance=tolerance,
     )

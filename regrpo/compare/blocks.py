@@ -17,7 +17,17 @@ from typing import Any
 
 from regrpo.compare.compare import UNCHANGED
 from regrpo.compare.seed_tests import FEWEST_SEEDS
-from regrpo.compare.sentences import interval, signed
+from regrpo.core.text import (
+    cut,
+    estimate,
+    fence,
+    interval,
+    one_line,
+    or_dash,
+    p_value,
+    prose,
+    signed,
+)
 
 Json = dict[str, Any]
 WIDTH = 100
@@ -43,15 +53,6 @@ class Block:
     name: str = ""
 
 
-def shown(text: object) -> str:
-    """Text on one line, with everything that does not print (control and direction characters) spelled out."""
-    marks = {"\n": "⏎", "\t": "⇥"}
-    return "".join(
-        marks.get(c, c if c.isprintable() else c.encode("unicode_escape").decode())
-        for c in str(text)
-    )
-
-
 def text(result: Json) -> str:
     """The comparison as plain text, at most WIDTH columns where words allow it."""
     return "\n\n".join("\n".join(_as_text(block)) for block in blocks(result)) + "\n"
@@ -65,12 +66,15 @@ def markdown(result: Json) -> str:
 def _as_text(block: Block) -> Iterator[str]:
     yield block.title
     for sentence in block.sentences:
-        yield textwrap.fill(shown(sentence), WIDTH, initial_indent="  ", subsequent_indent="    ")
+        yield textwrap.fill(
+            one_line(sentence), WIDTH, initial_indent="  ", subsequent_indent="    "
+        )
     if block.table:
         yield from (
-            f"  {line}" for line in _aligned([[shown(cell) for cell in row] for row in block.table])
+            f"  {line}"
+            for line in _aligned([[one_line(cell) for cell in row] for row in block.table])
         )
-    yield from (f"  {shown(line)[: WIDTH - 2]}" for line in block.lines)
+    yield from (f"  {one_line(line, WIDTH - 2)}" for line in block.lines)
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -79,26 +83,20 @@ def _aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
         widths[widths.index(max(widths))] -= 1
     for row in table:
         yield "  ".join(
-            (cell if len(cell) <= width else cell[: width - 1] + "…").ljust(width)
+            (cell if len(cell) <= width else cut(cell, width)).ljust(width)
             for cell, width in zip(row, widths, strict=True)
         ).rstrip()
 
 
 def _as_markdown(block: Block) -> Iterator[str]:
-    yield f"### {_escaped(block.title)}"
+    yield f"### {prose(block.title)}"
     if block.sentences:
-        yield "\n".join(f"- {_escaped(sentence)}" for sentence in block.sentences)
+        yield "\n".join(f"- {prose(sentence)}" for sentence in block.sentences)
     if block.table:
-        head, *rows = [
-            ["" if cell is None else _escaped(cell) for cell in row] for row in block.table
-        ]
+        head, *rows = [["" if cell is None else prose(cell) for cell in row] for row in block.table]
         yield "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
     if block.lines:
-        yield "\n".join(["```text", *(f"  {shown(line)}" for line in block.lines), "```"])
-
-
-def _escaped(text: object) -> str:
-    return re.sub(r"([\\`*_\[\]|<>&~#])", r"\\\1", shown(text))
+        yield fence("\n".join(f"  {one_line(line)}" for line in block.lines), "text")
 
 
 # --- the blocks -----------------------------------------------------------------------------------
@@ -236,11 +234,7 @@ def _metrics(result: Json) -> list[list[str]]:
 def _value(value: Json | None, with_interval: bool = True) -> str:
     if value is None:
         return "—"
-    return (
-        f"{value['value']:.3f} ({interval(value['ci95'])})"
-        if with_interval
-        else f"{value['value']:.3f}"
-    )
+    return estimate(value["value"], value["ci95"]) if with_interval else f"{value['value']:.3f}"
 
 
 def _seeds(result: Json) -> Iterator[Block]:
@@ -265,8 +259,8 @@ def _seeds(result: Json) -> Iterator[Block]:
                 line["after"],
                 line["task"],
                 signed(line["difference"]),
-                interval(line["ci95"], True),
-                f"{line['p_holm']:.2g}",
+                interval(line["ci95"], sign=True),
+                p_value(line["p_holm"]),
                 line["relation"],
             ]
             for line in tested
@@ -296,8 +290,8 @@ def _questions(result: Json) -> Iterator[Block]:
                     line["task"],
                     f"{line['after']:.3f}",
                     signed(line["difference"]),
-                    interval(line["ci95"], True),
-                    f"{line['p_holm']:.3g}",
+                    interval(line["ci95"], sign=True),
+                    p_value(line["p_holm"]),
                     _is(pair, line),
                 ]
                 for line in pair["tasks"]
@@ -321,16 +315,16 @@ def _questions(result: Json) -> Iterator[Block]:
         ]
         for line in pair["tasks"]:
             n, of = line["questions"], line["of"]
-            least = line["minimum_detectable_effect"]
             rows.append(
                 [
                     line["task"],
                     str(n) if of == [n, n] else f"{n} of {of[0]}, {of[1]}",
                     signed(line["difference"]),
-                    interval(line["ci95"], True),
-                    *("—" if x is None else str(x) for x in (line["gained"], line["lost"])),
-                    f"{line['p']:.2g}",
-                    "—" if least is None else f"{least:.3f}",
+                    interval(line["ci95"], sign=True),
+                    or_dash(line["gained"]),
+                    or_dash(line["lost"]),
+                    p_value(line["p"]),
+                    or_dash(line["minimum_detectable_effect"], ".3f"),
                 ]
             )
         yield Block(
@@ -364,8 +358,9 @@ def _examples(pair: Json) -> Iterator[str]:
 
 
 def _brief(text: str | None, most: int) -> str:
-    line = shown(text) if text is not None else "(choices were scored, nothing was written)"
-    return line if len(line) <= most else line[: most - 1] + "…"
+    if text is None:
+        return "(choices were scored, nothing was written)"
+    return one_line(text, most)
 
 
 def _short_hash(value: str) -> str:

@@ -18,18 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.compare import runs, seed_tests, sentences
-from regrpo.compare.runs import SEEDS, Evaluation, Questions, Run
+from regrpo.compare.runs import SEEDS, Questions, Run
 from regrpo.compare.seed_tests import FEWEST_SEEDS, Tested
 from regrpo.core.errors import CannotCheck
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE
 from regrpo.evaluate import stats
+from regrpo.evaluate.results import SAMPLES, Evaluation, Kind
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
     from regrpo.compare.seed_tests import Values
 
 Json = dict[str, Any]
@@ -205,7 +202,7 @@ def _plain(run: Run, arms: Sequence[Arm]) -> Json:
         "seeds": {name: run.params[name] for name in SEEDS if name in run.params},
         "arm": next((arm.name for arm in arms if run in arm.runs), None),
         "model_sha256": run.made.get("models/grpo"),
-        "samples_sha256": run.made.get(runs.SAMPLES),
+        "samples_sha256": run.made.get(SAMPLES),
         "no_answers": run.no_answers,
     }
 
@@ -265,7 +262,7 @@ def _metrics(read: Sequence[Run]) -> list[Json]:
                         "values": [None] * len(read),
                     },
                 )
-                line["values"][index] = task.models[model].model_dump()
+                line["values"][index] = task.models[model].model_dump(exclude={"stderr"})
     return sorted(lines.values(), key=lambda line: line["model"] != runs.MODEL)
 
 
@@ -327,7 +324,7 @@ class Sides:
     of: tuple[int, int]
 
     @property
-    def kind(self) -> stats.Kind:
+    def kind(self) -> Kind:
         return stats.kind_of([*self.before.tolist(), *self.after.tolist()])
 
 
@@ -379,7 +376,7 @@ def _over_questions(
 
 def _pair(before: Run, after: Run, questions: Questions) -> Pair:
     sides, refused = shared_tasks(before, after, questions)
-    samples = before.made.get(runs.SAMPLES)
+    samples = before.made.get(SAMPLES)
     decisive = [
         name
         for name in decisive_tasks(before.evaluation)
@@ -394,7 +391,7 @@ def _pair(before: Run, after: Run, questions: Questions) -> Pair:
         "before": before.name,
         "after": after.name,
         "refused": refused,
-        "identical": samples is not None and samples == after.made.get(runs.SAMPLES),
+        "identical": samples is not None and samples == after.made.get(SAMPLES),
         "settings": [line["name"] for line in _differing([_asking(before), _asking(after)])],
         "tasks": [
             {"task": name, "role": roles[name], "decisive": name in decisive}
@@ -467,24 +464,15 @@ def _shared_questions(name: str, before: Run, after: Run, questions: Questions) 
     of = len(a.values), len(b.values)
     if a.questions == b.questions:
         return Sides(name, x.index.tolist(), a.values, b.values, of)
-    both = x.index.intersection(y.index).sort_values()
-    if both.empty:
+    shared = stats.pair_answers(x.assign(value=a.values), y.assign(value=b.values))
+    if not shared.ids and not shared.changed:
         return f"different questions: none of the {of[0]} and {of[1]} in common"
-    changed = _changed(x.loc[both], y.loc[both])
-    if changed.any():
+    if changed := shared.changed:
         return (
-            f"different questions: {int(changed.sum())} of {len(both)} with the same id have another prompt or answer "
-            f"(first {both[int(changed.argmax())]})"
+            f"different questions: {len(changed)} of {len(changed) + len(shared.ids)} with the same "
+            f"id have another prompt or answer (first {changed[0]})"
         )
-    at = x.index.get_indexer(both), y.index.get_indexer(both)
-    return Sides(name, both.tolist(), a.values[at[0]], b.values[at[1]], of)
-
-
-def _changed(x: pd.DataFrame, y: pd.DataFrame) -> NDArray[np.bool_]:
-    import numpy as np
-
-    equal = (x == y) | (x.isna() & y.isna())
-    return np.asarray(~equal.all(axis=1), dtype=bool)
+    return Sides(name, shared.ids, shared.before, shared.after, of)
 
 
 def _task_line(sides: Sides, tested: Tested, p_holm: float | None, comparisons: int) -> Json:
@@ -508,7 +496,7 @@ def _task_line(sides: Sides, tested: Tested, p_holm: float | None, comparisons: 
     }
 
 
-def relation(difference: float, p: float, kind: stats.Kind) -> str:
+def relation(difference: float, p: float, kind: Kind) -> str:
     """Better or worse (of a metric that is not right or wrong.
 
     Higher or lower), or not distinguishable.

@@ -11,7 +11,7 @@ from typing import Any
 
 from regrpo.compare import blocks
 from regrpo.compare.blocks import FEW_RUNS
-from regrpo.compare.sentences import signed
+from regrpo.core.text import signed
 from regrpo.report import drawing, pages
 
 Json = dict[str, Any]

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,9 @@ from regrpo.core.git import git
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import STAGES
 from regrpo.core.settings import Section
+from regrpo.core.text import change, p_equals, signed
 from regrpo.evaluate import stats
+from regrpo.evaluate.results import METRICS, SAMPLES, Pair, read_samples
 from regrpo.records import hashing, record
 from regrpo.records.record import Place
 from regrpo.tracking import address, follower, rows
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 Alias = Literal["candidate", "champion"]
 MODEL, CARD = "models/grpo", "reports/model_card/README.md"
-METRICS, SAMPLES = "reports/evaluate/metrics.json", "reports/evaluate/samples.parquet"
 RESAMPLES, SEED = 10_000, 0
 """Of the paired bootstrap; fixed, so that the same two runs are always judged alike."""
 LONGEST_CARD, LONGEST_DESCRIPTION = 3000, 5000
@@ -277,14 +277,8 @@ def _samples(snapshot: Snapshot, task: str) -> pd.DataFrame:
 
     Raises CannotCheck.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pa.BufferReader(_output(snapshot, SAMPLES, "evaluate")) as source:
-        frame: pd.DataFrame = pq.read_table(source).to_pandas()
-    chosen = (
-        frame[(frame["task"] == task) & (frame["model"] == "grpo")].set_index("id").sort_index()
-    )
+    frame = read_samples(_output(snapshot, SAMPLES, "evaluate"), model="grpo")
+    chosen = frame[frame["task"] == task].set_index("id").sort_index()
     if chosen.empty:
         raise CannotCheck(
             f"promote.task: {task}",
@@ -314,63 +308,57 @@ def compare(champion: pd.DataFrame, new: pd.DataFrame, rule: Params) -> Json:
             found=f"{champion.attrs} and {new.attrs}",
             remedy="Evaluate the champion's run again with this task.",
         )
-    asked, asked_before = (
-        {i: (p, a) for i, p, a in zip(x.index, x["prompt"], x["answer"], strict=True)}
-        for x in (new, champion)
-    )
-    shared = [one for one in asked if asked[one] == asked_before.get(one)]
-    if len(shared) != len(asked) or len(shared) != len(asked_before):
+    shared = stats.pair_answers(champion, new)
+    if not len(shared.ids) == len(new) == len(champion):
         raise CannotCheck(
             rule.task,
             expected="both runs evaluated on the same questions",
-            found=f"{len(shared)} shared of {len(asked)} here and {len(asked_before)} there",
+            found=f"{len(shared.ids)} shared of {len(new)} here and {len(champion)} there",
             remedy="Evaluate both on one set (prepare.seed, prepare.eval, evaluate.limit).",
         )
-    before, after = (x["value"].astype(float).tolist() for x in (champion, new))
-    kind = new.attrs["kind"] or stats.kind_of([*before, *after])
-    found = stats.compare(before, after, kind, resamples=RESAMPLES, seed=SEED)
+    kind = new.attrs["kind"] or stats.kind_of([*shared.before, *shared.after])
+    found = stats.compare(shared.before, shared.after, kind, resamples=RESAMPLES, seed=SEED)
     result = {
         "task": rule.task,
         "kind": kind,
-        "questions": len(after),
+        "questions": len(shared.ids),
         "max_loss": rule.max_loss,
         "alpha": rule.alpha,
     }
-    result |= {"champion_value": sum(before) / len(before), "value": sum(after) / len(after)}
-    result |= dataclasses.asdict(found)
+    result |= {
+        "champion_value": float(shared.before.mean()),
+        "value": float(shared.after.mean()),
+    }
+    result |= found.model_dump()
     return result | {"problems": _problems(found, kind, rule)}
 
 
-def _problems(found: stats.Comparison, kind: str, rule: Params) -> list[str]:
+def _problems(found: Pair, kind: str, rule: Params) -> list[str]:
     problems = []
     low, high = found.ci95
     if low < -rule.max_loss - 1e-9:
-        allowed = _gap(-rule.max_loss, kind)
+        allowed = signed(-rule.max_loss, kind)
         problems.append(
-            f"the interval reaches down to {_gap(low, kind)}; {allowed} is allowed (promote.max_loss)"
+            f"the interval reaches down to {signed(low, kind)}; {allowed} is allowed (promote.max_loss)"
         )
     significant = high < 0 if found.p_mcnemar is None else found.p_mcnemar < rule.alpha
     if found.difference < 0 and significant:
         how = (
             "interval below 0"
             if found.p_mcnemar is None
-            else f"McNemar p {found.p_mcnemar:.2g} < {rule.alpha:g}"
+            else f"McNemar {p_equals(found.p_mcnemar)}, under {rule.alpha:g}"
         )
         problems.append(f"the loss is significant ({how}; promote.alpha)")
     return problems
 
 
-def _gap(value: float, kind: str) -> str:
-    return f"{100 * value:+.1f} points" if kind == "binary" else f"{value:+.4g}"
-
-
 def _in_words(found: Mapping[str, Any]) -> str:
-    low, high = (_gap(end, found["kind"]).removesuffix(" points") for end in found["ci95"])
-    difference = _gap(found["difference"], found["kind"])
-    text = f"{difference} [{low}, {high}] on {found['questions']} questions of {found['task']}"
+    difference = change(found["difference"], found["ci95"], found["kind"])
+    words = f"{difference} on {found['questions']} questions of {found['task']}"
     if found["p_mcnemar"] is not None:
-        text += f" (gained {found['gained']}, lost {found['lost']}, exact McNemar p {found['p_mcnemar']:.3g})"
-    return text
+        counts = f"gained {found['gained']}, lost {found['lost']}"
+        words += f" ({counts}, exact McNemar {p_equals(found['p_mcnemar'])})"
+    return words
 
 
 def _verdict(rules: list[Json]) -> str:

@@ -22,15 +22,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from regrpo.core import files
 from regrpo.core.dvc import cache_folder
 from regrpo.core.errors import CannotCheck
 from regrpo.core.git import experiment_refs
 from regrpo.core.pipeline import Snapshot, pipeline_key, stage_key
 from regrpo.core.profiles import STAGES
-from regrpo.evaluate import stats
+from regrpo.evaluate.results import METRICS, SAMPLES, Evaluation, parse_metrics, read_samples
 from regrpo.records import hashing
 from regrpo.records import record as record_module
 from regrpo.records.record import Place, Record
@@ -50,7 +48,6 @@ MODEL = "grpo"
 RECORDS = tuple(f"reports/{stage}/run.json" for stage in STAGES)
 SEEDS = tuple(f"{stage}.seed" for stage in STAGES if stage not in ("validate", "model_card"))
 """The parameters that draw anew and change nothing else."""
-SAMPLES, METRICS = "reports/evaluate/samples.parquet", "reports/evaluate/metrics.json"
 HISTORY = "reports/grpo/history.csv"
 READ = (
     "dvc.lock",
@@ -326,32 +323,6 @@ def load(places: Sequence[Place]) -> list[Loaded]:
     return [loaded[place.snapshot.revision] for place in places]
 
 
-class Score(BaseModel, extra="ignore"):
-    """A model's value on a task with its 95 % interval, as evaluate reported it."""
-
-    value: float
-    ci95: tuple[float, float]
-
-
-class Task(BaseModel, extra="ignore"):
-    """A task as evaluate reported it."""
-
-    metric: str
-    kind: stats.Kind
-    n: int
-    role: str
-    version: float | int | str = 0
-    models: dict[str, Score]
-
-
-class Evaluation(BaseModel, extra="ignore"):
-    """reports/evaluate/metrics.json."""
-
-    headline: str | None
-    verifier: str | None = None
-    tasks: dict[str, Task]
-
-
 @dataclass
 class Run:
     """One run. `stages` are those that are finished and belong together.
@@ -525,12 +496,21 @@ def _text(value: Any) -> str:
 
 def _report(snapshot: Snapshot, entries: Mapping[str, Any], stage: str, path: str) -> Any:
     """A small report's content; None where it is not there or not the one that dvc.lock knows."""
-    data = snapshot.read(path)
-    if data is None or stage not in entries or _known(entries[stage]).get(path) != _md5(data):
+    data = _report_bytes(snapshot, entries, stage, path)
+    if data is None:
         return None
     with contextlib.suppress(ValueError):
         return json.loads(data)
     return None
+
+
+def _report_bytes(
+    snapshot: Snapshot, entries: Mapping[str, Any], stage: str, path: str
+) -> bytes | None:
+    data = snapshot.read(path)
+    if data is None or stage not in entries or _known(entries[stage]).get(path) != _md5(data):
+        return None
+    return data
 
 
 def _data(
@@ -613,7 +593,8 @@ class Questions:
         if file is None:
             return {}, problem
         try:
-            table = read_samples(file, ["task", "id", "prompt", "answer", "value"])
+            columns = ["task", "id", "prompt", "answer", "value"]
+            table = read_samples(file.read_bytes(), columns, model=MODEL)
             return {
                 str(task): self._one(frame) for task, frame in table.groupby("task", sort=True)
             }, None
@@ -630,17 +611,6 @@ class Questions:
         digest = hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
         self.sets.setdefault(digest, frame.set_index("id")[["prompt", "answer"]])
         return Answers(digest, frame["value"].to_numpy(dtype=float))
-
-
-def read_samples(file: Path, columns: list[str], task: str | None = None) -> pd.DataFrame:
-    """The rows of MODEL, and of one task if it is given."""
-    import pyarrow.parquet as pq
-
-    wanted = [("model", "==", MODEL), *([("task", "==", task)] if task else [])]
-    frame: pd.DataFrame = pq.read_table(
-        io.BytesIO(file.read_bytes()), columns=columns, filters=wanted
-    ).to_pandas()
-    return frame
 
 
 def _samples_file(run: Run) -> tuple[Path | None, str | None]:
@@ -680,7 +650,7 @@ def completions(run: Run, task: str) -> dict[str, str | None]:
     file, _ = _samples_file(run)
     if file is None:
         return {}
-    table = read_samples(file, ["id", "completion"], task)
+    table = read_samples(file.read_bytes(), ["id", "completion"], model=MODEL, task=task)
     return {str(one): text for one, text in zip(table["id"], table["completion"], strict=True)}
 
 
@@ -705,10 +675,10 @@ def curve(run: Run, metric: str) -> list[tuple[float, float]]:
 def _evaluation(
     snapshot: Snapshot, entries: Mapping[str, Any]
 ) -> tuple[Evaluation | None, str | None]:
-    content = _report(snapshot, entries, "evaluate", METRICS)
-    if content is None:
+    data = _report_bytes(snapshot, entries, "evaluate", METRICS)
+    if data is None:
         return None, f"{METRICS} is missing or not the one that dvc.lock knows"
     try:
-        return Evaluation.model_validate(content), None
-    except ValidationError:
+        return parse_metrics(data), None
+    except CannotCheck:
         return None, f"{METRICS} is of another form than this regrpo reads"

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from regrpo.evaluate.stats import ALPHA, POWER, Interval, Kind
+from regrpo.evaluate.results import Interval, Kind
+from regrpo.evaluate.stats import ALPHA, POWER
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from regrpo.compare.seed_tests import FEWEST_SEEDS
+from regrpo.core.text import interval, p_equals, signed
 
 Json = dict[str, Any]
 FEW = 3
@@ -87,8 +88,8 @@ def _difference(line: Json, seeds: Json) -> str:
         else f"over {n[1]} and {n[0]} seeds, Welch's t"
     )
     figures = (
-        f"{y:.3f} against {x:.3f}, {signed(line['difference'])} (95 % t interval {interval(line['ci95'], True)}), "
-        f"{p_text(line['p_holm'])}{_holm(line['comparisons'])}"
+        f"{y:.3f} against {x:.3f}, {signed(line['difference'])} (95 % t interval {interval(line['ci95'], sign=True)}), "
+        f"{p_equals(line['p_holm'])}{_holm(line['comparisons'])}"
     )
     covered = f" The interval covers {seeds['covers']}."
     if line["relation"] == "not distinguishable":
@@ -137,7 +138,7 @@ def _task(line: Json, a: str, b: str, comparisons: int) -> str:
     counts = f"{line['gained']} gained, {line['lost']} lost, " if line["gained"] is not None else ""
     figures = (
         f"{line['after']:.3f} against {line['before']:.3f}, {signed(line['difference'])} (95 % interval "
-        f"{interval(line['ci95'], True)}), {counts}{line['test']} {p_text(line['p_holm'])}{_holm(comparisons)}"
+        f"{interval(line['ci95'], sign=True)}), {counts}{line['test']} {p_equals(line['p_holm'])}{_holm(comparisons)}"
     )
     on = f"on {line['task']} with {line['questions']:,} questions"
     if line["relation"] != "not distinguishable":
@@ -151,7 +152,7 @@ def _task(line: Json, a: str, b: str, comparisons: int) -> str:
 def _format(form: Json) -> str:
     probes = "; ".join(
         f"{line['probe']} ({line['questions']:,} questions) {line['after']:.3f} against {line['before']:.3f}, "
-        f"{p_text(line['p'])}"
+        f"{p_equals(line['p'])}"
         for line in form["probes"]
     )
     start = (
@@ -171,21 +172,6 @@ def _count(pairs: Sequence[Json], comparisons: int) -> str:
     form = f"; {only} of them by format following only" if only else ""
     said = ", ".join(f"{count} {word}" for word, count in counts.items())
     return f"On the questions, of {len(pairs)} runs against {against}: {said}{tested}{form}."
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-def signed(value: float) -> str:
-    return f"{value:+.3f}" if round(value, 3) else "0.000"
-
-
-def interval(limits: Sequence[float], sign: bool = False) -> str:
-    return " to ".join(signed(one) if sign else f"{one:.3f}" for one in limits)
-
-
-def p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
 
 
 def _holm(comparisons: int) -> str:

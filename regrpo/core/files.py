@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -77,6 +78,37 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+ABSENT = "(absent)"
+"""Stands for a value that one of two structures lacks."""
+
+
+def unequal_leaves(
+    before: Any, after: Any, name: str = "", *, into_lists: bool = True
+) -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, before's value, after's value) of what differs between two structures of JSON.
+
+    `ABSENT` stands for a value that is missing. Lists differ as a whole where their lengths do, or
+    where `into_lists` is false.
+    """
+    lists = isinstance(before, list) and isinstance(after, list)
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            inner = f"{name}.{key}" if name else str(key)
+            was, now = before.get(key, ABSENT), after.get(key, ABSENT)
+            yield from unequal_leaves(was, now, inner, into_lists=into_lists)
+    elif lists and into_lists and len(before) == len(after):
+        for index, (x, y) in enumerate(zip(before, after, strict=True)):
+            yield from unequal_leaves(x, y, f"{name}[{index}]")
+    elif not equal(before, after):
+        yield name, before, after
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two values are equal, NaN to NaN included."""
+    both_nan = isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
+    return both_nan or bool(a == b)
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:

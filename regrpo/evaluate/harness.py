@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.verifiers import NONE
-from regrpo.evaluate import stats
+from regrpo.evaluate.results import Kind
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
@@ -47,7 +47,7 @@ class Metric:
     filter: str
     role: str
     description: str
-    kind: stats.Kind | None = None
+    kind: Kind | None = None
 
     @property
     def label(self) -> str:

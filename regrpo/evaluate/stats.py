@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from regrpo.evaluate.results import Estimate, Interval, Kind, Pair
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
+    Numbers = Sequence[float] | Values
 
-Kind = Literal["binary", "continuous"]
-Interval = tuple[float, float]
 ALPHA, POWER = 0.05, 0.80
 FEWEST_DISCORDANT = math.floor(1 - math.log2(ALPHA)) + 1
 """The exact McNemar test cannot come under ALPHA with fewer discordant questions.
@@ -31,33 +33,37 @@ FEWEST_DISCORDANT = math.floor(1 - math.log2(ALPHA)) + 1
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One model on one task.
+class Paired:
+    """The values of two models on the questions that both were asked, in the order of `ids`.
 
-    The mean over questions, its standard error (None for one question), 95 % interval.
+    `changed` are the ids that stand for another prompt or right answer on the other side: those
+    questions are not shared, though their ids are.
     """
 
-    value: float
-    stderr: float | None
-    ci95: Interval
+    ids: list[str]
+    before: Values
+    after: Values
+    changed: list[str]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A later model against an earlier one on the same questions.
+def pair_answers(before: pd.DataFrame, after: pd.DataFrame) -> Paired:
+    """One model's answers to one task beside another's, question by question.
 
-    Differences are later minus earlier.
-
-    `gained` counts questions that only the later model got right, `lost` those that only the
-    earlier one did; they and `p_mcnemar` are None for a continuous metric.
+    The frames hold prompt, answer and value, and the questions' ids as their index.
     """
+    import numpy as np
 
-    difference: float
-    ci95: Interval
-    p_mcnemar: float | None
-    gained: int | None
-    lost: int | None
-    minimum_detectable_effect: float | None
+    both = before.index.intersection(after.index).sort_values()
+    x, y = before.loc[both], after.loc[both]
+    asked_x, asked_y = x[["prompt", "answer"]], y[["prompt", "answer"]]
+    alike = (asked_x == asked_y) | (asked_x.isna() & asked_y.isna())
+    same = alike.all(axis=1).to_numpy(dtype=bool)
+    return Paired(
+        ids=both[same].tolist(),
+        before=x.loc[same, "value"].to_numpy(dtype=np.float64),
+        after=y.loc[same, "value"].to_numpy(dtype=np.float64),
+        changed=both[~same].tolist(),
+    )
 
 
 def kind_of(values: Sequence[float]) -> Kind:
@@ -65,7 +71,7 @@ def kind_of(values: Sequence[float]) -> Kind:
     return "binary" if set(values) <= {0.0, 1.0} else "continuous"
 
 
-def estimate(values: Sequence[float], kind: Kind, *, resamples: int, seed: int) -> Estimate:
+def estimate(values: Numbers, kind: Kind, *, resamples: int, seed: int) -> Estimate:
     """Mean of `values` (one per question) with its 95 % interval.
 
     Binary: Wilson's score interval (Wilson 1927). Continuous: percentile bootstrap over questions.
@@ -81,12 +87,11 @@ def estimate(values: Sequence[float], kind: Kind, *, resamples: int, seed: int) 
         interval = float(low), float(high)
     else:
         interval = bootstrap_interval(x, resamples=resamples, seed=seed)
-    return Estimate(float(x.mean()), float(sem(x)) if len(x) > 1 else None, interval)
+    stderr = float(sem(x)) if len(x) > 1 else None
+    return Estimate(value=float(x.mean()), stderr=stderr, ci95=interval)
 
 
-def compare(
-    before: Sequence[float], after: Sequence[float], kind: Kind, *, resamples: int, seed: int
-) -> Comparison:
+def compare(before: Numbers, after: Numbers, kind: Kind, *, resamples: int, seed: int) -> Pair:
     """`after` against `before`, the same questions in the same order.
 
     The interval is the paired bootstrap's: whole questions are drawn, that is, their differences. p
@@ -105,13 +110,13 @@ def compare(
         gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
         both, neither = int((x * y).sum()), int(((1 - x) * (1 - y)).sum())
         p = float(mcnemar([[both, lost], [gained, neither]], exact=True).pvalue)
-    return Comparison(
-        float(differences.mean()),
-        bootstrap_interval(differences, resamples=resamples, seed=seed),
-        p,
-        gained,
-        lost,
-        minimum_detectable_effect(differences, kind),
+    return Pair(
+        difference=float(differences.mean()),
+        ci95=bootstrap_interval(differences, resamples=resamples, seed=seed),
+        p_mcnemar=p,
+        gained=gained,
+        lost=lost,
+        minimum_detectable_effect=minimum_detectable_effect(differences, kind),
     )
 
 
@@ -161,7 +166,7 @@ def minimum_detectable_effect(differences: Values, kind: Kind) -> float | None:
     return float(min(1.0, max(effect, FEWEST_DISCORDANT / n)))
 
 
-def _checked(values: Sequence[float], kind: Kind) -> Values:
+def _checked(values: Numbers, kind: Kind) -> Values:
     import numpy as np
 
     x = np.asarray(values, dtype=np.float64)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from regrpo.core import text
 from regrpo.core.errors import CannotCheck
 from regrpo.core.profiles import STAGES
 from regrpo.records import record as record_module
@@ -336,17 +337,13 @@ def mermaid(graph: Graph) -> str:
         for run, one in graph.runs.items()
     ]
     lines += [
-        f'  {names[a]}["{_plain(graph.artifacts[a].path)}<br/>{graph.artifacts[a].sha256[:12]}"]'
+        f'  {names[a]}["{text.mermaid(graph.artifacts[a].path)}<br/>{graph.artifacts[a].sha256[:12]}"]'
         for a in drawn
     ]
     for run, one in graph.runs.items():
         lines += [f"  {names[a]} --> {names[run]}" for a in one.inputs if a in names]
         lines += [f"  {names[run]} --> {names[a]}" for a in one.outputs if a in names]
     return "\n".join(lines)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^\w./ -]", "_", text)
 
 
 def _drawn(graph: Graph) -> list[str]:

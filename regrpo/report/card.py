@@ -8,7 +8,6 @@ be no markup; what varies from run to run is in `this_run` alone.
 
 from __future__ import annotations
 
-import html
 import json
 import pprint
 import re
@@ -19,13 +18,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from regrpo.core import files
+from regrpo.core import files, text
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, STAGES
 from regrpo.core.prompts import Cutter
+from regrpo.core.text import UNKNOWN, change, code, fence, prose
 from regrpo.core.verifiers import Verifier, get_verifier
+from regrpo.evaluate.results import (
+    METRICS,
+    MODELS,
+    PAIRS,
+    SAMPLES,
+    Evaluation,
+    FewShot,
+    Task,
+    parse_metrics,
+    read_samples,
+)
 
 RECORDED = STAGES[:-1]
 """The stages that come before the card, whose run.json it reads."""
@@ -45,10 +56,6 @@ FRAMEWORKS = {
     "Accelerate": "accelerate",
     "lm-eval": "lm-eval",
 }
-UNKNOWN = "not available"
-ROLES = ("headline", "main", "sampled", "control", "format", "custom", "stock")
-MODELS = ("base", "sft", "grpo")
-PAIRS = ("base_sft", "sft_grpo", "base_grpo")
 Json = dict[str, Any]
 
 
@@ -65,7 +72,7 @@ class Facts:
     sft: Json
     grpo: Json
     health: Json
-    evaluation: Json
+    evaluation: Evaluation
     runs: Mapping[str, Json]
     example: Json
     samples: Mapping[str, str]
@@ -74,18 +81,6 @@ class Facts:
     def profile(self) -> str:
         """The profile that the GRPO model was trained with."""
         return str(next(iter(self.runs["grpo"]["parameters"])))
-
-    @property
-    def tasks(self) -> Json:
-        """The evaluated tasks by name, the headline first, then by role."""
-        tasks: Json = self.evaluation["tasks"]
-        return dict(sorted(tasks.items(), key=lambda item: (ROLES.index(item[1]["role"]), item[0])))
-
-    @property
-    def headline(self) -> Json | None:
-        """The headline task's results; None where the profile evaluates none of that role."""
-        task: Json | None = self.tasks.get(str(self.evaluation.get("headline")))
-        return task
 
     @property
     def verifier(self) -> Verifier | None:
@@ -127,11 +122,10 @@ def read_facts() -> Facts:
         "sft": reports / "sft/metrics.json",
         "grpo": reports / "grpo/metrics.json",
         "health": reports / "grpo/health.json",
-        "evaluation": reports / "evaluate/metrics.json",
     }
     records = {stage: reports / stage / "run.json" for stage in RECORDED}
-    tables = (Path("data/prepared/eval.parquet"), reports / "evaluate/samples.parquet")
-    for path in (*paths.values(), *records.values(), *tables, *PICTURES):
+    questions, metrics, samples = Path("data/prepared/eval.parquet"), Path(METRICS), Path(SAMPLES)
+    for path in (*paths.values(), *records.values(), questions, metrics, samples, *PICTURES):
         if not path.exists():
             remedy = "Run `dvc repro` (or `dvc checkout`)."
             raise CannotCheck(
@@ -143,7 +137,7 @@ def read_facts() -> Facts:
     contents = {name: files.read_json(path) for name, path in paths.items()}
     runs = {stage: files.read_json(path)[0] for stage, path in records.items()}
     require_one_chain(runs)
-    row = files.read_parquet(tables[0]).iloc[0]
+    row = files.read_parquet(questions).iloc[0]
     prompt = (
         row["prompt"]
         if isinstance(row["prompt"], str)
@@ -151,13 +145,15 @@ def read_facts() -> Facts:
     )
     if contents["dataset"].get("max_prompt_tokens"):
         prompt = Cutter(contents["dataset"], Path("models/grpo"))([prompt])[0]
-    frame = files.read_parquet(tables[1])
-    frame = frame[
-        (frame["task"] == contents["evaluation"].get("headline")) & (frame["id"] == row["id"])
-    ]
-    samples = dict(zip(frame["model"], frame["completion"].map(str), strict=True))
+    evaluation = parse_metrics(metrics.read_bytes())
+    frame = read_samples(samples.read_bytes(), task=evaluation.headline or "", id=row["id"])
+    completions = dict(zip(frame["model"], frame["completion"].map(str), strict=True))
     return Facts(
-        **contents, runs=runs, example={"prompt": prompt, "answer": row["answer"]}, samples=samples
+        **contents,
+        evaluation=evaluation,
+        runs=runs,
+        example={"prompt": prompt, "answer": row["answer"]},
+        samples=completions,
     )
 
 
@@ -197,129 +193,6 @@ def digests(artifacts: Sequence[Json]) -> Iterator[tuple[str, str]]:
             yield artifact["path"], artifact["sha256"]
 
 
-# Text ---------------------------------------------------------------------------------------------
-# ------------------
-
-
-def visible(text: object, limit: int = 2000) -> str:
-    """Text without what does not show (control and direction characters), cut at `limit` characters.
-
-    The opening of a comment is broken up, so that no data can pose as one of the card's markers.
-    """
-    shown = str(text).expandtabs(4)
-    shown = shown if len(shown) <= limit else shown[:limit] + " […]"
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in shown).replace(
-        "<!--", "<! --"
-    )
-
-
-def prose(text: object) -> str:
-    """Text of ours or of the profile's author, in one line, with every character of markup escaped."""
-    line = html.escape(" ".join(visible(text).split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
-
-
-def code(text: object) -> str:
-    """A code span that holds in a sentence and in a table cell, whatever the text."""
-    line = " ".join(visible(text, 300).split("\n"))
-    if line and line == line.strip() and not set(line) & set("`|\\"):
-        return f"`{line}`"
-    return (
-        "<code>"
-        + "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in line)
-        + "</code>"
-    )
-
-
-def fence(text: str, language: str = "") -> str:
-    """A fenced block, longer fenced than any run of backticks in the text (which `visible` or `literal` made safe)."""
-    ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
-    return f"{ticks}{language}\n{text}\n{ticks}"
-
-
-def literal(value: object) -> str:
-    """The value as a Python literal of printable characters, long strings in several lines."""
-    return pprint.pformat(value, width=100, sort_dicts=False).replace("<!--", "<!\\x2d-")
-
-
-# Numbers ------------------------------------------------------------------------------------------
-# ------------------
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Thousands separated; a fraction with `digits` decimals, or digits where it is small.
-
-    "not available" for None.
-    """
-    if value is None:
-        return UNKNOWN
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.{digits}g}" if 0 < abs(value) < 0.01 else f"{value:,.{digits}f}"
-
-
-def score(value: float, kind: str) -> str:
-    """A share in percent with one decimal, anything else with four digits."""
-    return f"{100 * value:.1f} %" if kind == "binary" else f"{value:.4g}"
-
-
-def interval(bounds: Sequence[float], kind: str, sign: str = "") -> str:
-    return (
-        "["
-        + ", ".join(
-            f"{100 * b:{sign}.1f}" if kind == "binary" else f"{b:{sign}.4g}" for b in bounds
-        )
-        + "]"
-    )
-
-
-def estimate(entry: Json | None, kind: str) -> str:
-    """A model's result on a task with its confidence interval."""
-    return f"{score(entry['value'], kind)} {interval(entry['ci95'], kind)}" if entry else UNKNOWN
-
-
-def change(difference: float, bounds: Sequence[float], kind: str) -> str:
-    """A difference with its confidence interval, shares in percentage points."""
-    size = f"{100 * difference:+.1f} points" if kind == "binary" else f"{difference:+.4g}"
-    return f"{size} {interval(bounds, kind, '+')}"
-
-
-def size(difference: float | None, kind: str) -> str:
-    """A difference without sign, shares in percentage points."""
-    return (
-        UNKNOWN
-        if difference is None
-        else f"{100 * difference:.1f} points"
-        if kind == "binary"
-        else f"{difference:.4g}"
-    )
-
-
-def p_value(p: float | None) -> str:
-    return UNKNOWN if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def distinguishable(bounds: Sequence[float]) -> str:
-    """Whether a 95 % confidence interval leaves zero out, in words."""
-    return (
-        "not distinguishable from zero"
-        if bounds[0] <= 0 <= bounds[1]
-        else "distinguishable from zero"
-    )
-
-
-def steps(numbers: Sequence[int]) -> str:
-    """Step numbers as ranges of neighbours: 3–5, 9."""
-    runs: list[list[int]] = []
-    for step in sorted(numbers):
-        if runs and step - runs[-1][-1] <= 1:
-            runs[-1][1:] = [step]
-        else:
-            runs.append([step])
-    shown = ["–".join(map(str, run)) for run in runs]
-    return ", ".join(shown if len(shown) <= 8 else [*shown[:6], "…", shown[-1]])
-
-
 # Sections -----------------------------------------------------------------------------------------
 # ------------------
 
@@ -345,6 +218,11 @@ def origin(base: Json) -> str:
     return f"the {code(base['source'])}{copied} (its files' SHA-256 are in the lineage below)"
 
 
+def literal(value: object) -> str:
+    """The value as a Python literal of printable characters, long strings in several lines."""
+    return pprint.pformat(value, width=100, sort_dicts=False).replace("<!--", "<!\\x2d-")
+
+
 def quick_start(facts: Facts) -> str:
     """A snippet that runs as written from the repository's root.
 
@@ -364,7 +242,7 @@ def quick_start(facts: Facts) -> str:
 
 def completions(samples: Mapping[str, str]) -> str:
     """The models' completions of the example, each under its model's name."""
-    shown = (f"{model}: {visible(samples[model])}" for model in MODELS if model in samples)
+    shown = (f"{model}: {text.visible(samples[model])}" for model in MODELS if model in samples)
     return fence("\n".join(shown), "text")
 
 
@@ -386,39 +264,51 @@ def determinism(facts: Facts) -> str:
 def gain_words(facts: Facts) -> str | None:
     """GRPO's gain on the headline task, split by the control that opens the reasoning.
 
-    None where not measured.
+    None where it was not measured, or where opening the reasoning gives nothing.
     """
-    gain, headline = facts.evaluation.get("gain"), facts.headline
-    if not gain or not headline:
+    gain, headline = facts.evaluation.gain, facts.evaluation.headline_task
+    if gain is None or headline is None or not gain.is_split:
         return None
-    total, elicited, learned = (
-        change(gain[part], gain[f"{part}_ci95"], headline["kind"])
-        for part in ("total", "elicited", "learned")
-    )
-    if gain["elicited_ci95"][0] <= 0:  # no thinking to open: nothing is there to be split
-        return None
+    kind = headline.kind
+    total = change(gain.total, gain.total_ci95, kind)
+    elicited = change(gain.elicited, gain.elicited_ci95, kind)
+    learned = change(gain.learned, gain.learned_ci95, kind)
     opening = code(facts.verifier.reasoning_opening.strip()) if facts.verifier else "the reasoning"
     return (
-        f"GRPO moved greedy accuracy by {total}. Opening {opening} for the model that GRPO started from, without "
-        f"training it further, moves it by {elicited}, {distinguishable(gain['elicited_ci95'])}: what thinking before "
-        f"answering buys by itself. The remaining {learned} is {distinguishable(gain['learned_ci95'])}."
+        f"GRPO moved greedy accuracy by {total}. Opening {opening} for the model that GRPO started "
+        f"from, without training it further, moves it by {elicited}, "
+        f"{text.distinguishable(gain.elicited_ci95)}: what thinking before answering buys by "
+        f"itself. The remaining {learned} is {text.distinguishable(gain.learned_ci95)}."
     )
 
 
-def pairs(task: Json) -> str:
+def estimate(task: Task, model: str) -> str:
+    """A model's result on a task with its confidence interval."""
+    found = task.models.get(model)
+    return UNKNOWN if found is None else text.estimate(found.value, found.ci95, task.kind)
+
+
+def pairs(task: Task) -> str:
     """A task's paired comparisons as a table."""
-    kind = task["kind"]
     lines = [
         "| from → to | difference | McNemar p | gained / lost | detectable |",
         "|---|---|---|---|---|",
     ]
-    for name, pair in sorted(task["pairs"].items(), key=lambda item: PAIRS.index(item[0])):
-        difference = change(pair["difference"], pair["ci95"], kind)
-        flips = (
-            "—" if pair["gained"] is None else f"{number(pair['gained'])} / {number(pair['lost'])}"
+    for name in PAIRS:
+        if name not in task.pairs:
+            continue
+        pair = task.pairs[name]
+        flips = "—"
+        if pair.gained is not None and pair.lost is not None:
+            flips = f"{pair.gained:,} / {pair.lost:,}"
+        cells = (
+            name.replace("_", " → "),
+            change(pair.difference, pair.ci95, task.kind),
+            text.p_value(pair.p_mcnemar),
+            flips,
+            text.size(pair.minimum_detectable_effect, task.kind),
         )
-        cells = (name.replace("_", " → "), difference, p_value(pair["p_mcnemar"]), flips)
-        lines.append(f"| {' | '.join(cells)} | {size(pair['minimum_detectable_effect'], kind)} |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -480,9 +370,7 @@ def graph(facts: Facts) -> str:
     """
 
     def label(*lines: str) -> str:
-        return "<br/>".join(
-            re.sub(r"[^\w ./:+-]", lambda c: f"#{ord(c[0])};", visible(line, 60)) for line in lines
-        )
+        return "<br/>".join(text.mermaid(line) for line in lines)
 
     main = {
         "validate": "reports/validate/verdict.json",
@@ -523,7 +411,7 @@ def seeds(facts: Facts) -> str:
     )
 
 
-def few_shot_overlap(facts: Facts) -> list[tuple[str, Json]]:
+def few_shot_overlap(facts: Facts) -> list[tuple[str, FewShot]]:
     """(task, where its few-shot examples come from) where that is training data here, as lm-eval's gsm8k has it.
 
     A dataset is the same by the last part of its name: the hub's, or the format's where files were brought.
@@ -533,12 +421,14 @@ def few_shot_overlap(facts: Facts) -> list[tuple[str, Json]]:
         for one in (facts.dataset.get("repo"), facts.dataset["format"])
         if one
     }
-    drawn = [(name, task.get("few_shot")) for name, task in facts.tasks.items()]
-    return [
-        (name, one)
-        for name, one in drawn
-        if one and one["split"].startswith("train") and one["dataset"].rpartition("/")[2] in here
-    ]
+    found = []
+    for name, task in facts.evaluation.shown_tasks.items():
+        drawn = task.few_shot
+        if drawn is None or not drawn.split.startswith("train"):
+            continue
+        if str(drawn.dataset).rpartition("/")[2] in here:
+            found.append((name, drawn))
+    return found
 
 
 def reward(facts: Facts, name: str) -> str:
@@ -562,13 +452,13 @@ def reward(facts: Facts, name: str) -> str:
 # ----------------------------------------------------------------------------------------
 
 
-def without_varying_block(text: str) -> str:
+def without_varying_block(card: str) -> str:
     """The card without the lines from the marked block's first to its last.
 
     What is the same bytes in every run.
     """
     begin, end = (f"<!-- varies from run to run: {edge} -->\n" for edge in ("begin", "end"))
-    before, _, rest = text.partition(begin)
+    before, _, rest = card.partition(begin)
     return before + rest.partition(end)[2]
 
 
@@ -599,9 +489,7 @@ def commands(facts: Facts, revision: str | None) -> str:
     simple = [one for one in changed if _is_simple(one)]
     lines = [f"git checkout {revision}"] if revision else []
     lines += [
-        f"# set in {profile} by hand: {visible(one).replace(chr(10), ' ')}"
-        for one in changed
-        if one not in simple
+        f"# set in {profile} by hand: {text.one_line(one)}" for one in changed if one not in simple
     ]
     if simple:
         arguments = " ".join(f"-S {shlex.quote(one)}" for one in [*chosen, *simple])
@@ -622,23 +510,25 @@ def overrides(facts: Facts, revision: str) -> list[str]:
         return []
     committed = YAML(typ="safe").load(data.decode())
     prefix = "" if facts.profile == str(DEFAULT_PROFILE) else f"{facts.profile}:"
-    pairs = ((stage, committed.get(stage), facts.section(stage)) for stage in RECORDED)
-    return [prefix + one for pair in pairs for one in _differences(*pair)]
+    found = []
+    for stage in RECORDED:
+        found += [
+            prefix + one for one in _overrides(stage, committed.get(stage), facts.section(stage))
+        ]
+    return found
 
 
-def _differences(key: str, before: Any, after: Any) -> Iterator[str]:
+def _overrides(stage: str, before: Any, after: Json) -> Iterator[str]:
     """Hydra overrides, leaf by leaf: `k=v` changes, `+k=v` adds, `~k` removes."""
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        if before != after:
-            yield f"{key}={_hydra(after)}"
-        return
-    for name in sorted(before.keys() | after.keys()):
-        if name not in after:
-            yield f"~{key}.{name}"
-        elif name not in before:
-            yield f"+{key}.{name}={_hydra(after[name])}"
+    # Hydra has no override for an item of a list.
+    leaves = files.unequal_leaves(before, after, stage, into_lists=False)
+    for key, was, now in sorted(leaves, key=lambda leaf: leaf[0]):
+        if now == files.ABSENT:
+            yield f"~{key}"
+        elif was == files.ABSENT:
+            yield f"+{key}={_hydra(now)}"
         else:
-            yield from _differences(f"{key}.{name}", before[name], after[name])
+            yield f"{key}={_hydra(now)}"
 
 
 def _hydra(value: Any) -> str:

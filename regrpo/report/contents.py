@@ -26,12 +26,13 @@ from regrpo.core.errors import CannotCheck
 from regrpo.core.git import git
 from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import STAGES
+from regrpo.evaluate.results import Evaluation
 from regrpo.inputs.formats import SPLITS
 from regrpo.records import graph, hashing
 from regrpo.records import record as record_module
 from regrpo.records.journals import Told, journal_folder
 from regrpo.records.record import Place, Record
-from regrpo.report.card import FRAMEWORKS, ROLES
+from regrpo.report.card import FRAMEWORKS
 from regrpo.tracking import address
 
 T = TypeVar("T")
@@ -50,57 +51,6 @@ Of larger ones the size is compared.
 
 class _Shape(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
-
-
-class Estimate(_Shape):
-    value: float
-    ci95: tuple[float, float]
-
-
-class Pair(_Shape):
-    """A later model against an earlier one, as regrpo.evaluate.stats.Comparison."""
-
-    difference: float
-    ci95: tuple[float, float]
-    p_mcnemar: float | None
-    gained: int | None
-    lost: int | None
-    minimum_detectable_effect: float | None
-
-
-class Task(_Shape):
-    metric: str
-    kind: Literal["binary", "continuous"]
-    n: int
-    role: str
-    description: str
-    models: dict[str, Estimate]
-    pairs: dict[str, Pair]
-
-
-class Gain(_Shape):
-    total: float
-    total_ci95: tuple[float, float]
-    elicited: float
-    elicited_ci95: tuple[float, float]
-    learned: float
-    learned_ci95: tuple[float, float]
-
-
-class Evaluation(_Shape):
-    """reports/evaluate/metrics.json."""
-
-    headline: str | None
-    tasks: dict[str, Task]
-    gain: Gain | None = None
-
-    @property
-    def shown_tasks(self) -> dict[str, Task]:
-        """The headline first, then what stands beside it, controls and other tasks."""
-        order = {role: index for index, role in enumerate(ROLES)}
-        return dict(
-            sorted(self.tasks.items(), key=lambda item: (order.get(item[1].role, 9), item[0]))
-        )
 
 
 class Finding(_Shape):

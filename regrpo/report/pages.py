@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from regrpo.core import files
+from regrpo.core import files, text
 from regrpo.core.errors import CannotCheck
+from regrpo.evaluate.results import MODELS, Evaluation, Gain, Task
 from regrpo.inputs.checks import CHECKS
 from regrpo.records.graph import Graph
-from regrpo.report import card, drawing
-from regrpo.report.contents import Evaluation, Finding, Gain, Report, Task, frameworks
+from regrpo.report import drawing
+from regrpo.report.contents import Finding, Report, frameworks
 from regrpo.report.lineage_drawing import lineage
 from regrpo.train.curves import PANELS
 from regrpo.train.doctor import RULES
@@ -68,7 +69,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "shown": card.visible,
+        "shown": text.visible,
         "brief": _brief,
         "moment": _moment,
         "duration": _duration,
@@ -147,10 +148,10 @@ def report_page(report: Report, out: Path) -> str:
     return render(
         "report.html.j2",
         report=report,
-        card=card,
+        text=text,
         checks=CHECKS,
         states=STATES,
-        models=card.MODELS,
+        models=MODELS,
         curves=_curves(report),
         evaluation_charts=_evaluation_charts(evaluation) if evaluation else (),
         paired=_paired_words(evaluation) if evaluation else None,
@@ -179,13 +180,13 @@ class _Links:
         return quote(os.path.relpath(place, self.folder)) + ("/" if place.is_dir() else "")
 
 
-def _brief(text: object, limit: int) -> str:
-    lines = card.visible(text, limit).split("\n")
+def _brief(value: object, limit: int) -> str:
+    lines = text.visible(value, limit).split("\n")
     return "\n".join(lines if len(lines) <= 12 else [*lines[:12], "[…]"])
 
 
-def _moment(text: str) -> str:
-    return f"{text[:10]} {text[11:16]}"
+def _moment(time: str) -> str:
+    return f"{time[:10]} {time[11:16]}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -245,7 +246,7 @@ def _marks(
             bands.append([step])
     return [
         drawing.Mark(
-            band[0], band[-1], f"{finding.rule}: {finding.what} (steps {card.steps(band)})", fatal
+            band[0], band[-1], f"{finding.rule}: {finding.what} (steps {text.ranges(band)})", fatal
         )
         for band in bands
     ]
@@ -303,7 +304,7 @@ def _difference_charts(headline: Task, gain: Gain | None) -> list[_Drawn]:
             pairs,
         )
     ]
-    if gain and gain.elicited_ci95[0] > 0:
+    if gain and gain.is_split:
         parts = [
             ("in all", gain.total, gain.total_ci95, 0),
             ("thinking opened", gain.elicited, gain.elicited_ci95, 4),
@@ -321,7 +322,11 @@ def _difference_charts(headline: Task, gain: Gain | None) -> list[_Drawn]:
                 {
                     "": [
                         drawing.Interval(
-                            label, value, *ci95, _moved(value, ci95, headline.kind), colour
+                            label,
+                            value,
+                            *ci95,
+                            text.signed(value, headline.kind).removesuffix(" points"),
+                            colour,
                         )
                         for label, value, ci95, colour in rows
                     ]
@@ -336,20 +341,16 @@ def _difference_charts(headline: Task, gain: Gain | None) -> list[_Drawn]:
     ]
 
 
-def _moved(value: float, ci95: tuple[float, float], kind: str) -> str:
-    return card.change(value, ci95, kind).split(" ", 1)[0]
-
-
 def _intervals(task: Task) -> list[drawing.Interval]:
     return [
         drawing.Interval(
             model,
             one.value,
             *one.ci95,
-            text=card.score(one.value, task.kind),
+            text=text.score(one.value, task.kind),
             colour=COLOURS[model],
         )
-        for model in card.MODELS
+        for model in MODELS
         if (one := task.models.get(model))
     ]
 
@@ -360,9 +361,9 @@ def _paired_words(evaluation: Evaluation) -> str | None:
     pair = task.pairs.get("sft_grpo") if task else None
     if task is None or pair is None:
         return None
-    moved = card.change(pair.difference, pair.ci95, task.kind)
+    moved = text.change(pair.difference, pair.ci95, task.kind)
     if pair.p_mcnemar is not None:
-        sure, test = pair.p_mcnemar < 0.05, f"exact McNemar p {_p_value(pair.p_mcnemar)}"
+        sure, test = pair.p_mcnemar < 0.05, f"exact McNemar {text.p_equals(pair.p_mcnemar)}"
     else:
         sure, test = not pair.ci95[0] <= 0 <= pair.ci95[1], "paired bootstrap"
     flips = (
@@ -372,13 +373,8 @@ def _paired_words(evaluation: Evaluation) -> str | None:
         else f"on the same {task.n:,} questions: "
     )
     if not sure:
-        least = card.size(pair.minimum_detectable_effect, task.kind)
+        least = text.size(pair.minimum_detectable_effect, task.kind)
         found = f"Not distinguishable. {flips[0].upper()}{flips[1:]}{moved}, {test}."
         return f"{found} So many questions reliably show a difference of {least}."
     verdict = "GRPO is better" if pair.difference > 0 else "GRPO is worse"
     return f"{verdict}: {flips}{moved}, {test}."
-
-
-def _p_value(p: float) -> str:
-    shown = card.p_value(p)
-    return shown if shown.startswith("<") else f"= {shown}"

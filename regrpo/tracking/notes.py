@@ -1,7 +1,7 @@
 """Observer: a run's description in MLflow (Markdown): what came out, first, and where to look.
 
 MLflow renders it with a few HTML elements allowed (pictures and frames of other sites among them),
-so text that is not ours goes through `regrpo.report.card.code`.
+so text that is not ours goes through `regrpo.core.text.code`.
 """
 
 from __future__ import annotations
@@ -9,69 +9,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from regrpo.report import card
+from regrpo.core import text
+from regrpo.evaluate.results import MODELS, Evaluation, Pair, Task
 
 Json = Mapping[str, Any]
 
 
-def headline_task(evaluation: Json) -> tuple[str, Json] | None:
-    """(name, results) of the headline task; None where the profile evaluates none of that role."""
-    name = evaluation.get("headline")
-    task = evaluation.get("tasks", {}).get(name)
-    return (str(name), task) if task else None
-
-
-def headline_metrics(evaluation: Json) -> dict[str, float]:
+def headline_metrics(evaluation: Evaluation) -> dict[str, float]:
     """`headline/grpo`, `/sft`, `/base` and the paired gain from sft to grpo with the ends of its interval."""
-    found = headline_task(evaluation)
-    if not found:
+    task = evaluation.headline_task
+    if task is None:
         return {}
-    models = found[1].get("models", {})
-    metrics = {
-        f"headline/{model}": float(models[model]["value"])
-        for model in reversed(card.MODELS)
-        if model in models
-    }
-    if pair := found[1].get("pairs", {}).get("sft_grpo"):
-        metrics |= {"headline/gain": float(pair["difference"])}
-        if None not in pair["ci95"]:
-            ends = zip(("gain_ci95_low", "gain_ci95_high"), pair["ci95"], strict=True)
-            metrics |= {f"headline/{end}": float(limit) for end, limit in ends}
+    metrics = {}
+    for model in reversed(MODELS):
+        if model in task.models:
+            metrics[f"headline/{model}"] = task.models[model].value
+    if pair := task.pairs.get("sft_grpo"):
+        low, high = pair.ci95
+        metrics |= {"headline/gain": pair.difference}
+        metrics |= {"headline/gain_ci95_low": low, "headline/gain_ci95_high": high}
     return metrics
 
 
-def headline_words(evaluation: Json) -> str | None:
+def headline_words(evaluation: Evaluation) -> str | None:
     """The result in one line: `28.0 % → 96.7 %, +68.7 points [+63.3, +74.0]`."""
-    found = headline_task(evaluation)
-    if not found or not (pair := found[1].get("pairs", {}).get("sft_grpo")):
+    task = evaluation.headline_task
+    if task is None or "sft_grpo" not in task.pairs:
         return None
-    task, kind = found[1], found[1]["kind"]
-    before, after = (card.score(task["models"][model]["value"], kind) for model in ("sft", "grpo"))
-    return f"{before} → {after}, {card.change(pair['difference'], pair['ci95'], kind)}"
+    before = text.score(task.models["sft"].value, task.kind)
+    after = text.score(task.models["grpo"].value, task.kind)
+    pair = task.pairs["sft_grpo"]
+    return f"{before} → {after}, {text.change(pair.difference, pair.ci95, task.kind)}"
 
 
-def evaluation_lines(evaluation: Json) -> list[str]:
+def evaluation_lines(evaluation: Evaluation) -> list[str]:
     """Every task with each model's estimate and GRPO's paired gain, the headline first.
 
     Then the split of the gain.
     """
-    tasks = evaluation.get("tasks", {})
-    roles = (*card.ROLES, None)
-    ordered = sorted(tasks.items(), key=lambda item: (roles.index(item[1].get("role")), item[0]))
     lines = []
-    for name, task in ordered:
-        if not (pair := task.get("pairs", {}).get("sft_grpo")):
+    for name, task in evaluation.shown_tasks.items():
+        if "sft_grpo" not in task.pairs:
             continue
-        kind = task["kind"]
-        cells = [
-            card.code(name),
-            *(card.estimate(task["models"].get(model), kind) for model in card.MODELS),
-        ]
-        cells += [
-            card.change(pair["difference"], pair["ci95"], kind),
-            card.p_value(pair["p_mcnemar"]),
-        ]
-        cells = [f"**{cell}**" if name == evaluation.get("headline") else cell for cell in cells]
+        cells = _cells(name, task, task.pairs["sft_grpo"])
+        if name == evaluation.headline:
+            cells = [f"**{cell}**" for cell in cells]
         lines.append(f"| {'&emsp; | '.join(cells)} |")  # the UI leaves no space between columns
     if not lines:
         return []
@@ -83,14 +65,23 @@ def evaluation_lines(evaluation: Json) -> list[str]:
     return [*head, *lines, "", *_gain(evaluation)]
 
 
-def _gain(evaluation: Json) -> list[str]:
-    found, gain = headline_task(evaluation), evaluation.get("gain")
-    if not found or not gain:
+def _cells(name: str, task: Task, pair: Pair) -> list[str]:
+    cells = [text.code(name)]
+    for model in MODELS:
+        one = task.models.get(model)
+        cells.append(text.estimate(one.value, one.ci95, task.kind) if one else text.UNKNOWN)
+    cells.append(text.change(pair.difference, pair.ci95, task.kind))
+    cells.append(text.p_value(pair.p_mcnemar))
+    return cells
+
+
+def _gain(evaluation: Evaluation) -> list[str]:
+    task, gain = evaluation.headline_task, evaluation.gain
+    if task is None or gain is None:
         return []
-    total, elicited, learned = (
-        card.change(gain[part], gain[f"{part}_ci95"], found[1]["kind"])
-        for part in ("total", "elicited", "learned")
-    )
+    total = text.change(gain.total, gain.total_ci95, task.kind)
+    elicited = text.change(gain.elicited, gain.elicited_ci95, task.kind)
+    learned = text.change(gain.learned, gain.learned_ci95, task.kind)
     return [
         f"The gain, {total}, is {elicited} that opening the reasoning alone gives SFT, and {learned} besides.",
         "",
@@ -100,19 +91,19 @@ def _gain(evaluation: Json) -> list[str]:
 def health_line(health: Json) -> str:
     """The doctor's verdict, with each rule that fired, its steps and what to change."""
     fired = [
-        f"{rule['what']} (steps {card.steps(rule['steps'])}; change {rule['change']})"
+        f"{rule['what']} (steps {text.ranges(rule['steps'])}; change {rule['change']})"
         for rule in health.get("rules", [])
         if rule["verdict"] == "fired"
     ]
     return f"**Doctor:** {health.get('verdict')}{': ' if fired else ''}{'; '.join(fired)}"
 
 
-def link(text: str, experiment: str, run: str, artifact: str | None = None) -> str:
+def link(words: str, experiment: str, run: str, artifact: str | None = None) -> str:
     """A link to a run, or to one of its artifacts, in the UI that shows the description."""
     place = f"#/experiments/{experiment}/runs/{run}" + (
         f"/artifacts/{artifact}" if artifact else ""
     )
-    return f"[{text}]({place}?workflowType=machine_learning)"
+    return f"[{words}]({place}?workflowType=machine_learning)"
 
 
 ARTIFACTS = {

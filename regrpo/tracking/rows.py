@@ -23,8 +23,9 @@ from typing import Any
 from regrpo.core.files import canonical_json
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, STAGES
+from regrpo.core.text import code
+from regrpo.evaluate.results import Evaluation, parse_metrics
 from regrpo.records.journals import METRIC_REPORTS, Told
-from regrpo.report.card import code
 from regrpo.tracking import notes, views
 from regrpo.tracking import tables as tables_module
 
@@ -66,7 +67,7 @@ class Row:
     """What grpo logged by step (see `curves`)."""
     hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every output, by path."""
-    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
     health: Mapping[str, Any] | None = None
 
 
@@ -141,13 +142,11 @@ def scores(evaluation: bytes) -> Curves:
 
     Each model's value in each task, rounded to 6 digits.
     """
-    tasks = json.loads(evaluation).get("tasks", {})
-    models = (
-        (f"{task}/{name}", one["value"])
-        for task, found in tasks.items()
-        for name, one in found["models"].items()
-    )
-    return {mlflow_name(name): {0: [value]} for name, value in models}
+    found: Curves = {}
+    for name, task in parse_metrics(evaluation).tasks.items():
+        for model, one in task.models.items():
+            found[mlflow_name(f"{name}/{model}")] = {0: [one.value]}
+    return found
 
 
 def parameters(sections: Mapping[str, Any]) -> dict[str, str]:
@@ -274,7 +273,7 @@ def _add_stage(
         row.health = json.loads(reports["health.json"])
         row.tags["regrpo.health"] = str((row.health or {}).get("verdict"))
     if stage == "evaluate" and "metrics.json" in reports:
-        row.evaluation = json.loads(reports["metrics.json"])
+        row.evaluation = parse_metrics(reports["metrics.json"])
         # First, as MLflow's own comparison starts with the first metric, and its page with the
         # first tags.
         row.metrics = notes.headline_metrics(row.evaluation) | row.metrics
@@ -283,7 +282,8 @@ def _add_stage(
 
 
 def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
-    table = tables_module.table(stage, parquet, row.evaluation.get("headline")) if parquet else None
+    headline = row.evaluation.headline if row.evaluation else None
+    table = tables_module.table(stage, parquet, headline) if parquet else None
     if table:
         row.tables[f"{stage}/{tables_module.NAME}"] = table
 
@@ -333,4 +333,5 @@ def describe(
         f"**{notes.ARTIFACTS[path].capitalize()}:** {table.shows}"
         for path, table in row.tables.items()
     ]
-    return "  \n".join(lines) + "\n" + "\n".join(notes.evaluation_lines(row.evaluation)) + "\n"
+    results = notes.evaluation_lines(row.evaluation) if row.evaluation else []
+    return "  \n".join(lines) + "\n" + "\n".join(results) + "\n"

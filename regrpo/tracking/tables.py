@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regrpo.report.card import MODELS, visible
+from regrpo.core.text import visible
+from regrpo.evaluate.results import MODELS
 
 if TYPE_CHECKING:
     import pandas as pd

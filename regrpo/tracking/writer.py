@@ -20,8 +20,8 @@ from regrpo.core import files
 from regrpo.core.dvc import dvc_root
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import STAGES
+from regrpo.evaluate.results import MODELS, Task, parse_metrics
 from regrpo.records.journals import Told
-from regrpo.report import card
 from regrpo.tracking import notes, rows, tables, views
 from regrpo.tracking.reader import import_mlflow, with_tags
 from regrpo.tracking.registry import Registry
@@ -265,21 +265,22 @@ class Store:
         Its description, its samples as a table, its models' scores.
         """
         run_id, reports = journal.answer["run_id"], journal.reports()
-        evaluation = (
-            json.loads(reports.get("metrics.json", b"{}")) if journal.stage == "evaluate" else {}
-        )
-        lines = notes.evaluation_lines(evaluation)
+        evaluation = None
+        if journal.stage == "evaluate" and "metrics.json" in reports:
+            evaluation = parse_metrics(reports["metrics.json"])
+        lines = notes.evaluation_lines(evaluation) if evaluation else []
         if "health.json" in reports:
             lines += [notes.health_line(json.loads(reports["health.json"])), ""]
         parquet = journal.kept("samples.parquet")
-        if parquet and (table := tables.table(journal.stage, parquet, evaluation.get("headline"))):
+        headline = evaluation.headline if evaluation else None
+        if parquet and (table := tables.table(journal.stage, parquet, headline)):
             self._log_table(run_id, tables.NAME, table)
             link = notes.link(tables.NAME, self.experiment_id, run_id, tables.NAME)
             lines += [f"**Samples:** {table.shows} in {link}; all of them in samples.parquet"]
         if lines:
             self._log(run_id, tags={views.NOTE: "\n".join(lines) + "\n"})
-        if record and (found := notes.headline_task(evaluation)):
-            self._log_scores(run_id, record, ended, *found)
+        if record and evaluation and evaluation.headline_task:
+            self._log_scores(run_id, record, ended, str(headline), evaluation.headline_task)
 
     def _log_table(self, run_id: str, path: str, table: tables.Table) -> None:
         """A table artifact that the UI renders.
@@ -299,7 +300,7 @@ class Store:
         record: Mapping[str, Any],
         ended: float,
         name: str,
-        task: Mapping[str, Any],
+        task: Task,
     ) -> None:
         """Evaluate's headline as a metric of each evaluated model, on the dataset that it was asked.
 
@@ -311,13 +312,13 @@ class Store:
         asked = inputs.get("data/prepared/eval.parquet")
         dataset = {"dataset_name": "eval.parquet", "dataset_digest": asked[:32]} if asked else {}
         metrics = []
-        for step, model in enumerate(card.MODELS):
+        for step, model in enumerate(MODELS):
             known = self._find_model(f"models/{model}", inputs.get(f"models/{model}"))
-            if known and (found := task["models"].get(model)):
+            if known and (found := task.models.get(model)):
                 metrics.append(
                     Metric(
                         rows.mlflow_name(name),
-                        found["value"],
+                        found.value,
                         int(ended * 1000),
                         step,
                         known,

@@ -11,7 +11,7 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 
 from regrpo.compare import seed_tests
 from regrpo.evaluate import stats
-from regrpo.evaluate.stats import Kind
+from regrpo.evaluate.results import Kind
 
 SLEEP = (
     [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0],

@@ -10,7 +10,8 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from regrpo.evaluate.stats import FEWEST_DISCORDANT, Comparison, Kind, compare, estimate, kind_of
+from regrpo.evaluate.results import Kind, Pair
+from regrpo.evaluate.stats import FEWEST_DISCORDANT, compare, estimate, kind_of
 
 DRAWN = {"resamples": 2000, "seed": 3}
 
@@ -92,11 +93,21 @@ def test_the_other_way_round_gives_the_same_with_signs_turned(kind: Kind):
 
 def test_two_copies_of_one_run_differ_by_nothing():
     values = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-    assert compare(values, values, "binary", **DRAWN) == Comparison(
-        0.0, (0.0, 0.0), 1.0, 0, 0, FEWEST_DISCORDANT / 10
+    assert compare(values, values, "binary", **DRAWN) == Pair(
+        difference=0.0,
+        ci95=(0.0, 0.0),
+        p_mcnemar=1.0,
+        gained=0,
+        lost=0,
+        minimum_detectable_effect=FEWEST_DISCORDANT / 10,
     )
-    assert compare(values, values, "continuous", **DRAWN) == Comparison(
-        0.0, (0.0, 0.0), None, None, None, 0.0
+    assert compare(values, values, "continuous", **DRAWN) == Pair(
+        difference=0.0,
+        ci95=(0.0, 0.0),
+        p_mcnemar=None,
+        gained=None,
+        lost=None,
+        minimum_detectable_effect=0.0,
     )
 
 
@@ -160,7 +171,7 @@ def test_the_kind_is_binary_where_every_value_is_0_or_1():
     assert kind_of([0.0, 0.5, 1.0]) == "continuous"
 
 
-def simulate(draw: np.random.Generator, n: int, gained: float, lost: float) -> Comparison:
+def simulate(draw: np.random.Generator, n: int, gained: float, lost: float) -> Pair:
     """One comparison over n questions of which, in truth, these shares are gained and lost."""
     kinds = draw.choice(3, size=n, p=[gained, lost, 1 - gained - lost])
     return compare(

@@ -15,6 +15,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from regrpo.core import files
+from regrpo.core import text as text_module
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
 from regrpo.core.profiles import parse_section, read_yaml
@@ -507,12 +508,12 @@ def test_a_code_span_shows_its_text_in_a_table_cell(text: str) -> None:
     from markdown_it import MarkdownIt
 
     page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(
-        f"| a | b |\n|---|---|\n| {card.code(text)} | end |\n"
+        f"| a | b |\n|---|---|\n| {text_module.code(text)} | end |\n"
     )
     import html as escapes
 
     cells = re.findall(r"<td><code>(.*?)</code></td>\n<td>end</td>", page)
-    expected = card.visible(text, 300).replace("\n", " ")
+    expected = text_module.one_line(text, 300)
     assert [escapes.unescape(cell) for cell in cells] == [expected]
 
 

@@ -510,7 +510,7 @@ def test_make_repro_ends_with_the_page() -> None:
 
 def test_text_keeps_its_lines_few() -> None:
     assert pages._brief("a\n" * 50, 1000).count("\n") == 12
-    assert pages._brief("x" * 50, 10) == "x" * 10 + " […]"
+    assert pages._brief("x" * 50, 10) == "x" * 9 + "…"
 
 
 def test_an_unknown_state_of_records_raises_no_traceback(inside: Callable[..., Path]) -> None:

@@ -100,7 +100,7 @@ def test_cells_are_text_and_numbers_that_json_can_hold() -> None:
     )
     table = made("grpo", frame)
     assert table.columns["prompt"] == ["system: Think.\nuser: 4+5-7="]
-    assert table.columns["completion"] == ["a\ufffdb" + "x" * 1997 + " […]"]
+    assert table.columns["completion"] == ["a\\u202eb" + "x" * 1991 + "…"]
     assert (table.columns["answer"], table.columns["reward"], table.columns["step"]) == (
         [None],
         [None],

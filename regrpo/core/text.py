@@ -1,0 +1,186 @@
+"""Text as people see it: what others wrote made safe to show, and one format for each kind of number.
+
+Card, pages and terminal say a text or a number alike because they all take it from here.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+UNKNOWN = "not available"
+ESCAPES = {"\n": "⏎", "\t": "⇥"}
+"""How `one_line` shows what would end or stretch the line."""
+
+
+# --- text that data, models or users wrote --------------------------------------------------------
+
+
+def visible(text: object, limit: int = 2000) -> str:
+    """Text in which nothing hides: control, escape and direction characters are spelled out.
+
+    Newlines stay, tabs become spaces, and at most `limit` characters are shown.
+    """
+    lines = cut(str(text).expandtabs(4), limit).split("\n")
+    shown = "\n".join(one_line(line, limit) for line in lines)
+    # An HTML comment that data opens could pose as one of the marks in the model card.
+    return cut(shown.replace("<!--", "<! --"), limit)
+
+
+def one_line(text: object, limit: int = 2000) -> str:
+    """As `visible`, on one line, for terminals and table cells: ⏎ and ⇥ stand for newline and tab."""
+    shown = (
+        character if character.isprintable() else ESCAPES.get(character) or _escape(character)
+        for character in cut(str(text), limit)
+    )
+    return cut("".join(shown), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters, the last of them an ellipsis where some were left out."""
+    if len(text) <= limit:
+        return text
+    return text[: max(0, limit - 1)] + "…"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+# --- the same, where it becomes markup ------------------------------------------------------------
+
+
+def prose(text: object, limit: int = 2000) -> str:
+    """Text as Markdown that is no markup: on one line, every character of markup escaped."""
+    line = html.escape(visible(" ".join(str(text).split()), limit), quote=False)
+    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", line)
+
+
+def code(text: object, limit: int = 300) -> str:
+    """A code span of Markdown that holds in a sentence and in a table cell, whatever the text."""
+    line = one_line(text, limit)
+    if line and line == line.strip() and not set(line) & set("`|\\"):
+        return f"`{line}`"
+    escaped = (c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in line)
+    return f"<code>{''.join(escaped)}</code>"
+
+
+def fence(text: str, language: str = "") -> str:
+    """A fenced block of Markdown, its fence longer than any run of backticks in the text."""
+    longest = max(map(len, re.findall(r"`+", text)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+def mermaid(text: object, limit: int = 60) -> str:
+    """A label in a Mermaid diagram; what its grammar might read becomes a character code."""
+    line = one_line(text, limit)
+    return re.sub(r"[^\w ./:+-]", lambda found: f"#{ord(found[0])};", line)
+
+
+# --- numbers --------------------------------------------------------------------------------------
+# `kind` is that of a metric: shares ("binary") are said in percent, differences of them in
+# percentage points, measures ("continuous") with four digits, and other numbers with three decimals.
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Thousands separated; a fraction with `digits` decimals, a small one with `digits` digits."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, int):
+        return f"{value:,}"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.{digits}g}"
+    return f"{value:,.{digits}f}"
+
+
+def or_dash(value: float | str | None, form: str = "") -> str:
+    """The value in a format of Python's, or a dash for None."""
+    if value is None:
+        return "—"
+    return format(value, form)
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """1 run, 1,200 runs."""
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n:,} {plural or noun + 's'}"
+
+
+def score(value: float, kind: str | None = None) -> str:
+    """A result: 28.0 %, or a measure's number."""
+    return f"{_figure(value, kind)} %" if kind == "binary" else _figure(value, kind)
+
+
+def signed(difference: float, kind: str | None = None) -> str:
+    """A difference with its sign: +68.7 points."""
+    figure = _figure(difference, kind, "+")
+    return f"{figure} points" if kind == "binary" else figure
+
+
+def size(difference: float | None, kind: str | None = None) -> str:
+    """A difference without sign: 4.9 points."""
+    if difference is None:
+        return UNKNOWN
+    figure = _figure(difference, kind)
+    return f"{figure} points" if kind == "binary" else figure
+
+
+def interval(ci95: Sequence[float], kind: str | None = None, *, sign: bool = False) -> str:
+    """A confidence interval: [63.3, 74.0]; with `sign`, that of a difference: [+63.3, +74.0]."""
+    low, high = (_figure(bound, kind, "+" if sign else "") for bound in ci95)
+    return f"[{low}, {high}]"
+
+
+def estimate(value: float, ci95: Sequence[float], kind: str | None = None) -> str:
+    """A result with its confidence interval: 28.0 % [23.2, 33.3]."""
+    return f"{score(value, kind)} {interval(ci95, kind)}"
+
+
+def change(difference: float, ci95: Sequence[float], kind: str | None = None) -> str:
+    """A difference with its confidence interval: +68.7 points [+63.3, +74.0]."""
+    return f"{signed(difference, kind)} {interval(ci95, kind, sign=True)}"
+
+
+def _figure(value: float, kind: str | None, sign: str = "") -> str:
+    if kind == "binary":
+        return f"{100 * value:{sign}.1f}"
+    if kind == "continuous":
+        return f"{value:{sign}.4g}"
+    return f"{value:{sign}.3f}"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value alone, as in a table: 0.031, < 0.001."""
+    if p is not None and p < 0.001:
+        return "< 0.001"
+    return or_dash(p, ".3f")
+
+
+def p_equals(p: float) -> str:
+    """A p-value in a sentence: p = 0.031, p < 0.001."""
+    return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
+
+
+def distinguishable(ci95: Sequence[float]) -> str:
+    """Whether a difference's confidence interval leaves zero out, in words."""
+    if ci95[0] <= 0 <= ci95[1]:
+        return "not distinguishable from zero"
+    return "distinguishable from zero"
+
+
+def ranges(numbers: Iterable[int], most: int = 8) -> str:
+    """Whole numbers as ranges of neighbours: 3–5, 9; of more than `most` ranges the middle is left out."""
+    # Neighbours have the same distance to their place in the sorted list.
+    runs = groupby(enumerate(sorted(set(numbers))), key=lambda item: item[1] - item[0])
+    shown = []
+    for _, run in runs:
+        members = [value for _, value in run]
+        first, last = members[0], members[-1]
+        shown.append(str(first) if first == last else f"{first}–{last}")
+    if len(shown) > most:
+        shown = [*shown[: most - 2], "…", shown[-1]]
+    return ", ".join(shown)
