@@ -103,28 +103,28 @@ def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
 
 
 def _drawn_box(box: _Box, lines: list[tuple[str, str]], kind: str) -> str:
-    drawn = (
-        f'<rect class="box {kind}" x="{box.x}" y="{box.y}"'
-        f' width="{BOX_WIDTH}" height="{box.height}" rx="7"/>'
+    drawn = svg.element(
+        "rect", f"box {kind}", x=box.x, y=box.y, width=BOX_WIDTH, height=box.height, rx=7
     )
-    for index, (css, words) in enumerate(lines):
-        drawn += svg.text(css, box.x + 10, box.y + 20 + index * LINE_HEIGHT, words)
+    baseline = box.y + 20
+    for css, words in lines:
+        drawn += svg.text(css, box.x + 10, baseline, words)
+        baseline += LINE_HEIGHT
     return drawn
 
 
 def _edge(maker: _Box, reader: _Box) -> str:
-    start = f"{maker.right} {maker.y + 20}"
-    end = f"{reader.x} {reader.y + 20}"
-    bend = COLUMN_GAP // 2
-    curve = f"{maker.right + bend} {maker.y + 20} {reader.x - bend} {reader.y + 20}"
-    return svg.path("edge", f"M{start} C{curve} {end}")
+    y1, y2 = maker.y + 20, reader.y + 20
+    bend1, bend2 = maker.right + COLUMN_GAP / 2, reader.x - COLUMN_GAP / 2
+    return svg.path("edge", "M", maker.right, y1, "C", bend1, y1, bend2, y2, reader.x, y2)
 
 
 def _lane(maker: _Box, reader: _Box, lane: int, bottom: int) -> str:
     """Out to the right, down, along below all boxes, up, and into the reader from the left."""
+    # Each lane keeps clear of the others everywhere, so that a line can be followed.
     out = maker.right + 8 + 5 * lane
     along = bottom + LANE_HEIGHT * lane
     back = reader.x - 8 - 5 * lane
     into = reader.y + 38 + 7 * lane
-    route = f"M{maker.right} {maker.y + 38}H{out}V{along}H{back}V{into}H{reader.x}"
-    return svg.path(f"edge lane{lane % 6}", route)
+    route = ("M", maker.right, maker.y + 38, "H", out, "V", along, "H", back, "V", into)
+    return svg.path(f"edge lane{lane % 6}", *route, "H", reader.x)

@@ -30,14 +30,33 @@ def document(
     return f"<svg {attributes}>{name}\n{inner}\n</svg>"
 
 
-def text(css: str, x: float, y: float, content: str, rotate: bool = False) -> str:
-    """Words at a point; `rotate` turns them to read upwards."""
-    turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if rotate else ""
-    return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}"{turned}>{escaped(content)}</text>'
+def text(css: str, x: float, y: float, content: str) -> str:
+    """Words at a point."""
+    return element("text", css, escaped(content), x=x, y=y)
 
 
-def path(css: str, commands: str) -> str:
-    return f'<path class="{css}" d="{commands}"/>'
+def path(css: str, *commands: float | str) -> str:
+    """A line by path commands and coordinates; pairs that follow M's first are lined to."""
+    return element("path", css, d=" ".join(map(_shown, commands)))
+
+
+def element(tag: str, css: str = "", content: str = "", **attributes: float | str) -> str:
+    """An element with its class and attributes; `content` is markup."""
+    start = f"<{tag}"
+    if css:
+        start += f' class="{css}"'
+    for name, value in attributes.items():
+        start += f' {name}="{_shown(value)}"'
+    if not content:
+        return f"{start}/>"
+    return f"{start}>{content}</{tag}>"
+
+
+def _shown(value: float | str) -> str:
+    """A coordinate to a tenth of a pixel, which the eye cannot part; other values as they are."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def escaped(content: str) -> str:

@@ -23,11 +23,11 @@ def lines(svg: str) -> list[list[tuple[float, float]]]:
 
     The legend's samples are relative and left out.
     """
-    found = re.findall(r'class="line [^"]*" d="M([^"h]*)"', svg)
-    return [
-        [(float(x), float(y)) for x, y in (point.split() for point in path.split("L"))]
-        for path in found
-    ]
+    found = []
+    for path in re.findall(r'class="line [^"]*" d="M ([^"h]*)"', svg):
+        numbers = [float(number) for number in path.split()]
+        found.append(list(zip(numbers[::2], numbers[1::2], strict=True)))
+    return found
 
 
 def line_chart(*series: Series, marks: tuple[Mark, ...] = ()) -> str:
@@ -132,7 +132,7 @@ def test_an_interval_chart_shows_each_row_at_its_numbers() -> None:
         texts(svg)
     )
     low, high = (
-        float(x) for x in re.findall(r'class="whisker c0" d="M([\d.]+) [\d.]+H([\d.]+)', svg)[0]
+        float(x) for x in re.findall(r'class="whisker c0" d="M ([\d.]+) [\d.]+ H ([\d.]+)', svg)[0]
     )
     ticks = {
         element.text: float(str(element.get("x"))) for element in ET.fromstring(svg).iter("text")
@@ -144,8 +144,8 @@ def test_an_interval_chart_shows_each_row_at_its_numbers() -> None:
 
 def test_a_reference_is_always_inside_the_chart() -> None:
     svg = drawing.interval_chart("d", {"": [Interval("a", 5, 4, 6)]}, x_label="points", reference=0)
-    (x,) = re.findall(r'class="reference" d="M([\d.]+)', svg)
-    (low,) = re.findall(r'class="whisker c0" d="M([\d.]+)', svg)
+    (x,) = re.findall(r'class="reference" d="M ([\d.]+)', svg)
+    (low,) = re.findall(r'class="whisker c0" d="M ([\d.]+)', svg)
     assert 0 < float(x) < float(low)
 
 
