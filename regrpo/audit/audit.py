@@ -13,7 +13,6 @@ git | cache | remote | mlflow faults, unchecked, notes  [{kind, stage, path, rec
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,15 +23,31 @@ from typing import Any
 from regrpo.audit import mlflow_rules
 from regrpo.audit.findings import Findings
 from regrpo.core import files
-from regrpo.core.dvc import cache_folder, dvc_config
-from regrpo.core.errors import CannotCheck
+from regrpo.core.dvc import (
+    cache_folder,
+    declared_outputs,
+    dvc_config,
+    md5_of,
+    object_path,
+    parse_listing,
+    path_of,
+)
+from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.git import git
 from regrpo.core.hub import is_commit
-from regrpo.core.pipeline import Snapshot, stage_key
-from regrpo.core.profiles import STAGES
+from regrpo.core.pipeline import (
+    Misfit,
+    Snapshot,
+    chain_misfits,
+    entry_misfits,
+    out_md5s,
+    record_path,
+)
+from regrpo.core.profiles import STAGES, parse_yaml
 from regrpo.records import hashing, journals
+from regrpo.records.find import Place
 from regrpo.records.hashing import Digest
-from regrpo.records.record import Item, Place, Record, parse_record, record_bytes, safe_lock
+from regrpo.records.record import Item, Record, parse_record
 
 RAW = ("data/raw", "models/raw")
 """What users bring: its bytes may lie outside git, so that a clone need not have them."""
@@ -57,7 +72,7 @@ class _Audit(Findings):
 
     def walk(self, remote: str | bool, mlflow: bool) -> dict[str, Any]:
         self.tree = hashing.Tree(self.snapshot)
-        self.lock = safe_lock(self.snapshot)["stages"]
+        self.lock = self.snapshot.lock()["stages"]
         if not self.lock:
             raise CannotCheck(
                 "dvc.lock",
@@ -66,7 +81,7 @@ class _Audit(Findings):
                 remedy="Run `make repro`, or name a revision that holds results.",
             )
         self.declared = _declared(self.snapshot)
-        self.raw = record_bytes(self.snapshot)
+        self.raw = self.snapshot.record_bytes()
         with ThreadPoolExecutor(
             1
         ) as aside:  # importing mlflow takes seconds, in which the bytes are hashed
@@ -97,7 +112,7 @@ class _Audit(Findings):
 
     def _read_records(self) -> None:
         for stage in STAGES:
-            path = _own(stage)
+            path = record_path(stage)
             if stage not in self.lock and stage not in self.raw:
                 self.say(
                     self.unchecked,
@@ -128,7 +143,7 @@ class _Audit(Findings):
 
     def _check_record(self, stage: str) -> None:
         """What run.json says about itself."""
-        record, written, path = self.records[stage], self.written[stage], _own(stage)
+        record, written, path = self.records[stage], self.written[stage], record_path(stage)
         if record.stage != stage:
             self.fault(
                 "record",
@@ -152,15 +167,20 @@ class _Audit(Findings):
 
     def _check_lock(self, stage: str) -> None:
         """dvc.lock's entry against run.json: the same command, parameters, inputs and outputs."""
-        record, entry, own = self.records[stage], self.lock[stage], _own(stage)
-        outs = {out["path"]: out["md5"] for out in entry.get("outs", [])}
+        record, entry, own = self.records[stage], self.lock[stage], record_path(stage)
+        outs = out_md5s(entry)
+        misfits = {
+            one.kind: one
+            for one in entry_misfits(stage, entry, self.raw[stage], self.written[stage])
+        }
+        altered = misfits.get("md5")
         if own not in outs:
             self.fault("lock", stage, "dvc.lock", f"does not list {own}")
-        elif outs[own] != (found := _md5(self.raw[stage])):
-            self.row(own, self._here, stage, outs[own], found, "changed")
-            self.fault(
-                "lock", stage, own, "is not the record that dvc.lock knows (MD5)", outs[own], found
-            )
+        elif altered:
+            expected, found = altered.expected, altered.found
+            self.row(own, self._here, stage, expected, found, "changed")
+            text = "is not the record that dvc.lock knows (MD5)"
+            self.fault("lock", stage, own, text, expected, found)
         else:
             self.row(own, self._here, stage, outs[own], outs[own], "ok")
         if entry["cmd"] != record.command:
@@ -200,9 +220,9 @@ class _Audit(Findings):
                 else:
                     continue
                 self._check_facts(stage, what, one, {"hash": "md5", "size": size, "nfiles": count})
-        if (found := stage_key(entry)) != record.key:
+        if other := misfits.get("key"):
             text = "dvc.lock's command, dependencies and parameters do not give run.json's key"
-            self.fault("lock", stage, f"{own}: key", text, record.key, found)
+            self.fault("lock", stage, f"{own}: key", text, other.expected, other.found)
 
     def _check_facts(
         self, stage: str, what: str, one: Mapping[str, Any], expected: Mapping[str, Any]
@@ -244,11 +264,7 @@ class _Audit(Findings):
                     entry["cmd"],
                     declared[stage].get("cmd"),
                 )
-            outs = {
-                _name(out)
-                for kind in ("outs", "metrics", "plots")
-                for out in declared[stage].get(kind, [])
-            }
+            outs = {path_of(out) for out in declared_outputs(declared[stage])}
             locked = {
                 kind: {one["path"] for one in entry.get(kind, [])} for kind in ("outs", "deps")
             }
@@ -257,7 +273,7 @@ class _Audit(Findings):
             }
             for what, names in (
                 ("outs", outs),
-                ("deps", set(map(_name, declared[stage].get("deps", [])))),
+                ("deps", set(map(path_of, declared[stage].get("deps", [])))),
                 ("params", _params(declared[stage].get("params", []), entry.get("params", {}))),
             ):
                 for path in sorted(names ^ locked[what]):
@@ -374,14 +390,9 @@ class _Audit(Findings):
     @cached_property
     def _uncached(self) -> set[str]:
         """The outputs that git holds (`cache: false`)."""
-        outs = (
-            out
-            for stage in self.declared.values()
-            for kind in ("outs", "metrics", "plots")
-            for out in stage.get(kind, [])
-        )
+        outs = [out for stage in self.declared.values() for out in declared_outputs(stage)]
         return {
-            _name(out)
+            path_of(out)
             for out in outs
             if isinstance(out, dict) and not (next(iter(out.values())) or {}).get("cache", True)
         }
@@ -442,7 +453,7 @@ class _Audit(Findings):
     def _note_undeclared(self, stage: str) -> None:
         """Files in the stage's reports that no run recorded."""
         if self.tree.is_workspace:
-            known = {item.path for item in self.records[stage].outputs} | {_own(stage)}
+            known = {item.path for item in self.records[stage].outputs} | {record_path(stage)}
             for name in self.tree.names(f"reports/{stage}") or []:
                 if name not in known:
                     self.say(
@@ -555,10 +566,10 @@ class _Audit(Findings):
                         if data is None:
                             self._lacks(stage, item.path, md5, "the remote", "`dvc push`")
                             continue
-                        listing = hashing.parse_listing(data)
-                        if _md5(data) + ".dir" != md5:
+                        listing = parse_listing(data)
+                        if md5_of(data) + ".dir" != md5:
                             text = f"the remote: the folder's listing {md5} was changed"
-                            self.fault("remote", stage, item.path, text, md5, _md5(data) + ".dir")
+                            self.fault("remote", stage, item.path, text, md5, md5_of(data) + ".dir")
                             continue
                     if listing is not None:
                         listings.append((stage, item, listing))
@@ -606,7 +617,7 @@ class _Audit(Findings):
         for item in self.records[stage].inputs:
             if producer := self._producer(item.path):
                 if producer[0] in self.records:  # one that cannot be read is told of once
-                    self._check_chain(stage, item, producer, locked.get(item.path))
+                    self._check_chain(stage, item, producer[0], locked.get(item.path))
                 continue
             found = self._found(item.path)
             if item.path in RAW:
@@ -668,43 +679,36 @@ class _Audit(Findings):
         for stage in STAGES:
             outs = self.records[stage].outputs if stage in self.records else []
             locked = [out["path"] for out in self.lock.get(stage, {}).get("outs", [])]
-            for out in [*(out.path for out in outs), *locked, _own(stage)]:
+            for out in [*(out.path for out in outs), *locked, record_path(stage)]:
                 if path == out or path.startswith(f"{out}/"):
                     return stage, next((one for one in outs if one.path == out), None)
         return None
 
-    def _check_chain(
-        self, stage: str, item: Item, producer: tuple[str, Item | None], md5: str | None
-    ) -> None:
-        maker, out = producer
-        outs = {one["path"]: one["md5"] for one in self.lock[maker].get("outs", [])}
-        if md5 is not None and outs.get(item.path, md5) != md5:
+    @cached_property
+    def _broken_chain(self) -> dict[tuple[str, str], Misfit]:
+        """(reader, path) of each input that is not what the stage that makes it recorded."""
+        misfits = chain_misfits({stage: self.written[stage] for stage in self.records}, self.raw)
+        return {(one.stage, one.path): one for one in misfits}
+
+    def _check_chain(self, stage: str, item: Item, maker: str, md5: str | None) -> None:
+        """An input that an earlier stage made: its SHA-256 in the records, its MD5 in dvc.lock."""
+        known = self._md5_made(maker, item.path)
+        if md5 is not None and known is not None and known != md5:
             text = f"dvc.lock: {stage} read other bytes (MD5) than {maker} made"
-            self.fault("lock", stage, f"dvc.lock: deps: {item.path}", text, outs[item.path], md5)
-        made: str | None
-        if item.path == _own(maker):
-            made = hashlib.sha256(self.raw[maker]).hexdigest()
-        elif out is None:
-            return  # the output is missing from the record, which is told as such
-        elif item.path == out.path:
-            made = out.sha256
-        else:
-            made = (out.files or {}).get(item.path[len(out.path) + 1 :])
-        if made != item.sha256:
+            self.fault("lock", stage, f"dvc.lock: deps: {item.path}", text, known, md5)
+        if other := self._broken_chain.get((stage, item.path)):
             text = f"{stage} read other bytes than {maker} says it made"
-            self.fault(
-                "chain", stage, item.path, text, item.sha256, made or "not among its outputs"
-            )
-        elif (
-            out is not None
-            and item.path != out.path
-            and md5
-            and (listing := self.cache.listing(outs.get(out.path, "")))
-        ):
-            inner = listing.get(item.path[len(out.path) + 1 :])
-            if inner is not None and inner != md5:
-                text = f"dvc.lock: {stage} read other bytes (MD5) than {maker} made"
-                self.fault("lock", stage, f"dvc.lock: deps: {item.path}", text, inner, md5)
+            made = other.expected or "not among its outputs"
+            self.fault("chain", stage, item.path, text, item.sha256, made)
+
+    def _md5_made(self, maker: str, path: str) -> str | None:
+        """The MD5 of a stage's output, or of a file in one as far as DVC's cache lists it."""
+        for out, md5 in out_md5s(self.lock[maker]).items():
+            if out == path:
+                return md5
+            if path.startswith(f"{out}/"):
+                return (self.cache.listing(md5) or {}).get(path[len(out) + 1 :])
+        return None
 
     def _check_hub(self, stage: str) -> None:
         for where, source in _sources(self.records[stage].parameters, ""):
@@ -726,7 +730,7 @@ class _Audit(Findings):
             return
         trees: dict[str, hashing.Tree | None] = {}
         for stage, record in self.records.items():
-            revision, own = record.code.revision, _own(stage)
+            revision, own = record.code.revision, record_path(stage)
             if revision is None:
                 self.fault(
                     "code",
@@ -882,7 +886,7 @@ class _Cache:
         """
 
     def path(self, md5: str) -> Path:
-        return self.folder / md5[:2] / md5[2:]
+        return object_path(self.folder, md5)
 
     def holds(self, md5: str | None) -> bool:
         """Whether an object, or a folder's listing and all its objects, are there."""
@@ -902,8 +906,8 @@ class _Cache:
             self._listings[md5] = None
             if (file := self.path(md5)).is_file():
                 data = file.read_bytes()
-                if (found := _md5(data) + ".dir") == md5:
-                    self._listings[md5] = hashing.parse_listing(data)
+                if (found := md5_of(data) + ".dir") == md5:
+                    self._listings[md5] = parse_listing(data)
                 else:
                     self.changed[md5] = found
         return self._listings[md5]
@@ -923,19 +927,6 @@ class _Cache:
         return [out["path"] for out in self.lock[stage].get("outs", []) if self.holds(out["md5"])]
 
 
-def _own(stage: str) -> str:
-    return f"reports/{stage}/run.json"
-
-
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def _name(declared: Any) -> str:
-    """An entry of dvc.yaml's lists: a path, or a mapping of one path to its options."""
-    return str(next(iter(declared)) if isinstance(declared, dict) else declared)
-
-
 def _shown(value: Any) -> str | None:
     return (
         None if value is None else value if isinstance(value, str) else files.canonical_json(value)
@@ -944,12 +935,9 @@ def _shown(value: Any) -> str | None:
 
 def _yaml(snapshot: Snapshot, path: str) -> dict[str, Any] | None:
     """A YAML file there; None where it is missing, unreadable or no mapping."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        content = YAML(typ="safe").load((snapshot.read(path) or b"").decode())
-    except (YAMLError, ValueError, OSError):  # a name that no file can have is a ValueError
+        content = parse_yaml(snapshot.read(path) or b"", path)
+    except (Refused, ValueError, OSError):  # a name that no file can have is a ValueError
         content = None
     return content if isinstance(content, dict) else None
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from regrpo.core.pipeline import Snapshot, pipeline_key
 from regrpo.core.profiles import STAGES
-from regrpo.records.record import Place, Record
+from regrpo.records.find import Place
+from regrpo.records.record import Record
 
 
 @dataclass

@@ -24,14 +24,17 @@ from typing import Any, Literal
 
 from regrpo.audit import file_differences
 from regrpo.core import files, profiles
+from regrpo.core.dvc import object_path, parse_listing
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.git import git
-from regrpo.core.pipeline import CODE, Snapshot
+from regrpo.core.pipeline import CODE, Snapshot, out_md5s
 from regrpo.evaluate.results import METRICS, SAMPLES, parse_metrics, read_samples
 from regrpo.records import journals, stage_run
 from regrpo.records import record as record_module
+from regrpo.records.find import Finder, experiments
 from regrpo.report import card
 from regrpo.tracking import follower, rows
+from regrpo.tracking.lookup import Lookup
 
 Json = dict[str, Any]
 Verdict = Literal["identical", "equivalent", "different"]
@@ -89,9 +92,9 @@ def reproduce(
     root, started, is_default = Path.cwd(), time.time(), run is None
     run = "HEAD" if run is None else run
     mlflow = mlflow and journals.enabled()
-    place = record_module.find(run, root, mlflow, committed=True)
+    place = Finder(root, Lookup() if mlflow else None, committed=True).find(run)
     snapshot, commit = place.snapshot, str(place.snapshot.revision)
-    names = [name for name, at in record_module.experiments(root).items() if at == commit]
+    names = [name for name, at in experiments(root).items() if at == commit]
     experiment = run if run in names else next(iter(names), None)
     uncommitted = ", ".join(_uncommitted(root))
     if uncommitted and is_default:
@@ -581,16 +584,15 @@ class Workspace:
         return target if files.sha256(target) == expected else None
 
     def _cached(self, stage: str, path: str, name: str) -> Path | None:
-        outs = {
-            out["path"]: out.get("md5", "") for out in self.snapshot.lock()["stages"][stage]["outs"]
-        }
-        if (found := self._object(outs.get(path, ""))) and name:
-            listing = {item["relpath"]: item["md5"] for item in files.read_json(found)}
-            found = self._object(listing.get(name, ""))
-        return found
+        outs = out_md5s(self.snapshot.lock()["stages"][stage])
+        found = self._object(outs.get(path, ""))
+        if found is None or not name:
+            return found
+        listing = parse_listing(found.read_bytes()) or {}
+        return self._object(listing.get(name, ""))
 
     def _object(self, md5: str) -> Path | None:
-        objects = [cache / "files/md5" / md5[:2] / md5[2:] for cache in self.caches]
+        objects = [object_path(cache / "files/md5", md5) for cache in self.caches]
         return next((file for file in objects if md5 and file.is_file()), None)
 
     def _fetched(self, stage: str, path: str, name: str) -> Path | None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.audit import audit
-from regrpo.records import record
+from regrpo.records.find import Finder
+from regrpo.tracking.lookup import Lookup
 
 EXIT = {"complete": 0, "broken": 1, "not checkable": 2}
 
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     folder = _folder(args.target)
     target = None if folder else args.target
     with contextlib.chdir(folder or Path.cwd()):
-        place = record.find(target, Path.cwd(), mlflow=not args.no_mlflow)
+        rows = None if args.no_mlflow else Lookup()
+        place = Finder(Path.cwd(), rows).find(target)
         result = audit.audit(
             place, remote=args.remote, mlflow=not args.no_mlflow, strict_env=args.strict_env
         )

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from regrpo.compare import blocks, compare
+from regrpo.tracking.lookup import Lookup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         args.runs,
         Path.cwd(),
         sweep=args.sweep,
-        mlflow=not args.no_mlflow,
+        rows=None if args.no_mlflow else Lookup(),
         curves=args.html is not None,
     )
     if args.html:

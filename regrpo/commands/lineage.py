@@ -6,8 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo.records import graph, record
+from regrpo.records import graph
+from regrpo.records.find import Finder, require_git, revisions
 from regrpo.report import pages
+from regrpo.tracking.lookup import Lookup
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
     way: graph.Direction = "downstream" if args.downstream else "upstream"
     if args.html:
         pages.require_writable(args.html)
-    here = record.workspace(root)
-    record.require_git(root)
-    whole = graph.of_places([here, *record.revisions(root)])
-    part, starts = graph.ask(whole, args.target, root, way, mlflow=not args.no_mlflow)
+    finder = Finder(root, None if args.no_mlflow else Lookup())
+    require_git(root)
+    whole = graph.of_places([finder.here, *revisions(root)])
+    part, starts = graph.ask(whole, args.target, finder.find, way)
     if args.json:
         print(
             json.dumps(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from regrpo.records import record
+from regrpo.records.find import Finder
 from regrpo.report import contents, pages
+from regrpo.tracking.lookup import Lookup
 
 PAGE = Path("reports/index.html")
 
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     root = Path.cwd()
-    found = contents.read(record.find(args.target, root, mlflow=not args.no_mlflow), root)
+    rows = None if args.no_mlflow else Lookup()
+    found = contents.read(Finder(root, rows).find(args.target), root)
     pages.write(args.out, pages.report_page(found, args.out))
     print(f"wrote {args.out}")
     return 0

@@ -22,9 +22,10 @@ from regrpo.compare.runs import SEEDS, Questions, Run
 from regrpo.compare.seed_tests import FEWEST_SEEDS, Tested
 from regrpo.core.errors import CannotCheck
 from regrpo.core.git import git
-from regrpo.core.pipeline import CODE
+from regrpo.core.pipeline import CODE, load
 from regrpo.evaluate import stats
 from regrpo.evaluate.results import SAMPLES, Evaluation, Kind
+from regrpo.records.find import Finder, Named, Rows
 
 if TYPE_CHECKING:
     from regrpo.compare.seed_tests import Values
@@ -50,7 +51,7 @@ def compare(
     root: Path,
     *,
     sweep: str | None = None,
-    mlflow: bool = True,
+    rows: Rows | None = None,
     examples: int = 5,
     curves: bool = False,
 ) -> Json:
@@ -63,15 +64,17 @@ def compare(
     [sentences]}; with `curves` those of the training, too. Raises CannotCheck where fewer than two
     runs can be read.
     """
-    tracker = runs.Rows(mlflow)
-    named = runs.find(targets, root, tracker)
+    finder = Finder(root, rows)
+    named = finder.each(targets)
     missing_from_sweep: list[str] = []
     if sweep is not None:
-        members = runs.find_sweep(sweep, root, tracker)
+        members = finder.sweep(sweep)
         named += members
         missing_from_sweep = [one.name for one in members if one.place is None]
     read, left_out = _read(named)
-    notes = [tracker.problem] if tracker.problem else []
+    notes = []
+    if finder.mlflow_problem:
+        notes.append(f"{finder.mlflow_problem}; git and DVC only")
     if len(read) < 2:
         raise _too_few(read, targets, sweep, left_out, notes)
     if missing_from_sweep:
@@ -119,14 +122,13 @@ def _too_few(
     )
 
 
-def _read(named: Sequence[runs.Named]) -> tuple[list[Run], list[Json]]:
+def _read(named: Sequence[Named]) -> tuple[list[Run], list[Json]]:
     """The runs that can be read, under names of their own, and the others with the reason."""
     left_out = [{"name": one.name, "reason": one.problem} for one in named if one.place is None]
     there = [one for one in named if one.place is not None]
+    snapshots = load([one.place.snapshot for one in there if one.place], runs.READ)
     read: list[Run] = []
-    for one, snapshot in zip(
-        there, runs.load([one.place for one in there if one.place]), strict=True
-    ):
+    for one, snapshot in zip(there, snapshots, strict=True):
         try:
             run = runs.read_run(one, snapshot)
         except CannotCheck as error:

@@ -19,7 +19,6 @@ from pydantic import Field
 
 from regrpo.audit import audit
 from regrpo.core import profiles
-from regrpo.core.dvc import cache_folder
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.git import git
 from regrpo.core.pipeline import Snapshot
@@ -28,8 +27,8 @@ from regrpo.core.settings import Section
 from regrpo.core.text import change, p_equals, signed
 from regrpo.evaluate import stats
 from regrpo.evaluate.results import METRICS, SAMPLES, Pair, read_samples
-from regrpo.records import hashing, record
-from regrpo.records.record import Place
+from regrpo.records import hashing
+from regrpo.records.find import Finder, Place
 from regrpo.tracking import address, follower, rows
 
 if TYPE_CHECKING:
@@ -132,19 +131,8 @@ def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: boo
 
 def _find(target: str, root: Path, registry: Registry) -> Place:
     """The finished pipeline that a user means. Raises CannotCheck that says what it is instead."""
-    try:
-        place = record.find(target, root)
-    except CannotCheck as error:
-        run = registry.run(target) if re.fullmatch("[0-9a-f]{32}", target) else None
-        if run is None:
-            raise
-        raise CannotCheck(
-            f"run {target}",
-            expected="a finished pipeline that the workspace, a commit or an experiment holds",
-            found=f"an MLflow run ({run['status']}) whose results are in none of them",
-            remedy="Finish it with `dvc repro`; `dvc exp list` and `git log -- dvc.lock` show what there is.",
-        ) from error
-    lock = record.safe_lock(place.snapshot)["stages"]
+    place = Finder(root, registry).find(target)
+    lock = place.snapshot.lock()["stages"]
     if missing := [
         stage for stage in STAGES if stage not in lock or place.snapshot.record(stage) is None
     ]:
@@ -180,13 +168,7 @@ def _record(snapshot: Snapshot, stage: str) -> Json:
 def _output(snapshot: Snapshot, path: str, stage: str) -> bytes:
     """An output's bytes, here or in DVC's cache, checked against the record. Raises CannotCheck."""
     out = next(out for out in _record(snapshot, stage)["outputs"] if out["path"] == path)
-    data: bytes | None = snapshot.read(path)
-    if data is None:
-        md5 = next(
-            one["md5"] for one in snapshot.lock()["stages"][stage]["outs"] if one["path"] == path
-        )
-        cached = cache_folder(snapshot.root) / md5[:2] / md5[2:]
-        data = cached.read_bytes() if cached.is_file() else None
+    data = snapshot.output(path)
     if data is None or hashing.of_bytes(data).sha256 != out["sha256"]:
         raise CannotCheck(
             path,
@@ -260,7 +242,7 @@ def _champions_run(champion: Mapping[str, Any], root: Path) -> Place:
             found="none",
             remedy="It was registered by other means: take its alias away (MLflow) to let any audited run succeed it.",
         )
-    place = record.find(run, root, mlflow=False)
+    place = Finder(root).find(run)
     outputs = {out["path"]: out["sha256"] for out in _record(place.snapshot, "evaluate")["outputs"]}
     if outputs.get(SAMPLES) != digest:
         raise CannotCheck(

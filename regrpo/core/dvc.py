@@ -1,10 +1,11 @@
-"""What DVC itself would say: its hashes, its root, its configuration, where its cache lies."""
+"""What DVC itself would say: its hashes, its root, its configuration, what its cache holds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,54 +25,75 @@ def entry_now(stage: str) -> dict[str, Any]:
     }
 
 
+def path_of(declared: Any) -> str:
+    """The path in an entry of dvc.yaml's lists: a string, or a mapping of one path to its options."""
+    if isinstance(declared, Mapping):
+        return str(next(iter(declared)))
+    return str(declared)
+
+
+def declared_outputs(stage: Mapping[str, Any]) -> list[Any]:
+    """The entries under `outs:`, `metrics:` and `plots:` of a stage in dvc.yaml (see `path_of`)."""
+    return [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind) or []]
+
+
+# --- hashes ---------------------------------------------------------------------------------------
+
+
+def md5_of(data: bytes) -> str:
+    """MD5 in hex. An identity within the pipeline, not a protection: records hold SHA-256 besides."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
 def dvc_md5(path: Path) -> str:
-    """DVC's own hash.
-
-    A file's MD5, or for a folder the MD5 of its sorted listing, ending in `.dir`.
-
-    An identity within the pipeline, not a protection: records hold SHA-256 besides.
-    """
+    """DVC's own hash of what lies at a path: a file's MD5, or a folder's (`folder_md5`)."""
     if path.is_file():
         with path.open("rb") as f:
             return hashlib.file_digest(f, "md5").hexdigest()
-    listing = [
-        {"md5": dvc_md5(file), "relpath": file.relative_to(path).as_posix()}
-        for file in files_in(path)
-    ]
-    listing.sort(key=lambda item: item["relpath"])
+    return folder_md5({file.relative_to(path).as_posix(): dvc_md5(file) for file in files_in(path)})
+
+
+def folder_md5(files: Mapping[str, str]) -> str:
+    """DVC's hash of a folder: the MD5 of its sorted listing, ending in `.dir`; `files` is {name: MD5}."""
+    listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
     return md5_of(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
 
-def files_in(path: Path) -> Iterator[Path]:
-    """The files that DVC sees at a path.
+def parse_listing(data: bytes) -> dict[str, str] | None:
+    """{name: MD5} of a `.dir` object's bytes. Returns None if they are no such listing."""
+    try:
+        return {str(item["relpath"]): str(item["md5"]) for item in json.loads(data)}
+    except (ValueError, TypeError, KeyError):
+        return None
 
-    Itself, or all below a folder that .dvcignore does not exclude.
-    """
+
+def files_in(path: Path) -> Iterator[Path]:
+    """The files that DVC sees at a path: itself, or all below a folder that .dvcignore lets through."""
     from pathspec import GitIgnoreSpec
 
     if path.is_file():
         yield path
         return
     ignore_file = Path(".dvcignore")
-    ignored = GitIgnoreSpec.from_lines(
-        ignore_file.read_text().splitlines() if ignore_file.exists() else []
-    )
+    lines = ignore_file.read_text().splitlines() if ignore_file.exists() else []
+    ignored = GitIgnoreSpec.from_lines(lines)
     for file in sorted(path.rglob("*")):
         if file.is_file() and not ignored.match_file(file.as_posix()):
             yield file
 
 
+# --- the repository and its cache -----------------------------------------------------------------
+
+
 def dvc_root() -> Path:
     """The root of the repository that the user sees, also from DVC's temporary experiment workspaces."""
-    import os
-
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
 def dvc_config(root: Path) -> dict[str, Any]:
     """DVC's configuration of the repository at `root`, as DVC reads it.
 
-    Raises CannotCheck where it cannot be read.
+    Raises CannotCheck if it cannot be read.
     """
     from dvc.config import Config
     from dvc.exceptions import DvcException
@@ -89,12 +111,25 @@ def dvc_config(root: Path) -> dict[str, Any]:
 
 def cache_folder(root: Path) -> Path:
     """Where DVC's cache of the repository at `root` keeps its objects."""
-    return (
-        Path(dvc_config(root).get("cache", {}).get("dir") or root / ".dvc" / "cache")
-        / "files"
-        / "md5"
-    )
+    configured = dvc_config(root).get("cache", {}).get("dir")
+    return Path(configured or root / ".dvc" / "cache") / "files" / "md5"
 
 
-def md5_of(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+def object_path(cache: Path, md5: str) -> Path:
+    """Where the object of this MD5 lies in a cache (or a remote, which DVC lays out alike)."""
+    return cache / md5[:2] / md5[2:]
+
+
+def read_object(cache: Path, md5: str) -> bytes | None:
+    """An object's bytes. Returns None if it is not there, or not what its name says."""
+    path = object_path(cache, md5)
+    if not md5 or not path.is_file():
+        return None
+    data = path.read_bytes()
+    return data if md5_of(data) == md5.removesuffix(".dir") else None
+
+
+def read_object_inside(cache: Path, folder: str, name: str) -> bytes | None:
+    """A file of a folder output, of which `folder` is the MD5. Returns None as `read_object` does."""
+    listing = parse_listing(read_object(cache, folder) or b"")
+    return read_object(cache, (listing or {}).get(name, ""))

@@ -1,36 +1,44 @@
-"""What dvc.lock and the records say.
+"""What dvc.lock and the records say of a pipeline, in a workspace or at a git revision.
 
-Stage keys, inputs and outputs, in a workspace or at a git revision.
+Stage keys, the files of a revision, and the one check that they all belong together (`misfits`).
+A record here is run.json's element as plain data; regrpo.records.record has it as a checked model.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import json
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from regrpo.core.dvc import cache_folder, dvc_root, md5_of
+from regrpo.core.dvc import cache_folder, dvc_root, md5_of, read_object
+from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.files import sha256_json
-from regrpo.core.profiles import STAGES
+from regrpo.core.git import Files, read_files
+from regrpo.core.profiles import STAGES, parse_yaml
 
 LOCK = Path("dvc.lock")
-
-
 CODE = ("stages", "regrpo", "custom", "dvc.yaml", "pyproject.toml", "constraints.txt")
-"""What counts as code.
+"""What counts as code, for the "dirty" flag (DVC itself rewrites params.yaml and the reports)."""
 
-What a "dirty" flag looks at (DVC itself rewrites params.yaml and the reports).
-"""
+Json = dict[str, Any]
 
 
-def stage_key(entry: dict[str, Any]) -> str:
-    """SHA-256 over a dvc.lock entry's command, dependency hashes and parameters.
+def record_path(stage: str) -> str:
+    """Where a stage leaves its record."""
+    return f"reports/{stage}/run.json"
 
-    What "the same stage" means.
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def stage_key(entry: Mapping[str, Any]) -> str:
+    """SHA-256 over a dvc.lock entry's command, dependency hashes and parameters: "the same stage".
 
     Outputs are no part of it, so it is known before the stage runs.
     """
@@ -43,28 +51,136 @@ def stage_key(entry: dict[str, Any]) -> str:
     )
 
 
-def pipeline_key(lock: dict[str, Any]) -> str | None:
-    """SHA-256 over the keys of all stages; None where dvc.lock does not hold every stage yet."""
+def pipeline_key(lock: Mapping[str, Any]) -> str | None:
+    """SHA-256 over the keys of all stages. Returns None if dvc.lock does not hold every stage yet."""
     stages = lock.get("stages", {})
-    return (
-        sha256_json({name: stage_key(stages[name]) for name in STAGES})
-        if set(STAGES) <= set(stages)
-        else None
-    )
+    if not set(STAGES) <= set(stages):
+        return None
+    return sha256_json({name: stage_key(stages[name]) for name in STAGES})
+
+
+def out_md5s(entry: Mapping[str, Any]) -> dict[str, str]:
+    """{path: MD5} of a dvc.lock entry's outs."""
+    return {out["path"]: out["md5"] for out in entry.get("outs", [])}
+
+
+# --- whether it all belongs together --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """One thing in a pipeline's files that does not fit the rest, as far as `stage` shows it.
+
+    kind      path           what is wrong
+    "entry"   dvc.lock       it does not hold the stage
+    "record"  the run.json   there is none that can be read
+    "md5"     the run.json   it is not the one that dvc.lock knows
+    "key"     the run.json   dvc.lock's entry gives another key
+    "input"   the input      the stage read other bytes than `maker` recorded (SHA-256)
+
+    `expected` and `found` are hashes; `expected` is None for a file that `maker` did not make.
+    """
+
+    stage: str
+    kind: Literal["entry", "record", "md5", "key", "input"]
+    path: str
+    expected: str | None = None
+    found: str | None = None
+    maker: str = ""
+
+
+def misfits(
+    lock: Mapping[str, Any], data: Mapping[str, bytes], records: Mapping[str, Json]
+) -> list[Misfit]:
+    """Everything that keeps dvc.lock and the records from being one pipeline, in running order.
+
+    `lock`: dvc.lock. `data` and `records`: by stage, run.json's bytes and what they say; a stage
+    whose record cannot be read has none of the latter.
+    """
+    found: list[Misfit] = []
+    inputs = chain_misfits(records, data)
+    for stage in STAGES:
+        entry = lock["stages"].get(stage)
+        if entry is None:
+            found.append(Misfit(stage, "entry", str(LOCK)))
+        if stage not in records:
+            found.append(Misfit(stage, "record", record_path(stage)))
+        elif entry is not None:
+            found += entry_misfits(stage, entry, data[stage], records[stage])
+        found += [one for one in inputs if one.stage == stage]
+    return found
+
+
+def entry_misfits(
+    stage: str, entry: Mapping[str, Any], data: bytes, record: Mapping[str, Any]
+) -> list[Misfit]:
+    """Where dvc.lock's entry is not that of this record: the file's MD5, the stage's key."""
+    path = record_path(stage)
+    found = []
+    known, md5 = out_md5s(entry).get(path), md5_of(data)
+    if known != md5:
+        found.append(Misfit(stage, "md5", path, known, md5))
+    key = stage_key(entry)
+    if record.get("key") != key:
+        found.append(Misfit(stage, "key", path, record.get("key"), key))
+    return found
+
+
+def chain_misfits(
+    records: Mapping[str, Json], data: Mapping[str, bytes] | None = None
+) -> list[Misfit]:
+    """Where a stage read other bytes than the stage that makes them recorded as its output.
+
+    With `data`, the records themselves count as outputs: the last stage reads some of them.
+    """
+    made: dict[str, dict[str, str]] = {}
+    for stage, record in records.items():
+        made[stage] = dict(hashes(record["outputs"]))
+        if data is not None and stage in data:
+            made[stage][record_path(stage)] = hashlib.sha256(data[stage]).hexdigest()
+    found = []
+    for stage, record in records.items():
+        for item in record["inputs"]:
+            path, digest = item["path"], item["sha256"]
+            maker = _maker_of(path, made)
+            if maker is not None and made[maker].get(path) != digest:
+                found.append(Misfit(stage, "input", path, made[maker].get(path), digest, maker))
+    return found
+
+
+def hashes(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(path, SHA-256) of recorded inputs or outputs: each as a whole, and a folder's files besides."""
+    for item in items:
+        yield item["path"], item["sha256"]
+        for name, digest in (item.get("files") or {}).items():
+            yield f"{item['path']}/{name}", digest
+
+
+def _maker_of(path: str, made: Mapping[str, Mapping[str, str]]) -> str | None:
+    """The stage that has the path, or a folder around it, among its outputs."""
+    around = [path, *(str(parent) for parent in Path(path).parents)]
+    for stage, outputs in made.items():
+        if any(one in outputs for one in around):
+            return stage
+    return None
+
+
+# --- the files ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A pipeline's committed side.
-
-    Dvc.lock, params and uncached files of a folder, or of a git revision in it.
-    """
+    """The small files of a pipeline that git holds: in a folder, or at a git revision of it."""
 
     root: Path
     revision: str | None = None
+    loaded: Files = field(default_factory=dict, compare=False, repr=False)
+    """What was read already (`load`)."""
 
     def read(self, path: str | Path) -> bytes | None:
-        """A file's bytes; None where it is not there."""
+        """A file's bytes. Returns None if it is not there."""
+        if str(path) in self.loaded:
+            return self.loaded[str(path)]
         if self.revision is None:
             file = self.root / path
             return file.read_bytes() if file.is_file() else None
@@ -72,46 +188,61 @@ class Snapshot:
         done = subprocess.run(command, capture_output=True, check=False)
         return done.stdout if done.returncode == 0 else None
 
-    def output(self, path: str) -> bytes | None:
-        """A single-file output's bytes, from the repository's DVC cache where it is not here.
+    def read_all(self, paths: Iterable[str]) -> dict[str, bytes]:
+        """Those of the files that are there, by path; a revision's with one git process."""
+        wanted = list(paths)
+        missing = [path for path in wanted if path not in self.loaded]
+        known: Files = {path: self.loaded[path] for path in wanted if path in self.loaded}
+        if self.revision is None:
+            known |= {path: self.read(path) for path in missing}
+        elif missing:
+            known |= read_files(self.root, [self.revision], missing)[self.revision]
+        return {path: data for path, data in known.items() if data is not None}
 
-        None where neither is.
-        """
-        if (data := self.read(path)) is not None:
+    def output(self, path: str) -> bytes | None:
+        """A single-file output's bytes, from here or the repository's DVC cache. None if neither has it."""
+        data = self.read(path)
+        if data is not None:
             return data
-        entries = (out for entry in self.lock()["stages"].values() for out in entry.get("outs", []))
-        md5 = next((out["md5"] for out in entries if out["path"] == path), "")
-        cached = cache_folder(dvc_root()) / md5[:2] / md5[2:]
-        return cached.read_bytes() if md5 and cached.is_file() else None
+        for entry in self.lock()["stages"].values():
+            if md5 := out_md5s(entry).get(path):
+                return read_object(cache_folder(dvc_root()), md5)
+        return None
 
     def json(self, path: str | Path) -> Any:
-        """A JSON file's content; None where it is not there."""
+        """A JSON file's content. Returns None if it is not there."""
         data = self.read(path)
         return None if data is None else json.loads(data)
 
-    def lock(self) -> dict[str, Any]:
-        """dvc.lock; empty where there is none."""
-        return copy.deepcopy(_parsed(self.read(LOCK) or b""))
+    def lock(self) -> Json:
+        """dvc.lock; without stages if there is none. Raises CannotCheck if it cannot be read."""
+        return copy.deepcopy(parse_lock(self.read(LOCK) or b""))
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> Json:
         """Each stage's section as dvc.lock recorded it."""
-        sections: dict[str, Any] = {}
+        sections: Json = {}
         for entry in self.lock()["stages"].values():
             for values in entry.get("params", {}).values():
                 sections |= values
         return sections
 
     def profile(self) -> str:
-        """The path of the profile that dvc.lock's parameters came from (of the last stage's, should they differ)."""
-        profiles = [
-            path for entry in self.lock()["stages"].values() for path in entry.get("params", {})
-        ]
-        return profiles[-1] if profiles else ""
+        """The path of the profile that dvc.lock's parameters came from; the last stage's, if they differ."""
+        profile = ""
+        for entry in self.lock()["stages"].values():
+            for path in entry.get("params", {}):
+                profile = path
+        return profile
 
-    def record(self, stage: str) -> dict[str, Any] | None:
-        """The one element of a stage's run.json; None where there is none."""
-        content = self.json(f"reports/{stage}/run.json")
+    def record(self, stage: str) -> Json | None:
+        """The one element of a stage's run.json. Returns None if there is none."""
+        content = self.json(record_path(stage))
         return content[0] if isinstance(content, list) and content else None
+
+    def record_bytes(self) -> dict[str, bytes]:
+        """{stage: run.json's bytes} of the stages that have one, in running order."""
+        found = self.read_all(record_path(stage) for stage in STAGES)
+        return {stage: found[record_path(stage)] for stage in STAGES if record_path(stage) in found}
 
     def holds(self, stage: str, run: str) -> bool:
         """Whether dvc.lock and run.json are here as that run of the stage left them."""
@@ -119,45 +250,57 @@ class Snapshot:
         return bool(record and entry and record["run"] == run and record["key"] == stage_key(entry))
 
     def pipeline_key(self) -> str | None:
-        """The pipeline's key where this is one whole pipeline.
-
-        None where a stage is missing, altered or of another.
-
-        dvc.lock must hold every stage, each run.json be the one that dvc.lock knows (MD5) and have
-        its entry's key, and every input that a stage records be what the stage that makes it
-        recorded as its output (SHA-256).
-        """
+        """The pipeline's key. Returns None if this is not one whole pipeline (see `misfits`)."""
         lock = self.lock()
-        if (key := pipeline_key(lock)) is None:
+        if pipeline_key(lock) is None:
             return None
-        made: dict[str, str] = {}
-        read: list[tuple[str, str]] = []
-        for stage in STAGES:
-            entry, path = lock["stages"][stage], f"reports/{stage}/run.json"
-            data, record = self.read(path), self.record(stage)
-            known = {out["path"]: out["md5"] for out in entry.get("outs", [])}
-            if (
-                data is None
-                or record is None
-                or known.get(path) != md5_of(data)
-                or record["key"] != stage_key(entry)
-            ):
-                return None
-            for out in record["outputs"]:
-                made[out["path"]] = out["sha256"]
-                made |= {
-                    f"{out['path']}/{name}": digest for name, digest in out.get("files", {}).items()
-                }
-            read += [(item["path"], item["sha256"]) for item in record["inputs"]]
-        return key if all(made.get(path, digest) == digest for path, digest in read) else None
+        data = self.record_bytes()
+        records = {}
+        for stage, one in data.items():
+            content = json.loads(one)
+            if isinstance(content, list) and content:
+                records[stage] = content[0]
+        return None if misfits(lock, data, records) else pipeline_key(lock)
+
+
+def load(snapshots: Iterable[Snapshot], paths: Iterable[str]) -> list[Snapshot]:
+    """The snapshots of one repository, with these files read already: one git process for all."""
+    many, wanted = list(snapshots), list(paths)
+    commits = [one.revision for one in many if one.revision is not None]
+    read = read_files(many[0].root, commits, wanted) if many else {}
+    return [
+        Snapshot(
+            one.root, one.revision, read[one.revision] if one.revision else _lying(one, wanted)
+        )
+        for one in many
+    ]
+
+
+def _lying(workspace: Snapshot, paths: Iterable[str]) -> Files:
+    return {path: workspace.read(path) for path in paths}
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(lock: bytes) -> dict[str, Any]:
-    """dvc.lock's content.
+def parse_lock(data: bytes) -> Json:
+    """dvc.lock's content, in the shapes that are read here. Raises CannotCheck if it has others.
 
-    Parsing takes a tenth of a second, and a command asks for the same one twenty times.
+    Kept, since parsing takes a tenth of a second, and a command asks for the same one twenty times.
     """
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe").load(lock.decode()) or {"stages": {}}
+    try:
+        lock: Json = parse_yaml(data, str(LOCK)) or {"stages": {}}
+        for name, entry in lock["stages"].items():
+            stage_key(entry)
+            for one in [*entry.get("outs", []), *entry.get("deps", [])]:
+                if not isinstance(one["path"], str) or not isinstance(one["md5"], str):
+                    raise TypeError(f"{name}: {one['path']}: its path or MD5 is no string")
+            if not all(isinstance(values, dict) for values in entry.get("params", {}).values()):
+                raise TypeError(f"{name}: params are no mapping")
+    except (Refused, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = error.found if isinstance(error, Refused) else " ".join(str(error).split())
+        raise CannotCheck(
+            str(LOCK),
+            expected="DVC's lock file",
+            found=f"a corrupted one ({found[:120]})",
+            remedy="Restore it with git.",
+        ) from error
+    return lock

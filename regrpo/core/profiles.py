@@ -23,18 +23,26 @@ One per stage, and the rule of `regrpo promote`, which no stage reads.
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML 1.2 file, read as DVC reads it (`1e-4` is a number), safe types only."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    """A YAML file (see `parse_yaml`). Raises CannotCheck if there is none."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise CannotCheck(str(path), expected="a YAML file", found=found, remedy="Check the name.")
+    return parse_yaml(path.read_bytes(), str(path))
+
+
+def parse_yaml(data: bytes, where: str) -> Any:
+    """YAML 1.2, read as DVC reads it (`1e-4` is a number), safe types only.
+
+    Raises Refused, which names `where`, if it is no such text.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+        return YAML(typ="safe").load(data.decode("utf-8"))
+    except (YAMLError, ValueError) as error:
         raise Refused(
-            str(path),
+            where,
             expected="YAML",
             found=" ".join(str(error).split())[:300],
             remedy="Mend the file.",

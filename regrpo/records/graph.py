@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from regrpo.core import text
 from regrpo.core.errors import CannotCheck
 from regrpo.core.profiles import STAGES
 from regrpo.records import record as record_module
-from regrpo.records.record import Place, Record
+from regrpo.records.find import Place, names_run, runs_in
+from regrpo.records.record import Record
 
 Direction = Literal["upstream", "downstream"]
 CODE = ("stages/", "regrpo/")
@@ -142,7 +142,7 @@ def of_places(places: Iterable[Place]) -> Graph:
     graph, seen = Graph(), dict[bytes, str]()
     read: list[tuple[str, Record]] = []
     for place in places:
-        for stage, data in record_module.record_bytes(place.snapshot).items():
+        for stage, data in place.snapshot.record_bytes().items():
             if data not in seen:
                 try:
                     record, _ = record_module.parse_record(data, stage)
@@ -212,7 +212,7 @@ def _add(graph: Graph, record: Record, data: bytes) -> str:
 
 
 def ask(
-    graph: Graph, target: str | None, root: Path, direction: Direction, mlflow: bool = True
+    graph: Graph, target: str | None, find: Callable[[str], Place], direction: Direction
 ) -> tuple[Graph, list[str]]:
     """The part of the graph that answers, and the runs that it starts from.
 
@@ -227,7 +227,7 @@ def ask(
     if target is None:
         own = here
     elif found := [
-        name for name, run in graph.runs.items() if record_module.names_run(target, vars(run))
+        name for name, run in graph.runs.items() if names_run(target, run.run, run.mlflow_run_id)
     ]:
         starts = found
     elif target in STAGES:
@@ -240,10 +240,7 @@ def ask(
         if not re.fullmatch("[0-9a-f]{6,64}", target) and here & set(starts):
             own = here  # a path means what lies here
     else:
-        place = record_module.find(target, root, mlflow)
-        own = {str(record["run"]) for record in record_module.loose_records(place.snapshot)} & set(
-            graph.runs
-        )
+        own = set(runs_in(find(target).snapshot)) & set(graph.runs)
     if own is not None and direction == "upstream":
         graph = graph.only(own)
         starts = [name for name in starts if name in own]

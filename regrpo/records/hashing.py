@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from regrpo.core.dvc import files_in
+from regrpo.core.dvc import files_in, folder_md5
 from regrpo.core.files import sha256_json
 from regrpo.core.pipeline import Snapshot
 
@@ -101,42 +100,6 @@ def folder_sha256(files: Mapping[str, str]) -> str:
     return sha256_json(dict(files))
 
 
-def folder_md5(files: Mapping[str, str]) -> str:
-    """What DVC calls a folder's MD5, from its {name: MD5}."""
-    listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
-    text = json.dumps(listing, sort_keys=True)
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def parse_listing(data: bytes) -> dict[str, str] | None:
-    """{name: MD5} of a `.dir` object's bytes; None where they are no such listing."""
-    try:
-        return {str(item["relpath"]): str(item["md5"]) for item in json.loads(data)}
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def cached(cache: Path, md5: str) -> bytes | None:
-    """An object of DVC's cache (`lineage.cache_folder`).
-
-    None where it is not there, or not what its name says.
-    """
-    path = cache / md5[:2] / md5[2:]
-    if not md5 or not path.is_file():
-        return None
-    data = path.read_bytes()
-    return (
-        data
-        if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir")
-        else None
-    )
-
-
-def cached_inside(cache: Path, folder: str, name: str) -> bytes | None:
-    """A file of a folder output in DVC's cache; `folder` is its MD5. None as for `cached`."""
-    return cached(cache, (parse_listing(cached(cache, folder) or b"") or {}).get(name, ""))
-
-
 class Tree:
     """The files of a workspace, or of a git revision in it, as DVC sees them there."""
 
@@ -187,24 +150,12 @@ class Tree:
     def preload(self, names: Iterable[str]) -> None:
         """Read and hash many files with one git process."""
         wanted = [name for name in names if name not in self._known]
-        if self.is_workspace:
-            self._known |= {
-                name: of_bytes(data)
-                for name in wanted
-                if (data := self.snapshot.read(name)) is not None
-            }
-        elif wanted:
-            asked = "".join(f"{self.snapshot.revision}:./{name}\n" for name in wanted).encode()
-            answer = io.BytesIO(self._git("cat-file", "--batch", data=asked))
-            for name in wanted:
-                head = answer.readline()
-                if not head.endswith(b" missing\n"):
-                    self._known[name] = of_bytes(answer.read(int(head.rsplit(b" ", 1)[1])))
-                    answer.read(1)
+        for name, data in self.snapshot.read_all(wanted).items():
+            self._known[name] = of_bytes(data)
 
-    def _git(self, *arguments: str, data: bytes = b"") -> bytes:
+    def _git(self, *arguments: str) -> bytes:
         command = ["git", "-C", str(self.snapshot.root), *arguments]
-        return subprocess.run(command, input=data, capture_output=True, check=False).stdout
+        return subprocess.run(command, capture_output=True, check=False).stdout
 
 
 def path_hashes(path: str, listing: Mapping[str, Digest]) -> tuple[str, str]:

@@ -21,8 +21,8 @@ from urllib.parse import quote
 from regrpo.core import files, text
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
-from regrpo.core.pipeline import Snapshot
-from regrpo.core.profiles import DEFAULT_PROFILE, STAGES
+from regrpo.core.pipeline import Snapshot, chain_misfits, hashes
+from regrpo.core.profiles import DEFAULT_PROFILE, STAGES, parse_yaml
 from regrpo.core.prompts import Cutter
 from regrpo.core.text import UNKNOWN, change, code, fence, prose
 from regrpo.core.verifiers import Verifier, get_verifier
@@ -159,26 +159,22 @@ def read_facts() -> Facts:
 
 def require_one_chain(runs: Mapping[str, Json]) -> None:
     """Refused where a stage read other bytes than its predecessor wrote, or models/grpo is not what grpo wrote."""
-    written = {
-        path: (digest, stage)
-        for stage in RECORDED
-        for path, digest in digests(runs[stage]["outputs"])
-    }
-    read = ((stage, *item) for stage in RECORDED for item in digests(runs[stage]["inputs"]))
-    present = (
-        ("model_card", path, files.sha256(Path(path)) if Path(path).exists() else "no file")
-        for path in written
-        if path.startswith("models/grpo/")
+    for misfit in chain_misfits(runs):
+        raise _mixed(misfit.path, misfit.stage, misfit.maker, misfit.expected, misfit.found)
+    for path, expected in hashes(runs["grpo"]["outputs"]):
+        if path.startswith("models/grpo/"):
+            found = files.sha256(Path(path)) if Path(path).exists() else None
+            if found != expected:
+                raise _mixed(path, "model_card", "grpo", expected, found)
+
+
+def _mixed(path: str, reader: str, writer: str, expected: str | None, found: str | None) -> Refused:
+    return Refused(
+        f"{path}, as {reader} read it",
+        expected=f"SHA-256 {(expected or 'none')[:12]}, as {writer} wrote it",
+        found=(found or "no file")[:12],
+        remedy="These are files of different runs: run `dvc repro`.",
     )
-    for reader, path, found in (*read, *present):
-        expected, writer = written.get(path, (found, ""))
-        if found != expected:
-            raise Refused(
-                f"{path}, as {reader} read it",
-                expected=f"SHA-256 {expected[:12]}, as {writer} wrote it",
-                found=found[:12],
-                remedy="These are files of different runs: run `dvc repro`.",
-            )
 
 
 def digests(artifacts: Sequence[Json]) -> Iterator[tuple[str, str]]:
@@ -503,12 +499,10 @@ def commands(facts: Facts, revision: str | None) -> str:
 
 def overrides(facts: Facts, revision: str) -> list[str]:
     """What `dvc exp run -S` needs so that the profile at `revision` says what this run's records say."""
-    from ruamel.yaml import YAML
-
     data = Snapshot(Path.cwd(), revision).read(facts.profile)
     if data is None:
         return []
-    committed = YAML(typ="safe").load(data.decode())
+    committed = parse_yaml(data, facts.profile)
     prefix = "" if facts.profile == str(DEFAULT_PROFILE) else f"{facts.profile}:"
     found = []
     for stage in RECORDED:

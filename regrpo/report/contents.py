@@ -13,7 +13,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,17 +21,26 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from regrpo.core.dvc import cache_folder, dvc_md5, dvc_root, files_in
-from regrpo.core.errors import CannotCheck
+from regrpo.core.dvc import (
+    cache_folder,
+    declared_outputs,
+    dvc_md5,
+    dvc_root,
+    files_in,
+    path_of,
+    read_object_inside,
+)
+from regrpo.core.errors import CannotCheck, RegrpoError
 from regrpo.core.git import git
-from regrpo.core.pipeline import stage_key
-from regrpo.core.profiles import STAGES
+from regrpo.core.pipeline import chain_misfits, out_md5s, stage_key
+from regrpo.core.profiles import STAGES, parse_yaml
 from regrpo.evaluate.results import Evaluation
 from regrpo.inputs.formats import SPLITS
-from regrpo.records import graph, hashing
+from regrpo.records import graph
 from regrpo.records import record as record_module
+from regrpo.records.find import Place
 from regrpo.records.journals import Told, journal_folder
-from regrpo.records.record import Place, Record
+from regrpo.records.record import Record
 from regrpo.report.card import FRAMEWORKS
 from regrpo.tracking import address
 
@@ -254,9 +263,7 @@ class _Reader:
     def __init__(self, place: Place, root: Path) -> None:
         self.place, self.snapshot, self.root = place, place.snapshot, root
         self.problems: list[str] = []
-        self.lock: Json = self.guarded(
-            "dvc.lock", lambda: record_module.safe_lock(self.snapshot)
-        ) or {"stages": {}}
+        self.lock: Json = self.guarded("dvc.lock", self.snapshot.lock) or {"stages": {}}
         declared = self.guarded("dvc.yaml", lambda: self._yaml("dvc.yaml")) or {}
         self.declared: dict[str, Json] = {
             name: entry
@@ -269,17 +276,14 @@ class _Reader:
 
         None, and a problem noted, where the content is not what it should be.
         """
-        from ruamel.yaml.error import YAMLError
-
         try:
             return read()
-        except CannotCheck as error:
+        except RegrpoError as error:
             self.problems.append(f"{error.where}: expected {error.expected}; found {error.found}")
         except ValidationError as error:
             first = error.errors()[0]
             self.problems.append(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
         except (
-            YAMLError,
             ValueError,
             KeyError,
             TypeError,
@@ -293,9 +297,7 @@ class _Reader:
         return None
 
     def _yaml(self, path: str) -> Json:
-        from ruamel.yaml import YAML
-
-        return _mapping(YAML(typ="safe").load((self.snapshot.read(path) or b"{}").decode()))
+        return _mapping(parse_yaml(self.snapshot.read(path) or b"{}", path))
 
     def json(self, path: str, parse: Callable[[Any], T]) -> T | None:
         """A JSON file's content, parsed; None where it is not there or is not of that form."""
@@ -333,7 +335,7 @@ class _Reader:
                 f"reports/{name}/run.json",
                 partial(record_module.parse_record, data, f"reports/{name}/run.json"),
             )
-            for name, data in record_module.record_bytes(self.snapshot).items()
+            for name, data in self.snapshot.record_bytes().items()
         }
         journals = {
             name: self._journals(name, one[0] if (one := records.get(name)) else None)
@@ -344,7 +346,8 @@ class _Reader:
             attempt for name, (_, attempt) in journals.items() if attempt and not records.get(name)
         ]
         newest = max(told, key=lambda one: one.folder.name, default=None)
-        made = _Made()
+        written = {name: one[1] for name, one in records.items() if one}
+        chain = chain_misfits(written)
         stages: list[Stage] = []
         for name in STAGES:
             own, attempt = journals[name]
@@ -352,20 +355,20 @@ class _Reader:
             stage = Stage(name, str(self.declared.get(name, {}).get("desc", "")), "missing")
             upstream = [one.name for one in stages if one.name in self._upstream(name)]
             if parsed:
-                stage.record, written = parsed
-                stage.seconds = (
-                    written.get("seconds")
-                    if isinstance(written.get("seconds"), int | float)
-                    else None
-                )
+                stage.record = parsed[0]
+                seconds = parsed[1].get("seconds")
+                stage.seconds = seconds if isinstance(seconds, int | float) else None
                 stage.files = {
                     one.path: (self.root / one.path).exists() for one in stage.record.outputs
                 }
                 stage.reasons = [
-                    *made.differences(stage.record),
+                    *[
+                        f"it read other bytes of {one.path} than {one.maker} has made"
+                        for one in chain
+                        if one.stage == name
+                    ],
                     *self._changes(name, stage.record),
                 ]
-                made.add(stage.record)
                 here = own is not None and newest is not None and _same_execution(own, newest)
                 stage.state = "stale" if stage.reasons else "ran" if here else "cached"
             elif attempt and attempt.running:
@@ -410,17 +413,16 @@ class _Reader:
 
     def _upstream(self, stage: str) -> set[str]:
         """The stages that make what a stage declares as its dependencies."""
-        owners = {_path(out): name for name in self.declared for out in self._outs(name)}
+        owners = {path_of(out): name for name in self.declared for out in self._outs(name)}
         found = set[str]()
         for dep in self.declared.get(stage, {}).get("deps") or []:
             found |= {
-                owner for out, owner in owners.items() if f"{_path(dep)}/".startswith(f"{out}/")
+                owner for out, owner in owners.items() if f"{path_of(dep)}/".startswith(f"{out}/")
             }
         return found - {stage}
 
     def _outs(self, stage: str) -> Iterator[Any]:
-        for kind in ("outs", "metrics", "plots"):
-            yield from self.declared.get(stage, {}).get(kind) or []
+        yield from declared_outputs(self.declared.get(stage, {}))
 
     def _changes(self, stage: str, record: Record) -> list[str]:
         """Why a record is no longer, or not, what dvc.lock and the workspace say."""
@@ -449,9 +451,9 @@ class _Reader:
         profile = str(self._yaml("params.yaml").get("profile"))
         if {profile: {stage: self._yaml(profile).get(stage)}} != entry.get("params", {}):
             yield f"its parameters have changed since ({profile}: {stage})"
-        outs = {_path(out) for name in self.declared for out in self._outs(name)}
+        outs = {path_of(out) for name in self.declared for out in self._outs(name)}
         known = {dep["path"]: dep for dep in entry.get("deps", [])}
-        declared = {_path(dep) for dep in self.declared.get(stage, {}).get("deps") or []}
+        declared = {path_of(dep) for dep in self.declared.get(stage, {}).get("deps") or []}
         own = {
             path
             for path in declared | set(known)
@@ -506,9 +508,10 @@ class _Reader:
 
     def _inner(self, folder: str, name: str) -> bytes | None:
         """A file inside a folder output, from DVC's cache; None where it is not there."""
-        outs = (out for entry in self.lock["stages"].values() for out in entry.get("outs", []))
-        md5 = next((out["md5"] for out in outs if out["path"] == folder), "")
-        return hashing.cached_inside(cache_folder(self.root), md5, name)
+        for entry in self.lock["stages"].values():
+            if md5 := out_md5s(entry).get(folder):
+                return read_object_inside(cache_folder(self.root), md5, name)
+        return None
 
     def failures(self, verdict: Verdict | None) -> list[Json]:
         """The failed checks, each with its first offending rows."""
@@ -621,39 +624,10 @@ def _text(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else ""
 
 
-class _Made:
-    """What the records so far say was made.
-
-    Path → (SHA-256, stage), folders file by file besides.
-    """
-
-    def __init__(self) -> None:
-        self.known: dict[str, tuple[str, str]] = {}
-
-    def add(self, record: Record) -> None:
-        for out in record.outputs:
-            self.known[out.path] = out.sha256, record.stage
-            for name, digest in (out.files or {}).items():
-                self.known[f"{out.path}/{name}"] = digest, record.stage
-
-    def differences(self, record: Record) -> list[str]:
-        """What the record read that is not what the stage that makes it made."""
-        other = [
-            (item.path, self.known[item.path][1])
-            for item in record.inputs
-            if item.path in self.known and self.known[item.path][0] != item.sha256
-        ]
-        return [f"it read other bytes of {path} than {stage} has made" for path, stage in other]
-
-
 def _same_execution(one: Told, other: Told) -> bool:
     return one.folder == other.folder or (
         one.execution is not None and one.execution == other.execution
     )
-
-
-def _path(declared: Any) -> str:
-    return str(next(iter(declared)) if isinstance(declared, Mapping) else declared)
 
 
 def frameworks(record: Record) -> dict[str, str]:

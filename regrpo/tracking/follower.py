@@ -25,7 +25,7 @@ from regrpo.core.dvc import dvc_root
 from regrpo.core.errors import CannotCheck, RegrpoError
 from regrpo.core.git import EXPERIMENT, experiment_refs
 from regrpo.core.pipeline import LOCK, Snapshot
-from regrpo.records import record as record_module
+from regrpo.records.find import require_git, workspace
 from regrpo.records.journals import Told, enabled, is_dvc, journal_folder, pending
 from regrpo.tracking.address import (
     experiment_name,
@@ -297,8 +297,8 @@ def sync(patience: float = 60.0) -> list[dict[str, str]]:
     Raises CannotCheck outside a repository or in a broken one, where MLflow cannot be reached or
     refuses something, or where the follower is busy for `patience` seconds.
     """
-    root = record_module.workspace(dvc_root()).snapshot.root
-    record_module.require_git(root)
+    root = workspace(dvc_root()).snapshot.root
+    require_git(root)
     if not enabled() or up_to_date():
         return []
     deadline, told = time.monotonic() + patience, False

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regrpo.core.errors import Refused
 from regrpo.core.files import canonical_json
 from regrpo.core.pipeline import Snapshot
-from regrpo.core.profiles import DEFAULT_PROFILE, STAGES
+from regrpo.core.profiles import DEFAULT_PROFILE, STAGES, parse_yaml
 from regrpo.core.text import code
 from regrpo.evaluate.results import Evaluation, parse_metrics
 from regrpo.records.journals import METRIC_REPORTS, Told
@@ -209,12 +210,11 @@ def changed(baseline: Snapshot, profile: str, sections: Mapping[str, Any]) -> st
 
 
 def _yaml(data: bytes | None) -> Mapping[str, Any] | None:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    if data is None:
+        return None
     try:
-        content = YAML(typ="safe").load(data.decode()) if data else None
-    except (YAMLError, UnicodeDecodeError):
+        content = parse_yaml(data, "a profile")
+    except Refused:
         return None
     return content if isinstance(content, Mapping) else None
 

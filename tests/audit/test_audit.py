@@ -25,13 +25,17 @@ from ruamel.yaml import YAML
 from regrpo import cli
 from regrpo.audit import audit
 from regrpo.core import files
+from regrpo.core.dvc import dvc_md5, folder_md5
 from regrpo.core.errors import CannotCheck
+from regrpo.core.pipeline import Snapshot, stage_key
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate import stats
 from regrpo.records import graph, hashing, stage_run
 from regrpo.records import record as record_module
+from regrpo.records.find import Finder, Place, revisions, workspace
 from regrpo.report.lineage_drawing import lineage
 from regrpo.tracking import notes
+from regrpo.tracking.lookup import Lookup
 from tests.support.projects import commit, edit_yaml, make_project, run
 
 Result = dict[str, Any]
@@ -84,7 +88,8 @@ def copy(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def audited(target: str | None = None, mlflow: bool = False, **options: Any) -> Result:
-    return audit.audit(record_module.find(target, Path.cwd(), mlflow), mlflow=mlflow, **options)
+    place = Finder(Path.cwd(), Lookup() if mlflow else None).find(target)
+    return audit.audit(place, mlflow=mlflow, **options)
 
 
 def found(result: Result, what: str = "faults") -> set[tuple[str, str | None, str]]:
@@ -158,7 +163,7 @@ def edit_record(stage: str, edit: Callable[[dict[str, Any]], None], hide: bool =
         other = Path(f"reports/{reader}/run.json")
         if reader != stage and old in (text := other.read_text()):
             forged = json.loads(text.replace(old, new))
-            forged[0]["key"] = audit.lineage.stage_key(lock()["stages"][reader])
+            forged[0]["key"] = stage_key(lock()["stages"][reader])
             was = md5_of(other)
             files.write_json(other, forged)
             Path("dvc.lock").write_text(Path("dvc.lock").read_text().replace(was, md5_of(other)))
@@ -222,7 +227,7 @@ def unpinned(section: str, revision: object) -> Callable[[], None]:
 
         def edit(record: dict[str, Any]) -> None:
             record["parameters"]["params.yaml"][section]["source"] = source
-            record["key"] = audit.lineage.stage_key(lock()["stages"][section])
+            record["key"] = stage_key(lock()["stages"][section])
 
         edit_record(section, edit)
 
@@ -1148,17 +1153,17 @@ def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) ->
     run(told, "dvc", "exp", "apply", "-q", "short")
     assert_complete(audited())
 
-    whole = graph.of_places([record_module.workspace(told), *record_module.revisions(told)])
+    whole = graph.of_places([workspace(told), *revisions(told)])
     data = next(
         one["found"]
         for one in restored["artifacts"]
         if one["path"] == "data/prepared/train.parquet"
     )
-    reached = graph.ask(whole, data[:12], told, "downstream")[0].runs
+    reached = graph.ask(whole, data[:12], Finder(told).find, "downstream")[0].runs
     assert {first["model_card"], made["model_card"], first["grpo"]} <= reached.keys()
     assert first["prepare"] not in reached
     for named in (made["model_card"], "short"):
-        upstream, starts = graph.ask(whole, named, told, "upstream")
+        upstream, starts = graph.ask(whole, named, Finder(told).find, "upstream")
         assert starts == [made["model_card"]]
         assert set(upstream.runs) == set(made.values())
 
@@ -1301,11 +1306,11 @@ def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
     set_dep(
         "prepare",
         "data/raw",
-        md5=hashing.folder_md5({"mine.jsonl": str(hashing.of_bytes(b"{}").md5)}),
+        md5=folder_md5({"mine.jsonl": str(hashing.of_bytes(b"{}").md5)}),
         size=2,
         nfiles=1,
     )
-    key = audit.lineage.stage_key(lock()["stages"]["prepare"])
+    key = stage_key(lock()["stages"]["prepare"])
     edit_record("prepare", lambda record: (record["inputs"][0].update(raw), record.update(key=key)))
     missing = ("input", "prepare", "data/raw/mine.jsonl")
     assert missing in found(audited(), "unchecked")
@@ -1507,22 +1512,22 @@ def test_a_row_is_found_where_its_own_runs_are_not_where_the_pipeline_is_the_sam
     """The workspace was made again since: the same key by other runs."""
     before, head = row_id(), run(told, "git", "rev-parse", "HEAD").stdout.strip()
     edit_record("grpo", lambda record: record.update(run="a" * 32, mlflow_run_id="b" * 32))
-    place = record_module.find(before, told)
+    place = Finder(told, Lookup()).find(before)
     assert (place.snapshot.revision, place.mlflow_run_id) == (head, before)
-    assert record_module.find("a" * 32, told, mlflow=False) == record_module.Place(
+    assert Finder(told).find("a" * 32) == Place(
         "workspace", place.snapshot.__class__(told), "b" * 32
     )
     with pytest.raises(CannotCheck, match="found none of that name"):
-        record_module.find("a" * 32, told, mlflow=False, committed=True)
+        Finder(told, committed=True).find("a" * 32)
     from regrpo.tracking.writer import Store
 
     store = Store(f"sqlite:///{told}/mlflow.db", "regrpo", told / "mlartifacts")
     tags = {"regrpo.kind": "reproduction", "regrpo.revision": head, "regrpo.reproduces": before}
     again = store.client.create_run(store.experiment_id, tags=tags).info.run_id
-    assert record_module.find(again, told).snapshot.revision == head
+    assert Finder(told, Lookup()).find(again).snapshot.revision == head
     foreign = store.client.create_run(store.experiment_id).info.run_id
     with pytest.raises(CannotCheck, match="it is no run of a pipeline"):
-        record_module.find(foreign, told)
+        Finder(told, Lookup()).find(foreign)
 
 
 def test_a_name_of_two_commits_is_refused(copy: Path) -> None:
@@ -1530,11 +1535,11 @@ def test_a_name_of_two_commits_is_refused(copy: Path) -> None:
     before = run(copy, "git", "rev-parse", "HEAD~1").stdout.strip()
     for ref in (f"refs/exps/{head[:2]}/{head[2:]}/mine", "refs/tags/mine"):
         run(copy, "git", "update-ref", ref, head)
-    assert record_module.find("mine", copy).snapshot.revision == head
+    assert Finder(copy).find("mine").snapshot.revision == head
     run(copy, "git", "update-ref", f"refs/exps/{before[:2]}/{before[2:]}/mine", before)
     for name, hits in {"mine": (head[:12], before[:12])}.items():
         with pytest.raises(CannotCheck, match="Give the commit instead") as caught:
-            record_module.find(name, copy)
+            Finder(copy).find(name)
         assert all(hit in caught.value.found for hit in hits)
 
 
@@ -1602,16 +1607,12 @@ def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its
         for stage in shared + own:
             recorded(tmp_path / name, *stage)
     names = {"a": "workspace", "b": "experiment b"}
-    places = {
-        one: record_module.Place(names[one], audit.lineage.Snapshot(tmp_path / one))
-        for one in names
-    }
+    places = {one: Place(names[one], Snapshot(tmp_path / one)) for one in names}
     whole = graph.of_places(list(places.values())[::order])
     assert sorted(whole.runs) == ["c-a", "c-b", "g-a", "g-b", "p", "s", "v-a", "v-b"]
     assert sorted(whole.runs["s"].places) == sorted(names.values())
-    monkeypatch.setattr(record_module, "find", lambda target, *_: places[target])
     for target, name in ((None, "a"), ("b", "b")):
-        part, starts = graph.ask(whole, target, tmp_path, "upstream")
+        part, starts = graph.ask(whole, target, places.__getitem__, "upstream")
         assert starts == [f"c-{name}"]
         assert set(part.runs) == {"p", "s", f"v-{name}", f"g-{name}", f"c-{name}"}
         lines = list(graph.tree(part, starts, "upstream"))
@@ -1621,9 +1622,17 @@ def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its
         made_from = {one["run"]: one["made_from"] for one in plain["runs"]}
         assert (made_from[f"g-{name}"], made_from["s"]) == ([f"v-{name}", "s"], ["p", f"v-{name}"])
     # Of the two gates with an equal verdict, the shared sft read the one that was there.
-    assert set(graph.ask(whole, "5" * 64, tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
-    assert set(graph.ask(whole, "models/sft", tmp_path, "upstream")[0].runs) == {"p", "v-a", "s"}
-    downstream, starts = graph.ask(whole, "5" * 64, tmp_path, "downstream")
+    assert set(graph.ask(whole, "5" * 64, places.__getitem__, "upstream")[0].runs) == {
+        "p",
+        "v-a",
+        "s",
+    }
+    assert set(graph.ask(whole, "models/sft", places.__getitem__, "upstream")[0].runs) == {
+        "p",
+        "v-a",
+        "s",
+    }
+    downstream, starts = graph.ask(whole, "5" * 64, places.__getitem__, "downstream")
     assert set(starts) == {"g-a", "g-b"}
     assert set(downstream.runs) == {"g-a", "g-b", "c-a", "c-b"}
 
@@ -1635,9 +1644,7 @@ def test_a_record_that_was_written_anew_is_the_same_run(tmp_path: Path) -> None:
     path.write_text(
         json.dumps(json.loads(path.read_text())[0])
     )  # as records were before they were lists
-    whole = graph.of_places(
-        [record_module.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")]
-    )
+    whole = graph.of_places([Place(name, Snapshot(tmp_path / name)) for name in ("a", "b")])
     assert list(whole.runs) == ["p"]
     assert [one.partition("@")[0] for one in whole.runs["p"].outputs] == [
         "data/prepared",
@@ -1666,16 +1673,16 @@ def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path
             {"models/sft": name * 64},
             {"models/grpo": name * 64},
         )
-    both = [
-        record_module.Place(name, audit.lineage.Snapshot(tmp_path / name)) for name in ("a", "b")
-    ]
+    both = [Place(name, Snapshot(tmp_path / name)) for name in ("a", "b")]
     for places in (both, both[::-1]):
         whole = graph.of_places(places)
         for name in ("a", "b"):
             own = {f"{stage}-{name}" for stage in ("prepare", "validate", "sft", "grpo")}
             assert whole.reach([f"grpo-{name}"], "upstream") == own
             assert whole.reach([f"prepare-{name}"], "downstream") == own
-            assert set(graph.ask(whole, name * 64, tmp_path, "downstream")[0].runs) <= own
+            assert (
+                set(graph.ask(whole, name * 64, Finder(tmp_path).find, "downstream")[0].runs) <= own
+            )
 
 
 def test_a_folder_listing_hashes_as_dvc_and_the_records_hash_it(
@@ -1685,11 +1692,11 @@ def test_a_folder_listing_hashes_as_dvc_and_the_records_hash_it(
     for name in ("b.txt", "inner/a.txt", "inner.txt"):
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text(name)
-    listing = hashing.Tree(audit.lineage.Snapshot(tmp_path)).listing("out")
+    listing = hashing.Tree(Snapshot(tmp_path)).listing("out")
     assert listing is not None
     assert hashing.path_hashes("out", listing) == (
         stage_run.fingerprint("out")["sha256"],
-        audit.lineage.dvc_md5(Path("out")),
+        dvc_md5(Path("out")),
     )
 
 

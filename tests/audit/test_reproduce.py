@@ -26,6 +26,7 @@ from regrpo import cli
 from regrpo.audit import reproduce
 from regrpo.core.profiles import read_yaml
 from regrpo.records import record as record_module
+from regrpo.records.find import Finder, Place
 from tests.support.projects import MINIATURE, commit, edit_yaml, environment, make_project, run
 
 SECTIONS = MINIATURE | {
@@ -430,12 +431,12 @@ def test_an_experiment_is_found_by_its_name(spoiled: Path) -> None:
     head = run(spoiled, "git", "rev-parse", "HEAD").stdout.strip()
     ref = f"refs/exps/{head[:2]}/{head[2:]}/mine"
     run(spoiled, "git", "update-ref", ref, head)
-    place = record_module.find("mine", spoiled, mlflow=False, committed=True)
-    assert place == record_module.Place("experiment mine", reproduce.Snapshot(spoiled, head))
+    place = Finder(spoiled, committed=True).find("mine")
+    assert place == Place("experiment mine", reproduce.Snapshot(spoiled, head))
     run(spoiled, "git", "update-ref", "-d", ref)
     [record] = json.loads((spoiled / "reports/grpo/run.json").read_text())
     for name in (record["run"], record["mlflow_run_id"], record["run"][:9]):
-        place = record_module.find(name, spoiled, mlflow=False, committed=True)
+        place = Finder(spoiled, committed=True).find(name)
         assert (place.snapshot.revision, place.mlflow_run_id) == (head, record["mlflow_run_id"]), (
             "from run.json"
         )

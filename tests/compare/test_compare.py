@@ -20,6 +20,8 @@ import pytest
 from regrpo import cli
 from regrpo.compare import blocks, compare, runs
 from regrpo.core.errors import CannotCheck
+from regrpo.tracking import lookup
+from regrpo.tracking.lookup import Lookup
 from tests.support import synthetic
 from tests.support.projects import MINIATURE, commit, environment, make_project, run
 from tests.support.synthetic import evaluation, experiment, questions, right, write_run
@@ -38,7 +40,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compared(*names: str, **options: Any) -> Json:
-    return compare.compare(names, Path.cwd(), mlflow=options.pop("mlflow", False), **options)
+    return compare.compare(names, Path.cwd(), **options)
 
 
 def pair_of(result: Json) -> Json:
@@ -662,7 +664,7 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
     [
         ([], "expected two runs to compare; found none that can be read"),
         (["a"], "found 1 that can be read. Name another"),
-        (["a", "nonsense"], "found 1 that can be read; nonsense: unknown: none of that name"),
+        (["a", "nonsense"], "found 1 that can be read; nonsense: none of that name"),
         (["nonsense", "0" * 32], "found none that can be read"),
         (["a", "--sweep", "lr"], "sweep lr: expected DVC experiments lr-1, lr-2, …; found none"),
         (["a", "HEAD"], "HEAD: unfinished: dvc.lock does not hold prepare"),
@@ -683,7 +685,7 @@ def test_unknown_runs_are_named_and_the_others_compared(
     two(root, {"heldout": right(0.5)}, {"heldout": right(0.7)})
     assert cli.main(["compare", "a", "nonsense", "b", "--no-mlflow"]) == 0
     said = capsys.readouterr().out
-    assert "nonsense: left out: unknown: none of that name" in said
+    assert "nonsense: left out: none of that name" in said
     assert "b is better than a" in said
 
 
@@ -802,17 +804,17 @@ def test_runs_are_found_by_their_mlflow_rows(
     failed = add_row(database, "FAILED", experiment="c", sweep="bylr", stage__prepare="x")
     removed = add_row(database, "FINISHED", experiment="d", sweep="bylr", stage__prepare="y")
     foreign = add_row(database, "FINISHED", kind="reproduction")
-    result = compared("a", row_b, failed, removed, foreign, a["sft"], mlflow=True)
+    result = compared("a", row_b, failed, removed, foreign, a["sft"], rows=Lookup())
     assert [(one["name"], one["place"]) for one in result["runs"]] == [
         ("a", "experiment a"),
         (row_b[:12], "experiment b"),
         (a["sft"][:12], "experiment a"),
     ]
     reasons = {one["name"]: one["reason"] for one in result["left_out"]}
-    assert reasons[failed] == "failed, says MLflow"
-    assert "its DVC experiment d was removed" in reasons[removed]
-    assert reasons[foreign] == "no run of a pipeline (MLflow: reproduction)"
-    with_sweep = compared("a", sweep="bylr", mlflow=True)
+    assert reasons[failed] == "none: failed, says MLflow"
+    assert "its DVC experiment 'd' was removed" in reasons[removed]
+    assert reasons[foreign] == "none: it is no run of a pipeline (reproduction)"
+    with_sweep = compared("a", sweep="bylr", rows=Lookup())
     assert [one["name"] for one in with_sweep["runs"]] == ["a", "b"]
     assert {one["name"] for one in with_sweep["left_out"]} == {"c", "d"}
 
@@ -821,7 +823,7 @@ def test_a_server_that_is_away_is_a_line_and_no_wait(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two(root, {"heldout": right(0.5)}, {"heldout": right(0.7)})
-    monkeypatch.setattr(runs, "PATIENCE", 1.0)
+    monkeypatch.setattr(lookup, "PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
         monkeypatch.setenv(
             "MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
@@ -829,7 +831,7 @@ def test_a_server_that_is_away_is_a_line_and_no_wait(
         import mlflow  # noqa: F401  (its import is no wait for the server)
 
         began = time.monotonic()
-        result = compared("a", "b", "0" * 32, "1" * 32, mlflow=True)
+        result = compared("a", "b", "0" * 32, "1" * 32, rows=Lookup())
         assert time.monotonic() - began < 8
     assert pair_of({"questions": {"pairs": result["questions"]["pairs"]}})["relation"] == "better"
     (note,) = [note for note in result["notes"] if "MLflow" in note]
@@ -839,7 +841,7 @@ def test_a_server_that_is_away_is_a_line_and_no_wait(
     with pytest.raises(
         CannotCheck, match=r"sweep lr: .*MLflow \(http://127.0.0.1:9\) could not be asked"
     ):
-        compared(sweep="lr", mlflow=True)
+        compared(sweep="lr", rows=Lookup())
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and thread.daemon:
             thread.join(30)

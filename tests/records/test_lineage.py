@@ -129,7 +129,7 @@ def test_an_output_is_found_in_the_cache_that_dvc_is_told_to_use(
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[cache]\n    dir = ../elsewhere\n")
     (tmp_path / "dvc.lock").write_text(
-        f"stages: {{sft: {{outs: [{{path: a.parquet, md5: {digest}}}]}}}}\n"
+        f"stages: {{sft: {{cmd: python, outs: [{{path: a.parquet, md5: {digest}}}]}}}}\n"
     )
     kept = tmp_path / "elsewhere/files/md5" / digest[:2] / digest[2:]
     kept.parent.mkdir(parents=True)

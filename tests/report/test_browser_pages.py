@@ -18,7 +18,7 @@ import pytest
 from regrpo.audit import audit
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS, Outcome
-from regrpo.records import graph, record
+from regrpo.records import find, graph
 from regrpo.report import contents, pages
 from stages import validate
 from tests.support import pages as made
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 def report_page(folder: Path, out: Path) -> str:
-    return pages.report_page(contents.read(record.workspace(folder), folder), out)
+    return pages.report_page(contents.read(find.workspace(folder), folder), out)
 
 
 def whole_report(folder: Path, out: Path) -> str:
@@ -50,7 +50,7 @@ def refused_report(folder: Path, out: Path) -> str:
 
 
 def audit_page(folder: Path, out: Path) -> str:
-    place = record.workspace(workspace(folder))
+    place = find.workspace(workspace(folder))
     result = audit.audit(place, remote=False, mlflow=False, strict_env=False)
     assert result["faults"]
     return pages.audit_page(result, graph.of_places([place]))
@@ -58,7 +58,7 @@ def audit_page(folder: Path, out: Path) -> str:
 
 def lineage_page(folder: Path, out: Path) -> str:
     return pages.lineage_page(
-        "Lineage, upstream of the workspace", graph.of_places([record.workspace(workspace(folder))])
+        "Lineage, upstream of the workspace", graph.of_places([find.workspace(workspace(folder))])
     )
 
 

@@ -26,7 +26,7 @@ from regrpo import cli
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck
 from regrpo.core.profiles import STAGES
-from regrpo.records import record as record_module
+from regrpo.records import find
 from regrpo.report import contents, pages
 from tests.support import pages as made
 from tests.support.pages import HOSTILE, workspace
@@ -84,7 +84,7 @@ def inside(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 def read() -> contents.Report:
-    return contents.read(record_module.find(None, Path.cwd(), mlflow=False), Path.cwd())
+    return contents.read(find.workspace(Path.cwd()), Path.cwd())
 
 
 def written(*arguments: str) -> Page:

@@ -120,7 +120,14 @@ def evaluation(
             for model, held in (("base", np.zeros(len(x))), ("grpo", x))
         }
         metric, role = "format" if "format" in task else "accuracy", ROLES.get(task, "custom")
-        about = {"metric": metric, "kind": kind, "n": len(x), "role": role, "version": version}
+        about = {
+            "description": task,
+            "metric": metric,
+            "kind": kind,
+            "n": len(x),
+            "role": role,
+            "version": version,
+        }
         tasks[task] = about | {"models": scores, "pairs": {}}
     samples = pd.concat(frames, ignore_index=True)[
         ["task", "model", "id", "prompt", "completion", "answer", "value"]
