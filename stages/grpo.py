@@ -191,7 +191,7 @@ def train(run: stage_run.Run[Params]) -> None:
     if params.dev_every and not verifier:
         print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
     elif params.dev_every and verifier:
-        dev = cut.rows(callbacks_module.read_rows(DATA / "dev.parquet"))
+        dev = cut.rows(files.read_rows(DATA / "dev.parquet"))
         callbacks.insert(
             0,
             callbacks_module.DevAccuracy(
@@ -211,7 +211,7 @@ def train(run: stage_run.Run[Params]) -> None:
                     reward_funcs=samples.watching(functions),
                     args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
                     train_dataset=Dataset.from_list(
-                        cut.rows(callbacks_module.read_rows(DATA / "train.parquet"))
+                        cut.rows(files.read_rows(DATA / "train.parquet"))
                     ),
                     processing_class=AutoTokenizer.from_pretrained(SFT),
                     peft_config=params.lora.config() if params.lora else None,

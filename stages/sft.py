@@ -118,7 +118,7 @@ def train(run: stage_run.Run[Params]) -> dict[str, Any]:
     disable_progress_bars()
     dataset = files.read_json(DATA / "dataset.json")
     rows = prompts.Cutter(dataset, BASE, params.max_prompt_tokens).rows(
-        callbacks.read_rows(DATA / "sft.parquet")
+        files.read_rows(DATA / "sft.parquet")
     )
     verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)

@@ -1,4 +1,4 @@
-"""The two ways a check ends badly, and the one form in which an error is told."""
+"""User-facing errors: Refused (checked, does not hold; exit 1) and CannotCheck (exit 2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class RegrpoError(Exception):
-    """Something a user can mend: where it is, what was expected, what was found, what to do.
+    """Something that a user can mend: where it is, what was expected and found, what to do.
 
     The message is one sentence per part; `exit_code` is what the process ends with.
     """
@@ -17,7 +17,10 @@ class RegrpoError(Exception):
     exit_code = 2
 
     def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
-        self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
         super().__init__(f"{where}: expected {expected}; found {found}. {remedy}")
 
 
@@ -34,9 +37,9 @@ class CannotCheck(RegrpoError):
 
 
 def entry(table: Mapping[str, T], name: str, where: str, module: str) -> T:
-    """The entry of that name; `module` is the file to which users add theirs.
+    """Look up a name in a table; `module` is the file to which users add their own.
 
-    Raises Refused where there is none.
+    Raises Refused for an unknown name.
     """
     if name not in table:
         raise Refused(
@@ -46,3 +49,14 @@ def entry(table: Mapping[str, T], name: str, where: str, module: str) -> T:
             remedy=f"Name one of these, or add yours to {module}.",
         )
     return table[name]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or the name of its class if it has none."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def class_and_message(error: BaseException) -> str:
+    """An exception as `ValueError: the first line of its message`."""
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their SHA-256."""
+"""Files written whole or not at all, how they are read back, and their SHA-256."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regrpo.core.errors import Refused, first_line
+
 if TYPE_CHECKING:
     import pandas as pd
+
+RESTORE = "Restore it with `dvc checkout`, or make it again with `dvc repro`."
 
 
 def sha256(path: Path) -> str:
@@ -41,16 +45,16 @@ def sha256_json(value: object) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write.
+    """Yield a temporary sibling of `path` to write, a file or a folder.
 
-    Renamed to `path` on success (POSIX rename is atomic), removed on failure.
-
-    The sibling may become a file or a folder; an existing folder at `path` is replaced.
+    It is renamed to `path` on success (POSIX rename is atomic) and removed on failure. An existing
+    folder at `path` is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
     try:
         yield temporary
+        # Unlike a file, a folder that holds something cannot be renamed over.
         if path.is_dir():
             shutil.rmtree(path)
         temporary.replace(path)
@@ -69,10 +73,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write indented JSON with sorted keys, atomically; NaN and infinity raise ValueError."""
-    write_text(
-        path,
-        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
-    )
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -119,38 +121,78 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
     with replacing(path) as temporary:
-        pq.write_table(
-            pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None),
-            temporary,
-        )
-
-
-@contextlib.contextmanager
-def told_if_no_parquet(path: Path) -> Iterator[None]:
-    """Raises Refused for a file of this pipeline that is no readable Parquet."""
-    import pyarrow as pa
-
-    from regrpo.core.errors import Refused
-
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise Refused(
-            str(path),
-            expected="a whole Parquet file with UTF-8 text",
-            found=str(error).splitlines()[0],
-            remedy="Restore it with `dvc checkout`, or make it again with `dvc repro`.",
-        ) from error
+        pq.write_table(table, temporary)
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    """Read one Parquet file written by this pipeline into a frame (chat prompts come back as lists of dicts).
+    """Read a Parquet file of this pipeline into a frame (chat prompts as arrays of dicts).
 
     Raises Refused for a file that is no readable Parquet.
     """
     import pyarrow.parquet as pq
 
-    with told_if_no_parquet(path), path.open("rb") as f:
-        frame: pd.DataFrame = pq.read_table(f).to_pandas()
-        return frame
+    with _refuse_damaged(str(path), RESTORE), path.open("rb") as file:
+        frame: pd.DataFrame = pq.read_table(file).to_pandas()
+    return frame
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a Parquet file of this pipeline as plain Python values (chat prompts as lists of dicts).
+
+    Raises Refused for a file that is no readable Parquet.
+    """
+    rows = []
+    for batch in ParquetFile(path).batches(1024):
+        rows += batch
+    return rows
+
+
+class ParquetFile:
+    """A Parquet file that is read some rows at a time.
+
+    Opening and reading raise Refused for a file that is damaged or whose text is not UTF-8;
+    `remedy` says what to do then.
+    """
+
+    def __init__(self, path: Path, remedy: str = RESTORE) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self.remedy = remedy
+        with _refuse_damaged(str(path), remedy), path.open("rb") as file:
+            metadata = pq.read_metadata(file)
+        self.num_rows: int = metadata.num_rows
+        self.schema = metadata.schema.to_arrow_schema()
+
+    def batches(
+        self, rows: int, columns: list[str] | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The rows in their order, at most `rows` at a time, with all columns or those named."""
+        import pyarrow.parquet as pq
+
+        start = 0
+        with _refuse_damaged(str(self.path), self.remedy), self.path.open("rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(rows, columns=columns):
+                # Reading alone does not look at the text, and to_pylist would not say where it is.
+                with _refuse_damaged(f"{self.path}, from row {start}", self.remedy):
+                    batch.validate(full=True)
+                yield batch.to_pylist()
+                start += batch.num_rows
+
+
+@contextlib.contextmanager
+def _refuse_damaged(where: str, remedy: str) -> Iterator[None]:
+    """Raise Refused where pyarrow cannot read a file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise Refused(
+            where,
+            expected="a whole Parquet file with UTF-8 text",
+            found=first_line(error),
+            remedy=remedy,
+        ) from error

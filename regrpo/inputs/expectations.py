@@ -5,185 +5,216 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.errors import CannotCheck
 from regrpo.core.verifiers import Verifier
-from regrpo.inputs.checks import CHECKS, KEPT, VERIFIED, Outcome, Row
+from regrpo.inputs.checks import CHECKS, SCORES, Row
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+KEPT = 1000
+"""Offending rows of a check in a split that failures.parquet holds; all are counted."""
 LONGEST_VALUE = 300
 """Characters of an offending value that are kept."""
+RESULT_FORMAT = {
+    "result_format": "COMPLETE",
+    "unexpected_index_column_names": ["row"],
+    "include_unexpected_rows": False,
+}
 
 
-def suite(split: str, longest_prompt: int, verifier: Verifier | None) -> dict[str, Any]:
-    """The expectations on a derived frame, by the name of the check."""
+@dataclass(frozen=True)
+class Outcome:
+    """One check on one split: of `rows` rows `failed` did.
+
+    `failures` holds the first KEPT of these: id, source_row, value, question, answer.
+    """
+
+    check: str
+    split: str
+    expectation: str
+    rows: int
+    failed: int
+    failures: tuple[Row, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failed
+
+
+def on_rows(split: str, longest_prompt: int, verifier: Verifier | None) -> dict[str, Any]:
+    """The expectations on a derived frame of a split, by the name of the check."""
     import great_expectations.expectations as gxe
 
-    def nothing_in(column: str) -> Any:
-        return gxe.ExpectColumnValuesToBeNull(column=column)
-
-    def score(column: str) -> Any:
-        return gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[float(column[-1])])
-
-    expectations = {
-        "id_present": gxe.ExpectColumnValuesToNotBeNull(column="given_id"),
-        "id_unique": nothing_in("given_id_again"),
-        "id_disjoint": nothing_in("given_id_elsewhere"),
-        "not_empty": nothing_in("empty"),
-        "prompt_length": gxe.ExpectColumnValuesToBeBetween(
-            column="prompt_tokens", min_value=1, max_value=longest_prompt
-        ),
-        "question_unique": nothing_in("exact_again"),
-        "question_unique_normalised": nothing_in("normalised_again"),
-        "disjoint": nothing_in("exact_elsewhere"),
-        "disjoint_normalised": nothing_in("normalised_elsewhere"),
-        "disjoint_canonical": nothing_in("canonical_elsewhere"),
-        "valid_unicode": nothing_in("invalid"),
-        "nfc": nothing_in("not_nfc"),
-        "no_control_characters": nothing_in("control"),
+    nothing_in = {
+        "id_unique": "given_id_again",
+        "id_disjoint": "given_id_elsewhere",
+        "not_empty": "empty",
+        "question_unique": "exact_again",
+        "question_unique_normalised": "normalised_again",
+        "disjoint": "exact_elsewhere",
+        "disjoint_normalised": "normalised_elsewhere",
+        "disjoint_canonical": "canonical_elsewhere",
+        "valid_unicode": "invalid",
+        "nfc": "not_nfc",
+        "no_control_characters": "control",
     }
+    # Training may hold variants of a question: only what is measured on must be independent.
     if split in ("dev", "eval"):
-        expectations["class_unique"] = nothing_in("canonical_again")
+        nothing_in["class_unique"] = "canonical_again"
     if verifier:
-        expectations["answer_parses"] = nothing_in("unparsed")
-        expectations |= {name: score(name) for name in VERIFIED[1:]}
+        nothing_in["answer_parses"] = "unparsed"
+    expectations = {
+        check: gxe.ExpectColumnValuesToBeNull(column=column) for check, column in nothing_in.items()
+    }
+    expectations["id_present"] = gxe.ExpectColumnValuesToNotBeNull(column="given_id")
+    expectations["prompt_length"] = gxe.ExpectColumnValuesToBeBetween(
+        column="prompt_tokens", min_value=1, max_value=longest_prompt
+    )
+    if verifier:
+        for name in SCORES:
+            score = float(name[-1])
+            expectations[name] = gxe.ExpectColumnValuesToBeInSet(column=name, value_set=[score])
     return expectations
 
 
-def schema_rows(given: pa.Schema) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The columns and types that are expected and found, a row per column, and the expectation that they are equal."""
+def on_schema() -> dict[str, Any]:
+    """The expectation on a frame of `schema_frame`."""
     import great_expectations.expectations as gxe
+
+    return {"schema": gxe.ExpectColumnPairValuesToBeEqual(column_A="expected", column_B="found")}
+
+
+def schema_frame(given: pa.Schema) -> pd.DataFrame:
+    """The types of a split's columns, expected and found: a row for each column."""
     import pandas as pd
     import pyarrow as pa
 
-    text = dict.fromkeys(("id", "prompt", "question", "answer", "solution"), pa.string())
-    expected = text | {"source_row": pa.int64()}
+    text = ("id", "prompt", "question", "answer", "solution")
+    expected = {name: pa.string() for name in text} | {"source_row": pa.int64()}
     found = dict(zip(given.names, given.types, strict=True))
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     if found.get("prompt") == messages:
-        expected["prompt"] = found["prompt"]
-    names = [*expected, *(name for name in found if name not in expected)]
-    frame = pd.DataFrame(
-        {
-            "row": range(len(names)),
-            "id": names,
-            "expected": [str(expected.get(name, "no such column")) for name in names],
-            "found": [str(found.get(name, "no such column")) for name in names],
-        }
-    )
-    return frame, {
-        "schema": gxe.ExpectColumnPairValuesToBeEqual(column_A="expected", column_B="found")
-    }
+        expected["prompt"] = messages
+    rows = []
+    for index, name in enumerate(expected | found):
+        row = {"row": index, "id": name}
+        row["expected"] = str(expected.get(name, "no such column"))
+        row["found"] = str(found.get(name, "no such column"))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def row_count(split: str, rows: int, fewest: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+def on_row_count() -> dict[str, Any]:
+    """The expectation on a frame of one row: a split's `rows`, and the `fewest` it may have."""
     import great_expectations.expectations as gxe
-    import pandas as pd
 
     enough = gxe.ExpectColumnPairValuesAToBeGreaterThanB(
         column_A="rows", column_B="fewest", or_equal=True
     )
-    return pd.DataFrame([{"row": 0, "id": split, "rows": rows, "fewest": fewest}]), {
-        "row_count": enough
-    }
+    return {"row_count": enough}
 
 
 class Suites:
-    """Great Expectations' suites, run on frames.
-
-    Its own pages show each's first frame and the first that fails.
-    """
+    """Makes suites of Great Expectations, whose own pages go to the folder `docs` (None: none)."""
 
     def __init__(self, docs: Path | None) -> None:
-        self.docs, self.context = docs, _context(docs)
-        self._known: dict[str, Any] = {}
-        self._failed: set[str] = set()
+        self.docs = docs
+        self.context = _context(docs)
 
-    def run(
-        self, name: str, split: str, frame: pd.DataFrame, expectations: Mapping[str, Any]
-    ) -> Iterator[Outcome]:
-        """Evaluate named expectations on a frame, as one suite.
-
-        Raises CannotCheck for one that cannot be.
-        """
-        for result in self._results(name, frame, expectations):
-            config, found = result.expectation_config, result.result
-            if "unexpected_index_list" not in found:
-                raise CannotCheck(
-                    f"{config.meta['check']} in {split}",
-                    expected=f"Great Expectations to evaluate {config.type}",
-                    found=str(result.exception_info)[:500],
-                    remedy="Please report this: the gate refuses what it cannot check.",
-                )
-            unexpected = found["unexpected_index_list"] or []
-            first = int(frame["row"].iloc[0]) if unexpected else 0
-            failures = [
-                _failure(frame.iloc[one["row"] - first].to_dict(), one) for one in unexpected[:KEPT]
-            ]
-            yield Outcome(
-                config.meta["check"],
-                split,
-                config.type,
-                len(frame),
-                len(unexpected),
-                tuple(failures),
-            )
-
-    def _results(self, name: str, frame: pd.DataFrame, expectations: Mapping[str, Any]) -> Any:
+    def add(self, name: str, split: str, expectations: Mapping[str, Any]) -> Suite:
+        """Declare a suite of expectations, given by the name of the check."""
         import great_expectations as gx
 
-        how = {
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": ["row"],
-            "include_unexpected_rows": False,
-        }
-        if name not in self._known:
-            for check_name, expectation in expectations.items():
-                expectation.meta = {"check": check_name}
-                expectation.description = CHECKS[check_name].holds
-            suite = self.context.suites.add(
-                gx.ExpectationSuite(name=name, expectations=list(expectations.values()))
-            )
-            asset = self.context.data_sources.get("prepared").add_dataframe_asset(name)
-            data = asset.add_batch_definition_whole_dataframe("all")
-            shown = self.context.validation_definitions.add(
-                gx.ValidationDefinition(name=name, data=data, suite=suite)
-            )
-            self._known[name] = shown
-            found = shown.run(batch_parameters={"dataframe": frame}, result_format=how)
-        else:
-            shown = self._known[name]
-            found = shown.data.get_batch({"dataframe": frame}).validate(
-                shown.suite, result_format=how
-            )
-            if not found.success and name not in self._failed:
-                shown.run(batch_parameters={"dataframe": frame}, result_format=how)
-        if not found.success:
-            self._failed.add(name)
-        return found.results
+        for check, expectation in expectations.items():
+            expectation.meta = {"check": check}
+            expectation.description = CHECKS[check].holds
+        suite = gx.ExpectationSuite(name=name, expectations=list(expectations.values()))
+        asset = self.context.data_sources.get("prepared").add_dataframe_asset(name)
+        definition = gx.ValidationDefinition(
+            name=name,
+            data=asset.add_batch_definition_whole_dataframe("all"),
+            suite=self.context.suites.add(suite),
+        )
+        return Suite(split, self.context.validation_definitions.add(definition))
 
     def write_pages(self) -> None:
-        """Great Expectations' own pages, where they were asked for."""
-        if self.docs is not None:
-            self.context.build_data_docs()
-            shutil.rmtree(
-                self.docs / "static" / "images", ignore_errors=True
-            )  # 3 MB of stock pictures for every run
+        """Write Great Expectations' own pages, if there is a folder for them."""
+        if self.docs is None:
+            return
+        self.context.build_data_docs()
+        # 3 MB of stock pictures, which every run would keep.
+        shutil.rmtree(self.docs / "static" / "images", ignore_errors=True)
+
+
+class Suite:
+    """A suite that is run on one frame of a split after the other.
+
+    Great Expectations' own pages show the first frame and the first that fails: one page a frame
+    would be thousands.
+    """
+
+    def __init__(self, split: str, definition: Any) -> None:
+        self.split = split
+        self.definition = definition
+        self.on_pages: set[bool] = set()
+        """Whether the frames that the pages show passed."""
+
+    def run(self, frame: pd.DataFrame) -> list[Outcome]:
+        """Evaluate the expectations on a frame.
+
+        Raises CannotCheck for one that cannot be evaluated.
+        """
+        return [self._outcome(frame, result) for result in self._results(frame)]
+
+    def _results(self, frame: pd.DataFrame) -> Any:
+        data = {"dataframe": frame}
+        if self.on_pages:
+            batch = self.definition.data.get_batch(data)
+            found = batch.validate(self.definition.suite, result_format=RESULT_FORMAT)
+            if found.success or False in self.on_pages:
+                return found.results
+        # Unlike `validate`, this keeps the result for the pages.
+        found = self.definition.run(batch_parameters=data, result_format=RESULT_FORMAT)
+        self.on_pages.add(found.success)
+        return found.results
+
+    def _outcome(self, frame: pd.DataFrame, result: Any) -> Outcome:
+        config = result.expectation_config
+        check = config.meta["check"]
+        if "unexpected_index_list" not in result.result:
+            raise CannotCheck(
+                f"{check} in {self.split}",
+                expected=f"Great Expectations to evaluate {config.type}",
+                found=str(result.exception_info)[:500],
+                remedy="Please report this: the gate refuses what it cannot check.",
+            )
+        unexpected = result.result["unexpected_index_list"] or []
+        failures = []
+        for found in unexpected[:KEPT]:
+            position = found["row"] - frame["row"].iloc[0]
+            failures.append(_failure(frame.iloc[position], found))
+        return Outcome(
+            check=check,
+            split=self.split,
+            expectation=config.type,
+            rows=len(frame),
+            failed=len(unexpected),
+            failures=tuple(failures),
+        )
 
 
 def _context(docs: Path | None) -> Any:
-    """An in-memory Great Expectations context that is silent and sends nothing.
-
-    Its pages go to `docs`.
-    """
+    """An in-memory context of Great Expectations that is silent and sends nothing."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    logging.getLogger("great_expectations").setLevel(logging.CRITICAL)  # failures are told by us
+    # The gate reports failures itself.
+    logging.getLogger("great_expectations").setLevel(logging.CRITICAL)
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -200,28 +231,26 @@ def _context(docs: Path | None) -> Any:
     return context
 
 
-def _failure(row: Row, found: Row) -> Row:
-    """What is kept of an offending row.
+def _failure(row: pd.Series[Any], found: Row) -> Row:
+    """What is kept of an offending row: id, source_row, the value found, question and answer.
 
-    Its id, where it comes from, the value found, the question and the answer.
+    `found` holds the row's number and the value of each column that the expectation looks at.
     """
     import pandas as pd
 
-    values: dict[str, str] = {
-        column: "null" if pd.isna(value) else str(value)
-        for column, value in found.items()
-        if column != "row"
-    }
-    told = ", ".join(f"{column} {text}" for column, text in values.items())
-    known = {
-        column: row[column]
-        for column in ("id", "source_row", "question", "answer")
-        if pd.notna(row.get(column))
-    }
+    def text(value: Any, absent: str) -> str:
+        return absent if pd.isna(value) else str(value)
+
+    values = {column: text(found[column], "null") for column in found if column != "row"}
+    if len(values) == 1:
+        (value,) = values.values()
+    else:
+        value = ", ".join(f"{column} {text}" for column, text in values.items())
+    source_row = row.get("source_row")
     return {
-        "id": str(known.get("id", "null")),
-        "source_row": int(known["source_row"]) if "source_row" in known else None,
-        "value": (told if len(values) > 1 else next(iter(values.values())))[:LONGEST_VALUE],
-        "question": str(known.get("question", ""))[:LONGEST_VALUE],
-        "answer": str(known.get("answer", ""))[:LONGEST_VALUE],
+        "id": text(row["id"], "null"),
+        "source_row": None if pd.isna(source_row) else int(source_row),
+        "value": value[:LONGEST_VALUE],
+        "question": text(row.get("question"), "")[:LONGEST_VALUE],
+        "answer": text(row.get("answer"), "")[:LONGEST_VALUE],
     }

@@ -1,12 +1,7 @@
-"""The validation gate.
+"""The validation gate: what must hold before anything trains, checked on every split.
 
-What must hold before anything trains, as a Great Expectations suite run on every split.
-
-`derive` computes columns (prompt tokens, what repeats where, the verifier's scores, …) of some rows
-at a time, `suite` declares expectations on them, and Great Expectations does the checking, batch by
-batch: what the verdict says of a row does not depend on the rows that lie in its batch. In the
-derived columns null means "nothing wrong" or "already told by another check": its column
-expectations skip nulls, so that one fault is reported once.
+The splits are read some rows at a time. What the verdict says of a row does not depend on the rows
+that are looked at together with it.
 """
 
 from __future__ import annotations
@@ -15,17 +10,18 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from regrpo.core.files import ParquetFile
+from regrpo.core.prompts import Prompt
 from regrpo.core.verifiers import Verifier
-from regrpo.inputs import scratch_db
-from regrpo.inputs.checks import CHECKS, KEPT, VERIFIED, Outcome, Prompt, Row, derive
+from regrpo.inputs import expectations, scratch_db
+from regrpo.inputs.checks import CHECKS, VERIFIED, Row, derive
 from regrpo.inputs.duplicates import CHAINS, Repeats
-from regrpo.inputs.expectations import LONGEST_VALUE, Suites, row_count, schema_rows, suite
+from regrpo.inputs.expectations import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 SHOWN = 20
 """Offending rows of a check that messages and the report show."""
@@ -33,9 +29,9 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Limits:
-    """`prompt_tokens`: the most of a prompt. `rows`: the fewest of a split (sft may be empty.
+    """The most tokens of a prompt, and the fewest rows of a split.
 
-    Prepare.sft: 0).
+    sft may be empty all the same (prepare.sft: 0).
     """
 
     prompt_tokens: int
@@ -44,6 +40,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
+    """The outcome of every check on every split, and how many rows the splits have."""
+
     rows: dict[str, int]
     outcomes: tuple[Outcome, ...]
     not_applicable: tuple[str, ...] = ()
@@ -54,74 +52,61 @@ class Verdict:
 
     def as_json(self) -> dict[str, Any]:
         """verdict.json: pass or fail and the counts of every check."""
+        checks = []
+        for outcome in self.outcomes:
+            values = dataclasses.asdict(outcome) | {"passed": outcome.passed}
+            del values["failures"]
+            checks.append(values)
         return {
             "passed": not self.failed,
             "failed_checks": len(self.failed),
             "rows": self.rows,
-            "checks": [
-                {
-                    name: getattr(one, name)
-                    for name in ("check", "split", "expectation", "rows", "failed", "passed")
-                }
-                for one in self.outcomes
-            ],
+            "checks": checks,
             "not_applicable": list(self.not_applicable),
         }
 
     def failure_table(self) -> pd.DataFrame:
-        """failures.parquet.
+        """failures.parquet: check, split, id and value, all text.
 
-        Check, split, id, value (all text), in the order of checks, splits and rows.
+        In the order of checks, splits and rows.
         """
         import pandas as pd
 
-        columns = ("check", "split", "id", "value")
         rows = [
-            {"check": o.check, "split": o.split, **failure}
-            for o in self.outcomes
-            for failure in o.failures
+            (outcome.check, outcome.split, failure["id"], failure["value"])
+            for outcome in self.outcomes
+            for failure in outcome.failures
         ]
-        return pd.DataFrame(
-            [{c: row[c] for c in columns} for row in rows], columns=columns, dtype="str"
-        )
+        return pd.DataFrame(rows, columns=("check", "split", "id", "value"), dtype="str")
 
     def message(self) -> str:
         """Each failed check with split, count, the first offending rows and the remedy."""
         lines = []
-        for one in self.failed:
-            told = "; ".join(
-                f"{shown(f['id'], 60)} ({place(f)}{shown(f['value'], 60)})"
-                for f in one.failures[:SHOWN]
-            )
-            more = f"; and {one.failed - SHOWN} more" if one.failed > SHOWN else ""
-            lines.append(f"  {one.check} in {one.split}, {one.failed} failed: {told}{more}")
-            lines.append(f"    {CHECKS[one.check].remedy}")
+        for outcome in self.failed:
+            rows = "; ".join(map(_in_one_line, outcome.failures[:SHOWN]))
+            if outcome.failed > SHOWN:
+                rows += f"; and {outcome.failed - SHOWN} more"
+            lines.append(f"  {outcome.check} in {outcome.split}, {outcome.failed} failed: {rows}")
+            lines.append(f"    {CHECKS[outcome.check].remedy}")
         return "\n".join(lines).removesuffix(".")
 
 
-def place(failure: Row) -> str:
-    return "" if failure["source_row"] is None else f"source row {failure['source_row']}: "
+def _in_one_line(failure: Row) -> str:
+    place = ""
+    if failure["source_row"] is not None:
+        place = f"source row {failure['source_row']}: "
+    return f"{shown(failure['id'], 60)} ({place}{shown(failure['value'], 60)})"
 
 
-def shown(text: str, longest: int = LONGEST_VALUE) -> str:
+def shown(text: str, longest: int = expectations.LONGEST_VALUE) -> str:
     """Text of a dataset made safe for a terminal and short: what cannot be printed is escaped."""
-    cut = text if len(text) <= longest else text[: longest - 1] + "…"
-    return cut if cut.isprintable() else repr(cut)[1:-1]
-
-
-class Split(Protocol):
-    """A split's rows as a pyarrow.Table gives them, which need not be in memory."""
-
-    @property
-    def schema(self) -> pa.Schema: ...
-    @property
-    def num_rows(self) -> int: ...
-    def select(self, columns: list[str]) -> Split: ...
-    def to_batches(self, max_chunksize: int) -> Iterable[pa.RecordBatch]: ...
+    if len(text) > longest:
+        text = text[: longest - 1] + "…"
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def check(
-    tables: Mapping[str, Split],
+    splits: Mapping[str, ParquetFile],
     canonical: Callable[[str], str],
     verifier: Verifier | None,
     count_tokens: Callable[[Sequence[Prompt]], Sequence[int]],
@@ -132,66 +117,85 @@ def check(
 ) -> Verdict:
     """Run every check on every split; `docs` is a folder for Great Expectations' own pages.
 
-    `progress` is told how many rows of a split have been checked. Where the schema does not hold,
-    the other checks could not read the rows and are not run. Raises CannotCheck where an
-    expectation could not be evaluated.
+    `progress` is called with a split and how many of its rows have been checked. If a schema does
+    not hold, the rows could not be read and the other checks are not run. Raises CannotCheck if an
+    expectation cannot be evaluated.
     """
-    suites, tally = Suites(docs), Tally()
-    for split, table in tables.items():
-        tally.add(suites.run(f"{split} schema", split, *schema_rows(table.schema)))
-    if all(one.passed for one in tally.outcomes.values()):
+    suites = expectations.Suites(docs)
+    tally = Tally()
+    for split, file in splits.items():
+        suite = suites.add(f"{split} schema", split, expectations.on_schema())
+        tally.add(suite.run(expectations.schema_frame(file.schema)))
+    if all(outcome.passed for outcome in tally.outcomes.values()):
+        for split, file in splits.items():
+            suite = suites.add(f"{split} rows", split, expectations.on_row_count())
+            tally.add(suite.run(_row_count_frame(split, file.num_rows, limits.rows)))
         with scratch_db.database() as database:
-            repeats = Repeats(database, canonical)
-            looked_at = {split: table.select(list(CHAINS)) for split, table in tables.items()}
-            for split, start, rows in _numbered(looked_at, batch_rows):
-                repeats.add(split, start, rows)
-            repeats.settle()
-            suite_of = {split: suite(split, limits.prompt_tokens, verifier) for split in tables}
-            for split, start, rows in _numbered(tables, batch_rows):
-                told = repeats.of(split, start, start + len(rows))
-                frame = derive(start, rows, told, canonical, verifier, count_tokens)
-                tally.add(suites.run(split, split, frame, suite_of[split]))
-                progress(split, start + len(rows))
-        for split, table in tables.items():
-            fewest = 0 if split == "sft" and not table.num_rows else limits.rows
-            tally.add(suites.run(f"{split} rows", split, *row_count(split, table.num_rows, fewest)))
+            repeats = _find_repeats(splits, Repeats(database, canonical), batch_rows)
+            for split, file in splits.items():
+                rules = expectations.on_rows(split, limits.prompt_tokens, verifier)
+                suite = suites.add(split, split, rules)
+                for start, rows in _numbered(file, batch_rows):
+                    found = repeats.of(split, start, start + len(rows))
+                    frame = derive(start, rows, found, canonical, verifier, count_tokens)
+                    tally.add(suite.run(frame))
+                    progress(split, start + len(rows))
     suites.write_pages()
-    rows_in = {split: table.num_rows for split, table in tables.items()}
-    return Verdict(rows_in, tally.in_order(list(tables)), () if verifier else VERIFIED)
+    return Verdict(
+        rows={split: file.num_rows for split, file in splits.items()},
+        outcomes=tally.in_order(list(splits)),
+        not_applicable=() if verifier else VERIFIED,
+    )
 
 
 class Tally:
-    """The batches' outcomes as one for each check and split."""
+    """Adds the outcomes of a split's batches up, to one for each check and split."""
 
     def __init__(self) -> None:
         self.outcomes: dict[tuple[str, str], Outcome] = {}
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        for one in outcomes:
-            if known := self.outcomes.get((one.check, one.split)):
-                one = dataclasses.replace(
+        for outcome in outcomes:
+            key = (outcome.check, outcome.split)
+            known = self.outcomes.get(key)
+            if known:
+                outcome = dataclasses.replace(
                     known,
-                    rows=known.rows + one.rows,
-                    failed=known.failed + one.failed,
-                    failures=(known.failures + one.failures)[:KEPT],
+                    rows=known.rows + outcome.rows,
+                    failed=known.failed + outcome.failed,
+                    failures=(known.failures + outcome.failures)[: expectations.KEPT],
                 )
-            self.outcomes[one.check, one.split] = one
+            self.outcomes[key] = outcome
 
     def in_order(self, splits: Sequence[str]) -> tuple[Outcome, ...]:
-        """In the order of checks, then splits."""
-        keys = [(name, split) for name in CHECKS for split in splits]
+        """The outcomes in the order of checks, then splits."""
+        keys = [(check, split) for check in CHECKS for split in splits]
         return tuple(self.outcomes[key] for key in keys if key in self.outcomes)
 
 
-def _numbered(tables: Mapping[str, Split], batch_rows: int) -> Iterator[tuple[str, int, list[Row]]]:
-    """Split, number of the first row, and rows of each batch.
+def _row_count_frame(split: str, rows: int, fewest: int) -> pd.DataFrame:
+    import pandas as pd
 
-    An empty split is one batch without rows.
-    """
-    for split, table in tables.items():
-        start = 0
-        for batch in table.to_batches(max_chunksize=batch_rows):
-            yield split, start, batch.to_pylist()
-            start += batch.num_rows
-        if not start:
-            yield split, 0, []
+    if split == "sft" and not rows:
+        fewest = 0
+    return pd.DataFrame([{"row": 0, "id": split, "rows": rows, "fewest": fewest}])
+
+
+def _find_repeats(splits: Mapping[str, ParquetFile], repeats: Repeats, batch_rows: int) -> Repeats:
+    for split, file in splits.items():
+        for start, rows in _numbered(file, batch_rows, list(CHAINS)):
+            repeats.add(split, start, rows)
+    repeats.settle()
+    return repeats
+
+
+def _numbered(
+    file: ParquetFile, batch_rows: int, columns: list[str] | None = None
+) -> Iterator[tuple[int, list[Row]]]:
+    """Each batch's rows and the number of its first; an empty file is one batch without rows."""
+    start = 0
+    for rows in file.batches(batch_rows, columns):
+        yield start, rows
+        start += len(rows)
+    if not start:
+        yield 0, []

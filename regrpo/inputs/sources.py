@@ -1,6 +1,4 @@
-"""Rows from where a dataset lies.
-
-A reasoning-gym generator, a file under data/raw/, a hub repository at a commit.
+"""Rows from where a dataset lies: a reasoning-gym generator, data/raw/, a hub repository at a commit.
 
 Every source yields (place, row); the place, as "data/raw/train.jsonl, line 7", is what an error
 about the row names.
@@ -8,8 +6,10 @@ about the row names.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,82 @@ from regrpo.core.settings import Section
 RAW_DATA = Path("data/raw")
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
+
+
+class ReasoningGym(Section):
+    kind: Literal["reasoning_gym"]
+    task: str
+    size: int = Field(gt=0)
+    config: dict[str, Any] = Field(default={})
+    license: str
+
+    def parts(self, seed: int) -> dict[str, Rows]:
+        return {"train": reasoning_gym_rows(self.task, seed, self.size, self.config)}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "source": f"reasoning-gym task {self.task}",
+            "revision": f"reasoning-gym {metadata.version('reasoning-gym')}",
+        }
+
+
+class Local(Section):
+    """Files under data/raw/."""
+
+    kind: Literal["local"]
+    train: str
+    eval: str | None = None
+    license: str
+
+    def _names(self) -> dict[str, str]:
+        names = {"train": self.train}
+        if self.eval:
+            names["eval"] = self.eval
+        return names
+
+    def parts(self, seed: int) -> dict[str, Rows]:
+        return {
+            part: local_rows(file_under(RAW_DATA, name, f"prepare.source.{part}"))
+            for part, name in self._names().items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        digests = {name: files.sha256(RAW_DATA / name) for name in self._names().values()}
+        return {
+            "source": f"files under {RAW_DATA}/",
+            "revision": files.sha256_json(digests),
+            "files": digests,
+        }
+
+
+class Hub(Section):
+    """Splits of a hub dataset; `data_dir` and `config` as for `hub_rows`."""
+
+    kind: Literal["hub"]
+    repo: str
+    config: str | None = None
+    data_dir: str | None = None
+    revision: str
+    train_split: str = "train"
+    eval_split: str | None = None
+    license: str
+
+    def parts(self, seed: int) -> dict[str, Rows]:
+        splits = {"train": self.train_split}
+        if self.eval_split:
+            splits["eval"] = self.eval_split
+        return {
+            part: hub_rows(self.repo, self.config, self.revision, split, self.data_dir)
+            for part, split in splits.items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "source": f"hub dataset {self.repo}",
+            "repo": self.repo,
+            "config": self.config or self.data_dir,
+            "revision": self.revision,
+        }
 
 
 def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) -> Rows:
@@ -39,176 +115,16 @@ def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) 
             "prepare.source",
             expected=f"a reasoning-gym task and its configuration (task {task!r})",
             found=str(error) or type(error).__name__,
-            remedy="See reasoning_gym.factory.DATASETS for the tasks and their configuration classes.",
+            remedy="See reasoning_gym.factory.DATASETS for the tasks and their configurations.",
         ) from error
     for index, row in enumerate(dataset):
         yield f"reasoning-gym {task}, row {index}", row
 
 
-def local_rows(path: Path) -> Rows:
-    """Rows of a JSONL, JSON, CSV or Parquet file.
-
-    Raises Refused with file and line for what cannot be read as it is.
-
-    Lines count from 1, rows of JSON and Parquet from 0.
-    """
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in readers or path.is_dir():
-        raise Refused(
-            str(path),
-            expected=f"a file ending in {', '.join(readers)}",
-            found="a folder" if path.is_dir() else path.suffix or "no ending",
-            remedy="Convert it to one of these.",
-        )
-    if path.stat().st_size == 0:
-        raise Refused(
-            str(path),
-            expected="at least one row",
-            found="an empty file",
-            remedy="Bring the data in again.",
-        )
-    return readers[path.suffix](path)
-
-
-def _bad_text(where: str, found: str, remedy: str) -> Refused:
-    return Refused(
-        where, expected="UTF-8 text without byte-order mark or NUL", found=found, remedy=remedy
-    )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, text) of a UTF-8 file.
-
-    Refused for a BOM, a NUL or bytes that are not UTF-8.
-    """
-    with path.open("rb") as f:
-        for number, raw in enumerate(f, start=1):
-            where = f"{path}, line {number}"
-            if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
-                raise _bad_text(
-                    where,
-                    "a byte-order mark",
-                    f"Remove it: `sed -i '1s/^\\xEF\\xBB\\xBF//' {path}`.",
-                )
-            if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise _bad_text(where, "UTF-16", f"Convert it: `iconv -f UTF-16 -t UTF-8 {path}`.")
-            if b"\0" in raw:
-                raise _bad_text(where, "a NUL byte", "Write the row again without it.")
-            try:
-                yield number, raw.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise _bad_text(
-                    where,
-                    f"byte 0x{raw[error.start]:02x} at column {error.start + 1}",
-                    "Save the file as UTF-8.",
-                ) from error
-
-
-def _object(value: object, where: str) -> Row:
-    if not isinstance(value, dict):
-        raise Refused(
-            where,
-            expected="a JSON object",
-            found=type(value).__name__,
-            remedy="Write one object a row.",
-        )
-    return value
-
-
-def _parse(text: str, path: Path, line: int, expected: str) -> Any:
-    """JSON that starts on that line.
-
-    Refused for what is none, is nested without end, or holds an endless number.
-    """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        found = str(error)
-        if isinstance(error, json.JSONDecodeError):
-            line += error.lineno - 1
-            found = f"{error.msg} at column {error.colno}, near {text[max(error.pos - 20, 0) : error.pos + 20]!r}"
-        raise Refused(
-            f"{path}, line {line}", expected=expected, found=found, remedy="Mend or remove it."
-        ) from error
-
-
-def _jsonl(path: Path) -> Rows:
-    for number, line in _lines(path):
-        if line.strip():
-            where = f"{path}, line {number}"
-            yield where, _object(_parse(line.strip(), path, number, "one JSON object"), where)
-
-
-def _json(path: Path) -> Rows:
-    rows = _parse("".join(line for _, line in _lines(path)), path, 1, "a JSON list of objects")
-    if not isinstance(rows, list):
-        raise Refused(
-            str(path),
-            expected="a JSON list of objects",
-            found=type(rows).__name__,
-            remedy="Write a list of objects.",
-        )
-    for index, row in enumerate(rows):
-        yield f"{path}, row {index}", _object(row, f"{path}, row {index}")
-
-
-def _csv(path: Path) -> Rows:
-    import csv
-
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
-    try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise Refused(
-                f"{path}, line 1",
-                expected="a header that names each column once",
-                found=", ".join(header),
-                remedy="Rename or remove the repeated column.",
-            )
-        for fields in filter(None, reader):
-            where = f"{path}, line {reader.line_num}"
-            if len(fields) != len(header):
-                raise Refused(
-                    where,
-                    expected=f"{len(header)} fields, as in the header",
-                    found=str(len(fields)),
-                    remedy="Quote fields that hold commas.",
-                )
-            yield where, dict(zip(header, fields, strict=True))
-    except csv.Error as error:
-        raise Refused(
-            f"{path}, line {reader.line_num}",
-            expected="CSV with a header",
-            found=str(error),
-            remedy="Mend the line.",
-        ) from error
-
-
-def _parquet(path: Path) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    start = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=4096):
-                batch.validate(full=True)  # text in a Parquet file need not be UTF-8
-                for index, row in enumerate(batch.to_pylist(), start):
-                    yield f"{path}, row {index}", row
-                start += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise Refused(
-            f"{path}, from row {start}" if start else str(path),
-            expected="a whole Parquet file with UTF-8 text",
-            found=str(error).splitlines()[0],
-            remedy="Write it again: it is truncated, damaged or no Parquet.",
-        ) from error
-
-
 def hub_rows(
     repo: str, config: str | None, revision: str, split: str, data_dir: str | None = None
 ) -> Rows:
-    """Rows of a hub dataset's split at a commit. Raises CannotCheck where it cannot be loaded.
+    """Rows of a hub dataset's split at a commit. Raises CannotCheck if it cannot be loaded.
 
     `data_dir` is the folder of plain files that holds the splits: how a Parquet conversion
     (refs/convert/parquet) lays out a configuration. No dataset script is ever run: `datasets` knows
@@ -226,68 +142,150 @@ def hub_rows(
         yield f"{repo} ({split}), row {index}", row
 
 
-class ReasoningGym(Section):
-    kind: Literal["reasoning_gym"]
-    task: str
-    size: int = Field(gt=0)
-    config: dict[str, Any] = Field(default={})
-    license: str
+def local_rows(path: Path) -> Rows:
+    """Rows of a JSONL, JSON, CSV or Parquet file.
 
-    def parts(self, seed: int) -> dict[str, Rows]:
-        return {"train": reasoning_gym_rows(self.task, seed, self.size, self.config)}
-
-    def describe(self) -> dict[str, Any]:
-        from importlib.metadata import version
-
-        return {
-            "source": f"reasoning-gym task {self.task}",
-            "revision": f"reasoning-gym {version('reasoning-gym')}",
-        }
-
-
-class Local(Section):
-    kind: Literal["local"]
-    train: str
-    eval: str | None = None
-    license: str
-
-    def parts(self, seed: int) -> dict[str, Rows]:
-        names = {"train": self.train} | ({"eval": self.eval} if self.eval else {})
-        return {
-            part: local_rows(file_under(RAW_DATA, name, f"prepare.source.{part}"))
-            for part, name in names.items()
-        }
-
-    def describe(self) -> dict[str, Any]:
-        digests = {name: files.sha256(RAW_DATA / name) for name in (self.train, self.eval) if name}
-        return {
-            "source": f"files under {RAW_DATA}/",
-            "revision": files.sha256_json(digests),
-            "files": digests,
-        }
+    Raises Refused with file and line for what cannot be read as it is. Lines count from 1, rows of
+    JSON and Parquet from 0.
+    """
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if path.is_dir() or path.suffix not in readers:
+        raise Refused(
+            str(path),
+            expected=f"a file ending in {', '.join(readers)}",
+            found="a folder" if path.is_dir() else path.suffix or "no ending",
+            remedy="Convert it to one of these.",
+        )
+    if path.stat().st_size == 0:
+        raise Refused(
+            str(path),
+            expected="at least one row",
+            found="an empty file",
+            remedy="Bring the data in again.",
+        )
+    return readers[path.suffix](path)
 
 
-class Hub(Section):
-    kind: Literal["hub"]
-    repo: str
-    config: str | None = None
-    data_dir: str | None = None
-    revision: str
-    train_split: str = "train"
-    eval_split: str | None = None
-    license: str
+def _jsonl(path: Path) -> Rows:
+    for number, line in _lines(path):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield place, _object(_parse(line.strip(), path, number, "one JSON object"), place)
 
-    def parts(self, seed: int) -> dict[str, Rows]:
-        names = {"train": self.train_split} | ({"eval": self.eval_split} if self.eval_split else {})
-        return {
-            part: hub_rows(self.repo, self.config, self.revision, name, self.data_dir)
-            for part, name in names.items()
-        }
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "source": f"hub dataset {self.repo}",
-            "repo": self.repo,
-            "config": self.config or self.data_dir,
-            "revision": self.revision,
-        }
+def _json(path: Path) -> Rows:
+    text = "".join(line for _, line in _lines(path))
+    rows = _parse(text, path, 1, "a JSON list of objects")
+    if not isinstance(rows, list):
+        raise Refused(
+            str(path),
+            expected="a JSON list of objects",
+            found=type(rows).__name__,
+            remedy="Write a list of objects.",
+        )
+    for index, row in enumerate(rows):
+        place = f"{path}, row {index}"
+        yield place, _object(row, place)
+
+
+def _csv(path: Path) -> Rows:
+    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise Refused(
+                f"{path}, line 1",
+                expected="a header that names each column once",
+                found=", ".join(header),
+                remedy="Rename or remove the repeated column.",
+            )
+        for fields in reader:
+            if not fields:  # a blank line
+                continue
+            place = f"{path}, line {reader.line_num}"
+            if len(fields) != len(header):
+                raise Refused(
+                    place,
+                    expected=f"{len(header)} fields, as in the header",
+                    found=str(len(fields)),
+                    remedy="Quote fields that hold commas.",
+                )
+            yield place, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise Refused(
+            f"{path}, line {reader.line_num}",
+            expected="CSV with a header",
+            found=str(error),
+            remedy="Mend the line.",
+        ) from error
+
+
+def _parquet(path: Path) -> Rows:
+    remedy = "Write it again: it is truncated, damaged or no Parquet."
+    index = 0
+    for rows in files.ParquetFile(path, remedy).batches(4096):
+        for row in rows:
+            yield f"{path}, row {index}", row
+            index += 1
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text) of a UTF-8 file.
+
+    Raises Refused for a byte-order mark, a NUL or bytes that are not UTF-8.
+    """
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                text = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                found = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
+                remedy = "Save the file as UTF-8."
+                if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    found = "UTF-16"
+                    remedy = f"Convert it: `iconv -f UTF-16 -t UTF-8 {path}`."
+                raise _bad_text(path, number, found, remedy) from error
+            if number == 1 and text.startswith("\ufeff"):
+                remedy = f"Remove it: `sed -i '1s/^\\xEF\\xBB\\xBF//' {path}`."
+                raise _bad_text(path, number, "a byte-order mark", remedy)
+            if "\0" in text:
+                raise _bad_text(path, number, "a NUL byte", "Write the row again without it.")
+            yield number, text
+
+
+def _bad_text(path: Path, line: int, found: str, remedy: str) -> Refused:
+    return Refused(
+        f"{path}, line {line}",
+        expected="UTF-8 text without byte-order mark or NUL",
+        found=found,
+        remedy=remedy,
+    )
+
+
+def _parse(text: str, path: Path, line: int, expected: str) -> Any:
+    """JSON that starts on that line of a file.
+
+    Raises Refused for what is none, is nested without end, or holds an endless number.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        found = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line += error.lineno - 1
+            near = text[max(error.pos - 20, 0) : error.pos + 20]
+            found = f"{error.msg} at column {error.colno}, near {near!r}"
+        raise Refused(
+            f"{path}, line {line}", expected=expected, found=found, remedy="Mend or remove it."
+        ) from error
+
+
+def _object(value: object, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise Refused(
+            place,
+            expected="a JSON object",
+            found=type(value).__name__,
+            remedy="Write one object a row.",
+        )
+    return value

@@ -281,15 +281,6 @@ def save(
         save_tokenizer(tokenizer, temporary)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a Parquet file as plain Python values (chat prompts as lists of messages)."""
-    import pyarrow.parquet as pq
-
-    with files.told_if_no_parquet(path), path.open("rb") as file:
-        rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-    return rows
-
-
 def quiet(trainer: Any) -> None:
     """Drop the trainer's own printing of each log line; History shows progress."""
     from transformers import PrinterCallback

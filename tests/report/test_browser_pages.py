@@ -17,7 +17,8 @@ import pytest
 
 from regrpo.audit import audit
 from regrpo.inputs import gate
-from regrpo.inputs.checks import CHECKS, Outcome
+from regrpo.inputs.checks import CHECKS
+from regrpo.inputs.expectations import Outcome
 from regrpo.records import find, graph
 from regrpo.report import contents, pages
 from stages import validate

@@ -1,0 +1,235 @@
+"""Each check: its fault is planted once, and named by check, split and row."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from regrpo.core.verifiers import Verifier
+from regrpo.inputs import gate
+from regrpo.inputs.checks import CHECKS, VERIFIED
+from tests.support.splits import EXACT, Splits, failed, good, row
+
+
+def changed(split: str, index: int, **values: Any) -> Callable[[Splits], None]:
+    return lambda splits: splits[split][index].update(values)
+
+
+def asks(split: str, index: int, question: str, **extra: Any) -> Callable[[Splits], None]:
+    def plant(splits: Splits) -> None:
+        splits[split][index] = row(split, index, question, **extra)
+
+    return plant
+
+
+FAULTS: dict[str, tuple[Callable[[Splits], None], dict[tuple[str, str], list[str]]]] = {
+    "too few rows": (
+        lambda splits: splits["dev"].__delitem__(slice(2, None)),
+        {("row_count", "dev"): ["dev"]},
+    ),
+    "no id": (changed("train", 1, id=None), {("id_present", "train"): ["null"]}),
+    "blank id": (changed("train", 1, id=" "), {("id_present", "train"): [" "]}),
+    "id twice": (
+        changed("train", 1, id="train-0"),
+        {("id_unique", "train"): ["train-0", "train-0"]},
+    ),
+    "id in two splits": (
+        changed("train", 1, id="eval-3"),
+        {("id_disjoint", "train"): ["eval-3"], ("id_disjoint", "eval"): ["eval-3"]},
+    ),
+    "empty question": (asks("sft", 2, "  "), {("not_empty", "sft"): ["sft-2"]}),
+    "null question": (changed("sft", 2, question=None), {("not_empty", "sft"): ["sft-2"]}),
+    "empty prompt": (changed("sft", 2, prompt=""), {("not_empty", "sft"): ["sft-2"]}),
+    "null prompt": (changed("sft", 2, prompt=None), {("not_empty", "sft"): ["sft-2"]}),
+    "a prompt of 17 tokens": (
+        changed("eval", 0, prompt="1" * 16),
+        {("prompt_length", "eval"): ["eval-0"]},
+    ),
+    "a question twice": (
+        asks("train", 3, "20+0="),
+        {("question_unique", "train"): ["train-0", "train-3"]},
+    ),
+    "a question twice, spelled otherwise": (
+        asks("train", 3, "２0+0="),
+        {("question_unique_normalised", "train"): ["train-0", "train-3"]},
+    ),
+    "a variant in eval": (
+        asks("eval", 3, "1+40="),
+        {("class_unique", "eval"): ["eval-1", "eval-3"]},
+    ),
+    "a variant in train": (asks("train", 3, "1+20="), {}),
+    "an eval question in train": (
+        asks("train", 3, "40+2="),
+        {("disjoint", "train"): ["train-3"], ("disjoint", "eval"): ["eval-2"]},
+    ),
+    "an eval question in sft, spelled otherwise": (
+        asks("sft", 3, "４0+2="),
+        {("disjoint_normalised", "sft"): ["sft-3"], ("disjoint_normalised", "eval"): ["eval-2"]},
+    ),
+    "a variant of a dev question in train": (
+        asks("train", 3, "2+30="),
+        {("disjoint_canonical", "train"): ["train-3"], ("disjoint_canonical", "dev"): ["dev-2"]},
+    ),
+    "a replacement character": (
+        changed("dev", 1, prompt="30\ufffd1="),
+        {("valid_unicode", "dev"): ["dev-1"]},
+    ),
+    "a noncharacter": (
+        changed("dev", 1, prompt="\U0001ffff"),
+        {("valid_unicode", "dev"): ["dev-1"]},
+    ),
+    "decomposed letters": (changed("dev", 1, prompt="e\u0301"), {("nfc", "dev"): ["dev-1"]}),
+    "a carriage return": (
+        changed("dev", 1, prompt="30+1=\r"),
+        {("no_control_characters", "dev"): ["dev-1"]},
+    ),
+    "an escape sequence": (
+        changed("dev", 1, id="\x1b[2J"),
+        {("no_control_characters", "dev"): ["\x1b[2J"]},
+    ),
+    "newline and tab": (changed("dev", 1, prompt="30\t+1\n="), {}),
+    "an answer in words": (
+        changed("train", 2, answer="twenty"),
+        {("answer_parses", "train"): ["train-2"]},
+    ),
+    "no answer": (changed("train", 2, answer=None), {("answer_parses", "train"): ["train-2"]}),
+    "a solution that ends elsewhere": (
+        changed("sft", 2, solution="<answer>5</answer>"),
+        {("solution_scores_1", "sft"): ["sft-2"]},
+    ),
+    "no solution": (changed("sft", 2, solution=None), {}),
+    "a prompt that holds its answer": (
+        changed("train", 1, prompt="<answer>21</answer>"),
+        {("echo_scores_0", "train"): ["train-1"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
+    check: Callable[..., gate.Verdict], fault: str
+) -> None:
+    plant, expected = FAULTS[fault]
+    splits = good()
+    plant(splits)
+    concerned = {split for _, split in expected} | {
+        name for name, rows in good().items() if splits[name] != rows
+    }
+    verdict = check(
+        {name: rows for name, rows in splits.items() if name in concerned}
+    )  # each split costs 0.2 s
+    assert failed(verdict) == expected
+    assert verdict.as_json()["passed"] is (not expected)
+    lines = verdict.message().splitlines()
+    for (name, split), rows in expected.items():
+        (line,) = (
+            line for line in lines if line.startswith(f"  {name} in {split}, {len(rows)} failed: ")
+        )
+        assert all(gate.shown(identity) in line for identity in rows)
+        assert lines[lines.index(line) + 1].strip().removesuffix(".") == CHECKS[
+            name
+        ].remedy.removesuffix(".")
+    told = [f"{check} {split} {i}" for (check, split), rows in expected.items() for i in rows]
+    kept = verdict.failure_table()
+    assert list(kept.columns) == ["check", "split", "id", "value"]
+    assert [f"{r.check} {r.split} {r.id}" for r in kept.itertuples()] == told
+
+
+def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(
+    check: Callable[..., gate.Verdict],
+) -> None:
+    splits: Splits = {name: [] for name in good()}
+    splits["sft"] = [row("sft", 90, "1+90=", prompt=None), row("sft", 91, "1+91=", prompt="1" * 30)]
+    for plant, _ in FAULTS.values():
+        planted = good()
+        plant(planted)
+        for name, rows in planted.items():
+            splits[name] += rows
+    whole = check(splits)
+    other = check(splits, batch_rows=35)
+    assert {one.check for one in whole.failed} > {
+        "id_unique",
+        "disjoint_canonical",
+        "question_unique",
+        "answer_parses",
+    }
+    assert other == whole
+
+
+class Lenient(Verifier):
+    """The verifier's faults that the self-test is there to find."""
+
+    def score(self, completion: str, answer: str | None) -> float:
+        numbers = re.findall(r"\d+", completion)
+        return {
+            "never": 0.0,
+            "always": 1.0,
+            "any number": float(bool(numbers)),
+            "gold anywhere": float(answer in numbers),
+            "first": float(numbers[:1] == [answer]),
+            "the sum": float(
+                completion.endswith("=") or self.extract(completion) == int(answer or 0)
+            ),
+        }[self.name]
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        ("never", {"gold_scores_1", "solution_scores_1"}),
+        ("always", {"wrong_scores_0", "empty_scores_0", "echo_scores_0", "contradiction_scores_0"}),
+        ("any number", {"wrong_scores_0", "echo_scores_0", "contradiction_scores_0"}),
+        ("gold anywhere", {"contradiction_scores_0"}),
+        ("first", {"solution_scores_1", "contradiction_scores_0"}),
+        ("the sum", {"echo_scores_0"}),
+    ],
+)
+def test_a_verifier_that_pays_for_the_wrong_thing_is_refused_on_every_row(
+    check: Callable[..., gate.Verdict], fault: str, found: set[str]
+) -> None:
+    train = [row("train", i, f"20+{i + 2}=") for i in range(4)]
+    verdict = check({"train": train}, Lenient(**dataclasses.asdict(EXACT) | {"name": fault}))
+    assert {one.check for one in verdict.failed} == found
+    assert all(one.failed == 4 for one in verdict.failed)
+
+
+def test_without_a_verifier_its_checks_are_not_applicable_and_answers_may_be_null(
+    check: Callable[..., gate.Verdict],
+) -> None:
+    splits = good()
+    splits["train"][0] |= {"answer": None, "solution": None}
+    verdict = check({"train": splits["train"]}, None)
+    assert not verdict.failed
+    names = {
+        "answer_parses",
+        *(name for name in CHECKS if CHECKS[name].holds.startswith("self-test")),
+    }
+    assert len(names) == 7
+    assert names == set(VERIFIED) == set(verdict.as_json()["not_applicable"])
+    assert not {one.check for one in verdict.outcomes} & names
+
+
+def test_chat_prompts_are_counted_and_checked_as_messages(
+    check: Callable[..., gate.Verdict],
+) -> None:
+    rows = [
+        one | {"prompt": [{"role": "user", "content": one["prompt"]}]} for one in good()["train"]
+    ]
+    roomy = gate.Limits(prompt_tokens=30, rows=3)
+    assert failed(check({"train": rows}, limits=roomy, chat=True)) == {}
+    rows[0]["prompt"] = [
+        {"role": "system", "content": "e\u0301"},
+        {"role": "user", "content": "20+0="},
+    ]
+    rows[1]["prompt"][0]["content"] = " "
+    rows[2]["prompt"][0]["content"] = "9" * 20
+    rows[3]["prompt"] = []
+    assert failed(check({"train": rows}, limits=roomy, chat=True)) == {
+        ("not_empty", "train"): ["train-1", "train-3"],
+        ("prompt_length", "train"): ["train-0", "train-2"],
+        ("nfc", "train"): ["train-0"],
+    }
