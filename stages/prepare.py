@@ -1,16 +1,14 @@
-"""prepare.
-
-Questions, prompts and answers from a source at a pinned revision, split by canonical class.
+"""prepare: questions, prompts and answers from a source at a pinned revision, split by class.
 
 Reads data/raw/ (source kind `local`), a hub dataset or a reasoning-gym task; writes data/prepared/
-(one Parquet file per split, dataset.json) and reports/prepare/metrics.json.  Run it by hand: python
--m stages.prepare
+(one Parquet file per split, dataset.json) and reports/prepare/metrics.json.
+Run it by hand: python -m stages.prepare
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -30,23 +28,33 @@ class Params(Plan):
     source: Annotated[ReasoningGym | Local | Hub, Field(discriminator="kind")]
 
 
-def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, int]]:
-    """Write the Parquet files and dataset.json; returns each split's counts."""
+def write_split(path: Path, splits: Splits, params: Params, form: Format) -> None:
+    """Write a split's rows with their prompts, some at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    prompt = pa.list_(message) if style(params, form) == "chat" else pa.string()
-    text = dict.fromkeys(("id", "prompt", "question", "answer", "solution"), pa.string())
-    schema = pa.schema(text | {"prompt": prompt, "source_row": pa.int64()})
-    counts = {name: splits.count(name) for name in SPLITS}
+    text = ("id", "prompt", "question", "answer", "solution")
+    columns = {name: pa.string() for name in text} | {"source_row": pa.int64()}
+    if style(params, form) == "chat":
+        message = pa.struct([("role", pa.string()), ("content", pa.string())])
+        columns["prompt"] = pa.list_(message)
+    schema = pa.schema(columns)
+    with pq.ParquetWriter(path, schema) as file:
+        for rows in batches(prompted(row, params, form) for row in splits.rows(path.stem)):
+            file.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, int]]:
+    """Write the Parquet files and dataset.json; returns each split's counts."""
+    counts = {split: splits.count(split) for split in SPLITS}
+    described: dict[str, Any] = {}
     with files.replacing(OUT) as folder:
         folder.mkdir()
-        for name in SPLITS:
-            with pq.ParquetWriter(folder / f"{name}.parquet", schema) as file:
-                for rows in batches(prompted(row, params, form) for row in splits.rows(name)):
-                    file.write_table(pa.Table.from_pylist(rows, schema=schema))
-        description = params.source.describe() | {
+        for split in SPLITS:
+            path = folder / f"{split}.parquet"
+            write_split(path, splits, params, form)
+            described[split] = counts[split] | {"sha256": files.sha256(path)}
+        dataset = params.source.describe() | {
             "license": params.source.license,
             "format": form.name,
             "classes": f"questions that differ only in {form.classes}",
@@ -54,18 +62,16 @@ def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, i
             "prompt_style": style(params, form),
             "prompt_template": prompt_template(params, form),
             "max_prompt_tokens": params.max_prompt_tokens,
-            "splits": {
-                name: {**counts[name], "sha256": files.sha256(folder / f"{name}.parquet")}
-                for name in SPLITS
-            },
+            "splits": described,
         }
-        files.write_json(folder / "dataset.json", description)
+        files.write_json(folder / "dataset.json", dataset)
     return counts
 
 
 def prepare(params: Params) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Source to data/prepared/: the rows given of each part, and the counts of each split."""
     form = get_format(params.format)
+    # Refuse what cannot be before the source is read, which may take long.
     get_verifier(params.verifier or form.verifier)
     style(params, form)
     with scratch_db.database() as database:
@@ -80,9 +86,10 @@ def main() -> None:
     with stage_run.stage("prepare", Params) as run:
         given, counts = prepare(run.params)
         files.write_json(run.reports / "metrics.json", counts)
-        used = ", ".join(f"{name} {count['rows']}" for name, count in counts.items())
-        left_out = sum(given.values()) - sum(count["rows"] for count in counts.values())
-        print(f"prepare: {sum(given.values())} rows -> {used} (left out: {left_out})")
+        read = sum(given.values())
+        used = sum(count["rows"] for count in counts.values())
+        each = ", ".join(f"{split} {count['rows']}" for split, count in counts.items())
+        print(f"prepare: {read} rows -> {each} (left out: {read - used})")
 
 
 if __name__ == "__main__":

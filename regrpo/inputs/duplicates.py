@@ -1,7 +1,7 @@
-"""Where ids and questions repeat within a split and across splits, of more rows than memory holds.
+"""Which ids and questions occur twice, within a split and across splits.
 
-Each text is kept as the hashes of its spellings, on disk; the texts themselves are in memory a
-batch at a time.
+There may be more rows than memory holds: of each text the hashes of its spellings are kept, on
+disk; the texts themselves are in memory a batch at a time.
 """
 
 from __future__ import annotations
@@ -11,118 +11,131 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from regrpo.inputs.formats import normalise
 from regrpo.inputs.scratch_db import key
 
 Row = dict[str, Any]
 CHAINS = {"id": ("given_id",), "question": ("exact", "normalised", "canonical")}
-"""Of each column its spellings, finest first: a coarser one is told only where no finer one is."""
-SPELLINGS = tuple(name for chain in CHAINS.values() for name in chain)
+"""The spellings of each column, finest first: a coarser one is reported only if no finer one is."""
+SPELLINGS = ("given_id", "exact", "normalised", "canonical")
 
 
 def spellings(canonical: Callable[[str], str]) -> dict[str, Callable[[str], str]]:
-    """How a text is spelled."""
+    """How a text is spelled: a function for each name in SPELLINGS."""
     return {"given_id": str, "exact": str, "normalised": normalise, "canonical": canonical}
+
+
+class Place(NamedTuple):
+    """Where a split holds a text that occurs twice or more."""
+
+    split: int
+    first: int
+    """The first row that holds it."""
+    id: str
+    """That row's id."""
+    rows: int
+    """How many rows hold it and do not repeat an earlier row in a finer spelling."""
 
 
 class Repeats:
     """Rows are added split by split, then settled, then asked for."""
 
     def __init__(self, database: sqlite3.Connection, canonical: Callable[[str], str]) -> None:
-        self.database, self.spellings = database, spellings(canonical)
+        self.database = database
+        self.spellings = spellings(canonical)
         self.splits: list[str] = []
-        columns = "split integer, row integer, id text, " + ", ".join(
-            f"{name} blob" for name in SPELLINGS
+        database.execute(
+            "create table keys (split integer, row integer, id text, given_id blob, exact blob,"
+            " normalised blob, canonical blob, primary key (split, row)) without rowid"
         )
-        database.execute(f"create table keys ({columns}, primary key (split, row)) without rowid")
 
     def add(self, split: str, start: int, rows: Iterable[Row]) -> None:
-        """Rows of a split, numbered from `start`.
-
-        Of each its `id` and its `question` are looked at.
-        """
+        """Add the `id` and the `question` of a split's rows, which are numbered from `start`."""
         if split not in self.splits:
             self.splits.append(split)
         number = self.splits.index(split)
         values = (
-            (number, row, str(one["id"]), *self._keys(one)) for row, one in enumerate(rows, start)
+            (number, index, str(row["id"]), *self._keys(row))
+            for index, row in enumerate(rows, start)
         )
-        self.database.executemany(
-            f"insert into keys values ({', '.join('?' * (3 + len(SPELLINGS)))})", values
-        )
+        self.database.executemany("insert into keys values (?, ?, ?, ?, ?, ?, ?)", values)
 
     def _keys(self, row: Row) -> Iterable[bytes | None]:
+        """The key of each spelling; None for an absent or blank text, which repeats nothing."""
         for column, chain in CHAINS.items():
             text = row[column] or ""
             for name in chain:
                 yield key(self.spellings[name](text)) if text.strip() else None
 
     def settle(self) -> None:
-        """Keep, of each key that occurs twice or more, the first row of every split that holds it."""
+        """Find the keys that occur twice or more, and where each split holds them."""
         for chain in CHAINS.values():
             for depth, name in enumerate(chain):
-                earlier = " or ".join(
-                    f"exists (select 1 from {finer}_places as p where p.key = keys.{finer} and p.split = keys.split"
-                    " and p.first < keys.row)"
-                    for finer in chain[:depth]
-                )
-                self.database.execute(
-                    f"create table {name}_again (key blob primary key) without rowid"
-                )
-                self.database.execute(
-                    f"insert into {name}_again select {name} from keys where {name} is not null "
-                    f"group by {name} having count(*) > 1"
-                )
-                self.database.execute(
-                    f"create table {name}_places (key blob, split integer, first integer, id text, rows integer, "
-                    "primary key (key, split)) without rowid"
-                )
-                # SQLite takes `id` from the row that holds the minimum
-                # (sqlite.org/lang_select.html, section 2.5).
-                self.database.execute(
-                    f"insert into {name}_places select {name}, split, min(row), id, sum(not ({earlier or 'false'})) "
-                    f"from keys where {name} in (select key from {name}_again) group by {name}, split"
-                )
+                self._settle(name, chain[:depth])
 
-    def of(self, split: str, start: int, stop: int) -> Mapping[int, Row]:
-        """For rows `start` to `stop` of a split that repeat anything.
+    def _settle(self, name: str, finer: Iterable[str]) -> None:
+        run = self.database.execute
+        run(f"create table {name}_again (key blob primary key) without rowid")
+        run(
+            f"insert into {name}_again select {name} from keys where {name} is not null"
+            f" group by {name} having count(*) > 1"
+        )
+        earlier = ["false"]
+        for other in finer:
+            earlier.append(
+                f"exists (select 1 from {other}_places as p where p.key = keys.{other}"
+                " and p.split = keys.split and p.first < keys.row)"
+            )
+        run(
+            f"create table {name}_places (key blob, split integer, first integer, id text,"
+            " rows integer, primary key (key, split)) without rowid"
+        )
+        # SQLite takes `id` from the row that holds the minimum
+        # (sqlite.org/lang_select.html, section 2.5).
+        run(
+            f"insert into {name}_places select {name}, split, min(row), id,"
+            f" sum(not ({' or '.join(earlier)})) from keys"
+            f" where {name} in (select key from {name}_again) group by {name}, split"
+        )
 
-        `<spelling>_again` and `<spelling>_elsewhere`.
+    def of(self, split: str, start: int, stop: int) -> dict[int, Row]:
+        """Describe the rows `start` to `stop` (exclusive) of a split that repeat anything.
 
-        The first is true where the split holds it twice, the second tells which other splits hold
-        it. A coarser spelling is not told of a row that repeats an earlier one, or another split's,
-        in a finer one.
+        `<spelling>_again` is true if the split holds it twice, `<spelling>_elsewhere` says which
+        other splits hold it, and where. A coarser spelling is not reported for a row that
+        repeats an earlier one, or another split's, in a finer one.
         """
-        found: dict[int, dict[str, list[tuple[int, int, str, int]]]] = defaultdict(dict)
         number = self.splits.index(split)
+        places: dict[int, dict[str, dict[int, Place]]] = defaultdict(dict)
         for name in SPELLINGS:
-            rows = self.database.execute(
-                f"select row, p.split, first, p.id, rows from keys join {name}_places as p on p.key = keys.{name} "
-                "where keys.split = ? and row >= ? and row < ? order by row, p.split",
+            found = self.database.execute(
+                "select row, p.split, first, p.id, rows from keys"
+                f" join {name}_places as p on p.key = keys.{name}"
+                " where keys.split = ? and row >= ? and row < ? order by row, p.split",
                 (number, start, stop),
             )
-            for row, places in groupby(rows, key=itemgetter(0)):
-                found[row][name] = [place[1:] for place in places]
-        return {row: self._told(number, row, places) for row, places in found.items()}
+            for row, group in groupby(found, key=itemgetter(0)):
+                places[row][name] = {values[1]: Place(*values[1:]) for values in group}
+        return {row: self._describe(number, row, found) for row, found in places.items()}
 
-    def _told(
-        self, split: int, row: int, found: Mapping[str, list[tuple[int, int, str, int]]]
-    ) -> Row:
-        told: Row = {}
+    def _describe(self, split: int, row: int, places: Mapping[str, Mapping[int, Place]]) -> Row:
+        described: Row = {}
         for chain in CHAINS.values():
-            repeats = leaks = False
+            repeats_earlier = leaks = False
             for name in chain:
-                here = [place for place in found.get(name, []) if place[0] == split]
+                if name not in places:
+                    continue
+                here = places[name][split]
                 others = [
-                    f"{self.splits[place[0]]} {place[2]}"
-                    for place in found.get(name, [])
-                    if place[0] != split
+                    f"{self.splits[place.split]} {place.id}"
+                    for place in places[name].values()
+                    if place.split != split
                 ]
-                told[f"{name}_again"] = bool(here) and here[0][3] > 1 and not repeats
-                told[f"{name}_elsewhere"] = (
-                    "also " + ", ".join(others) if others and not leaks else None
-                )
-                repeats, leaks = repeats or (bool(here) and here[0][1] < row), leaks or bool(others)
-        return told
+                described[f"{name}_again"] = here.rows > 1 and not repeats_earlier
+                if others and not leaks:
+                    described[f"{name}_elsewhere"] = "also " + ", ".join(others)
+                repeats_earlier = repeats_earlier or here.first < row
+                leaks = leaks or bool(others)
+        return described

@@ -16,23 +16,26 @@ from regrpo.inputs.sources import Row, Rows
 
 
 class Plan(Section):
-    """How a source's rows become examples and splits: prepare's parameters but the source."""
+    """How a source's rows become examples and splits: prepare's parameters but the source.
+
+    A null `verifier`, `prompt_style` or `prompt_template` is the format's own. `train` is the most
+    rows that grpo gets, null for all that are left.
+    """
 
     seed: int = Seed
     format: str
     columns: dict[Literal["id", "question", "answer", "solution"], str] = Field(default={})
-    verifier: str | None = None  # null = the format's own
-    prompt_style: PromptStyle | None = None  # null = the format's own, as for prompt_template
+    verifier: str | None = None
+    prompt_style: PromptStyle | None = None
     prompt_template: str | None = Field(default=None, pattern=r"\{question\}")
     system_prompt: str | None = None
-    max_prompt_tokens: int | None = Field(
-        default=None, gt=0
-    )  # longer questions lose their end; null = none is cut
+    # Longer questions lose their end; null cuts none.
+    max_prompt_tokens: int | None = Field(default=None, gt=0)
     drop_duplicates: bool = False
     eval: int | None = Field(default=None, gt=0)
     dev: int = Field(gt=0)
     sft: float = Field(ge=0, lt=1)
-    train: int | None = Field(default=None, gt=0)  # rows for grpo at most; null = all that are left
+    train: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _one_place_to_cut(self) -> Self:
@@ -45,27 +48,19 @@ class Plan(Section):
 
 
 def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
-    """Rows of one part as the format reads them.
+    """Rows of one part as the format reads them: id, question, answer, solution, source_row.
 
-    Id, question, answer, solution and source_row, the row's number.
-
-    Raises Refused with the row's place for one that cannot be read.
+    `source_row` is the row's number in its part, from 0. Raises Refused with the row's place for
+    one that cannot be read.
     """
-    needed = set(plan.columns.values()) | (set(form.columns) - set(plan.columns))
     for index, (place, raw) in enumerate(rows):
-        if missing := sorted(needed - set(raw)):
-            raise Refused(
-                place,
-                expected=f"columns {', '.join(form.columns)} (format {form.name})",
-                found=f"no {', '.join(missing)} among {', '.join(map(str, raw))}",
-                remedy="Name your columns in prepare.columns, as {question: your_name}.",
-            )
+        _require_columns(raw, plan, form, place)
         row = raw | {ours: raw[theirs] for ours, theirs in plan.columns.items()}
         name = row.get("id", f"{part}-{index}")
         try:
-            example = form.read(row)
+            example = dataclasses.asdict(form.read(row))
             # JSON can spell lone surrogates, Parquet cannot hold them.
-            " ".join(map(str, (name, example.question, example.answer, example.solution))).encode()
+            " ".join(map(str, (name, *example.values()))).encode()
         except (ValueError, KeyError, TypeError) as error:
             raise Refused(
                 place,
@@ -73,10 +68,22 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
                 found=str(error),
                 remedy="Mend the row, or choose another prepare.format.",
             ) from error
-        yield dataclasses.asdict(example) | {
-            "id": None if name is None else str(name),
-            "source_row": index,
-        }
+        example["id"] = None if name is None else str(name)
+        example["source_row"] = index
+        yield example
+
+
+def _require_columns(row: Row, plan: Plan, form: Format, place: str) -> None:
+    """Refuse a row without a column that the format reads or that prepare.columns names."""
+    needed = {*plan.columns.values(), *(set(form.columns) - set(plan.columns))}
+    missing = sorted(needed - set(row))
+    if missing:
+        raise Refused(
+            place,
+            expected=f"columns {', '.join(form.columns)} (format {form.name})",
+            found=f"no {', '.join(missing)} among {', '.join(map(str, row))}",
+            remedy="Name your columns in prepare.columns, as {question: your_name}.",
+        )
 
 
 def prompted(row: Row, plan: Plan, form: Format) -> Row:
@@ -84,15 +91,14 @@ def prompted(row: Row, plan: Plan, form: Format) -> Row:
     text = prompt_template(plan, form).replace(QUESTION, row["question"])
     if style(plan, form) == "text":
         return row | {"prompt": text}
-    system = [{"role": "system", "content": plan.system_prompt}] if plan.system_prompt else []
-    return row | {"prompt": [*system, {"role": "user", "content": text}]}
+    messages = [{"role": "user", "content": text}]
+    if plan.system_prompt:
+        messages.insert(0, {"role": "system", "content": plan.system_prompt})
+    return row | {"prompt": messages}
 
 
 def prompt_template(plan: Plan, form: Format) -> str:
-    """The text around the question: plain text in which {question} alone is replaced, once.
-
-    Nothing in it is run.
-    """
+    """The text around the question: {question} alone is replaced, and nothing in it is run."""
     return plan.prompt_template or form.prompt_template
 
 

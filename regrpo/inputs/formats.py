@@ -1,10 +1,8 @@
-"""Named data formats.
-
-How a source's row becomes question, answer and solution, and what makes two questions one.
-"""
+"""Named data formats: how a source's row is read, and what makes two questions one."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from regrpo.core.errors import entry
+from regrpo.core.prompts import QUESTION
 from regrpo.core.verifiers import NONE, parse_int
 
 SPLITS = ("sft", "train", "dev", "eval")
@@ -31,21 +30,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Format:
-    """`columns` are the columns that `read` looks up.
-
-    `canonical` names the class of questions that count as one.
-
-    `classes` says in words what differs within a class.
-    """
+    """How rows of a kind become examples, and the defaults of prepare's parameters for them."""
 
     name: str
-    verifier: str
-    prompt_style: PromptStyle
-    prompt_template: str
     columns: tuple[str, ...]
+    """The columns that `read` looks up."""
     read: Callable[[Mapping[str, Any]], Example]
+    """Raises ValueError for a row that it cannot read."""
     canonical: Callable[[str], str]
+    """The name of a question's class; questions of one class count as one."""
     classes: str
+    """In words, what differs within a class."""
+    prompt_template: str = QUESTION
+    prompt_style: PromptStyle = "text"
+    verifier: str = "exact_int"
 
 
 def normalise(text: str) -> str:
@@ -64,11 +62,9 @@ _WORD = re.compile(
 
 
 def words_only(text: str) -> str:
-    """The normalised text's words, numbers and operators in order, without punctuation.
-
-    The class of running text.
-    """
+    """The class of running text: its normalised words, numbers and operators, in order."""
     normalised = normalise(text)
+    # A text of nothing but other signs is a class of its own.
     return " ".join(_WORD.findall(normalised)) or normalised
 
 
@@ -76,69 +72,70 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     """A column that must hold text; ValueError for null, numbers and the rest."""
     value = row.get(column)
     if not isinstance(value, str):
-        raise ValueError(
-            f"column {column} holds {'null' if value is None else type(value).__name__} instead of text"
-        )
+        found = "null" if value is None else type(value).__name__
+        raise ValueError(f"column {column} holds {found} instead of text")
     return value
 
 
 def _optional(row: Mapping[str, Any], column: str) -> str | None:
-    """A column that may be absent or null.
-
-    Numbers become text, as JSON and Parquet files hold answers as numbers.
-    """
+    """A column that may be absent or null."""
     value = row.get(column)
-    return (
-        str(value)
-        if isinstance(value, int | float)
-        else None
-        if value is None
-        else _text(row, column)
-    )
+    if value is None:
+        return None
+    # JSON and Parquet files hold answers as numbers.
+    if isinstance(value, int | float):
+        return str(value)
+    return _text(row, column)
 
 
-def _terms(expression: str) -> list[tuple[int, int]]:
-    """(sign, number) for each term of `4+5-7`, in order; ValueError for anything else."""
-    compact = re.sub(r"\s+", "", expression).removesuffix("=")
+def _compact(expression: str) -> str:
+    """The expression without white space and without `=` at its end."""
+    return re.sub(r"\s+", "", expression).removesuffix("=")
+
+
+def _terms(expression: str) -> list[str]:
+    """`+4`, `+5` and `-7` of `4+5-7`, in order; ValueError for anything else."""
+    compact = _compact(expression)
+    # Python refuses to read integers beyond 4,300 digits.
     if not re.fullmatch(r"-?[0-9]{1,1000}(?:[-+][0-9]{1,1000})+", compact):
         raise ValueError(f"not a chain of sums: {expression[:60]!r}")
     signed = re.findall(r"([-+]?)([0-9]+)", compact)
-    return [(-1 if sign == "-" else 1, int(number)) for sign, number in signed]
+    return [f"{sign or '+'}{int(number)}" for sign, number in signed]
 
 
 def _read_chain_sum(row: Mapping[str, Any]) -> Example:
     """reasoning-gym's row, or one with the expression as `question`.
 
-    ValueError for an answer that is not its sum.
-
-    The worked solution thinks in running subtotals, all but the last, then states the answer:
-    `4+5-7=` → `<think>9</think><answer>2</answer>`.
+    ValueError for an answer that is not its sum. The worked solution thinks in running subtotals,
+    all but the last, then states the answer: `4+5-7=` → `<think>9</think><answer>2</answer>`.
     """
     metadata = row.get("metadata")
-    expression = (
-        metadata["expression"]
-        if isinstance(metadata, Mapping) and "expression" in metadata
-        else _text(row, "question")
-    )
-    subtotals, total = [], 0
-    for sign, number in _terms(expression):
-        total += sign * number
-        subtotals.append(str(total))
+    if isinstance(metadata, Mapping) and "expression" in metadata:
+        expression = metadata["expression"]
+    else:
+        expression = _text(row, "question")
+    subtotals = list(itertools.accumulate(map(int, _terms(expression))))
     answer = (_optional(row, "answer") or "").strip()
-    if parse_int(answer) not in (total, None):
-        raise ValueError(f"answer {answer}, but {expression} is {total}")
-    question = re.sub(r"\s+", "", expression).removesuffix("=") + "="
+    # An answer that is no number is left to the gate, which names all of them.
+    if parse_int(answer) not in (subtotals[-1], None):
+        raise ValueError(f"answer {answer}, but {expression} is {subtotals[-1]}")
+    thoughts = " ".join(map(str, subtotals[1:-1]))
     return Example(
-        question, answer, f"<think>{' '.join(subtotals[1:-1])}</think><answer>{answer}</answer>"
+        question=_compact(expression) + "=",
+        answer=answer,
+        solution=f"<think>{thoughts}</think><answer>{answer}</answer>",
     )
 
 
 def _canonical_chain_sum(question: str) -> str:
     """The sorted signed terms: questions that differ by the order of their terms are one class."""
     try:
-        return " ".join(f"{'+-'[sign < 0]}{number}" for sign, number in sorted(_terms(question)))
+        terms = _terms(question)
     except ValueError:
         return words_only(question)
+    # Negative terms first, as strings: `4-0` asks something else than `4+0`.
+    terms.sort(key=lambda term: (term[0] == "+", int(term[1:])))
+    return " ".join(terms)
 
 
 def _read_gsm8k(row: Mapping[str, Any]) -> Example:
@@ -148,79 +145,64 @@ def _read_gsm8k(row: Mapping[str, Any]) -> Example:
     """
     solution = re.sub(r"<<.*?>>", "", _text(row, "answer")).strip()
     _, marker, final = solution.rpartition("####")
-    return Example(
-        _text(row, "question").strip(), final.strip().replace(",", "") if marker else None, solution
-    )
+    answer = final.strip().replace(",", "") if marker else None
+    return Example(_text(row, "question").strip(), answer, solution)
 
 
 def _read_question_answer(row: Mapping[str, Any]) -> Example:
     """Columns of the plain names; `answer` and `solution` may be absent or null."""
     answer = _optional(row, "answer")
-    return Example(
-        _text(row, "question"),
-        None if answer is None else answer.strip(),
-        _optional(row, "solution"),
-    )
+    if answer is not None:
+        answer = answer.strip()
+    return Example(_text(row, "question"), answer, _optional(row, "solution"))
 
 
 def _read_xlsum(row: Mapping[str, Any]) -> Example:
-    """XL-Sum (Hasan et al. 2021, arXiv:2106.13822).
+    """XL-Sum (Hasan et al. 2021, arXiv:2106.13822): an article's `text` and its `summary`.
 
-    The article's `text` and its `summary`, the reference.
+    The summary is the reference, as answer and as solution.
     """
     summary = _text(row, "summary").strip()
     return Example(_text(row, "text").strip(), summary, summary)
 
 
-_WORDING = "case, white space or punctuation"
-
-FORMATS = {
-    one.name: one
-    for one in (
-        Format(
-            "chain_sum",
-            "exact_int",
-            "text",
-            "{question}",
-            ("question", "answer"),
-            _read_chain_sum,
-            _canonical_chain_sum,
-            "the order of their terms",
-        ),
-        Format(
-            "gsm8k",
-            "final_number",
-            "text",
-            "Question: {question}\nAnswer:\n",
-            ("question", "answer"),
-            _read_gsm8k,
-            words_only,
-            _WORDING,
-        ),
-        Format(
-            "question_answer",
-            "exact_int",
-            "text",
-            "{question}",
-            ("question",),
-            _read_question_answer,
-            _canonical_chain_sum,
-            f"{_WORDING}; sums, in the order of their terms",
-        ),
-        Format(
-            "xlsum",
-            NONE,
-            "text",
-            "{question}\n\nSummary:\n",
-            ("id", "text", "summary"),
-            _read_xlsum,
-            words_only,
-            _WORDING,
-        ),
-    )
-}
+_ALL = (
+    Format(
+        name="chain_sum",
+        columns=("question", "answer"),
+        read=_read_chain_sum,
+        canonical=_canonical_chain_sum,
+        classes="the order of their terms",
+    ),
+    Format(
+        name="gsm8k",
+        columns=("question", "answer"),
+        read=_read_gsm8k,
+        canonical=words_only,
+        classes="case, white space or punctuation",
+        prompt_template="Question: {question}\nAnswer:\n",
+        verifier="final_number",
+    ),
+    Format(
+        name="question_answer",
+        columns=("question",),
+        read=_read_question_answer,
+        canonical=_canonical_chain_sum,
+        classes="case, white space or punctuation; sums, in the order of their terms",
+    ),
+    Format(
+        name="xlsum",
+        columns=("id", "text", "summary"),
+        read=_read_xlsum,
+        canonical=words_only,
+        classes="case, white space or punctuation",
+        prompt_template="{question}\n\nSummary:\n",
+        verifier=NONE,
+    ),
+)
+FORMATS = {form.name: form for form in _ALL}
 
 
 def get_format(name: str) -> Format:
-    """The format of that name. Raises Refused for a name there is not."""
+    """Look up a format by name. Raises Refused for an unknown one."""
     return entry(FORMATS, name, "prepare.format", "regrpo/inputs/formats.py")

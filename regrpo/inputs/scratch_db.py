@@ -13,30 +13,28 @@ BATCH = 16_384
 """Rows in memory at once."""
 MEMORY = 64
 """MiB of pages that are held, and that a sort may use; the rest lies on the disk."""
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 @contextlib.contextmanager
 def database() -> Iterator[sqlite3.Connection]:
-    """A database of this process alone, gone when it is closed or the process ends, however it ends.
+    """Open a database of this process alone.
 
-    Its files lie in $SQLITE_TMPDIR, $TMPDIR or /var/tmp (sqlite.org/tempfiles.html, section 5). Raises CannotCheck
-    where the disk is full.
+    It is gone when it is closed or when the process ends, however it ends. Its files lie in
+    $SQLITE_TMPDIR, $TMPDIR or /var/tmp (sqlite.org/tempfiles.html, section 5). Raises CannotCheck
+    if the disk is full.
     """
     with contextlib.closing(sqlite3.connect("")) as opened:
-        for setting in (
-            f"cache_size = -{MEMORY * 1024}",
-            "journal_mode = off",
-            "temp_store = file",
-        ):
-            opened.execute(f"pragma {setting}").fetchall()
+        # A negative number is one of KiB, not of pages.
+        opened.execute(f"pragma cache_size = -{MEMORY * 1024}")
+        # Nothing is rolled back or outlives the process, so that no journal is needed.
+        opened.execute("pragma journal_mode = off").fetchall()
+        opened.execute("pragma temp_store = file")
         try:
             yield opened
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (
-                sqlite3.SQLITE_FULL,
-                sqlite3.SQLITE_IOERR,
-                sqlite3.SQLITE_CANTOPEN,
-            ):
+            # The low byte of an extended error code is the primary one.
+            if error.sqlite_errorcode & 0xFF not in NO_ROOM:
                 raise
             raise CannotCheck(
                 "the disk for temporary files",
@@ -51,6 +49,5 @@ def key(text: str, salt: str = "") -> bytes:
 
     Among 10⁹ texts two share one with probability 10⁻²¹.
     """
-    return hashlib.blake2b(
-        text.encode(), digest_size=16, salt=hashlib.sha256(salt.encode()).digest()[:16]
-    ).digest()
+    salt_bytes = hashlib.sha256(salt.encode()).digest()[:16]
+    return hashlib.blake2b(text.encode(), digest_size=16, salt=salt_bytes).digest()
