@@ -8,7 +8,7 @@ and report.html under reports/validate/. Run it by hand: python -m stages.valida
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from regrpo.core import files, prompts
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Section
 from regrpo.core.verifiers import get_verifier
-from regrpo.inputs import gate, scratch_db
+from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS
 from regrpo.inputs.formats import SPLITS, get_format
 from regrpo.records import stage_run
@@ -41,7 +41,7 @@ def window(model: Path) -> int | None:
     return sizes.get("max_position_embeddings")
 
 
-def token_counter(model: Path) -> Callable[[Sequence[prompts.Prompt]], list[int]]:
+def token_counter(model: Path) -> prompts.TokenCounter:
     """A function that counts each prompt's tokens as the trainers do.
 
     Special tokens are counted and, for messages, the chat template's.
@@ -85,13 +85,6 @@ def main() -> None:
         cut = prompts.Cutter(dataset, BASE)
         count = token_counter(BASE)
         print(f"validate: {sum(file.num_rows for file in splits.values())} rows ...", flush=True)
-
-        def show_progress(split: str, checked: int) -> None:
-            if splits[split].num_rows > scratch_db.BATCH:
-                print(
-                    f"validate: {split} {checked:,} of {splits[split].num_rows:,} rows", flush=True
-                )
-
         with tempfile.TemporaryDirectory() as docs:
             verdict = gate.check(
                 splits,
@@ -100,7 +93,6 @@ def main() -> None:
                 lambda given: count(cut(given)),
                 limits,
                 Path(docs),
-                progress=show_progress,
             )
             run.attach(Path(docs), "data_docs")
         files.write_json(run.reports / "verdict.json", verdict.as_json() | {"cut_prompts": cut.cut})

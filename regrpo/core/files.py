@@ -144,7 +144,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises Refused for a file that is no readable Parquet.
     """
     rows = []
-    for batch in ParquetFile(path).batches(1024):
+    for _, batch in ParquetFile(path).batches(1024):
         rows += batch
     return rows
 
@@ -168,8 +168,11 @@ class ParquetFile:
 
     def batches(
         self, rows: int, columns: list[str] | None = None
-    ) -> Iterator[list[dict[str, Any]]]:
-        """The rows in their order, at most `rows` at a time, with all columns or those named."""
+    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Yield at most `rows` rows at a time, with all columns or those named.
+
+        Beside them stands the number of their first row in the file, from 0.
+        """
         import pyarrow.parquet as pq
 
         start = 0
@@ -178,7 +181,7 @@ class ParquetFile:
                 # Reading alone does not look at the text, and to_pylist would not say where it is.
                 with _refuse_damaged(f"{self.path}, from row {start}", self.remedy):
                     batch.validate(full=True)
-                yield batch.to_pylist()
+                yield start, batch.to_pylist()
                 start += batch.num_rows
 
 

@@ -9,7 +9,7 @@ limit of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Prompt = str | list[dict[str, str]]
+TokenCounter = Callable[[Sequence[Prompt]], list[int]]
 QUESTION = "{question}"
 AT_ONCE = 512
 """Prompts that are tokenized together: their tokens are in memory."""

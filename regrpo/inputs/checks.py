@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regrpo.core.prompts import Prompt
+from regrpo.core.prompts import Prompt, TokenCounter
 from regrpo.core.verifiers import Verifier
 from regrpo.inputs.duplicates import CHAINS, SPELLINGS, spellings
+from regrpo.inputs.formats import Canonical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,9 +150,9 @@ def derive(
     start: int,
     rows: list[Row],
     repeats: Mapping[int, Row],
-    canonical: Callable[[str], str],
+    canonical: Canonical,
     verifier: Verifier | None,
-    count_tokens: Callable[[Sequence[Prompt]], Sequence[int]],
+    count_tokens: TokenCounter,
 ) -> pd.DataFrame:
     """Compute the columns DERIVED of a split's rows, which are numbered from `start`.
 
@@ -184,7 +185,7 @@ def prompt_text(prompt: Prompt | None) -> str:
     return "\n".join(message["content"] or "" for message in prompt or [])
 
 
-def _repeated(row: Row, repeats: Row, spelled: Mapping[str, Callable[[str], str]]) -> Row:
+def _repeated(row: Row, repeats: Row, spelled: Mapping[str, Canonical]) -> Row:
     """The columns REPEATS: `_again` as the text that the split holds twice."""
     found: Row = {}
     for column, chain in CHAINS.items():

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from regrpo.inputs.formats import normalise
+from regrpo.inputs.formats import Canonical, normalise
 from regrpo.inputs.scratch_db import key
 
 Row = dict[str, Any]
@@ -22,7 +22,7 @@ CHAINS = {"id": ("given_id",), "question": ("exact", "normalised", "canonical")}
 SPELLINGS = ("given_id", "exact", "normalised", "canonical")
 
 
-def spellings(canonical: Callable[[str], str]) -> dict[str, Callable[[str], str]]:
+def spellings(canonical: Canonical) -> dict[str, Canonical]:
     """How a text is spelled: a function for each name in SPELLINGS."""
     return {"given_id": str, "exact": str, "normalised": normalise, "canonical": canonical}
 
@@ -42,7 +42,7 @@ class Place(NamedTuple):
 class Repeats:
     """Rows are added split by split, then settled, then asked for."""
 
-    def __init__(self, database: sqlite3.Connection, canonical: Callable[[str], str]) -> None:
+    def __init__(self, database: sqlite3.Connection, canonical: Canonical) -> None:
         self.database = database
         self.spellings = spellings(canonical)
         self.splits: list[str] = []
@@ -77,11 +77,6 @@ class Repeats:
 
     def _settle(self, name: str, finer: Iterable[str]) -> None:
         run = self.database.execute
-        run(f"create table {name}_again (key blob primary key) without rowid")
-        run(
-            f"insert into {name}_again select {name} from keys where {name} is not null"
-            f" group by {name} having count(*) > 1"
-        )
         earlier = ["false"]
         for other in finer:
             earlier.append(
@@ -97,7 +92,8 @@ class Repeats:
         run(
             f"insert into {name}_places select {name}, split, min(row), id,"
             f" sum(not ({' or '.join(earlier)})) from keys"
-            f" where {name} in (select key from {name}_again) group by {name}, split"
+            f" where {name} in (select {name} from keys where {name} is not null"
+            f" group by {name} having count(*) > 1) group by {name}, split"
         )
 
     def of(self, split: str, start: int, stop: int) -> dict[int, Row]:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ RESULT_FORMAT = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """One check on one split: of `rows` rows `failed` did.
 
@@ -39,9 +39,9 @@ class Outcome:
     check: str
     split: str
     expectation: str
-    rows: int
-    failed: int
-    failures: tuple[Row, ...]
+    rows: int = 0
+    failed: int = 0
+    failures: list[Row] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -97,18 +97,16 @@ def schema_frame(given: pa.Schema) -> pd.DataFrame:
     import pyarrow as pa
 
     text = ("id", "prompt", "question", "answer", "solution")
-    expected = {name: pa.string() for name in text} | {"source_row": pa.int64()}
-    found = dict(zip(given.names, given.types, strict=True))
+    expected = dict.fromkeys(text, "string") | {"source_row": "int64"}
+    found = {field.name: str(field.type) for field in given}
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    if found.get("prompt") == messages:
-        expected["prompt"] = messages
-    rows = []
-    for index, name in enumerate(expected | found):
-        row = {"row": index, "id": name}
-        row["expected"] = str(expected.get(name, "no such column"))
-        row["found"] = str(found.get(name, "no such column"))
-        rows.append(row)
-    return pd.DataFrame(rows)
+    if "prompt" in found and given.field("prompt").type == messages:
+        expected["prompt"] = found["prompt"]
+    names = list(expected | found)
+    frame = pd.DataFrame({"expected": expected, "found": found}, index=names)
+    frame = frame.fillna("no such column").rename_axis("id").reset_index()
+    frame["row"] = range(len(frame))
+    return frame
 
 
 def on_row_count() -> dict[str, Any]:
@@ -127,14 +125,19 @@ class Suites:
     def __init__(self, docs: Path | None) -> None:
         self.docs = docs
         self.context = _context(docs)
+        self.outcomes: list[Outcome] = []
+        """What the suites have found so far, in the order in which they were added."""
 
     def add(self, name: str, split: str, expectations: Mapping[str, Any]) -> Suite:
         """Declare a suite of expectations, given by the name of the check."""
         import great_expectations as gx
 
+        outcomes = {}
         for check, expectation in expectations.items():
             expectation.meta = {"check": check}
             expectation.description = CHECKS[check].holds
+            outcomes[check] = Outcome(check, split, expectation.expectation_type)
+        self.outcomes += outcomes.values()
         suite = gx.ExpectationSuite(name=name, expectations=list(expectations.values()))
         asset = self.context.data_sources.get("prepared").add_dataframe_asset(name)
         definition = gx.ValidationDefinition(
@@ -142,7 +145,7 @@ class Suites:
             data=asset.add_batch_definition_whole_dataframe("all"),
             suite=self.context.suites.add(suite),
         )
-        return Suite(split, self.context.validation_definitions.add(definition))
+        return Suite(self.context.validation_definitions.add(definition), outcomes)
 
     def write_pages(self) -> None:
         """Write Great Expectations' own pages, if there is a folder for them."""
@@ -160,18 +163,19 @@ class Suite:
     would be thousands.
     """
 
-    def __init__(self, split: str, definition: Any) -> None:
-        self.split = split
+    def __init__(self, definition: Any, outcomes: Mapping[str, Outcome]) -> None:
         self.definition = definition
+        self.outcomes = outcomes
         self.on_pages: set[bool] = set()
         """Whether the frames that the pages show passed."""
 
-    def run(self, frame: pd.DataFrame) -> list[Outcome]:
-        """Evaluate the expectations on a frame.
+    def run(self, frame: pd.DataFrame) -> None:
+        """Evaluate the expectations on a frame, and add what is found to the outcomes.
 
-        Raises CannotCheck for one that cannot be evaluated.
+        Raises CannotCheck for an expectation that cannot be evaluated.
         """
-        return [self._outcome(frame, result) for result in self._results(frame)]
+        for result in self._results(frame):
+            self._add(frame, result)
 
     def _results(self, frame: pd.DataFrame) -> Any:
         data = {"dataframe": frame}
@@ -185,29 +189,22 @@ class Suite:
         self.on_pages.add(found.success)
         return found.results
 
-    def _outcome(self, frame: pd.DataFrame, result: Any) -> Outcome:
+    def _add(self, frame: pd.DataFrame, result: Any) -> None:
         config = result.expectation_config
-        check = config.meta["check"]
+        outcome = self.outcomes[config.meta["check"]]
         if "unexpected_index_list" not in result.result:
             raise CannotCheck(
-                f"{check} in {self.split}",
+                f"{outcome.check} in {outcome.split}",
                 expected=f"Great Expectations to evaluate {config.type}",
                 found=str(result.exception_info)[:500],
                 remedy="Please report this: the gate refuses what it cannot check.",
             )
         unexpected = result.result["unexpected_index_list"] or []
-        failures = []
-        for found in unexpected[:KEPT]:
+        outcome.rows += len(frame)
+        outcome.failed += len(unexpected)
+        for found in unexpected[: KEPT - len(outcome.failures)]:
             position = found["row"] - frame["row"].iloc[0]
-            failures.append(_failure(frame.iloc[position], found))
-        return Outcome(
-            check=check,
-            split=self.split,
-            expectation=config.type,
-            rows=len(frame),
-            failed=len(unexpected),
-            failures=tuple(failures),
-        )
+            outcome.failures.append(_failure(frame.iloc[position], found))
 
 
 def _context(docs: Path | None) -> Any:
@@ -220,13 +217,12 @@ def _context(docs: Path | None) -> Any:
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    for site in context.get_site_names():
-        context.delete_data_docs_site(site)
     if docs is not None:
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
         index = {"class_name": "DefaultSiteIndexBuilder"}
         site = {"class_name": "SiteBuilder", "store_backend": store, "site_index_builder": index}
-        context.add_data_docs_site("gate", site)
+        (default,) = context.get_site_names()
+        context.update_data_docs_site(default, site)
     context.data_sources.add_pandas("prepared")
     return context
 

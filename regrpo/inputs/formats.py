@@ -18,6 +18,9 @@ SPLITS = ("sft", "train", "dev", "eval")
 PromptStyle = Literal["text", "chat"]
 """Plain text that the model goes on from, or chat messages that the tokenizer's template renders."""
 
+Canonical = Callable[[str], str]
+"""Names the class of a question."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -37,7 +40,7 @@ class Format:
     """The columns that `read` looks up."""
     read: Callable[[Mapping[str, Any]], Example]
     """Raises ValueError for a row that it cannot read."""
-    canonical: Callable[[str], str]
+    canonical: Canonical
     """The name of a question's class; questions of one class count as one."""
     classes: str
     """In words, what differs within a class."""

@@ -6,19 +6,20 @@ that are looked at together with it.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.files import ParquetFile
-from regrpo.core.prompts import Prompt
+from regrpo.core.prompts import TokenCounter
 from regrpo.core.verifiers import Verifier
-from regrpo.inputs import expectations, scratch_db
+from regrpo.inputs import expectations
 from regrpo.inputs.checks import CHECKS, VERIFIED, Row, derive
 from regrpo.inputs.duplicates import CHAINS, Repeats
 from regrpo.inputs.expectations import Outcome
+from regrpo.inputs.formats import Canonical
+from regrpo.inputs.scratch_db import BATCH, database
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ class Verdict:
     """The outcome of every check on every split, and how many rows the splits have."""
 
     rows: dict[str, int]
-    outcomes: tuple[Outcome, ...]
+    outcomes: list[Outcome]
     not_applicable: tuple[str, ...] = ()
 
     @property
@@ -54,7 +55,7 @@ class Verdict:
         """verdict.json: pass or fail and the counts of every check."""
         checks = []
         for outcome in self.outcomes:
-            values = dataclasses.asdict(outcome) | {"passed": outcome.passed}
+            values = vars(outcome) | {"passed": outcome.passed}
             del values["failures"]
             checks.append(values)
         return {
@@ -107,70 +108,47 @@ def shown(text: str, longest: int = expectations.LONGEST_VALUE) -> str:
 
 def check(
     splits: Mapping[str, ParquetFile],
-    canonical: Callable[[str], str],
+    canonical: Canonical,
     verifier: Verifier | None,
-    count_tokens: Callable[[Sequence[Prompt]], Sequence[int]],
+    count_tokens: TokenCounter,
     limits: Limits,
     docs: Path | None = None,
-    batch_rows: int = scratch_db.BATCH,
-    progress: Callable[[str, int], None] = lambda split, rows: None,
 ) -> Verdict:
     """Run every check on every split; `docs` is a folder for Great Expectations' own pages.
 
-    `progress` is called with a split and how many of its rows have been checked. If a schema does
-    not hold, the rows could not be read and the other checks are not run. Raises CannotCheck if an
-    expectation cannot be evaluated.
+    If a schema does not hold, the rows could not be read and the other checks are not run. Raises
+    CannotCheck if an expectation cannot be evaluated.
     """
     suites = expectations.Suites(docs)
-    tally = Tally()
     for split, file in splits.items():
         suite = suites.add(f"{split} schema", split, expectations.on_schema())
-        tally.add(suite.run(expectations.schema_frame(file.schema)))
-    if all(outcome.passed for outcome in tally.outcomes.values()):
+        suite.run(expectations.schema_frame(file.schema))
+    if all(outcome.passed for outcome in suites.outcomes):
         for split, file in splits.items():
             suite = suites.add(f"{split} rows", split, expectations.on_row_count())
-            tally.add(suite.run(_row_count_frame(split, file.num_rows, limits.rows)))
-        with scratch_db.database() as database:
-            repeats = _find_repeats(splits, Repeats(database, canonical), batch_rows)
+            suite.run(_row_count_frame(split, file.num_rows, limits.rows))
+        with database() as opened:
+            repeats = Repeats(opened, canonical)
+            for split, file in splits.items():
+                for start, rows in file.batches(BATCH, list(CHAINS)):
+                    repeats.add(split, start, rows)
+            repeats.settle()
             for split, file in splits.items():
                 rules = expectations.on_rows(split, limits.prompt_tokens, verifier)
                 suite = suites.add(split, split, rules)
-                for start, rows in _numbered(file, batch_rows):
-                    found = repeats.of(split, start, start + len(rows))
-                    frame = derive(start, rows, found, canonical, verifier, count_tokens)
-                    tally.add(suite.run(frame))
-                    progress(split, start + len(rows))
+                for start, rows in file.batches(BATCH):
+                    stop = start + len(rows)
+                    found = repeats.of(split, start, stop)
+                    suite.run(derive(start, rows, found, canonical, verifier, count_tokens))
+                    if file.num_rows > BATCH:
+                        print(f"validate: {split} {stop:,} of {file.num_rows:,} rows", flush=True)
     suites.write_pages()
+    order = list(CHECKS)
     return Verdict(
         rows={split: file.num_rows for split, file in splits.items()},
-        outcomes=tally.in_order(list(splits)),
+        outcomes=sorted(suites.outcomes, key=lambda outcome: order.index(outcome.check)),
         not_applicable=() if verifier else VERIFIED,
     )
-
-
-class Tally:
-    """Adds the outcomes of a split's batches up, to one for each check and split."""
-
-    def __init__(self) -> None:
-        self.outcomes: dict[tuple[str, str], Outcome] = {}
-
-    def add(self, outcomes: Iterable[Outcome]) -> None:
-        for outcome in outcomes:
-            key = (outcome.check, outcome.split)
-            known = self.outcomes.get(key)
-            if known:
-                outcome = dataclasses.replace(
-                    known,
-                    rows=known.rows + outcome.rows,
-                    failed=known.failed + outcome.failed,
-                    failures=(known.failures + outcome.failures)[: expectations.KEPT],
-                )
-            self.outcomes[key] = outcome
-
-    def in_order(self, splits: Sequence[str]) -> tuple[Outcome, ...]:
-        """The outcomes in the order of checks, then splits."""
-        keys = [(check, split) for check in CHECKS for split in splits]
-        return tuple(self.outcomes[key] for key in keys if key in self.outcomes)
 
 
 def _row_count_frame(split: str, rows: int, fewest: int) -> pd.DataFrame:
@@ -179,23 +157,3 @@ def _row_count_frame(split: str, rows: int, fewest: int) -> pd.DataFrame:
     if split == "sft" and not rows:
         fewest = 0
     return pd.DataFrame([{"row": 0, "id": split, "rows": rows, "fewest": fewest}])
-
-
-def _find_repeats(splits: Mapping[str, ParquetFile], repeats: Repeats, batch_rows: int) -> Repeats:
-    for split, file in splits.items():
-        for start, rows in _numbered(file, batch_rows, list(CHAINS)):
-            repeats.add(split, start, rows)
-    repeats.settle()
-    return repeats
-
-
-def _numbered(
-    file: ParquetFile, batch_rows: int, columns: list[str] | None = None
-) -> Iterator[tuple[int, list[Row]]]:
-    """Each batch's rows and the number of its first; an empty file is one batch without rows."""
-    start = 0
-    for rows in file.batches(batch_rows, columns):
-        yield start, rows
-        start += len(rows)
-    if not start:
-        yield 0, []

@@ -33,7 +33,25 @@ class ReasoningGym(Section):
     license: str
 
     def parts(self, seed: int) -> dict[str, Rows]:
-        return {"train": reasoning_gym_rows(self.task, seed, self.size, self.config)}
+        return {"train": self.rows(seed)}
+
+    def rows(self, seed: int) -> Rows:
+        """Row i draws from seed + i, so two seeds nearer than `size` share rows."""
+        import reasoning_gym
+
+        try:
+            dataset = reasoning_gym.create_dataset(
+                self.task, seed=seed, size=self.size, **self.config
+            )
+        except (ValueError, TypeError, AssertionError) as error:
+            raise Refused(
+                "prepare.source",
+                expected=f"a reasoning-gym task and its configuration (task {self.task!r})",
+                found=str(error) or type(error).__name__,
+                remedy="See reasoning_gym.factory.DATASETS for the tasks and their configurations.",
+            ) from error
+        for index, row in enumerate(dataset):
+            yield f"reasoning-gym {self.task}, row {index}", row
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -72,7 +90,11 @@ class Local(Section):
 
 
 class Hub(Section):
-    """Splits of a hub dataset; `data_dir` and `config` as for `hub_rows`."""
+    """Splits of a hub dataset at a commit.
+
+    `data_dir` is the folder of plain files that holds the splits: how a Parquet conversion
+    (refs/convert/parquet) lays out a configuration.
+    """
 
     kind: Literal["hub"]
     repo: str
@@ -87,10 +109,28 @@ class Hub(Section):
         splits = {"train": self.train_split}
         if self.eval_split:
             splits["eval"] = self.eval_split
-        return {
-            part: hub_rows(self.repo, self.config, self.revision, split, self.data_dir)
-            for part, split in splits.items()
-        }
+        return {part: self.rows(split) for part, split in splits.items()}
+
+    def rows(self, split: str) -> Rows:
+        """Rows of a split. Raises CannotCheck if it cannot be loaded.
+
+        No dataset script is ever run: `datasets` knows none any more.
+        """
+        from datasets import load_dataset
+
+        require_commit(self.repo, self.revision, "dataset", "prepare.source.revision")
+        try:
+            dataset = load_dataset(
+                self.repo, self.config, data_dir=self.data_dir, revision=self.revision, split=split
+            )
+        except Exception as error:  # the hub's client raises a different class for each failure
+            where = "prepare.source"
+            instead = (
+                f"copy the files of split {split!r} to {RAW_DATA}/ and use source kind `local`"
+            )
+            raise hub_failure(error, self.repo, self.revision, "dataset", where, instead) from error
+        for index, row in enumerate(dataset):
+            yield f"{self.repo} ({split}), row {index}", row
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -99,47 +139,6 @@ class Hub(Section):
             "config": self.config or self.data_dir,
             "revision": self.revision,
         }
-
-
-def reasoning_gym_rows(task: str, seed: int, size: int, config: dict[str, Any]) -> Rows:
-    """Rows of a procedural task.
-
-    Row i draws from seed + i, so two seeds nearer than `size` share rows.
-    """
-    import reasoning_gym
-
-    try:
-        dataset = reasoning_gym.create_dataset(task, seed=seed, size=size, **config)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise Refused(
-            "prepare.source",
-            expected=f"a reasoning-gym task and its configuration (task {task!r})",
-            found=str(error) or type(error).__name__,
-            remedy="See reasoning_gym.factory.DATASETS for the tasks and their configurations.",
-        ) from error
-    for index, row in enumerate(dataset):
-        yield f"reasoning-gym {task}, row {index}", row
-
-
-def hub_rows(
-    repo: str, config: str | None, revision: str, split: str, data_dir: str | None = None
-) -> Rows:
-    """Rows of a hub dataset's split at a commit. Raises CannotCheck if it cannot be loaded.
-
-    `data_dir` is the folder of plain files that holds the splits: how a Parquet conversion
-    (refs/convert/parquet) lays out a configuration. No dataset script is ever run: `datasets` knows
-    none any more.
-    """
-    from datasets import load_dataset
-
-    require_commit(repo, revision, "dataset", "prepare.source.revision")
-    try:
-        dataset = load_dataset(repo, config, data_dir=data_dir, revision=revision, split=split)
-    except Exception as error:  # the hub's client raises a different class for each kind of failure
-        instead = f"copy the files of split {split!r} to {RAW_DATA}/ and use source kind `local`"
-        raise hub_failure(error, repo, revision, "dataset", "prepare.source", instead) from error
-    for index, row in enumerate(dataset):
-        yield f"{repo} ({split}), row {index}", row
 
 
 def local_rows(path: Path) -> Rows:
@@ -222,11 +221,9 @@ def _csv(path: Path) -> Rows:
 
 def _parquet(path: Path) -> Rows:
     remedy = "Write it again: it is truncated, damaged or no Parquet."
-    index = 0
-    for rows in files.ParquetFile(path, remedy).batches(4096):
-        for row in rows:
+    for start, rows in files.ParquetFile(path, remedy).batches(4096):
+        for index, row in enumerate(rows, start):
             yield f"{path}, row {index}", row
-            index += 1
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,13 +47,13 @@ def check(
         verifier: Verifier | None = EXACT,
         limits: gate.Limits = LIMITS,
         chat: bool = False,
-        **options: Any,
+        docs: Path | None = None,
     ) -> gate.Verdict:
         folder = tmp_path_factory.mktemp("splits")
         given = {
             name: write(folder / f"{name}.parquet", table(rows, chat))
             for name, rows in splits.items()
         }
-        return gate.check(given, CANONICAL, verifier, count, limits, **options)
+        return gate.check(given, CANONICAL, verifier, count, limits, docs)
 
     return run_gate

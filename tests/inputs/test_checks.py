@@ -140,7 +140,7 @@ def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
 
 
 def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(
-    check: Callable[..., gate.Verdict],
+    check: Callable[..., gate.Verdict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits: Splits = {name: [] for name in good()}
     splits["sft"] = [row("sft", 90, "1+90=", prompt=None), row("sft", 91, "1+91=", prompt="1" * 30)]
@@ -150,7 +150,8 @@ def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(
         for name, rows in planted.items():
             splits[name] += rows
     whole = check(splits)
-    other = check(splits, batch_rows=35)
+    monkeypatch.setattr(gate, "BATCH", 35)
+    other = check(splits)
     assert {one.check for one in whole.failed} > {
         "id_unique",
         "disjoint_canonical",

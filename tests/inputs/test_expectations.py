@@ -21,11 +21,12 @@ from tests.support.splits import (
 
 
 def test_great_expectations_own_pages_show_a_fault_wherever_it_lies(
-    check: Callable[..., gate.Verdict], tmp_path: Path
+    check: Callable[..., gate.Verdict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = good()
     splits["train"][3]["answer"] = "?"
-    check(splits, docs=tmp_path, batch_rows=2)
+    monkeypatch.setattr(gate, "BATCH", 2)
+    check(splits, docs=tmp_path)
     assert (tmp_path / "index.html").read_text().count("fa-times text-danger") == 1
     first, failing = sorted((tmp_path / "validations/train").rglob("*.html"))
     assert ("fa-times" in first.read_text(), "fa-times" in failing.read_text()) == (False, True)
@@ -58,7 +59,7 @@ def test_great_expectations_own_pages_go_to_the_folder_that_is_asked_for(
         ),
         (
             lambda t: t.set_column(1, "prompt", pa.array([["1+1="]] * 4)),
-            {"prompt": "expected string, found list<item: string>"},
+            {"prompt": "expected string, found list<element: string>"},
         ),
     ],
 )

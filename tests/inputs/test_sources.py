@@ -125,7 +125,7 @@ def test_a_parquet_with_a_damaged_page_is_refused(tmp_path: Path, parquet: bytes
 def test_text_in_a_parquet_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     raw = pa.array([b"1+1=", b"\xff"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"question": raw}), tmp_path / "raw.parquet")
-    with pytest.raises(Refused, match=r"raw\.parquet: .*UTF-8 text; found .*UTF8"):
+    with pytest.raises(Refused, match=r"raw\.parquet, from row 0: .*UTF-8 text; found .*UTF8"):
         list(sources.local_rows(tmp_path / "raw.parquet"))
 
 
@@ -175,6 +175,10 @@ def test_a_branch_name_is_refused_and_its_commit_shown(monkeypatch: pytest.Monke
         sources.require_commit("openai/gsm8k", "main", "dataset", "key")
 
 
+def hub(repo: str, revision: str, data_dir: str | None = None) -> sources.Hub:
+    return sources.Hub(kind="hub", repo=repo, revision=revision, data_dir=data_dir, license="MIT")
+
+
 def test_a_hub_source_without_network_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     import huggingface_hub
@@ -185,11 +189,7 @@ def test_a_hub_source_without_network_says_how_to_go_on(monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets, "load_dataset", offline)
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", offline)
     with pytest.raises(CannotCheck) as refusal:
-        list(
-            sources.hub_rows(
-                "openai/gsm8k", "main", "e53f048856ff4f594e959d75785d2c2d37b678ee", "train"
-            )
-        )
+        list(hub("openai/gsm8k", "e53f048856ff4f594e959d75785d2c2d37b678ee").rows("train"))
     message = str(refusal.value)
     assert message.startswith(
         "prepare.source: openai/gsm8k at e53f048856ff: expected its files from the hub"
@@ -200,7 +200,7 @@ def test_a_hub_source_without_network_says_how_to_go_on(monkeypatch: pytest.Monk
     with pytest.raises(
         Refused, match=r"'main' \(the hub could not be asked for its commit: ConnectionError\)"
     ):
-        list(sources.hub_rows("openai/gsm8k", "main", "main", "train"))
+        list(hub("openai/gsm8k", "main").rows("train"))
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,13 @@ def test_a_hub_source_without_network_says_how_to_go_on(monkeypatch: pytest.Monk
     [("no_such_task", {}), ("chain_sum", {"min_term": 3}), ("chain_sum", {"min_terms": -1})],
 )
 def test_a_generator_or_setting_there_is_not_is_refused(task: str, config: dict[str, Any]) -> None:
+    source = sources.ReasoningGym(
+        kind="reasoning_gym", task=task, size=10, config=config, license="MIT"
+    )
     with pytest.raises(
         RegrpoError, match=rf"prepare\.source: expected a reasoning-gym task .*{task}"
     ):
-        list(sources.reasoning_gym_rows(task, 0, 10, config))
+        list(source.rows(seed=0))
 
 
 @pytest.mark.parametrize(
@@ -231,10 +234,7 @@ def test_a_parquet_conversion_is_read_by_its_folder(
             target = tmp_path / "repo" / layout.replace("ukrainian", language).format(split=split)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(tmp_path / f"{split}.parquet", target)
-    repo = str(tmp_path / "repo")
-    found = {
-        split: [row for _, row in sources.hub_rows(repo, None, "f" * 40, split, "ukrainian")]
-        for split in ("train", "test")
-    }
-    assert found["train"] == [stand_ins.xlsum_row(index) for index in range(6)]
-    assert len(found["test"]) == 3
+    source = hub(str(tmp_path / "repo"), "f" * 40, data_dir="ukrainian")
+    train = [row for _, row in source.rows("train")]
+    assert train == [stand_ins.xlsum_row(index) for index in range(6)]
+    assert len(list(source.rows("test"))) == 3
