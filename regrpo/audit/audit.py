@@ -44,9 +44,10 @@ from regrpo.core.pipeline import (
     record_path,
 )
 from regrpo.core.profiles import STAGES, parse_yaml
-from regrpo.records import hashing, journals
+from regrpo.records import hashing
 from regrpo.records.find import Place
 from regrpo.records.hashing import Digest
+from regrpo.records.journal import journal_of
 from regrpo.records.record import Item, Record, parse_record
 
 RAW = ("data/raw", "models/raw")
@@ -791,7 +792,7 @@ class _Audit(Findings):
 
     def _diff(self, record: Record) -> str | None:
         """The diff of uncommitted code out of the journal, if it is the recorded one (MLflow's comes later)."""
-        journal = journals.of_run(record.stage, record.run)
+        journal = journal_of(record.stage, record.run)
         diff = str(journal.facts.get("diff") or "") if journal else ""
         return diff if diff and files.sha256_text(diff) == record.code.diff_sha256 else None
 

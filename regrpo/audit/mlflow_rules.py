@@ -21,7 +21,7 @@ from regrpo.core.errors import CannotCheck
 from regrpo.core.pipeline import pipeline_key
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate import stats
-from regrpo.records import journals
+from regrpo.records.journal import METRIC_REPORTS, journal_of
 from regrpo.records.record import Record
 from regrpo.tracking import address as address_module
 from regrpo.tracking import rows
@@ -405,9 +405,7 @@ def _json(data: bytes) -> Any:
 
 
 def _final_metrics(audit: Findings, stage: str) -> dict[str, float]:
-    reports = {
-        name: audit.snapshot.read(f"reports/{stage}/{name}") for name in journals.METRIC_REPORTS
-    }
+    reports = {name: audit.snapshot.read(f"reports/{stage}/{name}") for name in METRIC_REPORTS}
     try:
         return rows.final_metrics(
             {name: data for name, data in reports.items() if data is not None}
@@ -432,7 +430,7 @@ def _live(audit: Findings, stage: str) -> rows.Curves:
     Custom code may log what it likes.
     """
     found: rows.Curves = {}
-    if journal := journals.of_run(stage, audit.records[stage].run):
+    if journal := journal_of(stage, audit.records[stage].run):
         for line in journal.metrics_from(0)[0]:
             for name, value in line["values"].items():
                 found.setdefault(rows.mlflow_name(name), {}).setdefault(line["step"], []).append(

@@ -29,9 +29,10 @@ from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, Snapshot, out_md5s
 from regrpo.evaluate.results import METRICS, SAMPLES, parse_metrics, read_samples
-from regrpo.records import journals, stage_run
 from regrpo.records import record as record_module
+from regrpo.records import stage_run
 from regrpo.records.find import Finder, experiments
+from regrpo.records.journal import enabled
 from regrpo.report import card
 from regrpo.tracking import follower, rows
 from regrpo.tracking.lookup import Lookup
@@ -91,7 +92,7 @@ def reproduce(
     """
     root, started, is_default = Path.cwd(), time.time(), run is None
     run = "HEAD" if run is None else run
-    mlflow = mlflow and journals.enabled()
+    mlflow = mlflow and enabled()
     place = Finder(root, Lookup() if mlflow else None, committed=True).find(run)
     snapshot, commit = place.snapshot, str(place.snapshot.revision)
     names = [name for name, at in experiments(root).items() if at == commit]

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from regrpo.core import files
-from regrpo.records.journals import enabled
+from regrpo.records.journal import enabled
 from regrpo.tracking import address, follower
 
 

@@ -29,8 +29,8 @@ from regrpo.core.errors import CannotCheck, RegrpoError
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, stage_key
 from regrpo.core.settings import Section
-from regrpo.records.journals import Journal, is_dvc
-from regrpo.tracking import follower
+from regrpo.records import follower_process
+from regrpo.records.journal import Journal, is_dvc
 
 SCHEMA_VERSION = 1
 P = TypeVar("P", bound=Section)
@@ -176,7 +176,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
         values = profiles.parse_section(model, sections[name], f"{profile}: {name}")
         facts = _opening_facts(name, str(profile), sections)
         journal = Journal(facts)
-        follower.start_following()
+        follower_process.start_following()
         run = Run(name, values, journal, facts["key"])
         yield run
         record = _record(facts, journal)
@@ -267,7 +267,7 @@ def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
         "ended": _utc(time.time()),
         "seconds": round(time.time() - facts["started"], 3),
         "peak_memory_mb": hardware.peak_memory_mb(),
-        "mlflow_run_id": journal.mlflow_run_id(follower.is_following),
+        "mlflow_run_id": journal.mlflow_run_id(follower_process.is_following),
     }
 
 

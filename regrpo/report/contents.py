@@ -39,7 +39,7 @@ from regrpo.inputs.formats import SPLITS
 from regrpo.records import graph
 from regrpo.records import record as record_module
 from regrpo.records.find import Place
-from regrpo.records.journals import Told, journal_folder
+from regrpo.records.journal import JournalReader, journal_folder
 from regrpo.records.record import Record
 from regrpo.report.card import FRAMEWORKS
 from regrpo.tracking import address
@@ -211,7 +211,7 @@ def read(place: Place, root: Path) -> Report:
         if stage.name == "validate" and stage.record is None and verdict and not verdict.passed:
             stage.state = "refused"
     questions, counts = reader.questions(evaluation)
-    journal = newest.answer if newest else {}
+    journal = newest.tracker_notes if newest else {}
     return Report(
         place=place,
         root=root,
@@ -325,7 +325,7 @@ class _Reader:
 
     # --- stages -----------------------------------------------------------------------------------
 
-    def stages(self) -> tuple[list[Stage], Told | None, float | None]:
+    def stages(self) -> tuple[list[Stage], JournalReader | None, float | None]:
         """The stages in running order.
 
         The last journal of the newest execution here, and when that one began.
@@ -391,14 +391,16 @@ class _Reader:
         began = [one.facts["started"] for one in told if newest and _same_execution(one, newest)]
         return stages, newest, min(began, default=None)
 
-    def _journals(self, stage: str, record: Record | None) -> tuple[Told | None, Told | None]:
+    def _journals(
+        self, stage: str, record: Record | None
+    ) -> tuple[JournalReader | None, JournalReader | None]:
         """(the journal of the record's run, the newest journal of the stage in this workspace), where they are here."""
         own = attempt = None
         is_workspace = self.snapshot.revision is None
         folder = journal_folder()
         for path in sorted(folder.glob(f"*-{stage}"), reverse=True) if folder.is_dir() else []:
             with contextlib.suppress(OSError, ValueError, KeyError):
-                told = Told(path)
+                told = JournalReader(path)
                 if (
                     attempt is None
                     and is_workspace
@@ -624,7 +626,7 @@ def _text(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else ""
 
 
-def _same_execution(one: Told, other: Told) -> bool:
+def _same_execution(one: JournalReader, other: JournalReader) -> bool:
     return one.folder == other.folder or (
         one.execution is not None and one.execution == other.execution
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -26,7 +25,8 @@ from regrpo.core.errors import CannotCheck, RegrpoError
 from regrpo.core.git import EXPERIMENT, experiment_refs
 from regrpo.core.pipeline import LOCK, Snapshot
 from regrpo.records.find import require_git, workspace
-from regrpo.records.journals import Told, enabled, is_dvc, journal_folder, pending
+from regrpo.records.follower_process import start_following, state_file
+from regrpo.records.journal import JournalReader, enabled, is_dvc, journal_folder, pending
 from regrpo.tracking.address import (
     experiment_name,
     name_error,
@@ -44,28 +44,9 @@ RETRY = 10.0
 """Seconds until it tries again after MLflow could not be reached."""
 GRACE = 20.0
 """Seconds after the end of a DVC experiment's process in which DVC may still write its reference."""
-_followers: list[
-    subprocess.Popen[bytes]
-] = []  # kept, so that none is waited for when it is forgotten
-
-
-def _state(name: str) -> Path:
-    folder = dvc_root() / ".regrpo"
-    folder.mkdir(exist_ok=True)
-    return folder / name
 
 
 # --- the lock -------------------------------------------------------------------------------------
-
-
-def is_following() -> bool:
-    """Whether another process holds the tracker's lock."""
-    with _state("tracking.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 @contextlib.contextmanager
@@ -74,7 +55,7 @@ def _locked(patience: float) -> Iterator[bool]:
 
     Yields False where another process kept it for `patience` seconds.
     """
-    with _state("tracking.lock").open("a") as lock:
+    with state_file("tracking.lock").open("a") as lock:
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -120,12 +101,12 @@ def _synced() -> dict[str, Any]:
 
     The last complete one's stamp, the experiments' references with their rows, the latest row.
     """
-    path = _state("synced.json")
+    path = state_file("synced.json")
     return files.read_json(path) if path.exists() else {}
 
 
 def _remember(**left: Any) -> None:
-    files.write_json(_state("synced.json"), _synced() | left)
+    files.write_json(state_file("synced.json"), _synced() | left)
 
 
 def latest_pipeline() -> dict[str, str] | None:
@@ -158,14 +139,14 @@ def sync_once(store: Store, over_since: dict[str, float] | None = None) -> Pass:
     """
     done = Pass()
     store.changed = done.changed
-    executions: dict[str, list[Told]] = {}
+    executions: dict[str, list[JournalReader]] = {}
     for journal in pending():
         with _noting(done, journal.folder.name, journal):
             store.tell(journal)
         if journal.execution:
             executions.setdefault(journal.execution, []).append(journal)
     for execution, journals in executions.items():
-        if any(journal.live or not journal.answer.get("ended") for journal in journals):
+        if any(journal.live or not journal.tracker_notes.get("ended") for journal in journals):
             continue
         with _noting(done, f"execution of {journals[0].facts['experiment'] or 'repro'}"):
             status, snapshot = _outcome(journals)
@@ -188,7 +169,7 @@ def sync_once(store: Store, over_since: dict[str, float] | None = None) -> Pass:
 
 
 @contextlib.contextmanager
-def _noting(done: Pass, what: str, journal: Told | None = None) -> Iterator[None]:
+def _noting(done: Pass, what: str, journal: JournalReader | None = None) -> Iterator[None]:
     """One journal that MLflow refuses must not keep the others from it."""
     try:
         yield
@@ -197,7 +178,7 @@ def _noting(done: Pass, what: str, journal: Told | None = None) -> Iterator[None
     ) as error:  # MLflow, its database layer and its HTTP client raise classes of their own
         problem = _log_and_name(error)
         done.failures.append(f"{what}: {problem}")
-        if journal is not None and not journal.answer.get("run_id"):
+        if journal is not None and not journal.tracker_notes.get("run_id"):
             journal.note(error=problem)
 
 
@@ -207,7 +188,7 @@ def _log_and_name(error: Exception) -> str:
     return name_error(error)
 
 
-def _outcome(journals: list[Told]) -> tuple[str | None, Snapshot | None]:
+def _outcome(journals: list[JournalReader]) -> tuple[str | None, Snapshot | None]:
     """(status, where the results lie) of an execution that is over.
 
     (None, None) where its reference is yet missing.
@@ -326,7 +307,7 @@ def sync(patience: float = 60.0) -> list[dict[str, str]]:
 
 def _sync_locked() -> list[dict[str, str]]:
     remedy = "The journals are kept: run `regrpo sync` again when it can be reached (MLFLOW_TRACKING_URI)."
-    with (_state("tracking.log")).open("a") as log, contextlib.redirect_stderr(log):
+    with (state_file("tracking.log")).open("a") as log, contextlib.redirect_stderr(log):
         try:
             done = sync_once(_open_store())
         except Exception as error:  # as in _noting
@@ -364,7 +345,7 @@ def opened(
             found="no such file",
             remedy="Set MLFLOW_TRACKING_URI to the store.",
         )
-    with (_state("tracking.log")).open("a") as log, contextlib.redirect_stderr(log):
+    with (state_file("tracking.log")).open("a") as log, contextlib.redirect_stderr(log):
         try:
             with (
                 _locked(60) if create else contextlib.nullcontext()
@@ -381,31 +362,6 @@ def opened(
 
 
 # --- the background -------------------------------------------------------------------------------
-
-
-def start_following() -> None:
-    """Start the follower, unless one is there or tracking is off.
-
-    Takes milliseconds and never fails a stage.
-    """
-    not_its_own = ("DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_RUN_ID")
-    environment = {name: value for name, value in os.environ.items() if name not in not_its_own}
-    with contextlib.suppress(OSError):
-        if not enabled() or is_following():
-            return
-        root = dvc_root()
-        with _state("tracking.log").open("wb") as log:
-            _followers.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "regrpo.tracking.follower", "--follow"],
-                    cwd=root,
-                    env=environment | {"DVC_ROOT": str(root)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-            )
 
 
 def follow() -> None:
@@ -447,7 +403,7 @@ def _refuse_for(seconds: float, problem: str) -> None:
     until = time.monotonic() + seconds
     while True:
         for journal in pending():
-            if not journal.answer:
+            if not journal.tracker_notes:
                 journal.note(error=problem)
         if time.monotonic() >= until:
             return

@@ -26,7 +26,7 @@ from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, STAGES, parse_yaml
 from regrpo.core.text import code
 from regrpo.evaluate.results import Evaluation, parse_metrics
-from regrpo.records.journals import METRIC_REPORTS, Told
+from regrpo.records.journal import METRIC_REPORTS, JournalReader
 from regrpo.tracking import notes, views
 from regrpo.tracking import tables as tables_module
 
@@ -237,7 +237,7 @@ def from_snapshot(snapshot: Snapshot) -> Row:
     return row
 
 
-def from_journals(journals: Iterable[Told]) -> Row:
+def from_journals(journals: Iterable[JournalReader]) -> Row:
     """The row of an execution that made no whole pipeline.
 
     Its profile, and what the stages that ran left.
@@ -248,7 +248,9 @@ def from_journals(journals: Iterable[Told]) -> Row:
         row.params |= parameters(facts["sections"]) | {"profile": facts["profile"]}
         record = (journal.closed or {}).get("record") or {"inputs": [], "outputs": []}
         _add_stage(row, journal.stage, journal.reports(), record)
-        row.tags[f"regrpo.stage.{journal.stage}"] = journal.answer.get("run_id") or facts["run"]
+        row.tags[f"regrpo.stage.{journal.stage}"] = (
+            journal.tracker_notes.get("run_id") or facts["run"]
+        )
         _add_table(row, journal.stage, journal.kept("samples.parquet"))
         if journal.stage == "grpo":
             row.curves = _curves(journal.kept("history.csv"))

@@ -21,7 +21,7 @@ from regrpo.core.dvc import dvc_root
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import MODELS, Task, parse_metrics
-from regrpo.records.journals import Told
+from regrpo.records.journal import JournalReader
 from regrpo.tracking import notes, rows, tables, views
 from regrpo.tracking.reader import import_mlflow, with_tags
 from regrpo.tracking.registry import Registry
@@ -128,25 +128,25 @@ class Store:
 
     # --- a stage run ------------------------------------------------------------------------------
 
-    def tell(self, journal: Told) -> None:
+    def tell(self, journal: JournalReader) -> None:
         """Bring MLflow up to date with one journal.
 
         Run made, described, metrics sent, and ended if the stage has.
         """
-        if not journal.answer.get("run_id"):
+        if not journal.tracker_notes.get("run_id"):
             self._open(journal)
-        if journal.answer.get("ended"):
+        if journal.tracker_notes.get("ended"):
             return
-        if not journal.answer.get("described"):
+        if not journal.tracker_notes.get("described"):
             self._describe(journal)
         self._monitor(journal)
         closed = journal.closed
         self._send_metrics(journal)
         if closed is not None:
-            self._stop_monitor(journal.answer["run_id"])
+            self._stop_monitor(journal.tracker_notes["run_id"])
             self._close(journal, closed)
 
-    def _open(self, journal: Told) -> None:
+    def _open(self, journal: JournalReader) -> None:
         """Make the run (and its execution's, before its first) and answer.
 
         The stage waits for this.
@@ -177,7 +177,7 @@ class Store:
         )
         journal.note(run_id=run_id, parent_run_id=parent)
 
-    def _create_execution(self, journal: Told) -> str:
+    def _create_execution(self, journal: JournalReader) -> str:
         facts = journal.facts
         tags = {
             "regrpo.kind": "pipeline",
@@ -191,8 +191,8 @@ class Store:
         )
         return self._create(name, facts["started"], tags | _code_tags(facts["code"]))
 
-    def _describe(self, journal: Told) -> None:
-        facts, run_id = journal.facts, journal.answer["run_id"]
+    def _describe(self, journal: JournalReader) -> None:
+        facts, run_id = journal.facts, journal.tracker_notes["run_id"]
         sections = {
             stage: section
             for values in facts["entry"]["params"].values()
@@ -203,10 +203,10 @@ class Store:
             self.client.log_text(run_id, facts["diff"] + "\n", "code.diff")
         journal.note(described=True)
 
-    def _send_metrics(self, journal: Told) -> None:
+    def _send_metrics(self, journal: JournalReader) -> None:
         from mlflow.entities import Metric
 
-        answer = journal.answer
+        answer = journal.tracker_notes
         lines, offset = journal.metrics_from(answer.get("offset", 0))
         metrics = [
             Metric(rows.mlflow_name(name), float(value), int(line["time"] * 1000), line["step"])
@@ -217,8 +217,8 @@ class Store:
             self._log(answer["run_id"], metrics)
             journal.note(offset=offset)
 
-    def _close(self, journal: Told, closed: Mapping[str, Any]) -> None:
-        run_id, record = journal.answer["run_id"], closed["record"]
+    def _close(self, journal: JournalReader, closed: Mapping[str, Any]) -> None:
+        run_id, record = journal.tracker_notes["run_id"], closed["record"]
         model_id = None
         if record:
             self._log(
@@ -259,12 +259,14 @@ class Store:
             run_id, [Metric(name, value, time, 0, model_id) for name, value in values.items()]
         )
 
-    def _show_results(self, journal: Told, record: Mapping[str, Any] | None, ended: float) -> None:
+    def _show_results(
+        self, journal: JournalReader, record: Mapping[str, Any] | None, ended: float
+    ) -> None:
         """What a person looks for on a stage's page.
 
         Its description, its samples as a table, its models' scores.
         """
-        run_id, reports = journal.answer["run_id"], journal.reports()
+        run_id, reports = journal.tracker_notes["run_id"], journal.reports()
         evaluation = None
         if journal.stage == "evaluate" and "metrics.json" in reports:
             evaluation = parse_metrics(reports["metrics.json"])
@@ -367,13 +369,13 @@ class Store:
         if found:
             self.client.log_inputs(run_id, found)
 
-    def _log_model(self, journal: Told, record: Mapping[str, Any]) -> str | None:
+    def _log_model(self, journal: JournalReader, record: Mapping[str, Any]) -> str | None:
         """A logged model for models/<name>, that points to DVC's bytes and holds none itself."""
         import mlflow
 
         output = next((out for out in record["outputs"] if out["path"].startswith("models/")), None)
-        if output is None or journal.answer.get("model_id"):
-            return journal.answer.get("model_id")
+        if output is None or journal.tracker_notes.get("model_id"):
+            return journal.tracker_notes.get("model_id")
         tags = {
             "mlflow.user": "regrpo",
             "mlflow.source.name": record["command"],
@@ -393,7 +395,7 @@ class Store:
         params |= rows.parameters({journal.stage: journal.facts["sections"][journal.stage]})
         model = mlflow.create_external_model(
             re.sub("[/:.%\"']", "-", name),
-            source_run_id=journal.answer["run_id"],
+            source_run_id=journal.tracker_notes["run_id"],
             tags=tags | _code_tags(record["code"]),
             params={name: value[: MAX_VALUE["params"]] for name, value in params.items()},
             experiment_id=self.experiment_id,
@@ -401,18 +403,18 @@ class Store:
         from mlflow.entities import LoggedModelOutput
 
         self.client.log_outputs(
-            journal.answer["run_id"], [LoggedModelOutput(model.model_id, step=0)]
+            journal.tracker_notes["run_id"], [LoggedModelOutput(model.model_id, step=0)]
         )
         journal.note(model_id=model.model_id)
         return str(model.model_id)
 
     # --- system metrics ---------------------------------------------------------------------------
 
-    def _monitor(self, journal: Told) -> None:
+    def _monitor(self, journal: JournalReader) -> None:
         """Sample the machine into the run while the stage runs."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        run_id = journal.answer["run_id"]
+        run_id = journal.tracker_notes["run_id"]
         if journal.running and run_id not in self._monitors:
             self._monitors[run_id] = SystemMetricsMonitor(
                 run_id, 5, resume_logging=True, tracking_uri=self.uri
@@ -426,7 +428,7 @@ class Store:
     # --- pipeline rows ----------------------------------------------------------------------------
 
     def finish_execution(
-        self, journals: Sequence[Told], status: str, snapshot: Snapshot | None
+        self, journals: Sequence[JournalReader], status: str, snapshot: Snapshot | None
     ) -> None:
         """End an execution's run, filled from `snapshot` where that is a whole pipeline, else from the journals."""
         whole = snapshot is not None and snapshot.pipeline_key() is not None
@@ -439,7 +441,7 @@ class Store:
             row.params, row.tags.get("regrpo.pipeline_key", str(journals[0].execution))
         )
         ended = max((journal.closed or {"ended": time.time()})["ended"] for journal in journals)
-        answer = journals[0].answer
+        answer = journals[0].tracker_notes
         self.client.update_run(answer["parent_run_id"], name=name)
         self._fill(answer["parent_run_id"], row, ended)
         self._end(answer["parent_run_id"], status, ended, "pipeline", name)
@@ -548,11 +550,11 @@ class Store:
                 run.info.run_id, [LoggedModelOutput(one, step=0) for one in new]
             )
 
-    def _tag_models(self, journals: Iterable[Told], snapshot: Snapshot) -> None:
+    def _tag_models(self, journals: Iterable[JournalReader], snapshot: Snapshot) -> None:
         """Give this execution's logged models the MD5 under which DVC keeps their bytes."""
         stages = snapshot.lock()["stages"]
         for journal in journals:
-            if (model_id := journal.answer.get("model_id")) and snapshot.holds(
+            if (model_id := journal.tracker_notes.get("model_id")) and snapshot.holds(
                 journal.stage, journal.facts["run"]
             ):
                 outs = {out["path"]: out["md5"] for out in stages[journal.stage]["outs"]}

@@ -29,8 +29,8 @@ from regrpo.core import files, profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.profiles import STAGES
 from regrpo.core.settings import Section
-from regrpo.records import stage_run
-from regrpo.records.journals import Journal
+from regrpo.records import follower_process, stage_run
+from regrpo.records.journal import Journal
 from regrpo.tracking import address, follower
 from regrpo.train import doctor
 from tests.support.projects import commit, edit_yaml, make_project, run
@@ -141,7 +141,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.delenv(name)
         patch.setattr(stage_run, "require_checked_profile", lambda: None)
         patch.setattr(signal, "signal", lambda *_: None)
-        patch.setattr(follower, "start_following", lambda: None)
+        patch.setattr(follower_process, "start_following", lambda: None)
         patch.setattr(Journal, "mlflow_run_id", lambda *_: None)
         known = environment()
         patch.setattr(stage_run, "environment", lambda: known)

@@ -11,7 +11,7 @@ import psutil
 
 from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import STAGES
-from regrpo.records.journals import Journal
+from regrpo.records.journal import Journal
 from tests.support.pipelines import digest, lock_entry, record
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import pytest
 from regrpo.core import files
 from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import STAGES
-from regrpo.records.journals import Journal
+from regrpo.records.journal import Journal
 from regrpo.train import doctor
 from tests.support.pipelines import MAKES, READS, digest, record
 

@@ -20,8 +20,8 @@ from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.pipeline import Snapshot, stage_key
 from regrpo.core.profiles import SECTIONS, STAGES
 from regrpo.core.settings import Section
-from regrpo.records import stage_run
-from regrpo.records.journals import Told, is_alive, pending
+from regrpo.records import follower_process, stage_run
+from regrpo.records.journal import JournalReader, is_alive, pending
 from regrpo.tracking import follower as follower_module
 from regrpo.tracking import rows
 from tests.support.pipelines import commit, digest, lock_entry, record, write_pipeline, write_stage
@@ -104,7 +104,7 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
     assert [row["status"] for row in follower_module.sync_once(store).changed] == ["FINISHED"]
 
     run = only(store)
-    facts = Told(journal.folder).facts
+    facts = JournalReader(journal.folder).facts
     assert (run.info.run_name, run.info.status, run.info.user_id) == (
         f"sft {facts['key'][:8]}",
         "FINISHED",
@@ -185,7 +185,7 @@ def test_a_running_stage_is_watched_live_and_no_line_is_sent_twice(
     follower_module.sync_once(store)
     run_id = only(store).info.run_id
     assert only(store).info.status == "RUNNING"
-    assert journal.mlflow_run_id(follower_module.is_following) == run_id
+    assert journal.mlflow_run_id(follower_process.is_following) == run_id
     append(journal.folder / "metrics.jsonl", '{"step": 2, "half a li')
     follower_module.sync_once(store)
     assert [metric.step for metric in store.client.get_metric_history(run_id, "reward")] == [1]
@@ -398,12 +398,12 @@ def test_with_the_server_down_the_journal_waits_and_is_sent_later(
     follower_module._follow_until_idle()
     assert time.monotonic() - started < 45
     assert "secret" not in str(caught.value)
-    assert "error" in Told(journal.folder).answer
-    assert journal.mlflow_run_id(follower_module.is_following) is None
+    assert "error" in JournalReader(journal.folder).tracker_notes
+    assert journal.mlflow_run_id(follower_process.is_following) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     assert [row["status"] for row in follower_module.sync()] == ["FINISHED"]
-    assert Told(journal.folder).answer["run_id"] == journal.mlflow_run_id(
-        follower_module.is_following
+    assert JournalReader(journal.folder).tracker_notes["run_id"] == journal.mlflow_run_id(
+        follower_process.is_following
     )
 
 
@@ -424,27 +424,27 @@ def test_sync_outside_a_repository_says_so(root: Path) -> None:
 
 
 def test_the_lock_is_held_by_one(root: Path) -> None:
-    assert not follower_module.is_following()
+    assert not follower_process.is_following()
     with follower_module._locked(0) as first:
         assert first
-        assert follower_module.is_following()
+        assert follower_process.is_following()
         with follower_module._locked(0) as second:
             assert not second
-        follower_module.start_following()
-        assert not follower_module._followers
-    assert not follower_module.is_following()
+        follower_process.start_following()
+        assert not follower_process._followers
+    assert not follower_process.is_following()
 
 
 def test_one_tracker_answers_a_running_stage_and_ends_by_itself(root: Path, store: Store) -> None:
     journal = open_journal(root)
-    follower_module.start_following()
-    (follower,) = follower_module._followers
+    follower_process.start_following()
+    (follower,) = follower_process._followers
     try:
         assert (
-            journal.mlflow_run_id(follower_module.is_following, patience=60)
+            journal.mlflow_run_id(follower_process.is_following, patience=60)
             == only(store).info.run_id
         )
-        assert follower_module.is_following()
+        assert follower_process.is_following()
         second = subprocess.run(
             [sys.executable, "-m", "regrpo.tracking.follower", "--follow"], check=False, timeout=60
         )
@@ -455,7 +455,7 @@ def test_one_tracker_answers_a_running_stage_and_ends_by_itself(root: Path, stor
         assert follower.wait(60) == 0
     finally:
         follower.kill()
-        follower_module._followers.clear()
+        follower_process._followers.clear()
     assert only(store).info.status == "FINISHED"
     assert not list(pending())
 
@@ -465,9 +465,9 @@ def test_tracking_off_starts_nothing_and_tells_nothing(
 ) -> None:
     monkeypatch.setenv("REGRPO_TRACKING", "off")
     journal = finished_journal(root, "sft")
-    follower_module.start_following()
-    assert not follower_module._followers
-    assert journal.mlflow_run_id(follower_module.is_following) is None
+    follower_process.start_following()
+    assert not follower_process._followers
+    assert journal.mlflow_run_id(follower_process.is_following) is None
     assert follower_module.sync() == []
     monkeypatch.delenv("REGRPO_TRACKING")
     assert not list(pending())

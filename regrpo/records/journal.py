@@ -1,10 +1,9 @@
-"""Observer.
+"""Observer: the journal through which a stage tells the tracker what happens.
 
-The journal through which a stage tells the tracker what happens, as files in .regrpo/journal/.
-
-One folder per executed stage: `open.json` (facts known at its start), `metrics.jsonl` (as it goes),
-`files/` (reports and attachments), `closed.json` (how it ended). The tracker adds `mlflow.json`
-(run id, how far it is) and, when MLflow holds everything, the empty file `sent`.
+It is files in .regrpo/journal/, one folder per executed stage: `open.json` (facts known at its
+start), `metrics.jsonl` (as it goes), `files/` (reports and attachments), `closed.json` (how it
+ended). The tracker adds `mlflow.json` (run id, how far it is) and, when MLflow holds everything,
+the empty file `sent`.
 """
 
 from __future__ import annotations
@@ -36,41 +35,7 @@ def journal_folder() -> Path:
     return dvc_root() / ".regrpo" / "journal"
 
 
-def is_alive(process: Sequence[float] | None) -> bool:
-    """Whether the process [id, start time in seconds] still runs.
-
-    One that only waits to be reaped does not.
-    """
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        if process:
-            found = psutil.Process(int(process[0]))
-            # Start times are derived from the boot time, which moves a little when the clock is
-            # set.
-            return (
-                abs(found.create_time() - process[1]) < 2 and found.status() != psutil.STATUS_ZOMBIE
-            )
-    return False
-
-
-def is_dvc(command: Sequence[str]) -> bool:
-    """Whether a process's command line is that of `dvc` (or `python -m dvc`)."""
-    names = [Path(part).name for part in command[:2]]
-    by_python = bool(names) and names[0].startswith("python")
-    return names[:1] == ["dvc"] or (
-        by_python and (names[1:] == ["dvc"] or _runs_dvc_module(command[1:]))
-    )
-
-
-def _runs_dvc_module(arguments: Sequence[str]) -> bool:
-    """`-m dvc` before any script, or the path of dvc/__main__.py, as DVC starts itself."""
-    for index, part in enumerate(arguments):
-        if part == "-m":
-            return list(arguments[index + 1 : index + 2]) == ["dvc"]
-        if not part.startswith("-"):
-            return Path(part).parts[-2:] == ("dvc", "__main__.py")
-    return False
+# --- the stage's end ------------------------------------------------------------------------------
 
 
 class Journal:
@@ -85,11 +50,8 @@ class Journal:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Append numbers (anything else is left out) under an optimizer or other step."""
-        row = {
-            "step": step,
-            "time": time.time(),
-            "values": {k: v for k, v in values.items() if isinstance(v, int | float)},
-        }
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        row = {"step": step, "time": time.time(), "values": numbers}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
 
@@ -103,32 +65,28 @@ class Journal:
             shutil.copyfile(source, target)
 
     def close(self, status: str, record: Mapping[str, Any] | None) -> None:
-        """Say how the stage ended (MLflow's FINISHED, FAILED or KILLED), with its run.json where it finished."""
-        files.write_json(
-            self.folder / "closed.json", {"status": status, "ended": time.time(), "record": record}
-        )
+        """Say how the stage ended (MLflow's FINISHED, FAILED or KILLED), with its run.json if it finished."""
+        closed = {"status": status, "ended": time.time(), "record": record}
+        files.write_json(self.folder / "closed.json", closed)
 
     def mlflow_run_id(self, is_following: Callable[[], bool], patience: float = 30.0) -> str | None:
-        """The id under which the tracker filed this run.
-
-        None where it did not within `patience` seconds.
-        """
-        answer = self.folder / "mlflow.json"
-        now = time.monotonic()
-        deadline, tracker_due = (
-            now + patience,
-            now + 3.0,
-        )  # a tracker that was just started takes a moment to show
-        while enabled() and not answer.exists():
-            now = time.monotonic()
-            if now > deadline or (now > tracker_due and not is_following()):
+        """The id under which the tracker filed this run. Returns None if it did not within `patience` seconds."""
+        notes = self.folder / "mlflow.json"
+        started = time.monotonic()
+        while enabled() and not notes.exists():
+            waited = time.monotonic() - started
+            # A tracker that was just started takes a moment to show.
+            if waited > patience or (waited > 3.0 and not is_following()):
                 return None
             time.sleep(0.05)
-        run_id = files.read_json(answer).get("run_id") if answer.exists() else None
+        run_id = files.read_json(notes).get("run_id") if notes.exists() else None
         return str(run_id) if run_id else None
 
 
-class Told:
+# --- the tracker's end ----------------------------------------------------------------------------
+
+
+class JournalReader:
     """The tracker's end: one journal as it lies there."""
 
     def __init__(self, folder: Path) -> None:
@@ -137,6 +95,7 @@ class Told:
 
     @property
     def stage(self) -> str:
+        """The stage's name."""
         return str(self.facts["stage"])
 
     @property
@@ -145,9 +104,10 @@ class Told:
 
         None for a stage run by hand.
         """
-        facts = self.facts
-        identity = [facts["execution"], facts["experiment"], facts["baseline"]]
-        return files.sha256_json(identity)[:32] if facts["execution"] else None
+        if not self.facts["execution"]:
+            return None
+        identity = [self.facts[name] for name in ("execution", "experiment", "baseline")]
+        return files.sha256_json(identity)[:32]
 
     @property
     def running(self) -> bool:
@@ -165,31 +125,27 @@ class Told:
 
         A process that vanished without a word was killed.
         """
-        running, path = self.running, self.folder / "closed.json"
+        # Asked first: a stage that ends between the two looks has closed its journal by then.
+        running = self.running
+        path = self.folder / "closed.json"
         if path.exists():
             closed: dict[str, Any] = files.read_json(path)
             return closed
         if running:
             return None
-        last_sign = max(
-            file.stat().st_mtime
-            for file in (self.folder / "open.json", self.folder / "metrics.jsonl")
-            if file.exists()
-        )
+        signs = [self.folder / name for name in ("open.json", "metrics.jsonl")]
+        last_sign = max(file.stat().st_mtime for file in signs if file.exists())
         return {"status": "KILLED", "ended": last_sign, "record": None}
 
     @property
-    def answer(self) -> dict[str, Any]:
-        """What the tracker noted: run_id, parent_run_id, model_id, offset, described, ended.
-
-        Or error.
-        """
+    def tracker_notes(self) -> dict[str, Any]:
+        """What the tracker noted: run_id, parent_run_id, model_id, offset, described, ended; or error."""
         path = self.folder / "mlflow.json"
         return files.read_json(path) if path.exists() else {}
 
     def note(self, **values: Any) -> None:
         """Add to the tracker's notes; a run id takes the place of an earlier error."""
-        notes = self.answer | values
+        notes = self.tracker_notes | values
         if notes.get("run_id"):
             notes.pop("error", None)
         files.write_json(self.folder / "mlflow.json", notes)
@@ -202,35 +158,75 @@ class Told:
         with path.open("rb") as f:
             f.seek(offset)
             whole, newline, _ = f.read().rpartition(b"\n")
-        return [json.loads(line) for line in whole.splitlines()], offset + len(whole) + len(newline)
+        lines = [json.loads(line) for line in whole.splitlines()]
+        return lines, offset + len(whole) + len(newline)
 
     def kept(self, name: str) -> bytes | None:
-        """A kept file's bytes; None where there is none of that name."""
+        """A kept file's bytes. Returns None if there is none of that name."""
         path = self.folder / "files" / name
         return path.read_bytes() if path.is_file() else None
 
     def reports(self) -> dict[str, bytes]:
         """The kept files that hold final metrics, by name."""
-        return {name: data for name in METRIC_REPORTS if (data := self.kept(name)) is not None}
+        kept = {name: self.kept(name) for name in METRIC_REPORTS}
+        return {name: data for name, data in kept.items() if data is not None}
 
     def mark_sent(self) -> None:
         """MLflow holds everything of this journal, and of the execution that it belongs to."""
         (self.folder / "sent").touch()
 
 
-def pending() -> Iterator[Told]:
+def pending() -> Iterator[JournalReader]:
     """The journals of which MLflow does not hold everything yet, oldest first."""
-    folder = journal_folder()
-    for journal in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if (journal / "open.json").exists() and not (journal / "sent").exists():
-            yield Told(journal)
+    for facts in sorted(journal_folder().glob("*/open.json")):
+        if not (facts.parent / "sent").exists():
+            yield JournalReader(facts.parent)
 
 
-def of_run(stage: str, run: str) -> Told | None:
-    """The journal of a stage's run, where it is here and can be read."""
-    for path in sorted(journal_folder().glob(f"*-{stage}/open.json")):
+def journal_of(stage: str, run: str) -> JournalReader | None:
+    """The journal of a stage's run. Returns None if it is not here or cannot be read."""
+    for facts in sorted(journal_folder().glob(f"*-{stage}/open.json")):
         with contextlib.suppress(ValueError, OSError):
-            journal = Told(path.parent)
+            journal = JournalReader(facts.parent)
             if journal.facts.get("run") == run:
                 return journal
     return None
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def is_alive(process: Sequence[float] | None) -> bool:
+    """Whether the process [id, start time in seconds] still runs; one that waits to be reaped does not."""
+    import psutil
+
+    if not process:
+        return False
+    try:
+        found = psutil.Process(int(process[0]))
+        # Start times are derived from the boot time, which moves a little when the clock is set.
+        same = abs(found.create_time() - process[1]) < 2
+        return same and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def is_dvc(command: Sequence[str]) -> bool:
+    """Whether a process's command line is that of `dvc` (or `python -m dvc`)."""
+    if not command:
+        return False
+    program = Path(command[0]).name
+    if not program.startswith("python"):
+        return program == "dvc"
+    script = Path(command[1]).name if len(command) > 1 else ""
+    return script == "dvc" or _runs_dvc_module(command[1:])
+
+
+def _runs_dvc_module(arguments: Sequence[str]) -> bool:
+    """`-m dvc` before any script, or the path of dvc/__main__.py, as DVC starts itself."""
+    for index, part in enumerate(arguments):
+        if part == "-m":
+            return list(arguments[index + 1 : index + 2]) == ["dvc"]
+        if not part.startswith("-"):
+            return Path(part).parts[-2:] == ("dvc", "__main__.py")
+    return False
