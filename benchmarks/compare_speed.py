@@ -1,9 +1,10 @@
 """How long `regrpo compare` takes: of 2 runs, and of 100, each a whole process with its imports.
 
+    python benchmarks/compare_speed.py [--runs 100] [--questions 300] [--folder DIR]
+
 Makes a repository with 100 DVC experiments (no training: dvc.lock, records, reports and answers to
-QUESTIONS questions in five tasks) and asks for two of them, for all by their sweep's name, and for
-all by the ids of their runs. Fails where 2 take more than 5 s or 100 more than 20 s. Run it: python
-benchmarks/compare_speed.py [--runs 100] [--questions 300] [--folder DIR]
+300 questions in five tasks) and compares two of them, all by their sweep's name, and all by the ids
+of their runs. Exit code 1 where 2 take more than 5 s or 100 more than 20 s.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ MOST_SECONDS = {2: 5.0, 100: 20.0}
 
 
 def make(root: Path, runs: int, questions: int) -> list[str]:
-    """A repository with the experiments sweep-1, sweep-2, …: settings of ten seeds each.
+    """Make a repository with the experiments sweep-1, sweep-2, …: settings of ten seeds each.
 
-    The ids of their grpo runs.
+    Returns the ids of their grpo runs.
     """
     synthetic.make_repository(root)
     ids = []

@@ -1,17 +1,15 @@
-"""Peak memory and time of prepare and validate, over the number of rows.
+"""Peak memory and time of prepare and validate, by the number of rows: memory must not grow with it.
 
-The first must not grow with the second.
+    python benchmarks/data_memory.py --rows 1000000,10000000 --stages prepare
 
-python benchmarks/data_memory.py --rows 1000000,10000000 --stages prepare
-
-Makes JSON lines of sums with a number each (about 60 bytes a row), a hundredth of them repeated,
-runs the stages in a process of their own and prints one line a size. The gate names the repeats,
-unless they are dropped.
+Makes JSON lines of sums (about 60 bytes a row), a hundredth of them repeated, runs the stages in
+processes of their own, and prints a line for each.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +21,16 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
+NEEDED = (
+    "stages",
+    "regrpo",
+    "custom",
+    "profiles",
+    "dvc.yaml",
+    "pyproject.toml",
+    "constraints.txt",
+    ".gitignore",
+)
 
 
 def write_source(path: Path, rows: int) -> None:
@@ -30,25 +38,16 @@ def write_source(path: Path, rows: int) -> None:
     with path.open("w", encoding="utf-8") as f:
         for index in range(rows):
             number = index % (rows - rows // 100)
-            f.write(
-                f'{{"question": "What is {number} + {number % 97}?", "answer": "{number + number % 97}"}}\n'
-            )
+            other = number % 97
+            row = {"question": f"What is {number} + {other}?", "answer": str(number + other)}
+            f.write(json.dumps(row) + "\n")
 
 
 def make_project(folder: Path, rows: int) -> None:
     """The project's code, a profile for the source, and a base model's tokenizer and window."""
     from regrpo.core.tokenizers import character_tokenizer
 
-    for name in (
-        "stages",
-        "regrpo",
-        "custom",
-        "profiles",
-        "dvc.yaml",
-        "pyproject.toml",
-        "constraints.txt",
-        ".gitignore",
-    ):
+    for name in NEEDED:
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copyfile
         copy(source, folder / name)  # type: ignore[operator]
@@ -74,7 +73,7 @@ def make_project(folder: Path, rows: int) -> None:
 def measure(folder: Path, stage: str) -> tuple[float, float]:
     """Peak resident memory (MB, 10^6 bytes) and seconds of a stage.
 
-    Raises RuntimeError with its last words.
+    Raises RuntimeError with its last words if it fails.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"REGRPO_TRACKING": "off", "HF_HUB_OFFLINE": "1", "PATH": path}

