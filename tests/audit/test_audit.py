@@ -214,6 +214,17 @@ def other_hash(kind: str, path: str) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
+def other_code(folder: str, name: str) -> Callable[[dict[str, Any]], None]:
+    """Another hash for one file of an input folder, the folder's own hash kept right."""
+
+    def edit(record: dict[str, Any]) -> None:
+        item = next(item for item in record["inputs"] if item["path"] == folder)
+        item["files"][name] = "0" * 64
+        item["sha256"] = files.sha256_json(item["files"])
+
+    return edit
+
+
 def unpinned(section: str, revision: object) -> Callable[[], None]:
     """A hub source with a branch name, consistent in profile, dvc.lock and run.json alike."""
 
@@ -514,7 +525,7 @@ FAULTS: dict[str, tuple[Callable[[], object], tuple[str, str | None, str], dict[
         {},
     ),
     "code that git does not hold": (
-        lambda: edit_record("grpo", other_hash("inputs", "regrpo/train/rewards.py")),
+        lambda: edit_record("grpo", other_code("regrpo/train", "rewards.py")),
         ("code", "grpo", "regrpo/train/rewards.py"),
         {},
     ),
@@ -631,6 +642,7 @@ ALSO: dict[str, set[tuple[str, str | None, str]]] = {
     "forged input": {("record", "evaluate", "reports/evaluate/run.json")},
     "declared output": {("pipeline", "sft", "dvc.yaml: outs: models/sft")},
     "code that git does not hold": {("input", "grpo", "regrpo/train/rewards.py")},
+    "changed reward": {("input", "sft", "regrpo/train/rewards.py")},
     "changed custom": {("input", "evaluate", "custom/rewards.py")},
     "new custom file": {("input", "grpo", "custom/new.py")},
 }
