@@ -17,6 +17,7 @@ from pydantic import Field
 from regrpo.core import files, prompts
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Section
+from regrpo.core.text import one_line
 from regrpo.core.verifiers import get_verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS
@@ -64,7 +65,7 @@ def page(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = gate.shown
+    environment.filters["one_line"] = one_line
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         verdict=verdict,
         outcomes={(outcome.check, outcome.split): outcome for outcome in verdict.outcomes},

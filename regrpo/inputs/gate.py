@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrpo.core.files import ParquetFile
 from regrpo.core.prompts import TokenCounter
+from regrpo.core.text import one_line
 from regrpo.core.verifiers import Verifier
 from regrpo.inputs import expectations
 from regrpo.inputs.checks import CHECKS, VERIFIED, Row, derive
@@ -96,14 +97,7 @@ def _in_one_line(failure: Row) -> str:
     place = ""
     if failure["source_row"] is not None:
         place = f"source row {failure['source_row']}: "
-    return f"{shown(failure['id'], 60)} ({place}{shown(failure['value'], 60)})"
-
-
-def shown(text: str, longest: int = expectations.LONGEST_VALUE) -> str:
-    """Text of a dataset made safe for a terminal and short: what cannot be printed is escaped."""
-    if len(text) > longest:
-        text = text[: longest - 1] + "…"
-    return text if text.isprintable() else repr(text)[1:-1]
+    return f"{one_line(failure['id'], 60)} ({place}{one_line(failure['value'], 60)})"
 
 
 def check(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from regrpo.core.text import one_line
 from regrpo.core.verifiers import Verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS, VERIFIED
@@ -129,7 +130,7 @@ def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
         (line,) = (
             line for line in lines if line.startswith(f"  {name} in {split}, {len(rows)} failed: ")
         )
-        assert all(gate.shown(identity) in line for identity in rows)
+        assert all(one_line(identity) in line for identity in rows)
         assert lines[lines.index(line) + 1].strip().removesuffix(".") == CHECKS[
             name
         ].remedy.removesuffix(".")
