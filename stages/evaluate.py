@@ -1,9 +1,7 @@
-"""evaluate: lm-eval on base, sft and grpo.
-
-Every difference with a paired interval, a test, and the controls beside it.
+"""evaluate: lm-eval on base, sft and grpo, every difference with a paired interval and a test.
 
 Reads models/{base,sft,grpo}/, data/prepared/{eval.parquet,dataset.json}, stages/eval_tasks/ and
-custom/; writes reports/evaluate/{metrics.json,samples.parquet,comparison.png}.  Run it by hand:
+custom/; writes reports/evaluate/{metrics.json,samples.parquet,comparison.png}. Run it by hand:
 python -m stages.evaluate
 """
 
@@ -19,8 +17,9 @@ from pydantic import Field, field_validator, model_validator
 from regrpo.core import files, hardware
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Section
-from regrpo.evaluate import harness, picture, stats
+from regrpo.evaluate import harness, picture, stats, tasks
 from regrpo.evaluate.results import MODELS, PAIRS
+from regrpo.evaluate.tasks import Task
 from regrpo.records import stage_run
 from regrpo.train.classifiers import Classifier, ClassifierName, Judge, load_all
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DATASET = Path("data/prepared/dataset.json")
+TASKS = Path(__file__).parent / "eval_tasks"
 HEADLINE, OPENED = "heldout", "heldout_reasoning_prefilled"
 OWNED = ("pretrained", "device", "dtype", "batch_size", "seed", "trust_remote_code")
 
@@ -44,9 +44,8 @@ class Params(Section):
     bootstrap: int = Field(ge=100)
     backend: Literal["hf", "vllm"] = "hf"
     model_args: dict[str, Any] = Field(default_factory=dict)
-    headline: str | None = (
-        None  # one of the report's metrics; null = heldout, where it is among the tasks
-    )
+    # One of the report's metrics; null is heldout, where it is among the tasks.
+    headline: str | None = None
     classifiers: dict[ClassifierName, Classifier] = Field(default={})
 
     @field_validator("model_args")
@@ -58,18 +57,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _headline_is_measured(self) -> Self:
-        """Known here where all tasks are ours.
-
-        What lm-eval's own measure shows when they are loaded.
-        """
-        ours = all(
-            (Path(__file__).parent / "eval_tasks" / f"{task}.yaml").exists() for task in self.tasks
-        )
-        if (
-            ours
-            and self.headline
-            and not any(f"{self.headline}_".startswith(f"{task}_") for task in self.tasks)
-        ):
+        """Where all tasks are ours; what lm-eval's own measure shows when they are loaded."""
+        ours = [(TASKS / f"{task}.yaml").exists() for task in self.tasks]
+        if self.headline is None or not all(ours):
+            return self
+        if not any(f"{self.headline}_".startswith(f"{task}_") for task in self.tasks):
             raise ValueError(
                 f"`headline`: {self.headline!r} is no task of `tasks`, nor `<task>_<metric>` of one"
             )
@@ -77,7 +69,7 @@ class Params(Section):
 
 
 def answers(
-    params: Params, tasks: list[harness.Task], judges: Mapping[str, Judge], style: str, device: str
+    params: Params, found: list[Task], judges: Mapping[str, Judge], style: str, device: str
 ) -> pd.DataFrame:
     """Every model asked every task: one row per (task, model, question), sorted."""
     import pandas as pd
@@ -93,10 +85,9 @@ def answers(
             seed=params.seed,
             model_args=params.model_args,
         )
-        for task in tasks:
-            hardware.set_up(
-                params.seed, params.threads
-            )  # sampled answers are drawn alike for every model
+        for task in found:
+            # Sampled answers are drawn alike for every model.
+            hardware.set_up(params.seed, params.threads)
             asked = harness.ask(
                 task,
                 lm,
@@ -105,23 +96,21 @@ def answers(
                 limit=params.limit,
                 seed=params.seed,
             )
-            rows += [
-                {"model": model, **row} for row in (*asked, *harness.judged(task, asked, judges))
-            ]
-            shown = [row["value"] for row in asked if row["task"] == task.metrics[0].key]
-            print(
-                f"evaluate: {model:4} {task.name} {sum(shown) / len(shown):.3f} ({len(shown)} questions)",
-                flush=True,
-            )
+            asked += tasks.judged(task, asked, judges)
+            rows += [{"model": model, **row} for row in asked]
+            values = [row["value"] for row in asked if row["task"] == task.metrics[0].key]
+            mean, n = sum(values) / len(values), len(values)
+            print(f"evaluate: {model:4} {task.name} {mean:.3f} ({n} questions)", flush=True)
+        # One model's memory is given back before the next is loaded.
         del lm
         gc.collect()
     columns = ["task", "model", "id", "prompt", "completion", "answer", "value"]
     return pd.DataFrame(rows, columns=columns).sort_values(columns[:3], ignore_index=True)
 
 
-def find_headline(tasks: list[harness.Task], wanted: str | None) -> str | None:
+def find_headline(found: list[Task], wanted: str | None) -> str | None:
     """The metric to be judged by. Raises Refused for one that the tasks do not measure."""
-    known = [metric.key for task in tasks for metric in task.metrics]
+    known = [metric.key for task in found for metric in task.metrics]
     if wanted and wanted not in known:
         raise Refused(
             "evaluate.headline",
@@ -133,39 +122,37 @@ def find_headline(tasks: list[harness.Task], wanted: str | None) -> str | None:
 
 
 def summarise(
-    samples: pd.DataFrame, tasks: list[harness.Task], params: Params, headline: str | None
+    samples: pd.DataFrame, found: list[Task], params: Params, headline: str | None
 ) -> dict[str, Any]:
     """metrics.json's `tasks`: per metric each model's estimate and each pair's comparison."""
     drawn = {"resamples": params.bootstrap, "seed": params.seed}
-    summary: dict[str, Any] = {}
-    for task, metric in ((one, metric) for one in tasks for metric in one.metrics):
-        values = samples[samples["task"] == metric.key].pivot(
-            index="id", columns="model", values="value"
-        )
-        kind = metric.kind or stats.kind_of(values.to_numpy().ravel())
-        summary[metric.key] = {
-            "metric": metric.label,
-            "kind": kind,
-            "n": len(values),
-            "role": "headline" if metric.key == headline else metric.role,
-            "description": metric.description,
-            "version": task.version,
-            "few_shot": task.few_shot,
-            "models": {
-                model: stats.estimate(values[model], kind, **drawn).model_dump() for model in MODELS
-            },
-            "pairs": {
-                pair: stats.compare(values[before], values[after], kind, **drawn).model_dump()
-                for pair, (before, after) in PAIRS.items()
-            },
-        }
+    summary = {}
+    for task in found:
+        for metric in task.metrics:
+            answered = samples[samples["task"] == metric.key]
+            values = answered.pivot(index="id", columns="model", values="value")
+            kind = metric.kind or stats.kind_of(values.to_numpy().ravel())
+            estimates = {model: stats.estimate(values[model], kind, **drawn) for model in MODELS}
+            pairs = {
+                name: stats.compare(values[before], values[after], kind, **drawn)
+                for name, (before, after) in PAIRS.items()
+            }
+            summary[metric.key] = {
+                "metric": metric.label,
+                "kind": kind,
+                "n": len(values),
+                "role": "headline" if metric.key == headline else metric.role,
+                "description": metric.description,
+                "version": task.version,
+                "few_shot": task.few_shot,
+                "models": {name: one.model_dump() for name, one in estimates.items()},
+                "pairs": {name: one.model_dump() for name, one in pairs.items()},
+            }
     return summary
 
 
 def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
-    """sft → grpo on the headline, in two.
-
-    What opening the reasoning gives sft (`elicited`), and the rest (`learned`).
+    """sft → grpo on the headline: what opening the reasoning gives sft (`elicited`), and the rest.
 
     None where the headline or that control was not run.
     """
@@ -173,12 +160,10 @@ def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
         return None
     values = samples.set_index(["task", "model", "id"])["value"].sort_index()
     sft, opened, grpo = values[HEADLINE, "sft"], values[OPENED, "sft"], values[HEADLINE, "grpo"]
+    parts = {"total": (sft, grpo), "elicited": (sft, opened), "learned": (opened, grpo)}
     gain: dict[str, Any] = {}
-    for part, (before, after) in {
-        "total": (sft, grpo),
-        "elicited": (sft, opened),
-        "learned": (opened, grpo),
-    }.items():
+    for part, (before, after) in parts.items():
+        # A difference of two differences is no share of right answers: McNemar has no say in it.
         found = stats.compare(
             before, after, "continuous", resamples=params.bootstrap, seed=params.seed
         )
@@ -193,11 +178,13 @@ def main() -> None:
         if params.backend == "vllm":
             hardware.require_vllm("evaluate.backend", "backend: hf", device)
         judges = load_all(params.classifiers, "evaluate", device)
-        found = harness.find_tasks(params.tasks, dataset["verifier"])
-        tasks = [harness.with_judges(task, judges) for task in found]
-        headline = find_headline(tasks, params.headline)
-        samples = answers(params, tasks, judges, dataset["prompt_style"], device)
-        summary = summarise(samples, tasks, params, headline)
+        found = [
+            tasks.with_judges(task, judges)
+            for task in tasks.find_tasks(params.tasks, dataset["verifier"])
+        ]
+        headline = find_headline(found, params.headline)
+        samples = answers(params, found, judges, dataset["prompt_style"], device)
+        summary = summarise(samples, found, params, headline)
         metrics = {
             "headline": headline,
             "classifiers": {name: judge.facts for name, judge in judges.items()},
@@ -206,19 +193,16 @@ def main() -> None:
             "gain": stats.rounded(split_gain(samples, params)) if headline == HEADLINE else None,
         }
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
-        samples["correct"] = (
-            samples["value"].eq(1).where(samples["task"].isin(binary)).astype("boolean")
-        )
+        correct = samples["value"].eq(1).where(samples["task"].isin(binary))
+        samples["correct"] = correct.astype("boolean")  # missing where nothing is right or wrong
         files.write_parquet(run.reports / "samples.parquet", samples)
         picture.draw(metrics, run.reports / "comparison.png")
         files.write_json(run.reports / "metrics.json", metrics)
-        run.log(
-            {
-                f"{name}/{model}": summary[name]["models"][model]["value"]
-                for name in summary
-                for model in MODELS
-            }
-        )
+        scores = {}
+        for name, task in summary.items():
+            for model, estimate in task["models"].items():
+                scores[f"{name}/{model}"] = estimate["value"]
+        run.log(scores)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from regrpo.core.settings import Section
 from regrpo.evaluate.results import MODELS
 from regrpo.records import stage_run
 from regrpo.report import card
+from regrpo.report.card_facts import Facts, read_facts
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -34,7 +35,7 @@ class Params(Section):
     purpose: str | None = None
 
 
-def metadata(params: Params, facts: card.Facts) -> ModelCardData:
+def metadata(params: Params, facts: Facts) -> ModelCardData:
     """The card's YAML head. base_model and datasets name hub repositories only.
 
     A link to nothing helps nobody.
@@ -72,7 +73,7 @@ def metadata(params: Params, facts: card.Facts) -> ModelCardData:
     )
 
 
-def render(params: Params, facts: card.Facts) -> str:
+def render(params: Params, facts: Facts) -> str:
     """The whole card, ending in a newline."""
     from huggingface_hub import ModelCard
 
@@ -90,7 +91,7 @@ def render(params: Params, facts: card.Facts) -> str:
 
 def main() -> None:
     with stage_run.stage("model_card", Params) as run:
-        content = render(run.params, card.read_facts())
+        content = render(run.params, read_facts())
         constant = card.without_varying_block(content)
         files.write_text(run.reports / "README.md", content)
         files.write_json(

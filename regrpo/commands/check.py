@@ -21,7 +21,7 @@ from regrpo.compare import promote
 from regrpo.core import hardware, hub, profiles, verifiers
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
-from regrpo.evaluate import harness
+from regrpo.evaluate.tasks import WITHOUT_VERIFIER
 from regrpo.inputs import base_models, formats, sources
 from regrpo.train import launch, rewards
 
@@ -150,12 +150,12 @@ def require_answers(sections: dict[str, Any], profile: Path) -> None:
         for task in sections["evaluate"]["tasks"]
         if Path("stages/eval_tasks", f"{task}.yaml").exists()
     ]
-    if needy := [task for task in ours if task not in harness.WITHOUT_VERIFIER]:
+    if needy := [task for task in ours if task not in WITHOUT_VERIFIER]:
         raise Refused(
             f"{profile}: evaluate.tasks",
             expected=f"tasks that need no verifiable answer (prepare's verifier is {name})",
             found=", ".join(needy),
-            remedy=f"Take {', '.join(harness.WITHOUT_VERIFIER)}, your own or lm-eval's tasks, or data with answers.",
+            remedy=f"Take {', '.join(WITHOUT_VERIFIER)}, your own or lm-eval's tasks, or data with answers.",
         )
 
 

@@ -282,9 +282,9 @@ def known(answers: Callable[[str], str]) -> Any:
 
 
 def ask(name: str, lm: Any, **settings: Any) -> list[dict[str, Any]]:
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import harness, tasks
 
-    (task,) = harness.find_tasks([name], "exact_int")
+    (task,) = tasks.find_tasks([name], "exact_int")
     return harness.ask(
         task, lm, **{"chat": False, "max_gen_toks": 9, "limit": None, "seed": 0} | settings
     )
@@ -366,7 +366,7 @@ def test_a_continuous_metric_of_the_users_own_is_read_and_a_value_that_is_no_num
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_names(root: Path) -> None:
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import tasks
 
     write_data(root)
     (root / "custom/eval_tasks/broken.yaml").write_text("task: [mine\n")
@@ -374,28 +374,28 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(root: Path) -> None:
         r"'heldout_sampeld', which is none; custom/eval_tasks/broken\.yaml cannot be read as YAML"
     )
     with pytest.raises(Refused, match=rf"{found}\. Did you mean heldout_sampled"):
-        harness.find_tasks(["heldout", "heldout_sampeld"], "exact_int")
+        tasks.find_tasks(["heldout", "heldout_sampeld"], "exact_int")
 
 
 def test_our_tasks_are_refused_where_the_data_have_no_verifier_and_others_are_not(
     root: Path,
 ) -> None:
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import tasks
 
     write_data(root, verifier="none")
     with pytest.raises(
         Refused,
         match=r"heldout: .*verifier none\)\. Name heldout_text, tasks of your own .* or lm-eval's",
     ):
-        harness.find_tasks(["heldout"], "none")
-    (task,) = harness.find_tasks(["example_two_terms"], "none")
+        tasks.find_tasks(["heldout"], "none")
+    (task,) = tasks.find_tasks(["example_two_terms"], "none")
     assert [metric.key for metric in task.metrics] == ["example_two_terms"]
 
 
 def test_a_stock_task_keeps_its_own_metrics(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import harness, tasks
 
     def local(path: str, name: str | None = None, **_: Any) -> Any:
         assert path == "openai/gsm8k"
@@ -408,7 +408,7 @@ def test_a_stock_task_keeps_its_own_metrics(root: Path, monkeypatch: pytest.Monk
         )
 
     monkeypatch.setattr(datasets, "load_dataset", local)
-    (task,) = harness.find_tasks(["gsm8k"], "exact_int")
+    (task,) = tasks.find_tasks(["gsm8k"], "exact_int")
     assert [(metric.key, metric.label, metric.role) for metric in task.metrics] == [
         ("gsm8k", "exact_match,strict-match", "stock"),
         ("gsm8k_exact_match_flexible-extract", "exact_match,flexible-extract", "stock"),
@@ -542,7 +542,7 @@ def test_the_picture_shows_what_there_is(tmp_path: Path) -> None:
 def test_text_is_compared_with_its_reference_and_judged(root: Path) -> None:
     from types import SimpleNamespace
 
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import harness, tasks
 
     rows = write_data(root, verifier="none", questions=3)
     for row in rows:
@@ -553,11 +553,11 @@ def test_text_is_compared_with_its_reference_and_judged(root: Path) -> None:
         values=lambda texts: [len(text) / 100 for text in texts],
     )
     judges: Any = {"length": length, "again": length}
-    (found,) = harness.find_tasks(["heldout_text"], "none")
-    task = harness.with_judges(found, judges)
+    (found,) = tasks.find_tasks(["heldout_text"], "none")
+    task = tasks.with_judges(found, judges)
     lm = known(lambda context: next(row["answer"] for row in rows if row["prompt"] == context))
     asked = harness.ask(task, lm, chat=False, max_gen_toks=9, limit=None, seed=0)
-    judged = harness.judged(task, asked, judges)
+    judged = tasks.judged(task, asked, judges)
     by_metric = {
         key: [row["value"] for row in (*asked, *judged) if row["task"] == key]
         for key in (metric.key for metric in task.metrics)
@@ -571,11 +571,11 @@ def test_text_is_compared_with_its_reference_and_judged(root: Path) -> None:
     )
     assert by_metric["heldout_text_length"] == [len(row["answer"]) / 100 for row in rows]
     assert {metric.kind for metric in task.metrics} == {"continuous"}
-    assert harness.with_judges(found, {}) == found
+    assert tasks.with_judges(found, {}) == found
 
 
 def test_a_question_without_reference_is_refused_by_name(root: Path) -> None:
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import tasks
 
     rows = write_data(root, verifier="none", questions=4)
     rows[2]["answer"] = None
@@ -583,15 +583,15 @@ def test_a_question_without_reference_is_refused_by_name(root: Path) -> None:
     with pytest.raises(
         Refused, match=r"eval\.parquet: expected a reference .*found none for q02\."
     ):
-        harness.find_tasks(["heldout_text"], "none")
+        tasks.find_tasks(["heldout_text"], "none")
 
 
 def test_the_headline_is_one_of_what_the_tasks_measure(root: Path) -> None:
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import tasks
     from stages.evaluate import find_headline
 
     write_data(root)
-    tasks = harness.find_tasks(["heldout", "heldout_text"], "exact_int")
+    tasks = tasks.find_tasks(["heldout", "heldout_text"], "exact_int")
     assert find_headline(tasks, None) == "heldout"
     assert find_headline(tasks, "heldout_text_chrf") == "heldout_text_chrf"
     assert find_headline(tasks[1:], None) is None
@@ -607,7 +607,7 @@ def test_where_few_shot_examples_come_from_is_kept(
 ) -> None:
     import datasets
 
-    from regrpo.evaluate import harness
+    from regrpo.evaluate import tasks
 
     def local(path: str, name: str | None = None, **_: Any) -> Any:
         rows = [{"question": f"What is {n} and 1?", "answer": f"#### {n + 1}"} for n in range(8)]
@@ -618,7 +618,7 @@ def test_where_few_shot_examples_come_from_is_kept(
     monkeypatch.setattr(datasets, "load_dataset", local)
     found = {
         task.name: task.few_shot
-        for task in harness.find_tasks(["gsm8k", "gsm8k_platinum"], "exact_int")
+        for task in tasks.find_tasks(["gsm8k", "gsm8k_platinum"], "exact_int")
     }
     assert found["gsm8k"] == {"examples": 5, "dataset": "openai/gsm8k", "split": "train"}
     assert found["gsm8k_platinum"] == {
@@ -627,4 +627,4 @@ def test_where_few_shot_examples_come_from_is_kept(
         "split": "test",
     }
     write_data(root)
-    assert harness.find_tasks(["heldout"], "exact_int")[0].few_shot is None
+    assert tasks.find_tasks(["heldout"], "exact_int")[0].few_shot is None

@@ -19,7 +19,7 @@ from regrpo.core import text as text_module
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
 from regrpo.core.profiles import parse_section, read_yaml
-from regrpo.report import card
+from regrpo.report import card, card_facts
 from stages.model_card import TEMPLATE, Params, render
 from tests.support.projects import ROOT
 
@@ -148,7 +148,7 @@ def pipeline() -> None:
         "grpo": "<think>7</think><answer>5</answer>",
     }
     samples("train-6", answers)
-    for picture in card.PICTURES:
+    for picture in card_facts.PICTURES:
         files.write_text(picture, "picture")
     records()
 
@@ -183,7 +183,7 @@ def records(*, number: int = 0, **changes: dict[str, Any]) -> None:
 
     `number` makes another run, `changes` other settings.
     """
-    for order, stage in enumerate(card.RECORDED):
+    for order, stage in enumerate(card_facts.RECORDED):
         section = copy.deepcopy(PROFILE[stage]) | changes.get(stage, {})
         environment = {
             "cpu": f"AMD EPYC {number}",
@@ -222,7 +222,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def the_card(**params: Any) -> str:
     return render(
-        parse_section(Params, PROFILE["model_card"] | params, "model_card"), card.read_facts()
+        parse_section(Params, PROFILE["model_card"] | params, "model_card"), card_facts.read_facts()
     )
 
 
@@ -349,7 +349,7 @@ def known_numbers() -> list[float]:
     for path in (Path("data/prepared/eval.parquet"), Path("reports/evaluate/samples.parquet")):
         walk(files.read_parquet(path).to_dict("records"))
     for stage in ("sft", "grpo"):
-        walk(list(library_defaults(card.TRAINERS[stage]).values()))
+        walk(list(library_defaults(card_facts.TRAINERS[stage]).values()))
     return found
 
 
@@ -613,7 +613,7 @@ def test_the_card_says_what_of_the_deterministic_mode_was_on(reports: Path) -> N
 
 
 def test_settings_at_the_default_are_set_apart(reports: Path) -> None:
-    different, same = card.settings(card.read_facts(), "grpo")
+    different, same = card.settings(card_facts.read_facts(), "grpo")
     rows = {key: (value, default) for key, value, default in different}
     assert rows["`learning_rate`"] == ("`0.0003`", "`1e-06`")
     assert rows["`threads`"] == (f"`{PROFILE['grpo']['threads']}`", "—")
@@ -632,19 +632,19 @@ def test_an_evaluation_of_another_model_is_refused(reports: Path) -> None:
     with pytest.raises(
         Refused, match=r"models/grpo/model.safetensors, as evaluate read it: .* as grpo wrote it"
     ):
-        card.read_facts()
+        card_facts.read_facts()
 
 
 def test_weights_that_are_not_those_of_the_record_are_refused(reports: Path) -> None:
     files.write_text(Path("models/grpo/model.safetensors"), "other weights")
     with pytest.raises(Refused, match=r"models/grpo/model.safetensors, as model_card read it"):
-        card.read_facts()
+        card_facts.read_facts()
 
 
 def test_a_missing_report_is_named(reports: Path) -> None:
     Path("reports/grpo/curves.png").unlink()
     with pytest.raises(CannotCheck, match=r"reports/grpo/curves.png: .* `dvc repro`"):
-        card.read_facts()
+        card_facts.read_facts()
 
 
 def test_the_checksums_are_what_sha256sum_checks(reports: Path) -> None:
@@ -678,15 +678,17 @@ def committed(reports: Path) -> str:
 
 
 def test_an_unchanged_profile_is_made_again_by_make_repro(committed: str) -> None:
-    assert card.commands(card.read_facts(), committed) == f"git checkout {committed}\nmake repro"
+    assert (
+        card.commands(card_facts.read_facts(), committed) == f"git checkout {committed}\nmake repro"
+    )
 
 
 def test_another_profile_is_named_in_the_command(committed: str) -> None:
-    for stage in card.RECORDED:
+    for stage in card_facts.RECORDED:
         [record] = files.read_json(Path(f"reports/{stage}/run.json"))
         record["parameters"] = {"profiles/big one.yaml": record["parameters"]["params.yaml"]}
         write(f"reports/{stage}/run.json", [record])
-    assert card.commands(card.read_facts(), committed).endswith(
+    assert card.commands(card_facts.read_facts(), committed).endswith(
         "make repro PROFILE='profiles/big one.yaml'"
     )
 
@@ -707,7 +709,7 @@ def test_the_overrides_give_dvc_the_parameters_of_the_run(committed: str) -> Non
     [record] = files.read_json(Path("reports/grpo/run.json"))
     del record["parameters"]["params.yaml"]["grpo"]["warmup_steps"]
     write("reports/grpo/run.json", [record])
-    facts = card.read_facts()
+    facts = card_facts.read_facts()
     assert card.commands(facts, committed).splitlines()[1] == "make install"
     apply_overrides("params.yaml", card.overrides(facts, committed))
     profile = read_yaml(Path("params.yaml"))
@@ -717,7 +719,7 @@ def test_the_overrides_give_dvc_the_parameters_of_the_run(committed: str) -> Non
 
 def test_what_hydra_cannot_say_is_left_to_be_set_by_hand(committed: str) -> None:
     records(grpo={"reward_funcs": {"exact_answer": 1.0, "custom.mine:brief": 0.5}})
-    lines = card.commands(card.read_facts(), committed).splitlines()
+    lines = card.commands(card_facts.read_facts(), committed).splitlines()
     assert lines[1] == "# set in params.yaml by hand: +grpo.reward_funcs.custom.mine:brief=0.5"
     assert lines[2] == "make repro"
 
