@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from regrpo.evaluate.results import Kind, Pair
-from regrpo.evaluate.stats import FEWEST_DISCORDANT, compare, estimate, kind_of
+from regrpo.evaluate.stats import FEWEST_DISCORDANT, compare, estimate, kind_of, pair_answers
 
 DRAWN = {"resamples": 2000, "seed": 3}
 
@@ -199,3 +200,17 @@ def test_an_effect_of_the_minimum_detectable_size_is_found_about_80_times_in_100
     shares = ((discordant + effect) / 2, (discordant - effect) / 2)
     found = np.mean([simulate(draw, n, *shares).p_mcnemar < 0.05 for _ in range(500)])  # type: ignore[operator]
     assert 0.73 <= found <= 0.87
+
+
+def test_answers_are_paired_on_the_questions_that_both_were_asked():
+    def answers(ids: str, **prompts: str) -> pd.DataFrame:
+        rows = [
+            {"id": one, "prompt": prompts.get(one, one), "answer": None, "value": float(at)}
+            for at, one in enumerate(ids)
+        ]
+        return pd.DataFrame(rows).set_index("id")
+
+    found = pair_answers(answers("abcd"), answers("dcbx", c="another"))
+    assert (found.ids, found.changed) == (["b", "d"], ["c"])
+    assert (found.before.tolist(), found.after.tolist()) == ([1.0, 3.0], [2.0, 0.0])
+    assert pair_answers(answers("a"), answers("b")).ids == []

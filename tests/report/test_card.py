@@ -15,7 +15,6 @@ import pytest
 from huggingface_hub import ModelCard
 
 from regrpo.core import files
-from regrpo.core import text as text_module
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
 from regrpo.core.profiles import parse_section, read_yaml
@@ -499,22 +498,6 @@ def quick_start_prompt(text: str) -> Any:
         for node in tree.body
         if isinstance(node, ast.Assign) and node.targets[0].id == "prompt"
     )  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    "text", ["a|b", "`", "``a` ", "<think>", "a\nb", "\\", "", " x", "x" * 400, "<!-- c -->"]
-)
-def test_a_code_span_shows_its_text_in_a_table_cell(text: str) -> None:
-    from markdown_it import MarkdownIt
-
-    page = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(
-        f"| a | b |\n|---|---|\n| {text_module.code(text)} | end |\n"
-    )
-    import html as escapes
-
-    cells = re.findall(r"<td><code>(.*?)</code></td>\n<td>end</td>", page)
-    expected = text_module.one_line(text, 300)
-    assert [escapes.unescape(cell) for cell in cells] == [expected]
 
 
 # Not available ------------------------------------------------------------------------------------
