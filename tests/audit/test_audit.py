@@ -30,6 +30,7 @@ from regrpo.core.errors import CannotCheck
 from regrpo.core.pipeline import Snapshot, stage_key
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate import stats
+from regrpo.evaluate.results import parse_metrics
 from regrpo.records import graph, hashing, stage_run
 from regrpo.records import record as record_module
 from regrpo.records.find import Finder, Place, revisions, workspace
@@ -693,7 +694,7 @@ def accuracy() -> float:
 
 
 def headline() -> str | None:
-    return notes.headline_words(files.read_json(Path("reports/evaluate/metrics.json")))
+    return notes.headline_words(parse_metrics(Path("reports/evaluate/metrics.json").read_bytes()))
 
 
 def shown(stage: str, metric: str, step: int) -> float:

@@ -5,7 +5,6 @@ The first place where two outputs part, and when two evaluations are the same.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 
 from regrpo.audit import file_differences
+from regrpo.evaluate.results import Estimate, Evaluation, Task
 
 
 def two(folder: Path, name: str, before: str | bytes, after: str | bytes) -> tuple[Path, Path]:
@@ -171,14 +171,25 @@ def test_a_file_that_is_not_what_its_name_says_is_compared_as_bytes(tmp_path: Pa
 # --- evaluations ----------------------------------------------------------------------------------
 
 
-def evaluation(*values: list[float], task: str = "heldout") -> tuple[dict[str, Any], pd.DataFrame]:
+def evaluation(*values: list[float], task: str = "heldout") -> tuple[Evaluation, pd.DataFrame]:
     """metrics and samples of an evaluation whose n-th model gave these answers."""
     models = {f"model{index}": answers for index, answers in enumerate(values)}
-    metrics = {
-        "tasks": {task: {"models": {m: {"value": sum(v) / len(v)} for m, v in models.items()}}}
+    results = {
+        model: Estimate(value=sum(answers) / len(answers), ci95=(0.0, 1.0))
+        for model, answers in models.items()
     }
+    found = Task(
+        metric="accuracy",
+        kind="binary",
+        n=len(values[0]),
+        role="headline",
+        description="questions",
+        models=results,
+        pairs={},
+    )
+    metrics = Evaluation(headline=task, tasks={task: found})
     rows = [
-        {"task": task, "model": m, "id": f"q{number}", "value": value}
+        {"task": task, "model": m, "id": f"q{number}", "value": value, "prompt": "?", "answer": "1"}
         for m, answers in models.items()
         for number, value in enumerate(answers)
     ]
@@ -186,7 +197,7 @@ def evaluation(*values: list[float], task: str = "heldout") -> tuple[dict[str, A
 
 
 def judged(
-    before: tuple[dict[str, Any], pd.DataFrame], after: tuple[dict[str, Any], pd.DataFrame]
+    before: tuple[Evaluation, pd.DataFrame], after: tuple[Evaluation, pd.DataFrame]
 ) -> dict[str, Any]:
     return file_differences.compare_evaluations(
         before[0], after[0], (before[1], after[1]), tolerance=0.02, resamples=500
@@ -246,8 +257,8 @@ def test_a_continuous_metric_is_judged_by_the_paired_bootstrap() -> None:
 @pytest.mark.parametrize("lacking", ["original", "reproduction"])
 def test_a_task_on_one_side_only_is_not_equivalent(lacking: str) -> None:
     whole = evaluation(ANSWERS)
-    other = json.loads(json.dumps(whole[0]))
-    other["tasks"]["more"] = other["tasks"]["heldout"]
+    more = {"more": whole[0].tasks["heldout"]}
+    other = whole[0].model_copy(update={"tasks": whole[0].tasks | more})
     sides = [whole, (other, whole[1])]
     found = judged(*(sides if lacking == "original" else sides[::-1]))
     assert found["problems"] == [f"more is not in the {lacking}"]

@@ -92,8 +92,12 @@ def execute(stage: str, samples: pd.DataFrame, history: Sequence[dict[str, float
             task = {
                 "kind": "binary",
                 "metric": "accuracy",
+                "role": "headline",
+                "description": "held-out questions",
+                "n": len(grpo),
                 "version": 1.0,
-                "models": {"grpo": {"value": grpo.mean()}},
+                "models": {"grpo": {"value": grpo.mean(), "ci95": [0.0, 1.0]}},
+                "pairs": {},
             }
             files.write_json(
                 Path("reports/evaluate/metrics.json"),
@@ -299,7 +303,7 @@ def test_a_worse_run_stays_out_and_nothing_is_changed(
         in said.err
     )
     assert (
-        "-3.0 points is allowed (promote.max_loss); the loss is significant (McNemar p 0.002 < 0.05"
+        "-3.0 points is allowed (promote.max_loss); the loss is significant (McNemar p = 0.002, under 0.05"
         in said.err
     )
     assert registered() == before
@@ -486,11 +490,11 @@ def test_not_worse_is_an_interval_above_the_margin_and_no_significant_loss() -> 
         "the interval reaches down to -1.0 points; -0.5 points is allowed (promote.max_loss)"
     ]
     assert problems(champion, few, alpha=0.07) == [
-        "the loss is significant (McNemar p 0.062 < 0.07; promote.alpha)"
+        "the loss is significant (McNemar p = 0.062, under 0.07; promote.alpha)"
     ]
     six = [0.0] * 6 + [1.0] * (n - 6)  # p = 2 · 0.5^6 = 0.03
     assert problems(champion, six) == [
-        "the loss is significant (McNemar p 0.031 < 0.05; promote.alpha)"
+        "the loss is significant (McNemar p = 0.031, under 0.05; promote.alpha)"
     ]
     assert problems(six, champion) == [], "a significant gain is no loss"
     assert problems(champion, champion, max_loss=0.0) == []

@@ -37,7 +37,20 @@ REPORTS = {
         "health.json": {"verdict": "healthy", "fired": 0},
     },
     "evaluate": {
-        "metrics.json": {"tasks": {"heldout": {"n": 300, "models": {"grpo": {"value": 0.9}}}}}
+        "metrics.json": {
+            "headline": "heldout",
+            "tasks": {
+                "heldout": {
+                    "metric": "accuracy",
+                    "kind": "binary",
+                    "n": 300,
+                    "role": "headline",
+                    "description": "held-out questions",
+                    "models": {"grpo": {"value": 0.9, "ci95": [0.86, 0.93]}},
+                    "pairs": {},
+                }
+            },
+        }
     },
 }
 

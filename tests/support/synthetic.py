@@ -116,7 +116,7 @@ def evaluation(
         for model, held in (("base", np.zeros(len(x))), ("grpo", x)):
             frames.append(own.assign(task=task, model=model, value=held, completion=said))
         scores = {
-            model: vars(stats.estimate(held.tolist(), kind, resamples=100, seed=0))
+            model: stats.estimate(held.tolist(), kind, resamples=100, seed=0).model_dump()
             for model, held in (("base", np.zeros(len(x))), ("grpo", x))
         }
         metric, role = "format" if "format" in task else "accuracy", ROLES.get(task, "custom")

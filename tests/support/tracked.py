@@ -60,8 +60,10 @@ def evaluation(grpo: float = 0.75) -> dict[str, Any]:
         "p_mcnemar": 0.25,
         "gained": 2,
         "lost": 1,
+        "minimum_detectable_effect": 0.4,
     }
-    task = {"kind": "binary", "n": 4, "models": models, "pairs": {"sft_grpo": pair}}
+    about = {"metric": "accuracy", "kind": "binary", "n": 4, "description": "questions"}
+    task = about | {"models": models, "pairs": {"sft_grpo": pair}}
     tasks = {"asked": task | {"role": "control"}, "heldout": task | {"role": "headline"}}
     gain: dict[str, Any] = {"total": grpo - 0.5, "elicited": 0.1, "learned": grpo - 0.6}
     gain |= {f"{part}_ci95": [0.0, 0.4] for part in ("total", "elicited", "learned")}

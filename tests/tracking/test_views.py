@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from regrpo.evaluate.results import Evaluation
 from regrpo.tracking import notes, views
 from tests.support.tracked import evaluation
 
@@ -33,7 +34,7 @@ def test_the_view_is_what_the_ui_writes_itself() -> None:
 
 
 def test_every_headline_column_is_a_metric_or_tag_that_rows_have() -> None:
-    metrics = {f"metrics.`{name}`" for name in notes.headline_metrics(evaluation())}
+    metrics = {f"metrics.`{name}`" for name in notes.headline_metrics(Evaluation(**evaluation()))}
     assert {name for name in views.COLUMNS if name.startswith("metrics.")} <= metrics
     assert {f"metrics.`headline/{name}`" for name in views.HEADLINE} == metrics
 
@@ -63,7 +64,7 @@ def test_the_addresses_name_experiment_view_and_mode() -> None:
 
 
 def test_the_headline_is_the_same_few_names_for_every_profile() -> None:
-    report = evaluation(0.75)
+    report = Evaluation(**evaluation(0.75))
     assert notes.headline_metrics(report) == {
         "headline/grpo": 0.75,
         "headline/sft": 0.5,
@@ -73,14 +74,15 @@ def test_the_headline_is_the_same_few_names_for_every_profile() -> None:
         "headline/gain_ci95_high": 0.75 - 0.3,
     }
     assert notes.headline_words(report) == "50.0 % → 75.0 %, +25.0 points [+5.0, +45.0]"
-    assert notes.headline_metrics(report | {"headline": None}) == {}
-    assert notes.headline_words({}) is None
+    without = report.model_copy(update={"headline": None})
+    assert notes.headline_metrics(without) == {}
+    assert notes.headline_words(without) is None
 
 
 def test_a_description_has_the_headline_first_and_names_of_tasks_are_no_markup() -> None:
     report = evaluation()
     report["tasks"]["a<img src=x>|b"] = report["tasks"]["asked"] | {"role": "custom"}
-    lines = notes.evaluation_lines(report)
+    lines = notes.evaluation_lines(Evaluation(**report))
     rows = [line for line in lines if line.startswith("| ") and "points" in line]
     assert rows[0].startswith("| **`heldout`**")
     assert len(rows) == 3
