@@ -106,7 +106,8 @@ def main() -> None:
                 str(PREPARED),
                 expected="every check to pass",
                 found=f"{len(verdict.failed)} of {checks} failed:\n{verdict.message()}",
-                remedy=f"\nCorrect the source (its rows count from 0) and run again. More: {report}.",
+                remedy="\nCorrect the source (its rows count from 0) and run again."
+                f" More: {report}.",
             )
         skipped = shortened = ""
         if verdict.not_applicable:

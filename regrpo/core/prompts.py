@@ -53,7 +53,8 @@ def _count(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str
             f"{where}: chat template",
             expected="to render the prompts",
             found=class_and_message(error),
-            remedy="Set prepare.prompt_style: text, or give the base one (base_model.chat_template).",
+            remedy="Set prepare.prompt_style: text, "
+            "or give the base one (base_model.chat_template).",
         ) from error
     return list(map(len, encoded["input_ids"]))
 

@@ -14,7 +14,7 @@ from regrpo.core.errors import entry
 
 _INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
 _LONGEST = 1000
-"""Characters: Python refuses to read integers beyond 4,300 digits, and a completion may hold one."""
+"""Characters: Python reads no integers beyond 4,300 digits, and a completion may hold one."""
 
 
 def parse_int(text: str) -> int | None:
@@ -44,7 +44,7 @@ class Verifier:
     reasoning_opening: str
 
     def extract(self, completion: str) -> int | None:
-        """The answer that the completion states, or None if it states none or several that differ."""
+        """The answer that the completion states; None for no answer, or several that differ."""
         stated = {parse_int(match) for match in self.found.findall(completion)}
         return stated.pop() if len(stated) == 1 else None
 

@@ -77,6 +77,7 @@ class Scratch(Section):
 
         config = self.configuration()
         with refuse_on_failure(self.config):
+            # One thread: the weights must not depend on the number of cores.
             hardware.set_up(seed, threads=1)
             model = Gemma3ForCausalLM(config)
         model.save_pretrained(folder)
@@ -201,7 +202,7 @@ class Package(Section):
 
 @contextlib.contextmanager
 def refuse_on_failure(config: dict[str, Any]) -> Iterator[None]:
-    """Raise Refused, with the key that the message names, if transformers refuses a configuration."""
+    """Turn what transformers refuses of a configuration into Refused, with the key it names."""
     # What transformers' configurations raise, and no ValueError.
     from huggingface_hub.errors import StrictDataclassError
 

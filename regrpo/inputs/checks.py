@@ -206,6 +206,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def _text_faults(row: Row) -> Row:
     """What is wrong with the row's texts, by the name of the derived column."""
+    # Null and empty are alike: not_empty reports both, and the other checks neither.
     texts = {name: row[name] or "" for name in ("id", "question", "answer", "solution")}
     texts["prompt"] = prompt_text(row["prompt"])
     faults = {
@@ -244,6 +245,7 @@ def _self_test(row: Row, verifier: Verifier) -> Row:
     def most(*completions: str) -> float:
         return max(verifier.score(completion, gold) for completion in completions)
 
+    # A model finds whatever pays: repeating the question, or stating two answers.
     scores = {
         "gold_scores_1": most(right),
         "wrong_scores_0": most(wrong),

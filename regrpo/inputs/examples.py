@@ -88,6 +88,7 @@ def _require_columns(row: Row, plan: Plan, form: Format, place: str) -> None:
 
 def prompted(row: Row, plan: Plan, form: Format) -> Row:
     """The row with its prompt: text, or chat messages."""
+    # Not `format`: braces in a template or a question are text.
     text = prompt_template(plan, form).replace(QUESTION, row["question"])
     if style(plan, form) == "text":
         return row | {"prompt": text}

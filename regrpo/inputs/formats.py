@@ -16,7 +16,7 @@ from regrpo.core.verifiers import NONE, parse_int
 SPLITS = ("sft", "train", "dev", "eval")
 """What prepare writes, a Parquet file each; `train` is grpo's."""
 PromptStyle = Literal["text", "chat"]
-"""Plain text that the model goes on from, or chat messages that the tokenizer's template renders."""
+"""Plain text that the model goes on from, or messages that the chat template renders."""
 
 Canonical = Callable[[str], str]
 """Names the class of a question."""
@@ -146,6 +146,7 @@ def _read_gsm8k(row: Mapping[str, Any]) -> Example:
 
     The final number after ####, calculations in <<…>>.
     """
+    # A model without a calculator would only learn to write each result twice.
     solution = re.sub(r"<<.*?>>", "", _text(row, "answer")).strip()
     _, marker, final = solution.rpartition("####")
     answer = final.strip().replace(",", "") if marker else None

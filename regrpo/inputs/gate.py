@@ -123,6 +123,7 @@ def check(
             suite.run(_row_count_frame(split, file.num_rows, limits.rows))
         with database() as opened:
             repeats = Repeats(opened, canonical)
+            # All splits first, as a row's verdict tells which others repeat it.
             for split, file in splits.items():
                 for start, rows in file.batches(BATCH, list(CHAINS)):
                     repeats.add(split, start, rows)
@@ -148,6 +149,7 @@ def check(
 def _row_count_frame(split: str, rows: int, fewest: int) -> pd.DataFrame:
     import pandas as pd
 
+    # prepare.sft: 0 leaves the warm start out.
     if split == "sft" and not rows:
         fewest = 0
     return pd.DataFrame([{"row": 0, "id": split, "rows": rows, "fewest": fewest}])

@@ -1,4 +1,4 @@
-"""Rows from where a dataset lies: a reasoning-gym generator, data/raw/, a hub repository at a commit.
+"""Rows from where a dataset lies: a reasoning-gym generator, data/raw/ or the hub at a commit.
 
 Every source yields (place, row); the place, as "data/raw/train.jsonl, line 7", is what an error
 about the row names.
@@ -188,6 +188,7 @@ def _json(path: Path) -> Rows:
 
 
 def _csv(path: Path) -> Rows:
+    # Strict: a quote that is left open is an error, not a field that runs on to the file's end.
     reader = csv.reader((line for _, line in _lines(path)), strict=True)
     try:
         header = next(reader, [])

@@ -75,6 +75,7 @@ class Splits:
             )
 
     def _keyed(self, part: str, row: Row) -> tuple[Any, ...]:
+        # The seed salts what decides over places, not what says whether two questions are equal.
         seed = str(self.plan.seed)
         return (
             *(row[column] for column in COLUMNS),
@@ -135,7 +136,7 @@ class Splits:
         )
 
     def _take_brought_evaluation(self) -> None:
-        """Select the evaluation part's questions and, to drop duplicates, none like them for training."""
+        """Select eval from its own part; to drop duplicates, train on none of its classes."""
         rows = f"from (select *, {_NTH_OF_CLASS} from rows where part = 'eval')"
         if self.plan.drop_duplicates:
             rows += " where nth = 1"
