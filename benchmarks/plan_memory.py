@@ -78,7 +78,7 @@ def predict(name: str, case: dict[str, Any], base: Path) -> int:
     """Bytes above the imports, by the very functions of `regrpo plan`."""
     from transformers import AutoConfig
 
-    from regrpo.plan import findings, library_settings, memory, model_shape, plan
+    from regrpo.plan import findings, library_settings, memory, model_shape, workload
 
     params = section(name, case)
     config = AutoConfig.from_pretrained(base)
@@ -87,12 +87,9 @@ def predict(name: str, case: dict[str, Any], base: Path) -> int:
     built, _ = library_settings.build(stage, params, "cpu")
     adapter = model_shape.adapter(config, params.lora, stage) if params.lora else None
     gate = {"validate": types.SimpleNamespace(max_prompt_tokens=case["prompt"])}
-    work = plan.work_of(stage, params, built, gate, findings.Target("A100", 0), adapter)
-    if stage == "sft":
-        # The plan assumes half of the window for each; only the sum matters on a CPU.
-        assert work.train.tokens == case["prompt"] + case["completion"]
-    phases = work.phases(shape, work.train, work.generate)
-    return max(phase.total for phase in phases) - memory.CPU.imports
+    trained = findings.Trained(stage, params, built, "cpu", 1, "DDP")
+    work = workload.of_training(trained, gate, findings.Target("A100", 0), adapter)
+    return work.totals(shape)[0] - memory.CPU.imports
 
 
 def measure(name: str, case: dict[str, Any], base: Path) -> int:

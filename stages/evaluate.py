@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from regrpo.core import files, hardware
 from regrpo.core.errors import Refused
-from regrpo.core.settings import Section
+from regrpo.core.settings import Problem, Section, invalid
 from regrpo.evaluate import harness, picture, stats, tasks
 from regrpo.evaluate.results import MODELS, PAIRS
 from regrpo.evaluate.tasks import Task
@@ -62,9 +62,8 @@ class Params(Section):
         if self.headline is None or not all(ours):
             return self
         if not any(f"{self.headline}_".startswith(f"{task}_") for task in self.tasks):
-            raise ValueError(
-                f"`headline`: {self.headline!r} is no task of `tasks`, nor `<task>_<metric>` of one"
-            )
+            why = f"{self.headline!r} is no task of `tasks`, nor `<task>_<metric>` of one"
+            raise invalid(Problem("headline", why, " or ".join(self.tasks)))
         return self
 
 

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from regrpo.core import files, hardware, processes, prompts
 from regrpo.core.errors import Refused
-from regrpo.core.settings import Training
+from regrpo.core.settings import Problem, Training, invalid
 from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
 from regrpo.train import doctor, launch, rewards
@@ -53,50 +53,55 @@ class Params(Training):
         names = [name.rpartition(":")[2] for name in self.reward_funcs]
         taken = {"step", "id", "prompt", "completion", "answer", "reward"}
         if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
-            raise ValueError(
-                f"`reward_funcs`: {', '.join(clash)} is taken; give the function a name of its own"
-            )
+            why = f"{', '.join(clash)} is taken; give the function a name of its own"
+            raise invalid(Problem("reward_funcs", why))
         if clash := sorted(set(self.classifiers) & set(rewards.OURS)):
-            raise ValueError(
-                f"`classifiers`: {', '.join(clash)} is a reward of ours; give it a name of its own"
-            )
+            why = f"{', '.join(clash)} is a reward of ours; give it a name of its own"
+            raise invalid(Problem("classifiers", why))
         if unused := sorted(set(self.classifiers) - set(self.reward_funcs)):
-            raise ValueError(f"`classifiers`: {', '.join(unused)} has no weight in `reward_funcs`")
+            why = f"{', '.join(unused)} has no weight in `reward_funcs`"
+            raise invalid(Problem("classifiers", why))
         return self
 
     @model_validator(mode="after")
     def _kl_is_logged(self) -> Self:
         if self.early_stopping and self.early_stopping.kl_ceiling is not None and not self.beta:
-            raise ValueError(
-                "`early_stopping.kl_ceiling` needs `beta` above 0: TRL measures `kl` only then"
-            )
+            why = "needs `beta` above 0: TRL measures `kl` only then"
+            # 0.04: Shao et al. 2024, section 4.2
+            raise invalid(Problem("early_stopping.kl_ceiling", why, "beta: 0.04"))
         return self
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        at_once = self.per_device_train_batch_size * self.processes  # completions of one micro-step
-        completions = (
-            self.passed_through.get("generation_batch_size") or at_once * self.generation_steps
-        )
-        together = f" × {self.processes} processes" * (self.processes > 1)
-        shape = f"per_device_train_batch_size {self.per_device_train_batch_size}{together}"
-        if completions % at_once:
-            raise ValueError(
-                f"`generation_batch_size` ({completions}) must be a multiple of {at_once} ({shape})"
-            )
-        if completions % self.num_generations:
-            raise ValueError(
-                f"`num_generations` ({self.num_generations}) must divide the completions generated "
-                f"at once, {completions} ({shape} × {self.generation_steps})"
-            )
+        if problem := self.group_problem(self.processes):
+            raise invalid(problem)
         return self
+
+    def group_problem(self, processes: int) -> Problem | None:
+        """What is wrong if the completions generated at once are not whole batches and groups."""
+        at_once = self.per_device_train_batch_size * processes  # completions of one micro-step
+        stated = self.passed_through.get("generation_batch_size")
+        completions = stated or at_once * self.generation_steps
+        shape = f"per_device_train_batch_size {self.per_device_train_batch_size}"
+        if processes > 1:
+            shape += f" × {processes} processes"
+        if completions % at_once:
+            why = f"({completions}) must be a multiple of {at_once} ({shape})"
+            whole = -(-completions // at_once) * at_once
+            return Problem("generation_batch_size", why, str(whole))
+        if completions % self.num_generations:
+            why = (
+                f"({self.num_generations}) must divide the completions generated at once, "
+                f"{completions} ({shape} × {completions // at_once})"
+            )
+            return Problem("num_generations", why, _group_sizes(completions, self.num_generations))
+        return None
 
     @model_validator(mode="after")
     def _dev_needs_whole_models(self) -> Self:
         if self.dev_every and self.launch and self.launch.config:
-            raise ValueError(
-                "`dev_every`: 0 under `launch.config`, since no process may hold a whole model"
-            )
+            why = "0 under `launch.config`, since no process may hold a whole model"
+            raise invalid(Problem("dev_every", why, "0"))
         return self
 
     @property
@@ -123,6 +128,14 @@ class Params(Training):
         return super().trainer_settings(device) | {
             "reward_weights": list(self.reward_funcs.values())
         }
+
+
+def _group_sizes(completions: int, near: int) -> str:
+    """The divisors of the completions generated at once that are next to a group size."""
+    divisors = [n for n in range(2, completions + 1) if completions % n == 0]
+    below = [n for n in divisors if n < near][-1:]
+    above = [n for n in divisors if n > near][:1]
+    return " or ".join(map(str, below + above)) or "none: raise per_device_train_batch_size"
 
 
 def summary(steps: int, history: Any, prompts: int) -> dict[str, Any]:

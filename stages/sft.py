@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from regrpo.core import files, hardware, processes, prompts
 from regrpo.core.errors import Refused
-from regrpo.core.settings import Section, Training
+from regrpo.core.settings import Problem, Section, Training, invalid
 from regrpo.core.verifiers import Verifier, get_verifier
 from regrpo.records import stage_run
 from regrpo.train import launch
@@ -48,18 +48,17 @@ class Params(Training):
     def _phases_add_up(self) -> Self:
         if self.curriculum is not None:
             if abs(sum(phase.share for phase in self.curriculum) - 1) > 1e-9:
-                raise ValueError("`curriculum`: the shares must add up to 1")
+                raise invalid(Problem("curriculum", "the shares must add up to 1"))
             if self.max_steps < 0:
-                raise ValueError("`max_steps`: a curriculum needs a number of steps")
+                raise invalid(Problem("max_steps", "a curriculum needs a number of steps"))
         return self
 
     @model_validator(mode="after")
     def _answers_have_room(self) -> Self:
         longest = self.passed_through.get("max_length", 1024)
         if self.max_prompt_tokens and longest is not None and self.max_prompt_tokens >= longest:
-            raise ValueError(
-                f"`max_prompt_tokens` must be below `max_length` ({longest}), where the answer's end is cut"
-            )
+            why = f"must be below `max_length` ({longest}), where the answer's end is cut"
+            raise invalid(Problem("max_prompt_tokens", why, f"at most {longest - 1}"))
         return self
 
     def trainer_settings(self, device: str) -> dict[str, Any]:

@@ -1,12 +1,8 @@
-"""regrpo plan.
-
-Whether a profile will train on a GPU (or here) and fit, before any GPU second is spent.
-"""
+"""regrpo plan: whether a profile will train on a GPU (or here) and fit, before any GPU is used."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import textwrap
 from pathlib import Path
@@ -14,12 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from regrpo.commands import check, clone
-from regrpo.compare import promote
+from regrpo.commands import clone
+from regrpo.commands.check import section_model
 from regrpo.core import profiles
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.core.hub import is_commit
+from regrpo.core.errors import CannotCheck, Refused
 from regrpo.plan import plan as planning
+from regrpo.plan import rules
 from regrpo.plan.findings import GIB, Finding, Target, of_error, one_line, size, wrong
 from regrpo.plan.parse_errors import explain
 
@@ -56,9 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target:
-    """What to plan for.
+    """What to plan for: what the command line says, else this machine's GPU, else an A100.
 
-    What the command line says, else this machine's GPU, else an A100 (where CUDA is asked for).
+    Raises CannotCheck for a card whose memory is not known.
     """
     import torch
 
@@ -68,13 +64,14 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
         raise Refused(
             "--gpus", expected="1 or more", found=str(gpus), remedy="Leave it out for one."
         )
-    here = torch.cuda.is_available()
+    here = torch.cuda.is_available() and not gpu
     name = gpu or (torch.cuda.get_device_name(0) if here else "A100")
+    known = memory_of(name)
     if memory:
         room = size(memory)
-    elif here and not gpu:
+    elif here:
         room = torch.cuda.get_device_properties(0).total_memory
-    elif known := memory_of(name):
+    elif known:
         room = known * GIB
     else:
         raise CannotCheck(
@@ -83,88 +80,40 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
             found=name,
             remedy="Say how much memory it has: --gpu-memory 48GiB.",
         )
-    return Target(name, room, gpus, stated=bool(gpu or memory or gpus), here=here and not gpu)
+    return Target(name, room, gpus, stated=bool(gpu or memory or gpus), here=here)
 
 
 def make(profile: Path, target: Target) -> dict[str, Any]:
-    """The plan of a profile.
-
-    Raises CannotCheck or Refused where it cannot be read or has not one section per stage.
-    """
-    try:
-        values = profiles.read_profile(profile)
-    except OSError as error:
-        raise CannotCheck(
-            str(profile),
-            expected="a profile, a YAML file",
-            found=error.strerror or str(error),
-            remedy="Name a file.",
-        ) from error
+    """The plan of a profile. Raises CannotCheck or Refused if it cannot be read as one."""
+    values = profiles.read_profile(profile)
     sections: dict[str, Any] = {}
     findings: list[Finding] = []
     for stage in profiles.SECTIONS:
-        model = (
-            promote.Params
-            if stage == "promote"
-            else importlib.import_module(f"stages.{stage}").Params
-        )
+        model = section_model(stage)
         try:
             sections[stage] = model.model_validate(values[stage])
         except ValidationError as error:
             findings += explain(stage, model, values[stage], error)
-        except (
-            TypeError,
-            AttributeError,
-        ) as error:  # a validator met what it was not made for, as a number for a name
-            findings.append(
-                wrong(
-                    stage,
-                    f"cannot be read: {one_line(error)}",
-                    "text for keys, and no null for a number",
-                )
-            )
-    for stage in [name for name in check.LOOK_UP if name in sections]:
-        source = getattr(getattr(sections[stage], "source", None), "kind", None)
-        missing = "needed" if source in ("gguf", "package") else "wrong"
-        findings += _told(
-            check.LOOK_UP[stage], _to_look_up(sections[stage]), profile, missing=missing
-        )
-    if sections.keys() >= {"promote", "evaluate"}:
-        findings += _told(check.require_promote, values, profile)
-    if sections.keys() >= {"prepare", "sft"}:
-        findings += _told(check.require_cut, values, profile)
-    joined = ("prepare", "grpo", "evaluate")
-    if sections.keys() >= set(joined) and not any(one.key.startswith(joined) for one in findings):
-        findings += _told(check.require_answers, values, profile)
+        except (TypeError, AttributeError) as error:  # a validator met what it was not made for
+            why = f"cannot be read: {one_line(error)}"
+            findings.append(wrong(stage, why, "text for keys, and no null for a number"))
+    findings += _refused(sections)
     return planning.plan(profile, sections, target, findings)
 
 
-def _told(look_up: Any, given: Any, profile: Path, missing: Any = "wrong") -> list[Finding]:
-    """What `regrpo check` refuses; `missing` is how bad it is where something is not there."""
-    try:
-        look_up(given, profile)
-    except RegrpoError as error:
-        return [of_error(error, profile, missing if isinstance(error, CannotCheck) else "wrong")]
-    return []
-
-
-def _to_look_up(section: Any) -> Any:
-    """The section with placeholders taken for commits and without `launch`.
-
-    Plan tells of both by itself.
-    """
-
-    def pinned(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        zeros = (
-            {"revision": "0" * 40}
-            if isinstance(one := value.get("revision"), str) and not is_commit(one)
-            else {}
-        )
-        return {name: pinned(one) for name, one in value.items() if name != "launch"} | zeros
-
-    return type(section).model_validate(pinned(section.model_dump()))
+def _refused(sections: dict[str, Any]) -> list[Finding]:
+    """What rules refuse, of names and files and of what goes together."""
+    findings, sound = [], {}
+    for stage, section in sections.items():
+        errors = list(rules.refusals(rules.NAMES, {stage: section}))
+        if not errors:
+            sound[stage] = section
+        for error in errors:
+            # What comes with a package is missing here, and may be installed where it is to run.
+            packaged = stage == "base_model" and section.source.kind in ("gguf", "package")
+            missing = packaged and isinstance(error, CannotCheck)
+            findings.append(of_error(error, "needed" if missing else "wrong"))
+    return findings + [of_error(error, "wrong") for error in rules.joint_refusals(sound)]
 
 
 # --- printing -------------------------------------------------------------------------------------
@@ -184,22 +133,20 @@ TITLES = {
 
 
 def lines(plan: dict[str, Any]) -> list[str]:
-    """The plan for a terminal of 100 columns.
-
-    Verdict, what is wrong, memory and time by phase, the rest.
-    """
-    said = [f"{plan['profile']}: {VERDICTS[plan['verdict']]}", _target_line(plan), ""]
-    said += _findings(plan, "wrong")
+    """The plan for a terminal of 100 columns: verdict, what is wrong, memory and time, the rest."""
+    text = [f"{plan['profile']}: {VERDICTS[plan['verdict']]}", _target_line(plan), ""]
+    text += _findings(plan, "wrong")
     for one in plan["advice"]:
-        said += _advice(one)
+        text += _advice(one)
     if plan["phases"]:
-        said += [*_table(plan["phases"]), ""]
+        text += [*_table(plan["phases"]), ""]
     for level in ("warning", "needed", "unchecked"):
-        said += _findings(plan, level)
+        text += _findings(plan, level)
     if plan["assumptions"]:
-        said += ["Assumed for the times (order of magnitude only) and sizes (docs/plan.md):"]
-        said += [line for text in plan["assumptions"] for line in _wrapped(text, "  - ")]
-    return said
+        text.append("Assumed for the times (order of magnitude only) and sizes (docs/plan.md):")
+        for assumption in plan["assumptions"]:
+            text += _item(assumption)
+    return text
 
 
 def _wrapped(text: str, first: str) -> list[str]:
@@ -212,82 +159,84 @@ def _wrapped(text: str, first: str) -> list[str]:
     )
 
 
+def _item(text: str) -> list[str]:
+    return _wrapped(text, "  - ")
+
+
 def _target_line(plan: dict[str, Any]) -> str:
     target, base = plan["target"], plan["base"]
-    gpu = (
-        f"{target['gpus']} × {target['gpu']} of {_gib(target['gpu_memory'])}"
-        if target["gpu"]
-        else "this CPU"
-    )
-    model = (
-        f"{base['architecture']}, {base['parameters']:,} parameters"
-        if base
-        else "base not known yet"
-    )
-    return (
-        f"for {gpu}{'' if target['here'] or not target['gpu'] else ' (not this machine)'}; {model}"
-    )
+    where = "this CPU"
+    if target["gpu"]:
+        where = f"{target['gpus']} × {target['gpu']} of {_gib(target['gpu_memory'])}"
+        if not target["here"]:
+            where += " (not this machine)"
+    model = "base not known yet"
+    if base:
+        model = f"{base['architecture']}, {base['parameters']:,} parameters"
+    return f"for {where}; {model}"
 
 
 def _findings(plan: dict[str, Any], level: str) -> list[str]:
     chosen = [one for one in plan["findings"] if one["level"] == level]
     if not chosen:
         return []
-    said = [TITLES[level]]
+    text = [TITLES[level]]
     for one in chosen:
-        said += _wrapped(f"{one['key']}: {one['why']}. Would do: {one['would_do']}", "  - ")
-    return [*said, ""]
+        text += _item(f"{one['key']}: {one['why']}. Would do: {one['would_do']}")
+    return [*text, ""]
 
 
 def _advice(one: dict[str, Any]) -> list[str]:
-    said = _wrapped(f"{one['phase']} does not fit; its largest part is {one['largest']}.", "")
-    if not one["changes"]:
-        return [
-            *said,
-            "  No setting of the profile makes it fit: take a larger GPU, more of them, or a smaller base.",
-            "",
-        ]
-    said.append(
-        "  Any one of these lines makes it fit:"
-        if len(one["changes"]) > 1
-        else "  This makes it fit:"
-    )
-    for change in one["changes"]:
-        keys = ", ".join(
-            f"{key}: {str(value).lower() if value is True else value}"
-            for key, value in change["keys"].items()
-        )
-        said += _wrapped(f"{keys}  ({_gib(change['total'])})", "  - ")
-    return [*said, ""]
+    text = _wrapped(f"{one['phase']} does not fit; its largest part is {one['largest']}.", "")
+    changes = one["changes"]
+    if not changes:
+        none = "No setting of the profile makes it fit: take a larger GPU, more of them, or a "
+        return [*text, *_wrapped(none + "smaller base.", "  "), ""]
+    any_one = "Any one of these lines makes it fit:"
+    text.append(f"  {any_one if len(changes) > 1 else 'This makes it fit:'}")
+    for change in changes:
+        keys = [f"{key}: {_in_yaml(value)}" for key, value in change["keys"].items()]
+        text += _item(f"{', '.join(keys)}  ({_gib(change['total'])})")
+    return [*text, ""]
+
+
+def _in_yaml(value: Any) -> str:
+    return "true" if value is True else str(value)
 
 
 def _table(phases: list[dict[str, Any]]) -> list[str]:
     """One block a phase: total against the limit and time, then its terms, the largest first."""
-    said = [f"{'phase':16} {'peak':>11} {'of':>11}   {'':4} {'a step':>9} {'all steps':>10}"]
+    text = [f"{'phase':16} {'peak':>11} {'of':>11}   {'':4} {'a step':>9} {'all steps':>10}"]
     for one in phases:
         seconds, steps = one["seconds_per_step"], one["steps"]
-        whole = _duration(seconds * steps) if seconds and steps else ""
-        fits = "fits" if one["fits"] else "NOT"
-        step = _duration(seconds) if seconds else ""
-        said.append(
-            f"{one['phase']:16} {_gib(one['total']):>11} {_gib(one['limit']):>11}   {fits:4} {step:>9} {whole:>10}"
-        )
+        columns = [
+            f"{one['phase']:16}",
+            f"{_gib(one['total']):>11}",
+            f"{_gib(one['limit']):>11}  ",
+            f"{'fits' if one['fits'] else 'NOT':4}",
+            f"{_duration(seconds) if seconds else '':>9}",
+            f"{_duration(seconds * steps) if seconds and steps else '':>10}",
+        ]
+        text.append(" ".join(columns))
         terms = sorted(one["terms"].items(), key=lambda term: -term[1])
-        said += _wrapped(", ".join(f"{name} {_gib(size)}" for name, size in terms), "    ")
-    return said
+        shown = ", ".join(f"{name} {_gib(size)}" for name, size in terms)
+        text += _wrapped(shown, "    ")
+    return text
 
 
 def _gib(size: int) -> str:
-    return (
-        f"{size / GIB:.1f} GiB"
-        if size >= 10 * GIB
-        else f"{size / GIB:.2f} GiB"
-        if size >= GIB / 10
-        else f"{size / 2**20:.1f} MiB"
-    )
+    if size >= 10 * GIB:
+        return f"{size / GIB:.1f} GiB"
+    if size >= GIB / 10:
+        return f"{size / GIB:.2f} GiB"
+    return f"{size / 2**20:.1f} MiB"
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -44,6 +44,15 @@ def library_defaults(library: str) -> dict[str, Any]:
     return defaults
 
 
+def constructor_parameters(library: str) -> set[str]:
+    """The names that a class's own `__init__` takes, without importing it."""
+    module, _, class_name = library.partition(":")
+    for node in _classes(_parse(module))[class_name].body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return {one.arg for one in (*node.args.args, *node.args.kwonlyargs)}
+    return set()
+
+
 def library_class(library: str) -> Any:
     """The configuration class itself, imported."""
     module, _, name = library.partition(":")
@@ -55,7 +64,7 @@ def _fields(library: str) -> dict[str, ast.AnnAssign]:
     """The annotated assignments in the bodies of a class and its bases, by name."""
     module, _, class_name = library.partition(":")
     tree = _parse(module)
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = _classes(tree)
     if class_name not in classes:  # a name that the module only passes on: a mixin without fields
         return {}
     fields: dict[str, ast.AnnAssign] = {}
@@ -79,6 +88,10 @@ def _parse(module: str) -> ast.Module:
     path = Path(spec.submodule_search_locations[0]).joinpath(*rest)
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _imported_from(tree: ast.Module, name: str, module: str) -> str | None:

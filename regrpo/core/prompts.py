@@ -59,6 +59,17 @@ def _count(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str
     return list(map(len, encoded["input_ids"]))
 
 
+def require_cut(sft: int | None, prepare: int | None) -> None:
+    """Refuse a limit of sft's own beside none of prepare's, which says that questions may be cut."""
+    if sft and not prepare:
+        raise Refused(
+            "sft.max_prompt_tokens",
+            expected="prepare.max_prompt_tokens beside it, for everything but sft",
+            found="none, so that no question may be cut",
+            remedy="Set both, or neither.",
+        )
+
+
 class Cutter:
     """Cuts prompts as dataset.json says, and counts in `cut` how many were too long.
 
@@ -69,13 +80,7 @@ class Cutter:
         """`sft` is sft's own limit. Raises Refused for one if prepare cuts nothing."""
         self.limit: int | None = sft or dataset.get("max_prompt_tokens")
         self.key = "sft.max_prompt_tokens" if sft else "prepare.max_prompt_tokens"
-        if sft and not dataset.get("max_prompt_tokens"):
-            raise Refused(
-                self.key,
-                expected="prepare.max_prompt_tokens beside it, for everything but sft",
-                found="none, so that no question may be cut",
-                remedy="Set both, or neither.",
-            )
+        require_cut(sft, dataset.get("max_prompt_tokens"))
         self.model = model
         self.cut = 0
         if self.limit is None:

@@ -9,14 +9,34 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from regrpo.core.errors import Refused
 from regrpo.core.library import library_fields
+
+
+class Problem(NamedTuple):
+    """What is wrong with a key of a section, and a value that would do ("" if none is known)."""
+
+    key: str
+    why: str
+    would_do: str = ""
+
+    def __str__(self) -> str:
+        remedy = f" (would do: {self.would_do})" if self.would_do else ""
+        named = f"`{self.key}`: " if self.key else ""
+        return f"{named}{self.why}{remedy}"
+
+
+def invalid(*problems: Problem) -> PydanticCustomError:
+    """The error that a validator of a whole section raises; keys are named from that section on."""
+    text = "; ".join(map(str, problems))
+    return PydanticCustomError("settings", "{text}", {"text": text, "problems": problems})
 
 
 class Section(BaseModel):
@@ -26,9 +46,10 @@ class Section(BaseModel):
 
 
 class PassThrough(Section):
-    """A section whose remaining keys belong to a library's configuration dataclass and keep their own names.
+    """A section whose remaining keys belong to a library's configuration dataclass.
 
-    Subclasses set `library` ("package.module:Class") and `owned` (the fields that regrpo sets itself, each with why).
+    Subclasses set `library` ("package.module:Class") and `owned` (the fields that regrpo sets
+    itself, each with why).
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="allow", allow_inf_nan=False)
@@ -37,25 +58,31 @@ class PassThrough(Section):
 
     @model_validator(mode="after")
     def _extras_belong_to_the_library(self) -> Self:
-        problems = [
-            problem
-            for key, value in self.passed_through.items()
-            if (problem := self._problem(key, value))
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        if problems := self.problems_of_extras(self.passed_through):
+            raise invalid(*problems)
         return self
 
     @classmethod
-    def _problem(cls, key: str, value: object) -> str | None:
-        """What is wrong with a key that is passed through; None where nothing is."""
-        fields = library_fields(cls.library)
+    def problems_of_extras(cls, values: Mapping[str, Any]) -> list[Problem]:
+        """What is wrong with the keys of a section that are not its own fields."""
+        found = (cls._problem(key, value) for key, value in values.items())
+        return [problem for problem in found if problem]
+
+    @classmethod
+    def _problem(cls, key: str, value: object) -> Problem | None:
+        if key in cls.model_fields:
+            return None
         if key in cls.owned:
-            return f"`{key}` is set by regrpo: {cls.owned[key]}"
+            return Problem(key, f"is set by regrpo: {cls.owned[key]}", "leave it out")
+        fields = library_fields(cls.library)
         if key not in fields:
-            known = [*cls.model_fields, *(name for name in fields if name not in cls.owned)]
-            return f"`{key}` is neither ours nor a field of {cls.library.rpartition(':')[2]}{did_you_mean(key, known)}"
-        return runs_remote_code(key, value) or _type_problem(key, value, fields[key])
+            known = {*cls.model_fields, *fields} - set(cls.owned)
+            why = f"is neither ours nor a field of {cls.library.rpartition(':')[2]}"
+            return Problem(key, why, nearest(key, sorted(known)) or "leave it out")
+        if runs_remote_code(key, value):
+            why = "is refused: code from a model repository is never run"
+            return Problem("trust_remote_code", why, "leave it out")
+        return _type_problem(key, value, fields[key])
 
     @property
     def passed_through(self) -> dict[str, Any]:
@@ -64,9 +91,9 @@ class PassThrough(Section):
 
 
 def nearest(given: object, known: Iterable[str], alike: float = 0.6) -> str | None:
-    """The known name that is most like what was given; None where none is (`alike`.
+    """The known name that is most like what was given. Returns None if none is like it.
 
-    Difflib's ratio, 0 to 1).
+    `alike` is difflib's ratio, 0 to 1.
     """
     import difflib
 
@@ -74,30 +101,29 @@ def nearest(given: object, known: Iterable[str], alike: float = 0.6) -> str | No
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """That name in brackets, to end a sentence with; nothing where none is like it."""
+    """That name in brackets, to end a sentence with, or "" if none is like it."""
     near = nearest(given, known)
     return f" (did you mean `{near}`?)" if near else ""
 
 
-def runs_remote_code(key: str, value: object) -> str | None:
-    """A refusal where `trust_remote_code` stands anywhere inside a value that goes to a library."""
+def runs_remote_code(key: str, value: object) -> bool:
+    """Whether `trust_remote_code` stands anywhere inside a value that goes to a library."""
     if key == "trust_remote_code":
-        return "`trust_remote_code` is refused: code from a model repository is never run"
-    inner = value.items() if isinstance(value, dict) else ()
-    return next(
-        (problem for name, one in inner if (problem := runs_remote_code(str(name), one))), None
-    )
+        return True
+    inner = value if isinstance(value, dict) else {}
+    return any(runs_remote_code(str(name), one) for name, one in inner.items())
 
 
-def _type_problem(key: str, value: object, annotation: Any) -> str | None:
-    """What is wrong where `value` cannot be what the library's own annotation says."""
+def _type_problem(key: str, value: object, annotation: Any) -> Problem | None:
+    """What is wrong with a value that cannot be what the library's own annotation says."""
     if isinstance(value, float) and not math.isfinite(value):
-        return f"`{key}`: input should be a finite number; found {value!r}"
+        return Problem(key, f"input should be a finite number; found {value!r}")
+    if annotation is Any:
+        return None
     try:
-        if annotation is not Any:
-            TypeAdapter(annotation).validate_python(value, strict=True)
+        TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
-        return f"`{key}`: {error.errors()[0]['msg'].lower()}; found {value!r}"
+        return Problem(key, f"{error.errors()[0]['msg'].lower()}; found {value!r}")
     return None
 
 
@@ -127,16 +153,17 @@ class Launch(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.processes % self.nodes:
-            raise ValueError(
-                f"`launch`: nodes ({self.nodes}) must divide processes ({self.processes}, of all nodes)"
-            )
-        if self.config is not None and (
-            self.processes == 1 or Path(self.config).parent != LAUNCH_CONFIGS
-        ):
-            raise ValueError(
-                f"`launch.config`: a file in {LAUNCH_CONFIGS}/, which DVC watches, for two processes or more; "
+            whole = -(-self.processes // self.nodes) * self.nodes
+            why = f"nodes ({self.nodes}) must divide processes ({self.processes}, of all nodes)"
+            raise invalid(Problem("processes", why, str(whole)))
+        if self.config is None:
+            return self
+        if self.processes == 1 or Path(self.config).parent != LAUNCH_CONFIGS:
+            why = (
+                f"a file in {LAUNCH_CONFIGS}/, which DVC watches, for two processes or more; "
                 f"found {self.config} for {self.processes}"
             )
+            raise invalid(Problem("config", why, f"{LAUNCH_CONFIGS}/fsdp2.yaml"))
         return self
 
 
@@ -159,9 +186,8 @@ class Quantization(Section):
     @model_validator(mode="after")
     def _one_width(self) -> Self:
         if self.load_in_4bit == self.load_in_8bit:
-            raise ValueError(
-                "`quantization`: one of `load_in_4bit` and `load_in_8bit` must be true"
-            )
+            why = "one of `load_in_4bit` and `load_in_8bit` must be true"
+            raise invalid(Problem("load_in_4bit", why, str(not self.load_in_8bit).lower()))
         return self
 
     def config(self, stage: str) -> Any:
@@ -185,6 +211,11 @@ Seed: Any = Field(ge=0, lt=2**32)
 """What NumPy's generator takes, and with it transformers' set_seed."""
 
 
+RESUMED = "a resumed run must have everything to end in the same bytes"
+CHANGED = "it would change what a step, a batch or the last model is"
+LOCAL = "regrpo writes to the workspace only"
+
+
 class Training(PassThrough):
     """What sft and grpo share around one of TRL's trainers."""
 
@@ -195,43 +226,28 @@ class Training(PassThrough):
         "ddp_backend": "it is `launch.backend`",
         "data_seed": "it is `seed`",
         "trust_remote_code": "code from a model repository is never run",
-        "push_to_hub": "regrpo writes to the workspace only",
-        "save_strategy": "checkpoints are for resuming a killed run only; `save_steps` says how often",
+        "save_strategy": "checkpoints are for resuming a killed run; `save_steps` says how often",
         "save_total_limit": "at most two checkpoints are kept, none after success",
         "resume_from_checkpoint": "regrpo chooses the newest complete checkpoint",
-        **dict.fromkeys(
-            (
-                "save_only_model",
-                "ignore_data_skip",
-                "restore_callback_states_from_checkpoint",
-                "enable_jit_checkpoint",
-            ),
-            "a resumed run must have everything to end in the same bytes",
-        ),
-        **dict.fromkeys(
-            (
-                "load_best_model_at_end",
-                "auto_find_batch_size",
-                "eval_on_start",
-                "logging_strategy",
-                "logging_first_step",
-            ),
-            "it would change what a step, a batch or the last model is",
-        ),
-        **dict.fromkeys(
-            (
-                "hub_token",
-                "hub_model_id",
-                "hub_strategy",
-                "hub_private_repo",
-                "hub_always_push",
-                "hub_revision",
-            ),
-            "regrpo writes to the workspace only",
-        ),
+        "save_only_model": RESUMED,
+        "ignore_data_skip": RESUMED,
+        "restore_callback_states_from_checkpoint": RESUMED,
+        "enable_jit_checkpoint": RESUMED,
+        "load_best_model_at_end": CHANGED,
+        "auto_find_batch_size": CHANGED,
+        "eval_on_start": CHANGED,
+        "logging_strategy": CHANGED,
+        "logging_first_step": CHANGED,
+        "push_to_hub": LOCAL,
+        "hub_token": LOCAL,
+        "hub_model_id": LOCAL,
+        "hub_strategy": LOCAL,
+        "hub_private_repo": LOCAL,
+        "hub_always_push": LOCAL,
+        "hub_revision": LOCAL,
         "chat_template_path": "the template lies with the base model's tokenizer",
         "disable_tqdm": "progress is printed by regrpo",
-        "eval_strategy": "evaluation inside training changes the weights; the evaluate stage measures",
+        "eval_strategy": "evaluation in training changes the weights; the evaluate stage measures",
         "do_eval": "the evaluate stage measures",
     }
     seed: int = Seed
@@ -251,13 +267,11 @@ class Training(PassThrough):
     @model_validator(mode="after")
     def _launch_fits(self) -> Self:
         if self.launch and self.launch.backend == "nccl" and self.device == "cpu":
-            raise ValueError(
-                "`launch.backend`: nccl needs `device: cuda` (or auto); on CPUs it is gloo"
-            )
+            why = "nccl needs `device: cuda` (or auto); on CPUs it is gloo"
+            raise invalid(Problem("launch.backend", why, "gloo"))
         if self.launch and self.launch.config and self.lora:
-            raise ValueError(
-                "`lora`: its adapter cannot be merged out of shards; drop `launch.config`, or `lora`"
-            )
+            why = "its adapter cannot be merged out of shards; drop `launch.config`, or `lora`"
+            raise invalid(Problem("lora", why, "null"))
         return self
 
     @property
@@ -268,16 +282,17 @@ class Training(PassThrough):
     @model_validator(mode="after")
     def _quantised_weights_stay(self) -> Self:
         if self.quantization and not self.lora:
-            raise ValueError(
-                "`quantization` needs `lora`: quantised weights are not trained themselves"
-            )
+            why = "needs `lora`: quantised weights are not trained themselves"
+            raise invalid(Problem("quantization", why, "lora: {r: 16, lora_alpha: 32}"))
         return self
 
     @property
     def wants_bf16(self) -> bool:
-        """Whether bfloat16 is asked for; TRL's default where neither it nor float16 is."""
-        asked = self.passed_through.get("bf16")
-        return bool(not self.passed_through.get("fp16", False) if asked is None else asked)
+        """Whether bfloat16 is used; TRL's default unless it or float16 is set."""
+        bf16 = self.passed_through.get("bf16")
+        if bf16 is None:
+            return not self.passed_through.get("fp16", False)
+        return bool(bf16)
 
     @property
     def cycle(self) -> int:
@@ -285,32 +300,21 @@ class Training(PassThrough):
         return 1
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
-        """Arguments for the library's configuration class.
-
-        What the profile says, and what follows from the device.
-        """
+        """Arguments for the library's configuration class: the profile's, and what the device asks."""
         fields = library_fields(self.library)
         named = {name: getattr(self, name) for name in type(self).model_fields if name in fields}
-        fixed = {
+        settings: dict[str, Any] = {"dataloader_pin_memory": device != "cpu"}
+        if self.launch and self.processes > 1:
+            settings["ddp_find_unused_parameters"] = False  # none are, and the search costs time
+        settings |= self.passed_through | named
+        if self.launch and self.processes > 1:
+            settings["ddp_backend"] = self.launch.backend
+        # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile says.
+        boundary = math.lcm(self.cycle, self.logging_steps)
+        return settings | {
             "report_to": "none",
             "disable_tqdm": True,
             "use_cpu": device == "cpu",
             "save_strategy": "steps",
+            "save_steps": -(-self.save_steps // boundary) * boundary,
         }
-        # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile
-        # asks.
-        boundary = math.lcm(self.cycle, self.logging_steps)
-        fixed["save_steps"] = -(-self.save_steps // boundary) * boundary
-        together = {}
-        if self.launch and self.processes > 1:
-            fixed["ddp_backend"] = self.launch.backend
-            together["ddp_find_unused_parameters"] = (
-                False  # there are none, and the search costs time
-            )
-        return (
-            {"dataloader_pin_memory": device != "cpu"}
-            | together
-            | self.passed_through
-            | named
-            | fixed
-        )

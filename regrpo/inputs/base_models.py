@@ -17,7 +17,7 @@ from regrpo.core import files, hardware
 from regrpo.core.errors import CannotCheck, Refused, first_line
 from regrpo.core.hub import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
 from regrpo.core.library import library_fields
-from regrpo.core.settings import Section, did_you_mean
+from regrpo.core.settings import Problem, Section, invalid, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,14 +43,13 @@ class Scratch(Section):
     @model_validator(mode="after")
     def _config_is_known(self) -> Self:
         fields = library_fields("transformers.models.gemma3.configuration_gemma3:Gemma3TextConfig")
-        problems = []
-        for key in sorted(set(self.config) - set(fields)):
-            suggestion = did_you_mean(key, fields)
-            problems.append(
-                f"`config.{key}` is no field of transformers' Gemma3TextConfig{suggestion}"
-            )
+        why = "is no field of transformers' Gemma3TextConfig"
+        problems = [
+            Problem(f"config.{key}", why, nearest(key, fields) or "leave it out")
+            for key in sorted(set(self.config) - set(fields))
+        ]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise invalid(*problems)
         return self
 
     def configuration(self) -> Any:
@@ -326,7 +325,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(folder)
         require_causal(config)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        parameters = sum(map(_count_parameters, folder.glob("*.safetensors")))
+        parameters = count_parameters(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Refused(
             "base_model.source",
@@ -344,14 +343,18 @@ def inspect(folder: Path) -> dict[str, Any]:
     }
 
 
-def _count_parameters(file: Path) -> int:
-    """The numbers in a safetensors file, counted without reading them."""
+def count_parameters(folder: Path) -> int:
+    """Parameters in a folder's safetensors files, counted without reading them.
+
+    Raises SafetensorError for what is no such file.
+    """
     from safetensors import safe_open
 
     count = 0
-    with safe_open(file, framework="pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
-            count += math.prod(tensors.get_slice(name).get_shape())
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                count += math.prod(tensors.get_slice(name).get_shape())
     return count
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from regrpo.core.errors import Refused
 from regrpo.core.prompts import QUESTION
-from regrpo.core.settings import Section, Seed
+from regrpo.core.settings import Problem, Section, Seed, invalid
 from regrpo.inputs.formats import Format, PromptStyle
 from regrpo.inputs.sources import Row, Rows
 
@@ -41,9 +41,8 @@ class Plan(Section):
     def _one_place_to_cut(self) -> Self:
         template = self.prompt_template or QUESTION
         if self.max_prompt_tokens and template.count(QUESTION) != 1:
-            raise ValueError(
-                f"`max_prompt_tokens`: `prompt_template` must hold {QUESTION} once, to be cut there"
-            )
+            why = f"`prompt_template` must hold {QUESTION} once, to be cut there"
+            raise invalid(Problem("max_prompt_tokens", why))
         return self
 
 

@@ -13,130 +13,95 @@ from regrpo.core.errors import Refused
 from regrpo.core.hub import is_commit
 from regrpo.core.settings import nearest
 from regrpo.plan import model_shape
-from regrpo.plan.findings import Finding, Target, one_line, unchecked, warning, world, wrong
-from regrpo.plan.parse_errors import groups
+from regrpo.plan.findings import Finding, Target, count, one_line, unchecked, warning, wrong
+
+REPEATED = 50
+"""Epochs beyond which a warning is due: what a model sees so often it learns by heart."""
 
 
 def data(section: Any) -> Iterator[Finding]:
-    """A generator's task and settings, by its first row.
-
-    The splits' counts against the rows that it draws.
-    """
-    if section.source.kind != "reasoning_gym":
+    """A generator's task and settings by its first row, and the splits against what it draws."""
+    source = section.source
+    if source.kind != "reasoning_gym":
         return
     from reasoning_gym.factory import DATASETS
 
-    source = section.source
     if source.task not in DATASETS:
         why = f"{source.task!r} is no task of reasoning-gym's"
-        yield wrong(
-            "prepare.source.task",
-            why,
-            nearest(source.task, DATASETS) or "one of reasoning_gym.factory.DATASETS",
-        )
+        near = nearest(source.task, DATASETS) or "one of reasoning_gym.factory.DATASETS"
+        yield wrong("prepare.source.task", why, near)
         return
     try:
         next(source.parts(section.seed)["train"])
     except Refused as error:
-        yield wrong(
-            "prepare.source.config",
-            one_line(error.found),
-            f"the fields of {DATASETS[source.task][1].__name__}",
-        )
+        taken = f"the fields of {DATASETS[source.task][1].__name__}"
+        yield wrong("prepare.source.config", one_line(error.found), taken)
     if section.eval is None:
-        yield wrong(
-            "prepare.eval",
-            "must be a number: reasoning-gym has no evaluation split",
-            "a tenth of the size, say",
-        )
-    asked = {"eval": section.eval or 0, "dev": section.dev}
-    if (total := sum(asked.values())) >= source.size:
-        largest = max(asked, key=lambda name: asked[name])
+        why = "must be a number: reasoning-gym has no evaluation split"
+        yield wrong("prepare.eval", why, "a tenth of the size, say")
+    splits = {"eval": section.eval or 0, "dev": section.dev}
+    total = sum(splits.values())
+    if total >= source.size:
+        largest = max(splits, key=lambda name: splits[name])
+        room = splits[largest] - total + source.size
         yield wrong(
             f"prepare.{largest}",
-            f"eval and dev take {total} questions, and {source.size} rows are drawn in all (prepare.source.size)",
-            f"less than {max(2, asked[largest] - total + source.size)}, or a larger size",
+            f"eval and dev take {total} questions, and {source.size} rows are drawn in all "
+            "(prepare.source.size)",
+            f"less than {max(2, room)}, or a larger size",
         )
 
 
 def arithmetic(stage: str, section: Any, target: Target) -> Iterator[Finding]:
     """Batches, groups, the generation cycle, save points, schedules."""
-    processes = world(section, target)
-    launched = int(getattr(section, "processes", 1))
-    if processes != launched and target.device(section.device) == "cuda":
-        yield Finding(
-            "wrong" if launched > 1 else "warning",
-            f"{stage}.launch",
-            f"starts {launched} process{'es' * (launched > 1)}, and --gpus says {processes}",
-            f"launch: {{processes: {processes}, backend: nccl}}, or --gpus {launched}",
-        )
-    if stage == "grpo":
-        yield from _generation_arithmetic(section, processes)
-    steps = section.save_steps
+    yield from _processes(stage, section, target)
     boundary = math.lcm(section.cycle, section.logging_steps)
+    steps = section.save_steps
     if steps % boundary:
-        kept = -(-steps // boundary) * boundary
+        above = -(-steps // boundary) * boundary
+        below = max(boundary, steps // boundary * boundary)
         yield warning(
             f"{stage}.save_steps",
             f"{steps} is no multiple of {boundary} (generation cycle {section.cycle}, logging "
-            f"{section.logging_steps}): checkpoints fall on every {kept} steps",
-            f"{kept}, or {max(boundary, steps // boundary * boundary)}",
+            f"{section.logging_steps}): checkpoints fall on every {above} steps",
+            f"{above}, or {below}",
+        )
+    if stage == "grpo" and section.max_steps % section.cycle:
+        yield warning(
+            "grpo.max_steps",
+            f"{section.max_steps} steps end inside a generation cycle of {section.cycle}: "
+            "the last completions are not used up",
+            f"{-(-section.max_steps // section.cycle) * section.cycle}",
         )
     warmup = section.passed_through.get("warmup_steps", 0)
     if 0 < section.max_steps <= warmup:
         yield wrong(
             f"{stage}.warmup_steps",
-            f"{warmup} reach the last of {section.max_steps} steps: the learning rate never comes to "
-            "what `learning_rate` says",
+            f"{warmup} reach the last of {section.max_steps} steps: the learning rate never comes "
+            "to what `learning_rate` says",
             f"at most {section.max_steps - 1}; {max(1, section.max_steps // 10)} is usual",
         )
-    if section.threads > (os.cpu_count() or 1) and target.device(section.device) == "cpu":
-        yield warning(
-            f"{stage}.threads",
-            f"{section.threads} threads on {os.cpu_count()} cores",
-            f"{os.cpu_count()}",
-        )
+    cores = os.cpu_count() or 1
+    if section.threads > cores and target.device(section.device) == "cpu":
+        yield warning(f"{stage}.threads", f"{section.threads} threads on {cores} cores", f"{cores}")
 
 
-def _generation_arithmetic(section: Any, processes: int) -> Iterator[Finding]:
-    passed, batch = section.passed_through, section.per_device_train_batch_size
-    stated = passed.get("generation_batch_size")
-    if stated and stated % (batch * processes):
-        up = -(-stated // (batch * processes)) * batch * processes
-        yield wrong(
-            "grpo.generation_batch_size",
-            f"{stated} is no multiple of per_device_train_batch_size × processes ({batch} × {processes})",
-            f"{up}",
-        )
+def _processes(stage: str, section: Any, target: Target) -> Iterator[Finding]:
+    """What --gpus says against what the profile launches."""
+    processes, launched = target.processes(section), section.processes
+    if processes == launched:
         return
-    steps = passed.get("steps_per_generation") or section.gradient_accumulation_steps
-    at_once = stated or batch * steps * processes
-    if at_once % section.num_generations:
-        yield wrong(
-            "grpo.num_generations",
-            f"{section.num_generations} does not divide the {at_once} completions generated at once "
-            f"({batch} × {steps} × {processes} process{'es' * (processes > 1)})",
-            groups(at_once, section.num_generations),
-        )
-    uses = (stated // (batch * processes) if stated else steps) * passed.get("num_iterations", 1)
-    left = section.max_steps * section.gradient_accumulation_steps % uses
-    if left:
-        whole = -(-section.max_steps // section.cycle) * section.cycle
-        yield warning(
-            "grpo.max_steps",
-            f"{section.max_steps} steps end inside a generation cycle of {section.cycle}: "
-            "the last completions are not used up",
-            f"{whole}",
-        )
-    shown = passed.get("per_device_eval_batch_size")
-    compared = passed.get("num_generations_eval") or section.num_generations
-    if shown and shown * processes % compared:
-        unit = compared // math.gcd(compared, processes)
-        yield wrong(
-            "grpo.per_device_eval_batch_size",
-            f"{shown} × {processes} must be divisible by the {compared} generations of an evaluation",
-            f"{-(-shown // unit) * unit}, or leave it out",
-        )
+    if target.device(section.device) == "cuda":
+        why = f"starts {count(launched, 'process')}, and --gpus says {processes}"
+        would_do = f"launch: {{processes: {processes}, backend: nccl}}, or --gpus {launched}"
+        # One process uses one GPU of several; several find too few or leave some idle.
+        yield (warning if launched == 1 else wrong)(f"{stage}.launch", why, would_do)
+    problem = section.group_problem(processes) if stage == "grpo" else None
+    if problem:
+        yield wrong(f"grpo.{problem.key}", problem.why, problem.would_do)
+
+
+# --- lengths --------------------------------------------------------------------------------------
 
 
 def lengths(sections: Mapping[str, Any], shape: model_shape.Shape | None) -> Iterator[Finding]:
@@ -144,127 +109,122 @@ def lengths(sections: Mapping[str, Any], shape: model_shape.Shape | None) -> Ite
     if "validate" not in sections:
         return
     prompt = sections["validate"].max_prompt_tokens
-    window = shape.window if shape else None
-    if window and prompt >= window:
-        yield wrong(
-            "validate.max_prompt_tokens",
-            f"{prompt} tokens leave nothing of the base's window of {window}",
-            f"at most {window // 2}",
-        )
+    window = shape.window if shape and shape.window else math.inf
+    if prompt >= window:
+        why = f"{prompt} tokens leave nothing of the base's window of {window}"
+        yield wrong("validate.max_prompt_tokens", why, f"at most {window // 2}")
         return
-    asked = {}
     if "grpo" in sections:
-        asked["grpo.max_completion_length"] = sections["grpo"].max_completion_length
+        completion = sections["grpo"].max_completion_length
+        yield from _completion("grpo.max_completion_length", prompt, completion, window)
+        yield from _vllm_window(sections["grpo"], prompt + completion, window)
     if "evaluate" in sections:
-        asked["evaluate.max_gen_toks"] = sections["evaluate"].max_gen_toks
-    for key, completion in asked.items():
-        if window and prompt + completion > window:
-            yield wrong(
-                key,
-                f"prompt and completion ({prompt} + {completion} = {prompt + completion} tokens) exceed "
-                f"the base's window of {window}",
-                f"at most {window - prompt}",
-            )
-    if "grpo" in sections:
-        passed = sections["grpo"].passed_through
-        limit, needed = (
-            passed.get("vllm_max_model_length"),
-            prompt + asked["grpo.max_completion_length"],
-        )
-        if limit and limit < needed:
-            yield wrong(
-                "grpo.vllm_max_model_length",
-                f"{limit} tokens do not hold prompt and completion ({prompt} + {needed - prompt} = {needed})",
-                f"{needed}",
-            )
-        elif limit and window and limit > window:
-            yield wrong(
-                "grpo.vllm_max_model_length",
-                f"{limit} exceeds the base's window of {window}: vLLM refuses it",
-                f"at most {window}",
-            )
+        completion = sections["evaluate"].max_gen_toks
+        yield from _completion("evaluate.max_gen_toks", prompt, completion, window)
     if "sft" in sections and sections["sft"].max_steps:
-        longest = sections["sft"].passed_through.get("max_length", 1024)
-        prompt = sections["sft"].max_prompt_tokens or prompt
-        if window and longest and longest > window:
-            yield wrong(
-                "sft.max_length",
-                f"{longest} tokens exceed the base's window of {window}",
-                f"at most {window}",
-            )
-        elif window and sections["sft"].max_prompt_tokens and prompt >= window:
-            why = f"{prompt} tokens leave nothing of the base's window of {window}"
-            yield wrong("sft.max_prompt_tokens", why, f"less than {window}")
-        elif longest and longest < prompt:
-            yield warning(
-                "sft.max_length",
-                f"{longest} tokens are fewer than a prompt may have ({prompt}): such rows "
-                "keep no completion to learn from",
-                f"{prompt} and the length of a solution",
-            )
+        yield from _of_sft(sections["sft"], prompt, window)
+
+
+def _completion(key: str, prompt: int, completion: int, window: float) -> Iterator[Finding]:
+    whole = prompt + completion
+    if whole > window:
+        yield wrong(
+            key,
+            f"prompt and completion ({prompt} + {completion} = {whole} tokens) exceed the base's "
+            f"window of {window}",
+            f"at most {window - prompt}",
+        )
+
+
+def _vllm_window(grpo: Any, needed: int, window: float) -> Iterator[Finding]:
+    key, limit = "grpo.vllm_max_model_length", grpo.passed_through.get("vllm_max_model_length")
+    if not limit:
+        return
+    completion = grpo.max_completion_length
+    if limit < needed:
+        parts = f"{needed - completion} + {completion} = {needed}"
+        yield wrong(key, f"{limit} tokens do not hold prompt and completion ({parts})", f"{needed}")
+    elif limit > window:
+        why = f"{limit} exceeds the base's window of {window}: vLLM refuses it"
+        yield wrong(key, why, f"at most {window}")
+
+
+def _of_sft(sft: Any, prompt: int, window: float) -> Iterator[Finding]:
+    longest = sft.passed_through.get("max_length", 1024)
+    prompt = sft.max_prompt_tokens or prompt
+    if longest and longest > window:
+        why = f"{longest} tokens exceed the base's window of {window}"
+        yield wrong("sft.max_length", why, f"at most {window}")
+    elif sft.max_prompt_tokens and prompt >= window:
+        why = f"{prompt} tokens leave nothing of the base's window of {window}"
+        yield wrong("sft.max_prompt_tokens", why, f"less than {window}")
+    elif longest and longest < prompt:
+        yield warning(
+            "sft.max_length",
+            f"{longest} tokens are fewer than a prompt may have ({prompt}): such rows keep no "
+            "completion to learn from",
+            f"{prompt} and the length of a solution",
+        )
+
+
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def rows_prepared(section: Any) -> dict[str, int]:
-    """Rows per split, where data/prepared/ was made with these parameters; empty otherwise."""
+    """Rows per split, if data/prepared/ was made with these parameters; else {}."""
     counts, record = Path("reports/prepare/metrics.json"), Path("reports/prepare/run.json")
     if not counts.exists() or not model_shape.was_made_with(section, record, "prepare"):
         return {}
     return {split: one["rows"] for split, one in files.read_json(counts).items()}
 
 
-def epochs(
-    sections: Mapping[str, Any], target: Target, rows: Mapping[str, int]
-) -> Iterator[Finding]:
+def epochs(sections: Mapping[str, Any], target: Target) -> Iterator[Finding]:
     """Steps against the rows that there are."""
+    prepare = sections.get("prepare")
+    rows = rows_prepared(prepare) if prepare else {}
     for stage, split in (("sft", "sft"), ("grpo", "train")):
         section = sections.get(stage)
         if section is None or section.max_steps <= 0:
             continue
         if split not in rows:
-            yield unchecked(
-                f"{stage}.max_steps",
-                "epochs: rows unknown until prepare has run",
-                "dvc repro prepare",
-            )
-            continue
-        each = (
-            section.per_device_train_batch_size
-            * section.gradient_accumulation_steps
-            * world(section, target)
-        )
-        per_row = section.num_generations if stage == "grpo" else 1
-        if stage == "grpo" and rows[split] * per_row < each:
-            fits = rows[split] * per_row // section.gradient_accumulation_steps
-            yield wrong(
-                "grpo.per_device_train_batch_size",
-                f"a step needs {each // per_row} different prompts, and train has {rows[split]}",
-                f"at most {fits // per_row * per_row}",
-            )
-        elif (
-            seen := section.max_steps * each / per_row / max(1, rows[split])
-        ) > 50 and not getattr(section, "curriculum", None):
-            yield warning(
-                f"{stage}.max_steps",
-                f"{section.max_steps} steps see every row {seen:.0f} times",
-                f"{math.ceil(10 * rows[split] * per_row / each)} for 10 epochs",
-            )
+            why = "epochs: rows unknown until prepare has run"
+            yield unchecked(f"{stage}.max_steps", why, "dvc repro prepare")
+        else:
+            yield from _epochs(stage, section, target.processes(section), rows[split])
+
+
+def _epochs(stage: str, section: Any, processes: int, rows: int) -> Iterator[Finding]:
+    accumulate = section.gradient_accumulation_steps
+    of_a_step = section.per_device_train_batch_size * accumulate * processes
+    per_row = section.num_generations if stage == "grpo" else 1
+    if stage == "grpo" and rows * per_row < of_a_step:
+        most = rows * per_row // accumulate // per_row * per_row
+        why = f"a step needs {of_a_step // per_row} different prompts, and train has {rows}"
+        yield wrong("grpo.per_device_train_batch_size", why, f"at most {most}")
+        return
+    seen = section.max_steps * of_a_step / per_row / max(1, rows)
+    if seen > REPEATED and not getattr(section, "curriculum", None):
+        why = f"{section.max_steps} steps see every row {seen:.0f} times"
+        of_ten = math.ceil(10 * rows * per_row / of_a_step)
+        yield warning(f"{stage}.max_steps", why, f"{of_ten} for 10 epochs")
+
+
+# --- pins -----------------------------------------------------------------------------------------
 
 
 def pins(sections: Mapping[str, Any]) -> Iterator[Finding]:
     """Revisions that are no commit: placeholders, which a run refuses."""
     for stage, section in sections.items():
-        for key, value in _walk(section.model_dump(), stage):
+        for key, value in _leaves(section.model_dump(), stage):
             if key.endswith(".revision") and value is not None and not is_commit(str(value)):
-                yield warning(
-                    key,
-                    f"{value!r} is a placeholder, no commit: the stage will refuse it",
-                    "the 40 hex digits of a commit",
-                )
+                why = f"{value!r} is a placeholder, no commit: the stage will refuse it"
+                yield warning(key, why, "the 40 hex digits of a commit")
 
 
-def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """A section's values with their dotted keys."""
     if isinstance(value, dict):
         for name, one in value.items():
-            yield from _walk(one, f"{key}.{name}")
+            yield from _leaves(one, f"{key}.{name}")
     else:
         yield key, value

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from regrpo.core.errors import Refused, RegrpoError
@@ -19,10 +18,10 @@ EXTRA = "pip install -c constraints.txt -e '.[cuda]'"
 
 @dataclass(frozen=True)
 class Finding:
-    """`level`.
+    """Something about a key of the profile, why, and a value (or command) that would do.
 
-    Wrong (it will fail), warning, needed (on the target machine), unchecked (could not be known
-    here).
+    `level`: wrong (it will fail), warning, needed (on the target machine), unchecked (could not be
+    known here).
     """
 
     level: Literal["wrong", "warning", "needed", "unchecked"]
@@ -37,25 +36,18 @@ needed = partial(Finding, "needed")
 unchecked = partial(Finding, "unchecked")
 
 
-def of_error(
-    error: RegrpoError, profile: Path, level: Literal["wrong", "needed"] = "wrong"
-) -> Finding:
-    """A refusal as a finding: without the profile's name, in one line."""
-    why = f"expected {error.expected}; found {error.found}"
-    return Finding(
-        level,
-        error.where.removeprefix(f"{profile}: "),
-        one_line(why, 400),
-        error.remedy.removesuffix("."),
-    )
+def of_error(error: RegrpoError, level: Literal["wrong", "needed", "unchecked"]) -> Finding:
+    """A refusal as a finding, in one line."""
+    why = one_line(f"expected {error.expected}; found {error.found}", 400)
+    return Finding(level, error.where, why, error.remedy.removesuffix("."))
 
 
 def one_line(error: object, length: int = 200) -> str:
     """A library's message in one line of at most so many characters, without its full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return (
-        text.removesuffix(".") if len(text) <= length else f"{text[:length].rpartition(' ')[0]} …"
-    )
+    if len(text) > length:
+        return f"{text[:length].rpartition(' ')[0]} …"
+    return text.removesuffix(".")
 
 
 def one_of(given: object, known: Iterable[str]) -> str:
@@ -66,9 +58,9 @@ def one_of(given: object, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """Where it is to run: the card's name, bytes of memory of one, how many (None.
+    """Where a profile is to run: the card's name, bytes of memory of one card, and how many.
 
-    As many as the profile launches).
+    `gpus` is None for as many as the profile launches.
     """
 
     gpu: str
@@ -80,26 +72,55 @@ class Target:
     """Whether this machine has it, so that what is missing is missing now."""
 
     def device(self, wanted: str) -> Literal["cpu", "cuda"]:
-        return (
-            "cuda"
-            if wanted == "cuda" or (wanted == "auto" and (self.stated or self.here))
-            else "cpu"
-        )
+        """The device that a stage's `device` means on this target."""
+        if wanted == "auto" and (self.stated or self.here):
+            return "cuda"
+        return "cuda" if wanted == "cuda" else "cpu"
+
+    def is_used_by(self, sections: Iterable[Any]) -> bool:
+        """Whether one of the sections runs on the GPU."""
+        wanted = [section.device for section in sections if hasattr(section, "device")]
+        return any(self.device(one) == "cuda" for one in wanted)
+
+    def processes(self, section: Any) -> int:
+        """Processes that train together: what --gpus says, else what the profile launches."""
+        return self.gpus or int(section.processes)
 
 
-def world(section: Any, target: Target) -> int:
-    """Processes that train together: what the profile launches, or what --gpus says."""
-    return target.gpus or int(getattr(section, "processes", 1))
+@dataclass(frozen=True)
+class Trained:
+    """A training stage whose settings its library accepts."""
+
+    name: str
+    section: Any
+    """The stage's `Params`."""
+    config: Any
+    """TRL's configuration, built from it."""
+    device: Literal["cpu", "cuda"]
+    processes: int
+    spread: str
+    """How the model is spread: DDP, FSDP1, FSDP2 or ZeRO-<stage>."""
+
+    @property
+    def optimizer(self) -> str:
+        return str(getattr(self.config.optim, "value", self.config.optim))
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        return dict(self.config.model_init_kwargs or {})
+
+    @property
+    def uses_vllm(self) -> bool:
+        return bool(getattr(self.config, "use_vllm", False))
+
+
+UNITS = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
 
 
 def size(text: str) -> int:
-    """Bytes of "80GiB", "24 GB" or "80" (GiB). Raises Refused otherwise."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*(GiB|GB|G|MiB|MB)?\s*", text, re.IGNORECASE)
-    units = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
-    try:
-        value = float(match[1]) * units[(match[2] or "GiB").lower()] if match else 0
-    except ValueError:
-        value = 0
+    """Bytes of "80GiB", "24 GB" or "80" (GiB). Raises Refused for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|G|MiB|MB)?\s*", text, re.IGNORECASE)
+    value = float(match[1]) * UNITS[(match[2] or "GiB").lower()] if match else 0
     if value <= 0:
         raise Refused(
             "--gpu-memory",
@@ -108,3 +129,8 @@ def size(text: str) -> int:
             remedy="Write a number and GiB or GB.",
         )
     return int(value)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: "1 process", "2 processes"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}es"

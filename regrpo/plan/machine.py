@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from regrpo.core.errors import RegrpoError
 from regrpo.core.profiles import read_yaml
@@ -18,160 +17,41 @@ from regrpo.plan.findings import (
     EXTRA,
     Finding,
     Target,
+    Trained,
+    count,
     needed,
     one_line,
     unchecked,
     warning,
-    world,
     wrong,
 )
 from regrpo.train import launch
 
-
-def hardware_findings(
-    sections: Mapping[str, Any], configs: Mapping[str, Any], target: Target
-) -> Iterator[Finding]:
-    """bf16 against the hardware, vLLM against the device."""
-    for stage, config in configs.items():
-        device = target.device(sections[stage].device)
-        if config.bf16 and device == "cuda" and not _has_bf16(target):
-            yield wrong(
-                f"{stage}.bf16",
-                f"{target.gpu} has no bf16 in hardware (compute capability below 8.0)",
-                "bf16: false with fp16: true",
-            )
-        if config.bf16 and device == "cpu":
-            why = (
-                "TRL turns bf16 on by itself"
-                if sections[stage].passed_through.get("bf16") is None
-                else "bf16"
-            )
-            yield warning(f"{stage}.bf16", f"{why} and it is slower than float32 on a CPU", "false")
-        if config.fp16 and device == "cpu":
-            yield wrong(f"{stage}.fp16", "half precision with loss scaling needs a GPU", "false")
-        if getattr(config, "use_vllm", False) and device == "cpu":
-            yield wrong(
-                "grpo.use_vllm",
-                "vLLM is asked for, and grpo runs on a CPU",
-                "false, or device: cuda",
-            )
-    evaluate = sections.get("evaluate")
-    if evaluate and evaluate.backend == "vllm" and target.device(evaluate.device) == "cpu":
-        yield wrong(
-            "evaluate.backend",
-            "vllm is asked for, and evaluate runs on a CPU",
-            "hf, or device: cuda",
-        )
-    grpo = configs.get("grpo")
-    if grpo is not None and grpo.use_vllm:
-        yield from _vllm_findings(grpo, world(sections["grpo"], target))
-
-
-def _vllm_findings(grpo: Any, processes: int) -> Iterator[Finding]:
-    if not 0 < grpo.vllm_gpu_memory_utilization < 1:
-        yield wrong(
-            "grpo.vllm_gpu_memory_utilization",
-            f"{grpo.vllm_gpu_memory_utilization} is no share of the GPU's memory that leaves room to train",
-            "0.3 (TRL's own)",
-        )
-    if grpo.vllm_mode == "colocate" and processes % max(1, grpo.vllm_tensor_parallel_size):
-        yield wrong(
-            "grpo.vllm_tensor_parallel_size",
-            f"{grpo.vllm_tensor_parallel_size} does not divide {processes} process{'es' * (processes > 1)}",
-            "1",
-        )
-
-
 SERVER = LAUNCH_CONFIGS / "vllm-server.yaml"
-"""The server's configuration that docs/scale.md starts it with."""
+"""The server's configuration that docs/gpu.md starts it with."""
+
+# --- the card -------------------------------------------------------------------------------------
 
 
-def server(sections: Mapping[str, Any], grpo: Any, target: Target) -> Iterator[Finding]:
-    """TRL's vLLM server, which no stage starts.
-
-    Its window where the shipped configuration is the server's.
-    """
-    if not grpo.use_vllm or grpo.vllm_mode != "server":
+def precision(stage: Trained, target: Target) -> Iterator[Finding]:
+    """bf16 and fp16 against the hardware."""
+    config, name = stage.config, stage.name
+    if config.bf16 and stage.device == "cuda" and not _has_bf16(target):
+        why = f"{target.gpu} has no bf16 in hardware (compute capability below 8.0)"
+        yield wrong(f"{name}.bf16", why, "bf16: false with fp16: true")
+    if stage.device == "cuda":
         return
-    where = grpo.vllm_server_base_url or f"{grpo.vllm_server_host}:{grpo.vllm_server_port}"
-    yield needed(
-        "grpo.vllm_mode",
-        f"a vLLM server at {where}, on GPUs of its own beside the {world(sections['grpo'], target)} that train",
-        f"CUDA_VISIBLE_DEVICES=… trl vllm-serve --config {SERVER}, once sft has run",
-    )
-    said = read_yaml(SERVER) if SERVER.exists() else {}
-    window, port = (
-        said.get(name) if isinstance(said, dict) else None for name in ("max_model_len", "port")
-    )
-    if (
-        window
-        and "validate" in sections
-        and port == grpo.vllm_server_port
-        and not grpo.vllm_server_base_url
-    ):
-        prompt, completion = sections["validate"].max_prompt_tokens, grpo.max_completion_length
-        if prompt + completion > window:
-            yield wrong(
-                "grpo.max_completion_length",
-                f"prompt and completion ({prompt} + {completion} = {prompt + completion} tokens) exceed "
-                f"max_model_len of {SERVER}, {window}",
-                f"at most {window - prompt}, or max_model_len: {prompt + completion} there",
-            )
-
-
-def launched(stage: str, section: Any, target: Target) -> Iterator[Finding]:
-    """How a stage's processes are started: the backend, the sharding, accelerate's file."""
-    if section.processes == 1:
-        return
-    on_cpu = target.device(section.device) == "cpu"
-    if on_cpu and section.launch.backend == "nccl":
-        why = f"nccl needs GPUs, and {stage} is planned for this CPU"
-        yield wrong(
-            f"{stage}.launch.backend", why, "gloo; for another machine device: cuda, or --gpu"
-        )
-    how, problems = spread(section.launch, f"{stage}.launch.config")
-    yield from problems
-    if on_cpu and how.startswith("FSDP"):
-        yield wrong(
-            f"{stage}.launch.config",
-            f"accelerate trains DDP on CPUs where {how} is asked for, and the stage refuses that",
-            "launch without config, or device: cuda",
-        )
-
-
-def spread(asked: Any, key: str = "launch.config") -> tuple[str, list[Finding]]:
-    """How `launch` spreads the model, with accelerate's own refusal of the file that it names (then: DDP)."""
-    if asked is None or asked.config is None:
-        return "DDP", []
-    from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file  # type: ignore[import-untyped]
-    from accelerate.utils import DistributedType  # type: ignore[import-untyped]
-
-    shipped = "a file as profiles/launch/fsdp2.yaml (`accelerate config` writes one)"
-    try:
-        launch.accelerate_config(asked)
-        told = load_config_from_file(asked.config)
-        if told.distributed_type == DistributedType.MULTI_CPU:
-            why = f"{asked.config}: accelerate starts one process for MULTI_CPU, and the stage refuses that"
-            return "DDP", [wrong(key, why, "launch without config")]
-        return launch.asked(asked), []
-    except RegrpoError as error:
-        return "DDP", [
-            wrong(key, f"{asked.config}: expected {error.expected}; found {error.found}", shipped)
-        ]
-    except (
-        Exception
-    ) as error:  # accelerate looks at nothing twice: whatever a strange file makes it raise
-        word = re.search(r"'(\w+)'", text := one_line(error))
-        known = [*(one.value for one in DistributedType), *ClusterConfig.__dataclass_fields__]
-        near = nearest(word[1], known) if word else None
-        return "DDP", [
-            wrong(key, text if asked.config in text else f"{asked.config}: {text}", near or shipped)
-        ]
+    if config.bf16:
+        by_itself = stage.section.passed_through.get("bf16") is None
+        who = "TRL turns bf16 on by itself" if by_itself else "bf16"
+        yield warning(f"{name}.bf16", f"{who} and it is slower than float32 on a CPU", "false")
+    if config.fp16:
+        yield wrong(f"{name}.fp16", "half precision with loss scaling needs a GPU", "false")
 
 
 def _has_bf16(target: Target) -> bool:
     if known := step_time.card(target.gpu):
-        return step_time.CARDS[known][2]
+        return step_time.CARDS[known].bf16
     if target.here:
         import torch
 
@@ -179,17 +59,75 @@ def _has_bf16(target: Target) -> bool:
     return True
 
 
-def vllm_range() -> tuple[str, str]:
-    """The versions of vLLM that the installed TRL says it supports, from its own source."""
-    from trl import import_utils
+def evaluation(section: Any, target: Target) -> Iterator[Finding]:
+    """evaluate's backend against its device."""
+    if section.backend == "vllm" and target.device(section.device) == "cpu":
+        why = "vllm is asked for, and evaluate runs on a CPU"
+        yield wrong("evaluate.backend", why, "hf, or device: cuda")
 
-    source = inspect.getsource(import_utils.is_vllm_available)
-    low, high = re.findall(r'Version\("([\d.]+)"\)', source)[:2]
-    return low, high
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def launched(
+    stage: str, section: Any, target: Target, spread: tuple[str, list[Finding]]
+) -> Iterator[Finding]:
+    """How a stage's processes are started: the backend, the sharding, accelerate's file."""
+    how, problems = spread
+    if section.processes == 1:
+        return
+    on_cpu = target.device(section.device) == "cpu"
+    if on_cpu and section.launch.backend == "nccl":
+        why = f"nccl needs GPUs, and {stage} is planned for this CPU"
+        would_do = "gloo; for another machine device: cuda, or --gpu"
+        yield wrong(f"{stage}.launch.backend", why, would_do)
+    yield from problems
+    if on_cpu and how.startswith("FSDP"):
+        why = f"accelerate trains DDP on CPUs where {how} is asked for, and the stage refuses that"
+        yield wrong(f"{stage}.launch.config", why, "launch without config, or device: cuda")
+
+
+def spread(asked: Any, key: str) -> tuple[str, list[Finding]]:
+    """How `launch` spreads the model, or DDP and accelerate's own refusal of the file it names."""
+    if asked is None or asked.config is None:
+        return "DDP", []
+    from accelerate.commands.config.config_args import load_config_from_file  # type: ignore[import-untyped]
+    from accelerate.utils import DistributedType  # type: ignore[import-untyped]
+
+    shipped = "a file as profiles/launch/fsdp2.yaml (`accelerate config` writes one)"
+    try:
+        launch.accelerate_config(asked)
+        read = load_config_from_file(asked.config)
+    except RegrpoError as error:
+        why = f"{asked.config}: expected {error.expected}; found {error.found}"
+        return "DDP", [wrong(key, why, shipped)]
+    except Exception as error:  # whatever a strange file makes accelerate raise
+        text = one_line(error)
+        why = text if asked.config in text else f"{asked.config}: {text}"
+        return "DDP", [wrong(key, why, _meant_in(text) or shipped)]
+    if read.distributed_type == DistributedType.MULTI_CPU:
+        why = "accelerate starts one process for MULTI_CPU, and the stage refuses that"
+        return "DDP", [wrong(key, f"{asked.config}: {why}", "launch without config")]
+    return launch.asked(asked), []
+
+
+def _meant_in(text: str) -> str | None:
+    """The name of accelerate's that is most like the one that it refuses."""
+    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.utils import DistributedType
+
+    quoted = re.search(r"'(\w+)'", text)
+    if quoted is None:
+        return None
+    kinds = [kind.value for kind in DistributedType]
+    return nearest(quoted[1], [*kinds, *ClusterConfig.__dataclass_fields__])
+
+
+# --- packages -------------------------------------------------------------------------------------
 
 
 def installed(distribution: str) -> str | None:
-    """The version of an installed distribution; None where there is none."""
+    """The version of an installed distribution. Returns None if there is none."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -197,102 +135,107 @@ def installed(distribution: str) -> str | None:
 
 
 def requires(distribution: str) -> list[str]:
-    """What an installed distribution says that it needs; nothing where there is none."""
+    """What an installed distribution says that it needs. Returns [] if it is not installed."""
     try:
         return metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:
         return []
 
 
-def needs(
-    sections: Mapping[str, Any], configs: Mapping[str, Any]
-) -> dict[str, tuple[str, str, str]]:
-    """Packages beyond the usual that the profile asks for.
+def vllm_range() -> str:
+    """The versions of vLLM that the installed TRL says it supports, as `<=0.31.0,>=0.22.0`."""
+    from packaging.requirements import Requirement
 
-    Distribution → (key, what for, how to do without).
-    """
-    wanted: dict[str, tuple[str, str, str]] = {}
-    for stage, config in configs.items():
-        optimizer = str(getattr(config.optim, "value", config.optim))
-        if any(part in optimizer for part in ("8bit", "4bit", "paged", "bnb")):
-            wanted.setdefault(
-                "bitsandbytes",
-                (f"{stage}.optim", f"the optimizer {optimizer}", "adamw_torch_fused"),
-            )
-        if getattr(sections[stage], "quantization", None):
-            wanted.setdefault(
-                "bitsandbytes", (f"{stage}.quantization", "quantised weights", "null")
-            )
-        if config.use_liger_kernel:
-            wanted["liger-kernel"] = (
-                f"{stage}.use_liger_kernel",
-                "its kernels",
-                "false (TRL's loss is chunked anyway)",
-            )
-        if sections[stage].passed_through.get("deepspeed"):
-            wanted["deepspeed"] = (f"{stage}.deepspeed", "ZeRO", "leave it out")
-        elif (how := spread(sections[stage].launch)[0]).startswith("ZeRO"):
-            wanted["deepspeed"] = (f"{stage}.launch.config", how, "launch without config")
-        settings = config.model_init_kwargs or {}
-        if "flash_attention_2" in str(settings.get("attn_implementation")):
-            wanted["flash-attn"] = (
-                f"{stage}.model_init_kwargs.attn_implementation",
-                "flash_attention_2",
-                "sdpa",
-            )
-        if settings.get("use_kernels"):
-            wanted["kernels"] = (
-                f"{stage}.model_init_kwargs.use_kernels",
-                "the hub's kernels",
-                "false",
-            )
-    if getattr(configs.get("grpo"), "use_vllm", False):
-        wanted["vllm"] = ("grpo.use_vllm", "generation", "use_vllm: false")
-    elif getattr(sections.get("evaluate"), "backend", "") == "vllm":
-        wanted["vllm"] = ("evaluate.backend", "evaluation", "hf")
-    return wanted
+    asked = [Requirement(line) for line in requires("trl")]
+    return next(str(one.specifier) for one in asked if one.name == "vllm")
+
+
+class Need(NamedTuple):
+    """A package beyond the usual ones that the profile asks for."""
+
+    package: str
+    key: str
+    purpose: str
+    without: str
+
+
+def _needs(stage: Trained) -> Iterator[Need]:
+    name, config, arguments = stage.name, stage.config, stage.model_arguments
+    optimizer = stage.optimizer
+    if any(part in optimizer for part in ("8bit", "4bit", "paged", "bnb")):
+        purpose = f"the optimizer {optimizer}"
+        yield Need("bitsandbytes", f"{name}.optim", purpose, "adamw_torch_fused")
+    if stage.section.quantization:
+        yield Need("bitsandbytes", f"{name}.quantization", "quantised weights", "null")
+    if config.use_liger_kernel:
+        without = "false (TRL's loss is chunked anyway)"
+        yield Need("liger-kernel", f"{name}.use_liger_kernel", "its kernels", without)
+    if stage.section.passed_through.get("deepspeed"):
+        yield Need("deepspeed", f"{name}.deepspeed", "ZeRO", "leave it out")
+    elif stage.spread.startswith("ZeRO"):
+        yield Need("deepspeed", f"{name}.launch.config", stage.spread, "launch without config")
+    key = f"{name}.model_init_kwargs"
+    if "flash_attention_2" in str(arguments.get("attn_implementation")):
+        yield Need("flash-attn", f"{key}.attn_implementation", "flash_attention_2", "sdpa")
+    if arguments.get("use_kernels"):
+        yield Need("kernels", f"{key}.use_kernels", "the hub's kernels", "false")
+    if stage.uses_vllm:
+        yield Need("vllm", "grpo.use_vllm", "generation", "use_vllm: false")
+
+
+def needs(stages: Iterable[Trained], evaluate: Any | None) -> Iterator[Need]:
+    """Packages beyond the usual, each with the first key that asks for it."""
+    found: dict[str, Need] = {}
+    for stage in stages:
+        for need in _needs(stage):
+            found.setdefault(need.package, need)
+    if evaluate is not None and evaluate.backend == "vllm":
+        found.setdefault("vllm", Need("vllm", "evaluate.backend", "evaluation", "hf"))
+    yield from found.values()
 
 
 def versions(
-    sections: Mapping[str, Any], configs: Mapping[str, Any], target: Target
+    stages: Iterable[Trained], sections: Mapping[str, Any], target: Target
 ) -> Iterator[Finding]:
-    """Installed versions against each other, and what would be needed where the target is another machine."""
+    """Installed packages against what the profile, TRL and vLLM ask for."""
+    for need in needs(stages, sections.get("evaluate")):
+        stage = need.key.partition(".")[0]
+        on_gpu = target.device(sections[stage].device) == "cuda"
+        if installed(need.package) is None:
+            yield _missing(need, elsewhere=on_gpu and not target.here)
+        if need.package == "vllm":
+            yield from _version_of_vllm(need.key)
+            yield from _torch_of_vllm(need.key)
+    if target.is_used_by(sections.values()):
+        yield from _torch_findings(target)
+
+
+def _missing(need: Need, elsewhere: bool) -> Finding:
+    name = need.package
+    in_extra = name in ("vllm", "bitsandbytes", "liger-kernel", "deepspeed")
+    line = EXTRA if in_extra else f"pip install {name}"
+    supported = f" ({_supported()})" if name == "vllm" else ""
+    why = f"{need.purpose} needs {name}{supported}, which is not installed"
+    if elsewhere:
+        return needed(need.key, why, line)
+    return wrong(need.key, why, f"{need.without}, or {line}")
+
+
+def _supported() -> str:
+    return f"TRL {installed('trl')} supports vllm{vllm_range()}"
+
+
+def _version_of_vllm(key: str) -> Iterator[Finding]:
+    """The installed vLLM, or else the pinned one, against what TRL supports."""
+    from packaging.specifiers import SpecifierSet
     from packaging.version import Version
 
-    low, high = vllm_range()
-    supported = f"TRL {installed('trl')} supports {low} to {high}"
-    for name, (key, purpose, without) in needs(sections, configs).items():
-        found = installed(name)
-        if found is None:
-            line = (
-                EXTRA
-                if name in ("vllm", "bitsandbytes", "liger-kernel", "deepspeed")
-                else f"pip install {name}"
-            )
-            on_gpu = target.device(sections[key.partition(".")[0]].device) == "cuda"
-            elsewhere = on_gpu and not target.here
-            yield Finding(
-                "needed" if elsewhere else "wrong",
-                key,
-                f"{purpose} needs {name}{f' ({supported})' * (name == 'vllm')}, which is not installed",
-                line if elsewhere else f"{without}, or {line}",
-            )
-        if name == "vllm":
-            version = found or _pinned("vllm")
-            if version and not Version(low) <= Version(Version(version).base_version) <= Version(
-                high
-            ):
-                what = "installed" if found else "pinned in constraints.txt"
-                yield wrong(
-                    key,
-                    f"vLLM {version} is {what}, and {supported}",
-                    f"pip install 'vllm>={low},<={high}'",
-                )
-            yield from _torch_of_vllm(key)
-    if any(
-        target.device(one.device) == "cuda" for one in sections.values() if hasattr(one, "device")
-    ):
-        yield from _torch_findings(target)
+    found = installed("vllm")
+    version = found or _pinned("vllm")
+    if version and Version(version).base_version not in SpecifierSet(vllm_range()):
+        what = "installed" if found else "pinned in constraints.txt"
+        why = f"vLLM {version} is {what}, and {_supported()}"
+        yield wrong(key, why, f"pip install 'vllm{vllm_range()}'")
 
 
 def _torch_of_vllm(key: str) -> Iterator[Finding]:
@@ -301,62 +244,95 @@ def _torch_of_vllm(key: str) -> Iterator[Finding]:
     from packaging.version import Version
 
     found = installed("torch") or "0"
+    version = Version(found).base_version  # a CPU build of torch says 2.13.0+cpu
     for asked in map(Requirement, requires("vllm")):
         applies = asked.name == "torch" and (asked.marker is None or asked.marker.evaluate())
-        if applies and not asked.specifier.contains(Version(found).base_version, prereleases=True):
-            yield wrong(
-                key,
-                f"the installed vLLM needs {asked.name}{asked.specifier}; found torch {found}",
-                EXTRA,
-            )
+        if applies and not asked.specifier.contains(version, prereleases=True):
+            why = f"the installed vLLM needs {asked.name}{asked.specifier}; found torch {found}"
+            yield wrong(key, why, EXTRA)
 
 
 def _torch_findings(target: Target) -> Iterator[Finding]:
     import torch
 
+    pinned = _pinned("torch")
     if torch.version.cuda is None:
-        yield Finding(
-            "wrong" if target.here else "needed",
-            "device",
-            f"cuda needs a CUDA build of torch; torch {torch.__version__} here is none",
-            EXTRA,
-        )
-    elif target.here and (_pinned("torch") or "") not in ("", torch.__version__.partition("+")[0]):
-        yield warning(
-            "device",
-            f"torch {torch.__version__} (CUDA {torch.version.cuda}) is not the pinned {_pinned('torch')}",
-            "make install",
-        )
+        why = f"cuda needs a CUDA build of torch; torch {torch.__version__} here is none"
+        yield (wrong if target.here else needed)("device", why, EXTRA)
+    elif target.here and pinned and pinned != torch.__version__.partition("+")[0]:
+        found = f"torch {torch.__version__} (CUDA {torch.version.cuda})"
+        yield warning("device", f"{found} is not the pinned {pinned}", "make install")
 
 
 def _pinned(name: str) -> str | None:
+    """The version in constraints.txt. Returns None if there is none."""
     file = Path("constraints.txt")
     match = re.search(rf"(?m)^{name}==(\S+)$", file.read_text()) if file.exists() else None
     return match[1] if match else None
 
 
-def vllm_configuration(section: Any, folder: str) -> list[Finding]:
-    """Where vLLM is installed, its own EngineArgs with what TRL passes on.
+# --- vLLM in grpo ---------------------------------------------------------------------------------
 
-    Its refusals as findings.
-    """
+
+def vllm(stage: Trained, sections: Mapping[str, Any]) -> Iterator[Finding]:
+    """Generation by vLLM: on the trainer's GPU, or by a server that no stage starts."""
+    config = stage.config
+    if stage.device == "cpu":
+        why = "vLLM is asked for, and grpo runs on a CPU"
+        yield wrong("grpo.use_vllm", why, "false, or device: cuda")
+    share = config.vllm_gpu_memory_utilization
+    if not 0 < share < 1:
+        why = f"{share} is no share of the GPU's memory that leaves room to train"
+        yield wrong("grpo.vllm_gpu_memory_utilization", why, "0.3 (TRL's own)")
+    if config.vllm_mode == "server":
+        yield from _server(stage, sections.get("validate"))
+    elif stage.processes % config.vllm_tensor_parallel_size:
+        processes = count(stage.processes, "process")
+        why = f"{config.vllm_tensor_parallel_size} does not divide {processes}"
+        yield wrong("grpo.vllm_tensor_parallel_size", why, "1")
+    yield from _engine(stage.section.passed_through)
+
+
+def _server(stage: Trained, validate: Any | None) -> Iterator[Finding]:
+    """TRL's vLLM server, and its window where the shipped configuration is the server's."""
+    config = stage.config
+    address = f"{config.vllm_server_host}:{config.vllm_server_port}"
+    yield needed(
+        "grpo.vllm_mode",
+        f"a vLLM server at {config.vllm_server_base_url or address}, on GPUs of its own beside "
+        f"the {stage.processes} that train",
+        f"CUDA_VISIBLE_DEVICES=… trl vllm-serve --config {SERVER}, once sft has run",
+    )
+    shipped = read_yaml(SERVER) if SERVER.exists() else {}
+    is_shipped = shipped.get("port") == config.vllm_server_port and not config.vllm_server_base_url
+    window = shipped.get("max_model_len")
+    if validate is None or not window or not is_shipped:
+        return
+    prompt, completion = validate.max_prompt_tokens, config.max_completion_length
+    whole = prompt + completion
+    if whole > window:
+        yield wrong(
+            "grpo.max_completion_length",
+            f"prompt and completion ({prompt} + {completion} = {whole} tokens) exceed "
+            f"max_model_len of {SERVER}, {window}",
+            f"at most {window - prompt}, or max_model_len: {whole} there",
+        )
+
+
+def _engine(passed: Mapping[str, Any]) -> Iterator[Finding]:
+    """Where vLLM is installed, its own EngineArgs with what TRL passes on."""
     if importlib.util.find_spec("vllm") is None:
-        return []
+        return
     try:
         engine = importlib.import_module("vllm").EngineArgs
     # its compiled parts fail in their own ways on a machine that they were not built for
     except Exception as error:
-        return [
-            unchecked(
-                "grpo.use_vllm",
-                f"vLLM cannot be imported: {one_line(error)}",
-                "plan on the machine itself",
-            )
-        ]
-    passed = section.passed_through
+        why = f"vLLM cannot be imported: {one_line(error)}"
+        yield unchecked("grpo.use_vllm", why, "plan on the machine itself")
+        return
     try:
         engine(
-            model=folder,
+            model="models/sft",
             gpu_memory_utilization=passed.get("vllm_gpu_memory_utilization", 0.3),
             tensor_parallel_size=passed.get("vllm_tensor_parallel_size", 1),
             max_model_len=passed.get("vllm_max_model_length"),
@@ -366,5 +342,4 @@ def vllm_configuration(section: Any, folder: str) -> list[Finding]:
             logprobs_mode="processed_logprobs",
         )
     except (ValueError, TypeError) as error:
-        return [wrong("grpo.use_vllm", one_line(error), "correct the vllm_… keys")]
-    return []
+        yield wrong("grpo.use_vllm", one_line(error), "correct the vllm_… keys")

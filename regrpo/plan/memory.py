@@ -1,21 +1,19 @@
-"""How much memory sft, grpo and evaluate need at their peaks, from shapes and settings alone (docs/plan.md).
+"""How much memory sft, grpo and evaluate need at their peaks, from shapes and settings alone.
 
-One model for CPU and CUDA; what differs between them are the constants of `Device`. All sizes are bytes on one device.
+One model for CPU and CUDA; what differs between them are the constants of `Device`. All sizes are
+bytes on one device. docs/plan.md derives the terms and compares them with measurements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from regrpo.plan.model_shape import Adapter, Shape, on_all_linears
+from regrpo.plan.model_shape import Adapter, Shape
 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
-"""TRL 1.16 computes log-probabilities in tiles of so many tokens and words.
-
-Trl/kernels/chunked_logprob.py.
-"""
+"""TRL 1.16 computes log-probabilities in tiles of so many tokens and words
+(trl/kernels/chunked_logprob.py)."""
 OPTIMIZER_BYTES = {
     "adamw": 8.0,
     "paged_adamw_32bit": 8.0,
@@ -34,10 +32,12 @@ OPTIMIZER_BYTES = {
     "rmsprop": 4.0,
     "adagrad": 4.0,
 }
-"""Bytes of state per trainable parameter: Adam's two moments in float32 are 8 (Rajbhandari et al.
+"""Bytes of state per trainable parameter: Adam's two moments are 8 in float32, 2 in 8 bits.
 
-2020, arXiv:1910.02054, section 3.1), in 8 bits 2 (Dettmers et al. 2022, arXiv:2110.02861).
+Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1; Dettmers et al. 2022, arXiv:2110.02861.
 """
+ADAM_BYTES = 8.0
+"""Of an optimizer that the table does not have."""
 QUANTISED_BYTES = {8: 1.0, 4: 0.5 + 0.5 / 8, 4.5: 0.5 + 0.127 / 8}
 """Of a weight in 8 bits, in 4, and in 4 with double quantisation (4.5).
 
@@ -48,18 +48,18 @@ arXiv:2305.14314, section 3).
 
 @dataclass(frozen=True)
 class Device:
-    """What differs between devices.
-
-    `heap` is what the allocator keeps of freed activations, as a share of them; `imports` what the
-    process holds before it loads anything.
-    """
+    """What differs between devices."""
 
     kind: Literal["cpu", "cuda"]
     imports: int
+    """What the process holds before it loads anything."""
     context: int
     heap: float
+    """What the allocator keeps of freed activations, as a share of them."""
     tiles: float
+    """Copies of a tile of logits at once."""
     every_position: bool
+    """Whether prompts are scored too."""
 
 
 CPU = Device(
@@ -80,10 +80,7 @@ place in the tile, on completions only (trl/kernels/chunked_logprob.py).
 
 @dataclass(frozen=True)
 class Training:
-    """The work of sft or grpo on one device in plain numbers.
-
-    Sequences, tokens, bytes a weight, how it is trained.
-    """
+    """The work of sft or grpo on one device: sequences, tokens, bytes a weight, how it is trained."""
 
     batch: int
     prompt: int
@@ -101,7 +98,7 @@ class Training:
     processes: int = 1
     sharded: bool = False
     extra: int = 0
-    """Other models that stay loaded: classifiers that reward."""
+    """Bytes of other models that stay loaded: classifiers that reward."""
     shortest: int = 32
     """Tokens that a sequence must have room for: sft's longest prompt."""
 
@@ -109,25 +106,36 @@ class Training:
     def tokens(self) -> int:
         return self.prompt + self.completion
 
+    @property
+    def half(self) -> int:
+        """Bytes of an activation that is not float32 by necessity."""
+        return 2 if self.autocast or self.weight_bytes == 2 else 4
+
+    @property
+    def parts(self) -> int:
+        """Into how many shards weights, gradients and optimizer states are cut."""
+        return self.processes if self.sharded else 1
+
+    def trained(self, shape: Shape) -> int:
+        """Parameters that are trained."""
+        return self.adapter.parameters if self.adapter else shape.parameters
+
 
 @dataclass(frozen=True)
 class Generation:
-    """Completions generated at once on one device: `grpo`'s, or an evaluation batch."""
+    """Completions generated at once on one device: grpo's, or an evaluation batch."""
 
     sequences: int
     prompt: int
     completion: int
     cache_bytes: int = 4
     vllm: float | None = None
-    """vLLM's share of the device's memory where it lies on the same device; None without it."""
+    """vLLM's share of this device's memory; 0 if it lies on another, None without vLLM."""
     sleeps: bool = False
     group: int = 1
     """How many completions at once make whole groups."""
     stated: str | None = None
-    """The key that says how many completions are generated at once.
-
-    None where the effective batch does.
-    """
+    """The key that says how many are generated at once. None: the effective batch does."""
 
 
 @dataclass(frozen=True)
@@ -141,76 +149,130 @@ class Phase:
     def total(self) -> int:
         return sum(self.terms.values())
 
+    @property
+    def largest(self) -> str:
+        return max(self.terms, key=lambda name: self.terms[name])
 
-def activations_per_layer(shape: Shape, work: Training) -> int:
-    """Bytes that autograd keeps of one decoder layer per token: what its backward reads.
 
-    Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count a GPT's layer in half precision;
-    this is the same count for gated MLPs, RMSNorm in float32, rotary embeddings, grouped queries
-    and memory-efficient attention (which keeps its inputs, its output and the mask's row, but no
-    scores), in float32 or under autocast, full or LoRA.
+def _phase(name: str, *terms: dict[str, int]) -> Phase:
+    """A phase of all those terms that are not nothing; later ones replace earlier ones."""
+    together: dict[str, int] = {}
+    for some in terms:
+        together |= some
+    return Phase(name, {term: size for term, size in together.items() if size})
+
+
+# --- the phases -----------------------------------------------------------------------------------
+
+
+def train_peak(shape: Shape, work: Training, device: Device, name: str) -> Phase:
+    """The larger of two moments of a training step.
+
+    The backward of the head, with all activations, and the end of the backward, with all gradients.
     """
-    half = 2 if work.autocast or work.weight_bytes == 2 else 4
-    heads, cached, hidden = (
-        shape.heads * shape.head_dim,
-        shape.kv_heads * shape.head_dim,
-        shape.hidden,
-    )
-    tuned = work.adapter is None
-    norms = shape.wide_norms * (4 * hidden * (2 if tuned else 1) + 4)
-    if shape.head_norms:
-        norms += (heads + cached) * 4 * (2 if tuned else 1) + 4 * (shape.heads + shape.kv_heads)
-    attention = 4 * heads * half + 4 * shape.heads + work.tokens * half
-    # scores and their softmax in float32, then the cast: Korthikanti's 5 a s² b term, without
-    # dropout
-    if work.eager:
-        attention += shape.heads * work.tokens * (4 + 2 * half)
-    return norms + attention + 3 * shape.intermediate * half + _linear_inputs(shape, work, half)
+    of_a_layer = activations_per_layer(shape, work) * work.batch * work.tokens
+    states = shape.hidden * 4 * work.batch * work.tokens
+    activations = shape.layers * of_a_layer
+    if work.checkpointing:  # the layers' inputs, and one layer whole
+        activations = shape.layers * states + of_a_layer
+    activations += 3 * states  # outside of the layers
+    layer = shape.linear_parameters // shape.layers
+    gathered = 2 * layer * work.weight_bytes if work.sharded else 0
+    head = {
+        "activations": activations,
+        "log-probabilities": _head(shape, work, device),
+        "casts to bf16": casts(shape, work),
+        "gathered layers": gathered,
+    }
+    gradients = _gradients(shape, work) // work.parts
+    embedding = 0 if work.adapter else shape.embedding * 4 // work.parts
+    end = {
+        "gradients": embedding + (0 if work.accumulate > 1 else gradients),
+        "activations": of_a_layer,
+        "gathered layers": gathered,
+    }
+    peak = head if sum(head.values()) >= sum(end.values()) else end
+    return _phase(name, resident(shape, work), peak, _overhead(device, activations))
 
 
-def _linear_inputs(shape: Shape, work: Training, half: int) -> int:
-    """Bytes per token of what the linear modules keep.
+def generate_peak(
+    shape: Shape, train: Training, work: Generation, device: Device, memory: int, name: str
+) -> Phase:
+    """Generation inside grpo: the policy and its optimizer stay, a new cycle has no gradients."""
+    processes = train.processes if train.sharded else 1
+    there = resident(shape, replace(train, accumulate=1, processes=processes))
+    if work.vllm is not None:
+        return _phase(name, there, _vllm(work, memory), {"context": device.context})
+    terms = generation_terms(shape, work)
+    # As large blocks, caches go back to the system at once; what prefill frees is kept like
+    # activations.
+    return _phase(name, there, terms, _overhead(device, terms["prefill"]))
 
-    The inputs of those whose weights, or adapters, are trained.
+
+def grpo_phases(
+    shape: Shape, train: Training, work: Generation, device: Device, memory: int
+) -> list[Phase]:
+    """Training and generation; vLLM's share stands beside both unless it sleeps in training."""
+    training = train_peak(shape, train, device, "grpo, train")
+    if work.vllm is not None and not work.sleeps:
+        training = _phase(training.name, training.terms, _vllm(work, memory))
+    return [training, generate_peak(shape, train, work, device, memory, "grpo, generate")]
+
+
+def evaluate_peak(
+    shape: Shape, work: Generation, device: Device, memory: int, judges: int = 0
+) -> Phase:
+    """One model at a time behind lm-eval, beside the classifiers that judge.
+
+    It is float32 on a CPU, and on CUDA as it was saved (here: as trained, float32).
     """
-    targets = (
-        frozenset(shape.linears)
-        if work.adapter is None
-        else work.adapter.targets & frozenset(shape.linears)
-    )
-    inputs = {name: shape.linears[name][0] for name in targets}
-    of_layer = [
-        name for name, width in inputs.items() if width == shape.hidden and not _is_output(name)
-    ]
-    others = [name for name in inputs if name not in of_layer]
-    adapters = 0 if work.adapter is None else len(inputs) * work.adapter.r * half
-    if work.adapter and work.adapter.dropout:  # each has an input of its own, and a mask
-        return adapters + sum(inputs.values()) * (half + (4 if half == 4 else 1))
-    if half == 2:  # autocast casts the norm's output once for each module that reads it
-        shared = len(of_layer) * shape.hidden * half
-    else:
-        shared = len({_is_mlp(name) for name in of_layer}) * shape.hidden * half
-    own = (
-        sum(inputs[name] for name in others if _is_mlp(name)) * half
-    )  # attention's output is kept anyway …
-    if work.adapter and half == 2:  # … but PEFT casts it once more
-        own += sum(inputs[name] for name in others if not _is_mlp(name)) * half
-    return adapters + shared + own
+    there = {"classifiers": judges, "context": device.context}
+    if work.vllm is not None:
+        return _phase("evaluate", _vllm(work, memory), there)
+    terms = generation_terms(shape, work)
+    model = {"weights": 4 * shape.parameters}
+    return _phase("evaluate", model, terms, there, _overhead(device, terms["prefill"]))
 
 
-def _is_output(name: str) -> bool:
-    return name in ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "fc2")
+def _vllm(work: Generation, memory: int) -> dict[str, int]:
+    return {"vLLM": round((work.vllm or 0) * memory)}
 
 
-def _is_mlp(name: str) -> bool:
-    return any(part in name for part in ("gate", "up", "down", "fc", "mlp", "w1", "w2", "w3"))
+def _overhead(device: Device, activations: int) -> dict[str, int]:
+    heap = round(device.heap * activations)
+    return {"imports": device.imports, "context": device.context, "allocator": heap}
+
+
+# --- what is there all the time -------------------------------------------------------------------
+
+
+def resident(shape: Shape, work: Training) -> dict[str, int]:
+    """Weights, adapter, optimizer states, reference model, and gradients that accumulate."""
+    own = weights(shape, work) // work.parts
+    trained = work.trained(shape)
+    gradients = _gradients(shape, work)
+    terms = {
+        "weights": own,
+        "adapter": 0,
+        "optimizer": round(trained * optimizer_bytes(work.optimizer)) // work.parts,
+        "reference model": 0,
+        "gradients, accumulated": 0,
+        "gradients, DDP's buckets": 0,
+        "reward classifiers": work.extra,
+    }
+    if work.adapter:
+        terms["adapter"] = gradients  # as many bytes as its gradients have
+    elif work.reference:  # a policy with an adapter is its own reference without it
+        terms["reference model"] = own
+    if work.accumulate > 1:
+        terms["gradients, accumulated"] = gradients // work.parts
+    if work.processes > 1 and not work.sharded:
+        terms["gradients, DDP's buckets"] = gradients
+    return terms
 
 
 def weights(shape: Shape, work: Training) -> int:
-    """Bytes of the policy's own weights.
-
-    The layers' linear modules are quantised, embedding and norms are not.
-    """
+    """Bytes of the policy's own weights; embedding and norms are not quantised."""
     if work.quantised:
         rest = shape.parameters - shape.linear_parameters
         return round(shape.linear_parameters * work.quantised) + rest * work.weight_bytes
@@ -222,317 +284,132 @@ def optimizer_bytes(name: str) -> float:
     for known in (name, name.removesuffix("_fused").removesuffix("_torch")):
         if known in OPTIMIZER_BYTES:
             return OPTIMIZER_BYTES[known]
-    return 8.0
+    return ADAM_BYTES
 
 
-def adapter_bytes(work: Training) -> int:
-    """Of a trained parameter.
+def _gradients(shape: Shape, work: Training) -> int:
+    """Bytes of the gradients of all trained parameters.
 
     PEFT keeps adapters in float32, TRL casts those on quantised weights to bfloat16.
     """
-    return 2 if work.adapter and work.quantised else 4 if work.adapter else work.weight_bytes
+    each = work.weight_bytes
+    if work.adapter:
+        each = 2 if work.quantised else 4
+    return work.trained(shape) * each
 
 
-def resident(shape: Shape, work: Training) -> dict[str, int]:
-    """What is there all the time.
+# --- a training step ------------------------------------------------------------------------------
 
-    Weights, adapter, optimizer states, reference model, gradients that accumulate.
+
+def activations_per_layer(shape: Shape, work: Training) -> int:
+    """Bytes that autograd keeps of one decoder layer per token: what its backward reads.
+
+    Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1) count a GPT's layer in half precision;
+    this is the same count for gated MLPs, RMSNorm in float32, rotary embeddings, grouped queries
+    and memory-efficient attention (which keeps its inputs, its output and the mask's row, but no
+    scores), in float32 or under autocast, full or LoRA.
     """
-    parts = work.processes if work.sharded else 1
-    trained = work.adapter.parameters if work.adapter else shape.parameters
-    gradient = trained * adapter_bytes(work)
-    return {
-        "weights": weights(shape, work) // parts,
-        "adapter": adapter_bytes(work) * work.adapter.parameters if work.adapter else 0,
-        "optimizer": round(trained * optimizer_bytes(work.optimizer)) // parts,
-        "reference model": weights(shape, work) // parts
-        if work.reference and not work.adapter
-        else 0,
-        "gradients, accumulated": gradient // parts if work.accumulate > 1 else 0,
-        "gradients, DDP's buckets": gradient if work.processes > 1 and not work.sharded else 0,
-        "reward classifiers": work.extra,
+    half = work.half
+    heads = shape.heads * shape.head_dim
+    cached = shape.kv_heads * shape.head_dim
+    copies = 2 if work.adapter is None else 1  # a trained norm keeps its input too
+    norms = shape.wide_norms * (4 * shape.hidden * copies + 4)
+    if shape.head_norms:
+        norms += (heads + cached) * 4 * copies + 4 * (shape.heads + shape.kv_heads)
+    attention = 4 * heads * half + 4 * shape.heads + work.tokens * half
+    # scores and their softmax in float32, then the cast: Korthikanti's 5 a s² b term, without
+    # dropout
+    if work.eager:
+        attention += shape.heads * work.tokens * (4 + 2 * half)
+    return norms + attention + 3 * shape.intermediate * half + _linear_inputs(shape, work)
+
+
+def _linear_inputs(shape: Shape, work: Training) -> int:
+    """Bytes per token of the inputs that linear modules keep whose weights, or adapters, train."""
+    half = work.half
+    targets = frozenset(shape.linears)
+    if work.adapter:
+        targets &= work.adapter.targets
+    inputs = {name: shape.linears[name][0] for name in targets}
+    adapters = len(inputs) * work.adapter.r * half if work.adapter else 0
+    if work.adapter and work.adapter.dropout:  # each has an input of its own, and a mask
+        return adapters + sum(inputs.values()) * (half + (4 if half == 4 else 1))
+    shared = {
+        name for name, width in inputs.items() if width == shape.hidden and not _is_output(name)
     }
+    # autocast casts the norm's output once for each module that reads it; float32 shares it
+    readers = len(shared) if half == 2 else len({_is_mlp(name) for name in shared})
+    own = 0
+    for name in inputs.keys() - shared:
+        # attention's output is kept anyway, but PEFT casts it once more
+        if _is_mlp(name) or (work.adapter and half == 2):
+            own += inputs[name]
+    return adapters + (readers * shape.hidden + own) * half
 
 
-def train_peak(shape: Shape, work: Training, device: Device, name: str) -> Phase:
-    """The larger of two moments.
-
-    The head's backward (all activations), the end of the backward (all gradients).
-    """
-    there = resident(shape, work)
-    trained = work.adapter.parameters if work.adapter else shape.parameters
-    parts = work.processes if work.sharded else 1
-    per_layer = activations_per_layer(shape, work) * work.batch * work.tokens
-    outside = 3 * shape.hidden * 4 * work.batch * work.tokens
-    kept = (
-        work.batch * work.tokens * shape.hidden * 4 * shape.layers + per_layer
-        if work.checkpointing
-        else 0
-    )
-    activations = (kept or shape.layers * per_layer) + outside
-    copied = _casts(shape, work)
-    gathered = (
-        shape.linear_parameters // shape.layers * work.weight_bytes * 2 if work.sharded else 0
-    )
-    head = {
-        "activations": activations,
-        "log-probabilities": _head(shape, work, device),
-        "casts to bf16": copied,
-        "gathered layers": gathered,
-    }
-    gradients = trained * adapter_bytes(work) // parts
-    embedding = shape.embedding * 4 // parts if work.adapter is None else 0
-    end = {
-        "gradients": (0 if work.accumulate > 1 else gradients) + embedding,
-        "activations": per_layer,
-        "gathered layers": gathered,
-    }
-    peak = max(head, end, key=lambda terms: sum(terms.values()))
-    return Phase(name, _shown(there | peak | _overhead(device, activations)))
+def _is_output(name: str) -> bool:
+    return name in ("o_proj", "down_proj", "out_proj", "c_proj", "dense", "fc2")
 
 
-def _casts(shape: Shape, work: Training) -> int:
-    """Autocast's bf16 copies of float32 weights, read by the backward.
+def _is_mlp(name: str) -> bool:
+    return any(part in name for part in ("gate", "up", "down", "fc", "mlp", "w1", "w2", "w3"))
 
-    With checkpointing a LoRA keeps one layer's.
-    """
+
+def casts(shape: Shape, work: Training) -> int:
+    """Bytes of half-precision copies of the weights, which the backward reads."""
+    of_a_layer = 2 * shape.linear_parameters // shape.layers
     if work.quantised:  # one layer at a time is there unpacked
-        return 2 * shape.linear_parameters // shape.layers
+        return of_a_layer
     if not work.autocast or work.weight_bytes == 2:
         return 0
-    layers = 1 if work.checkpointing and work.adapter else shape.layers
-    return 2 * shape.linear_parameters // shape.layers * layers
+    if work.checkpointing and work.adapter:
+        return of_a_layer
+    return of_a_layer * shape.layers
 
 
 def _head(shape: Shape, work: Training, device: Device) -> int:
-    """TRL's chunked log-probabilities.
-
-    Tiles of logits, and float32 gradients of hidden states and head.
-    """
-    positions = work.batch * ((work.tokens - 1) if device.every_position else work.completion)
-    rows = min(positions, TILE_TOKENS)
-    columns = min(shape.vocabulary, TILE_VOCABULARY) if device.every_position else TILE_VOCABULARY
-    half = 2 if work.autocast or work.weight_bytes == 2 else 4
-    tiles = rows * columns * (half + 4 * (device.tiles - 1))
-    cast = columns * shape.hidden * 2 if half == 2 else 0
-    head_gradient = shape.embedding * 4 if work.adapter is None else 0
+    """TRL's chunked log-probabilities: tiles of logits, float32 gradients of states and head."""
+    scored = work.tokens - 1 if device.every_position else work.completion
+    positions = work.batch * scored
+    columns = TILE_VOCABULARY
+    if device.every_position:
+        columns = min(shape.vocabulary, columns)
+    tiles = min(positions, TILE_TOKENS) * columns * (work.half + 4 * (device.tiles - 1))
+    cast = columns * shape.hidden * 2 if work.half == 2 else 0
+    head_gradient = 0 if work.adapter else shape.embedding * 4
     return round(tiles) + cast + head_gradient + positions * shape.hidden * 8
 
 
-def _overhead(device: Device, activations: int) -> dict[str, int]:
-    heap = round(device.heap * activations)
-    return {"imports": device.imports, "context": device.context, "allocator": heap}
-
-
-def _shown(terms: dict[str, int]) -> dict[str, int]:
-    return {name: size for name, size in terms.items() if size}
-
-
-def cache_per_sequence(shape: Shape, tokens: int, cache_bytes: int) -> int:
-    """Key-value cache of one sequence.
-
-    Two tensors of kv heads × head size per cached token and layer.
-    """
-    return 2 * shape.kv_heads * shape.head_dim * cache_bytes * shape.cached_tokens(tokens)
+# --- generation -----------------------------------------------------------------------------------
 
 
 def generation_terms(shape: Shape, work: Generation) -> dict[str, int]:
-    """What transformers' `generate` adds to the weights.
-
-    Cache (a layer twice while it grows), logits, prefill.
-    """
-    cache = work.sequences * cache_per_sequence(
-        shape, work.prompt + work.completion, work.cache_bytes
-    )
+    """What transformers' `generate` adds to the weights."""
+    of_one = cache_per_sequence(shape, work.prompt + work.completion, work.cache_bytes)
+    cache = work.sequences * of_one
     widest = 2 * shape.hidden + 3 * shape.intermediate
     return {
-        "key-value cache": cache + cache // shape.layers,
+        "key-value cache": cache + cache // shape.layers,  # a layer's twice while it grows
         "logits": 3 * 4 * work.sequences * shape.vocabulary,
         "prefill": work.sequences * work.prompt * widest * work.cache_bytes,
     }
 
 
-def generate_peak(
-    shape: Shape, train: Training, work: Generation, device: Device, memory: int | None, name: str
-) -> Phase:
-    """Generation inside grpo: the policy and its optimizer stay.
+def cache_per_sequence(shape: Shape, tokens: int, cache_bytes: int) -> int:
+    """Key-value cache of one sequence: two tensors of kv heads × head size per token and layer."""
+    return 2 * shape.kv_heads * shape.head_dim * cache_bytes * shape.cached_tokens(tokens)
 
-    Gradients are gone (a new cycle begins).
-    """
-    there = resident(
-        shape, replace(train, accumulate=1, processes=1 if not train.sharded else train.processes)
-    )
-    if work.vllm is not None:
-        return Phase(
-            name,
-            _shown(there | {"vLLM": round(work.vllm * (memory or 0)), "context": device.context}),
-        )
-    terms = generation_terms(shape, work)
-    # As large blocks, caches go back to the system at once; what prefill frees is kept like
-    # activations.
-    return Phase(name, _shown(there | terms | _overhead(device, terms["prefill"])))
+
+VLLM_ACTIVATIONS = 10**9
+"""Bytes of vLLM's share that are neither weights nor cache."""
+
+
+def vllm_base(shape: Shape) -> int:
+    """Bytes that vLLM needs before the first cached token: weights and activations."""
+    return shape.parameters * shape.stored_bytes + VLLM_ACTIVATIONS
 
 
 def sequences_in_cache(shape: Shape, work: Generation, memory: int) -> int:
-    """Sequences that vLLM's cache holds at once.
-
-    Its share less weights and a gigabyte of activations.
-    """
-    room = (work.vllm or 0) * memory - shape.parameters * shape.stored_bytes - 10**9
+    """Sequences that vLLM's cache holds at once."""
+    room = (work.vllm or 0) * memory - vllm_base(shape)
     return max(0, int(room // cache_per_sequence(shape, work.prompt + work.completion, 2)))
-
-
-def grpo_phases(
-    shape: Shape, train: Training, work: Generation, device: Device, memory: int | None
-) -> list[Phase]:
-    """Training and generation.
-
-    VLLM's share stands beside both unless it sleeps while the policy trains.
-    """
-    training = train_peak(shape, train, device, "grpo, train")
-    if work.vllm is not None and not work.sleeps:
-        training = Phase(
-            training.name, _shown(training.terms | {"vLLM": round(work.vllm * (memory or 0))})
-        )
-    return [training, generate_peak(shape, train, work, device, memory, "grpo, generate")]
-
-
-def evaluate_peak(
-    shape: Shape, work: Generation, device: Device, memory: int | None, judges: int = 0
-) -> Phase:
-    """One model at a time behind lm-eval, beside the classifiers that judge.
-
-    Float32 on a CPU, as it was saved on CUDA (here: as trained, float32).
-    """
-    there = {"classifiers": judges, "context": device.context}
-    if work.vllm is not None:
-        return Phase("evaluate", _shown({"vLLM": round(work.vllm * (memory or 0))} | there))
-    terms = generation_terms(shape, work)
-    overhead = _overhead(device, terms["prefill"])
-    return Phase("evaluate", _shown({"weights": 4 * shape.parameters} | terms | there | overhead))
-
-
-def evaluate_changes(
-    shape: Shape, work: Generation, device: Device, memory: int, judges: int = 0
-) -> list[dict[str, Any]]:
-    """The largest share for vLLM, or else the largest batch, with which evaluate fits."""
-    if work.vllm is not None:
-        key, options = (
-            "model_args.gpu_memory_utilization",
-            [(s / 20, replace(work, vllm=s / 20)) for s in SHARES],
-        )
-    else:
-        key = "batch_size"
-        options = [(n, replace(work, sequences=n)) for n in range(work.sequences - 1, 0, -1)]
-    for value, one in options:
-        total = evaluate_peak(shape, one, device, memory, judges).total
-        if total <= memory and (one.vllm is None or sequences_in_cache(shape, one, memory)):
-            return [{"keys": {f"evaluate.{key}": value}, "total": total}]
-    return []
-
-
-Peaks = Callable[[Training, Generation | None], list[int]]
-"""The totals of a stage's phases, the largest first."""
-
-
-def changes(
-    shape: Shape, train: Training, work: Generation | None, peaks: Peaks, memory: int, stage: str
-) -> list[dict[str, Any]]:
-    """What makes a stage fit: single changes that do, or else as many together as it takes.
-
-    Found by trying each.
-
-    Each is {keys: {key: value}, total: bytes}. The effective batch (batch × accumulation) stays
-    what it is.
-    """
-    fitting = [
-        {"keys": keys, "total": total}
-        for keys, one, generation in _candidates(shape, train, work, stage)
-        if (total := peaks(one, generation)[0]) <= memory
-    ]
-    if fitting:
-        return fitting
-    keys: dict[str, Any] = {}
-    for name in ORDER:  # together, in the order of how little they cost
-        options = [
-            (peaks(one, generation), changed, one, generation)
-            for changed, one, generation in _candidates(shape, train, work, stage)
-            if any(key.rpartition(".")[2] == name for key in changed)
-        ]
-        best = next(
-            (one for one in options if one[0][0] <= memory),
-            min(options, key=lambda one: one[0], default=None),
-        )
-        if best and best[0] < peaks(
-            train, work
-        ):  # the largest phase, or where that stays the next one
-            keys, train, work = keys | best[1], best[2], best[3]
-        if (total := peaks(train, work)[0]) <= memory:
-            return [{"keys": keys, "total": total}]
-    return []
-
-
-SHARES = range(18, 1, -1)
-"""Of a GPU's memory for vLLM, in twentieths."""
-ORDER = (
-    "per_device_train_batch_size",
-    "steps_per_generation",
-    "generation_batch_size",
-    "activation_checkpointing",
-    "vllm_enable_sleep_mode",
-    "lora",
-    "optim",
-    "max_completion_length",
-    "max_length",
-    "vllm_gpu_memory_utilization",
-)
-
-
-def _candidates(
-    shape: Shape, train: Training, work: Generation | None, stage: str
-) -> Iterator[tuple[dict[str, Any], Training, Generation | None]]:
-    whole = train.batch * train.accumulate
-    for batch in (b for b in range(train.batch - 1, 0, -1) if whole % b == 0):
-        keys = {
-            f"{stage}.per_device_train_batch_size": batch,
-            f"{stage}.gradient_accumulation_steps": whole // batch,
-        }
-        if work and work.stated:  # what is generated at once stays what it is too
-            if work.sequences % batch:
-                continue
-            keys |= (
-                {f"{stage}.{work.stated}": work.sequences // batch}
-                if "steps" in work.stated
-                else {}
-            )
-        yield keys, replace(train, batch=batch, accumulate=whole // batch), work
-    if work and work.vllm is None:
-        for steps in range(work.sequences // train.batch - 1, 0, -1):
-            if (at_once := steps * train.batch) % work.group == 0:
-                key = work.stated or "steps_per_generation"
-                value = steps if "steps" in key else at_once * train.processes
-                yield {f"{stage}.{key}": value}, train, replace(work, sequences=at_once, stated=key)
-    if not train.checkpointing:
-        yield {f"{stage}.activation_checkpointing": True}, replace(train, checkpointing=True), work
-    if train.adapter is None:
-        adapter = on_all_linears(shape, 16)
-        yield {f"{stage}.lora": "{r: 16, lora_alpha: 32}"}, replace(train, adapter=adapter), work
-    if optimizer_bytes(train.optimizer) > 2:
-        yield {f"{stage}.optim": "adamw_bnb_8bit"}, replace(train, optimizer="adamw_bnb_8bit"), work
-    if work and work.vllm:
-        if not work.sleeps:
-            yield {f"{stage}.vllm_enable_sleep_mode": True}, train, replace(work, sleeps=True)
-        for share in (s / 20 for s in SHARES if s / 20 < work.vllm):
-            yield {f"{stage}.vllm_gpu_memory_utilization": share}, train, replace(work, vllm=share)
-    longest = train.completion if work else train.tokens
-    for length in (n for n in range(longest // 32 * 32, train.shortest, -32) if n < longest):
-        if work:
-            keys = {f"{stage}.max_completion_length": length}
-            yield keys, replace(train, completion=length), replace(work, completion=length)
-        else:
-            prompt = min(train.prompt, length // 2)
-            yield (
-                {f"{stage}.max_length": length},
-                replace(train, prompt=prompt, completion=length - prompt),
-                None,
-            )

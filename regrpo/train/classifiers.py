@@ -20,11 +20,10 @@ from regrpo.core.hub import (
     KEPT,
     RAW_MODELS,
     file_under,
-    require_commit,
     require_safetensors,
     snapshot,
 )
-from regrpo.core.settings import Section
+from regrpo.core.settings import Problem, Section, invalid
 
 ClassifierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 """What a profile calls a classifier; rewards, metrics and columns bear it."""
@@ -46,16 +45,14 @@ class Classifier(Section):
     @model_validator(mode="after")
     def _one_place_and_labels(self) -> Self:
         if (self.repo is None) == (self.path is None):
-            raise ValueError(
-                "a classifier has either `repo` and `revision` or `path` (a folder under models/raw/)"
-            )
+            why = "has either `repo` and `revision` or `path` (a folder under models/raw/)"
+            raise invalid(Problem("", why))
         if (self.repo is None) != (self.revision is None):
-            raise ValueError("`revision`: the commit of `repo`, and of nothing else")
+            raise invalid(Problem("revision", "the commit of `repo`, and of nothing else"))
         labels = [*self.positive, *self.negative]
         if not labels or len(set(labels)) < len(labels):
-            raise ValueError(
-                "`positive`, `negative`: labels by name, each once, at least one in all"
-            )
+            why = "`positive` and `negative` are labels by name, each once, at least one in all"
+            raise invalid(Problem("positive", why))
         return self
 
     @property
@@ -69,16 +66,13 @@ class Classifier(Section):
         return folder
 
     def look_up(self, key: str) -> None:
-        """Refuse without loading or asking the hub.
+        """Refuse a missing folder and labels that there are not, without loading anything.
 
-        A branch for a commit, a missing folder, labels there are not.
-
-        A hub classifier's labels are looked at where its configuration lies in the hub's cache.
+        A hub classifier's labels are looked at if its configuration lies in the hub's cache.
         """
         if self.repo:
             from huggingface_hub import try_to_load_from_cache
 
-            require_commit(self.repo, str(self.revision), "model", f"{key}.revision", ask=False)
             cached = try_to_load_from_cache(self.repo, "config.json", revision=self.revision)
             config = Path(cached) if isinstance(cached, str) else None
         else:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core.settings import Section
+from regrpo.core.settings import Problem, Section, invalid
 
 
 class EarlyStopping(Section):
@@ -30,7 +30,7 @@ class EarlyStopping(Section):
     @model_validator(mode="after")
     def _watches_something(self) -> Self:
         if self.reward_patience is None and self.kl_ceiling is None:
-            raise ValueError("`early_stopping`: set `reward_patience`, `kl_ceiling` or both")
+            raise invalid(Problem("", "set `reward_patience`, `kl_ceiling` or both"))
         return self
 
     def verdict(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:

@@ -210,7 +210,7 @@ def test_a_second_run_writes_the_same_bytes(evaluated: Path) -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"limit": 0}, "limit"),
         ({"backend": "gguf"}, "backend"),
-        ({"max_gen_tokens": 3}, "did you mean `max_gen_toks`"),
+        ({"max_gen_tokens": 3}, "would do: max_gen_toks"),
         ({"model_args": {"trust_remote_code": True}}, "trust_remote_code: set by regrpo"),
         ({"headline": "accuracy"}, "`headline`: 'accuracy' is no task of `tasks`"),
     ],

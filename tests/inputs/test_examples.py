@@ -14,10 +14,10 @@ from tests.support.prepared import news, params, questions, refusal, splits
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dev": 0}, "`dev`: input should be greater than 0, found 0"),
+        ({"dev": 0}, "`dev`: input should be greater than 0; found 0"),
         ({"sft": 1.0}, "`sft`: input should be less than 1"),
         ({"eval": "many"}, "`eval`: input should be a valid integer"),
-        ({"drop_duplicate": True}, "did you mean `drop_duplicates`"),
+        ({"drop_duplicate": True}, "would do: drop_duplicates"),
         ({"prompt_template": "Question:"}, "`prompt_template`"),
         (
             {"prompt_template": "{question} {question}", "max_prompt_tokens": 9},

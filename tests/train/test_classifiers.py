@@ -213,17 +213,9 @@ def test_a_cuda_device_is_refused_where_there_is_none(raw: Path) -> None:
         ({"positive": ["toxic"]}, "labels by name, each once"),
         ({"positive": [], "negative": []}, "at least one in all"),
         ({"device": "gpu"}, "`device`"),
-        ({"trust_remote_code": True}, "unknown key `trust_remote_code`"),
+        ({"trust_remote_code": True}, "`trust_remote_code`: unknown key"),
     ],
 )
 def test_a_specification_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(Refused, match=words):
         spec(**changes)
-
-
-def test_a_branch_is_refused_with_the_command_that_prints_its_commit() -> None:
-    hub = spec(path=None, repo="textdetox/some-classifier", revision="main")
-    with pytest.raises(
-        Refused, match="hf models info textdetox/some-classifier --revision main --expand sha"
-    ):
-        hub.look_up("grpo.classifiers.tox")

@@ -42,7 +42,7 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             {"launch": {"processes": 0, "backend": "gloo"}},
             "`launch.processes`: input should be greater than 0",
         ),
-        ("sft", {"launch": {"processes": 2}}, "`launch.backend` is missing"),
+        ("sft", {"launch": {"processes": 2}}, "`launch.backend`: is missing"),
         (
             "sft",
             {"launch": {**TWO, "backend": "mpi"}},
@@ -68,7 +68,7 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             {"launch": {**TWO, "config": "profiles/launch/../../x.yaml"}},
             "a file in profiles/launch/",
         ),
-        ("sft", {"launch": {**TWO, "gpus": 2}}, "unknown key `launch.gpus`"),
+        ("sft", {"launch": {**TWO, "gpus": 2}}, "`launch.gpus`: unknown key"),
         ("sft", {"ddp_backend": "gloo"}, "it is `launch.backend`"),
         (
             "sft",
@@ -91,7 +91,7 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (
             "grpo",
             {"launch": TWO, "per_device_train_batch_size": 16, "generation_batch_size": 48},
-            r"`generation_batch_size` \(48\) must be a multiple of 32 \(per_device_train_batch_size 16 × 2 processes\)",
+            r"`generation_batch_size`: \(48\) must be a multiple of 32 \(per_device_train_batch_size 16 × 2 processes\)",
         ),
     ],
 )
@@ -228,7 +228,7 @@ def test_check_names_a_configuration_that_is_not_there_or_is_none(
         check=False,
     )
     assert done.returncode == 2
-    assert "FAIL  profiles/launch/mine.yaml: expected a YAML file" in done.stderr
+    assert "profile.yaml: profiles/launch/mine.yaml: expected a YAML file" in done.stderr
 
 
 def error(rank: int, time: float, where: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,227 @@
+"""What the sections of a profile name besides their keys: rewards, tasks, files, commits.
+
+Each rule refuses what is not there (Refused, CannotCheck), and is looked up before an hour is
+spent on what comes before it. `regrpo check` asks all of them, `regrpo plan` those that it does
+not judge in more detail itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from regrpo.core import hardware, hub, prompts, verifiers
+from regrpo.core.errors import Refused, RegrpoError
+from regrpo.core.settings import did_you_mean
+from regrpo.evaluate.tasks import WITHOUT_VERIFIER
+from regrpo.inputs import base_models, formats, sources
+from regrpo.train import launch, rewards
+
+Rule = Callable[[Any], None]
+
+
+def refusals(rules: Mapping[str, list[Rule]], sections: Mapping[str, Any]) -> Iterator[RegrpoError]:
+    """What the rules of each section refuse."""
+    for stage, section in sections.items():
+        for rule in rules.get(stage, []):
+            yield from refusal(rule, section)
+
+
+def refusal(rule: Rule, given: Any) -> Iterator[RegrpoError]:
+    """What one rule refuses, if it does."""
+    try:
+        rule(given)
+    except RegrpoError as error:
+        yield error
+
+
+# --- rules of one section -------------------------------------------------------------------------
+
+
+def require_data(section: Any) -> None:
+    """The format, the verifier and the files that prepare names."""
+    form = formats.get_format(section.format)
+    verifiers.get_verifier(section.verifier or form.verifier)
+    if section.source.kind == "local":
+        for part in (section.source.train, section.source.eval):
+            if part:
+                hub.file_under(sources.RAW_DATA, part, "prepare.source")
+
+
+def require_base(section: Any) -> None:
+    """The folder or file under models/raw/, or in a package, that base_model names."""
+    source = section.source
+    if source.kind in ("gguf", "package"):
+        base_models.require_gguf()
+    if source.kind == "package":
+        source.find()
+    elif source.kind in ("local", "gguf"):
+        name = source.path if source.kind == "local" else source.file
+        hub.file_under(hub.RAW_MODELS, name, "base_model.source")
+
+
+def require_rewards(section: Any) -> None:
+    """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
+    known = [*rewards.OURS, *section.classifiers]
+    names = [name for name in section.reward_funcs if name not in section.classifiers]
+    unknown = [name for name in names if not rewards.is_known(name)]
+    if unknown:
+        raise Refused(
+            "grpo.reward_funcs",
+            expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, "
+            "or one of grpo.classifiers",
+            found=", ".join(name + did_you_mean(name, known) for name in unknown),
+            remedy="Correct the name, or write the function.",
+        )
+
+
+def require_classifiers(section: Any) -> None:
+    """Each classifier's folder and labels, if they are on this machine already."""
+    stage = type(section).__module__.rpartition(".")[2]
+    for name, one in section.classifiers.items():
+        one.look_up(f"{stage}.classifiers.{name}")
+
+
+def require_tasks(section: Any) -> None:
+    """Each task's name stands in a task file of ours, of the user's or of lm-eval's.
+
+    The files are read as text, in a second: an hour of training must not end at a misspelled task.
+    Whether the task can be loaded shows when it is.
+    """
+    left = set(section.tasks)
+    for folder in _task_folders():
+        for file in folder.rglob("*.yaml"):
+            if not left:
+                return
+            text = file.read_text(encoding="utf-8", errors="replace")
+            left -= {name for name in left if name in text and _names_task(text, name)}
+    if left:
+        raise Refused(
+            "evaluate.tasks",
+            expected="tasks of stages/eval_tasks/, custom/eval_tasks/ or lm-eval",
+            found=f"{', '.join(sorted(left))}, which none of their files names",
+            remedy="Correct the name; `lm-eval ls tasks` lists lm-eval's.",
+        )
+
+
+def _task_folders() -> list[Path]:
+    spec = importlib.util.find_spec("lm_eval")
+    places = spec.submodule_search_locations if spec else None
+    installed = [Path(place) / "tasks" for place in places or []]
+    return [Path("stages/eval_tasks"), Path("custom/eval_tasks"), *installed]
+
+
+def _names_task(text: str, name: str) -> bool:
+    return re.search(rf"(?m)[\s:\[-]{re.escape(name)}[\s,\]]", text) is not None
+
+
+def require_source_commit(section: Any) -> None:
+    """A hub repository's revision is a commit; the hub is not asked."""
+    if section.source.kind == "hub":
+        stage = type(section).__module__.rpartition(".")[2]
+        kind = "model" if stage == "base_model" else "dataset"
+        _require_commit(section.source, kind, f"{stage}.source")
+
+
+def require_classifier_commits(section: Any) -> None:
+    """Each hub classifier's revision is a commit; the hub is not asked."""
+    stage = type(section).__module__.rpartition(".")[2]
+    for name, one in section.classifiers.items():
+        if one.repo:
+            _require_commit(one, "model", f"{stage}.classifiers.{name}")
+
+
+def _require_commit(source: Any, kind: str, key: str) -> None:
+    hub.require_commit(source.repo, source.revision, kind, f"{key}.revision", ask=False)
+
+
+def require_launch(section: Any) -> None:
+    """The accelerate configuration that sft's or grpo's section names."""
+    if section.launch:
+        launch.asked(section.launch)
+
+
+def require_vllm_for_grpo(section: Any) -> None:
+    if section.passed_through.get("use_vllm"):
+        hardware.require_vllm("grpo.use_vllm", "use_vllm: false", section.device)
+
+
+def require_vllm_for_evaluate(section: Any) -> None:
+    if section.backend == "vllm":
+        hardware.require_vllm("evaluate.backend", "backend: hf", section.device)
+
+
+NAMES: dict[str, list[Rule]] = {
+    "prepare": [require_data],
+    "base_model": [require_base],
+    "grpo": [require_rewards, require_classifiers],
+    "evaluate": [require_tasks, require_classifiers],
+}
+"""Names and files, which every profile must have right wherever it is to run."""
+READY: dict[str, list[Rule]] = {
+    "prepare": [require_source_commit],
+    "base_model": [require_source_commit],
+    "sft": [require_launch],
+    "grpo": [require_launch, require_vllm_for_grpo, require_classifier_commits],
+    "evaluate": [require_vllm_for_evaluate, require_classifier_commits],
+}
+"""What a run needs here and now; a plan tells of it in more detail, and of placeholders mildly."""
+
+
+# --- rules of several sections --------------------------------------------------------------------
+
+
+def require_promote(sections: Mapping[str, Any]) -> None:
+    """The task of `regrpo promote` is one that evaluate asks, or another metric of one."""
+    task, known = sections["promote"].task, sections["evaluate"].tasks
+    if not any(f"{task}_".startswith(f"{one}_") for one in known):
+        raise Refused(
+            "promote.task",
+            expected=f"a task of evaluate.tasks ({', '.join(known)})",
+            found=task,
+            remedy="Name one of them, or add it there.",
+        )
+
+
+def require_cut(sections: Mapping[str, Any]) -> None:
+    """sft's own limit of a prompt stands beside prepare's."""
+    prompts.require_cut(sections["sft"].max_prompt_tokens, sections["prepare"].max_prompt_tokens)
+
+
+def require_answers(sections: Mapping[str, Any]) -> None:
+    """Data without verifiable answers have rewards and tasks that need none."""
+    prepare = sections["prepare"]
+    name = prepare.verifier or formats.get_format(prepare.format).verifier
+    if verifiers.get_verifier(name):
+        return
+    for reward in set(sections["grpo"].reward_funcs) & set(rewards.OURS):
+        rewards.get_reward(reward, None, max_completion_length=1)
+    tasks = sections["evaluate"].tasks
+    ours = [task for task in tasks if Path("stages/eval_tasks", f"{task}.yaml").exists()]
+    needy = [task for task in ours if task not in WITHOUT_VERIFIER]
+    if needy:
+        free = ", ".join(WITHOUT_VERIFIER)
+        raise Refused(
+            "evaluate.tasks",
+            expected=f"tasks that need no verifiable answer (prepare's verifier is {name})",
+            found=", ".join(needy),
+            remedy=f"Take {free}, your own or lm-eval's tasks, or data with answers.",
+        )
+
+
+JOINT: dict[Rule, tuple[str, ...]] = {
+    require_promote: ("promote", "evaluate"),
+    require_cut: ("prepare", "sft"),
+    require_answers: ("prepare", "grpo", "evaluate"),
+}
+"""Each with the sections that it reads, which must be right for themselves."""
+
+
+def joint_refusals(sections: Mapping[str, Any]) -> Iterator[RegrpoError]:
+    """What does not go together, among the sections that are there."""
+    for rule, names in JOINT.items():
+        if sections.keys() >= set(names):
+            yield from refusal(rule, sections)
