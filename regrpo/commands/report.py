@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from regrpo.records.find import Finder
-from regrpo.report import contents, pages
+from regrpo.report import contents, pages, report_page
 from regrpo.tracking.lookup import Lookup
 
 PAGE = Path("reports/index.html")
@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
     root = Path.cwd()
     rows = None if args.no_mlflow else Lookup()
     found = contents.read(Finder(root, rows).find(args.target), root)
-    pages.write(args.out, pages.report_page(found, args.out))
+    pages.write(args.out, report_page.page(found, args.out))
     print(f"wrote {args.out}")
     return 0

@@ -81,8 +81,6 @@ class Reader:
         if data is None:
             return []
         filters = [(name, "=", value) for name, value in equal.items()]
-        table = pq.read_table(
-            pa.BufferReader(data), columns=list(columns), filters=filters or None
-        )
+        table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=filters or None)
         rows: list[Json] = table.to_pylist()
         return rows

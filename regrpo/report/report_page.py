@@ -40,7 +40,7 @@ Tile = tuple[str, str, str]
 """Name, value, note."""
 
 
-def report_page(report: Report, out: Path) -> str:
+def page(report: Report, out: Path) -> str:
     """The report, its links relative to `out`.
 
     Text from data is escaped, and cut where it is long.
@@ -282,9 +282,7 @@ def _difference_charts(headline: Task, gain: Gain | None) -> list[Figure]:
             row("the rest", gain.learned, gain.learned_ci95, 3),
         ]
         title = "GRPO's gain, taken apart"
-        note = (
-            "From SFT to GRPO in all; what opening the reasoning gives SFT, untrained; what is left."
-        )
+        note = "From SFT to GRPO in all; what opening the reasoning gives SFT, untrained; what is left."
         figures.append((title, note, _difference_chart(title, parts, headline)))
     return figures
 

@@ -20,7 +20,7 @@ from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS
 from regrpo.inputs.expectations import Outcome
 from regrpo.records import find, graph
-from regrpo.report import contents, pages
+from regrpo.report import contents, pages, report_page
 from stages import validate
 from tests.support import pages as made
 from tests.support.pages import HOSTILE, workspace
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def report_page(folder: Path, out: Path) -> str:
-    return pages.report_page(contents.read(find.workspace(folder), folder), out)
+def made_report(folder: Path, out: Path) -> str:
+    return report_page.page(contents.read(find.workspace(folder), folder), out)
 
 
 def whole_report(folder: Path, out: Path) -> str:
-    return report_page(workspace(folder), out)
+    return made_report(workspace(folder), out)
 
 
 def hostile_report(folder: Path, out: Path) -> str:
-    return report_page(workspace(folder, text=HOSTILE), out)
+    return made_report(workspace(folder, text=HOSTILE), out)
 
 
 def refused_report(folder: Path, out: Path) -> str:
     workspace(folder, upto="base_model")
     with contextlib.chdir(folder):
         made.write_gate({"answer_parses": 5}, HOSTILE)
-    return report_page(folder, out)
+    return made_report(folder, out)
 
 
 def audit_page(folder: Path, out: Path) -> str:
