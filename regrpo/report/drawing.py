@@ -198,7 +198,7 @@ def _scaled(value: float, step: float, size: float, letter: str) -> str:
 
 def _fixed(value: float, step: float) -> str:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    positive_zero = value + 0.0
+    positive_zero = value + 0.0  # a tick at -0.0 would be "−0"
     return f"{positive_zero:.{decimals}f}".replace("-", "−")
 
 
@@ -221,7 +221,7 @@ def _axis_from_zero(values: Sequence[float]) -> Range:
     low, high = min(values), max(values)
     if low < 0:
         return _padded(low, high)
-    if 0.4 < high <= 1:
+    if 0.4 < high <= 1:  # shares: charts of the same kind have the same axis
         return 0.0, 1.0
     return 0.0, high * 1.05 or 1.0
 
@@ -346,12 +346,14 @@ def _point(colour: int, x: float, y: float) -> str:
 def _legend(names: Sequence[str]) -> tuple[str, int]:
     """Line samples with names, in as many rows as they need, and their height."""
     parts = []
-    x, y = 6.0, 16.0
+    x = 6.0
+    y = 16.0
     for index, name in enumerate(names):
         shown = svg.cut_end(name, 36)
         width = 40 + CHARACTER * len(shown)
         if x > 6 and x + width > WIDTH:
-            x, y = 6.0, y + 22
+            x = 6.0
+            y += 22
         parts.append(svg.path(_line_class(index), "M", x, y - 4, "h", 24))
         if index > 0:
             parts.append(_point(index, x + 12, y - 4))
@@ -404,7 +406,8 @@ def _rows(
     groups: Mapping[str, Sequence[Interval]], x: _Scale, label_width: float
 ) -> tuple[list[str], float]:
     """Headings and rows from the top down, and where they end."""
-    parts, y = [], 4.0
+    parts = []
+    y = 4.0
     for name, group in groups.items():
         if name:
             parts.append(svg.text("group", 4, y + 18, svg.cut_end(name, int(WIDTH / CHARACTER))))

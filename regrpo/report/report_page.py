@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from regrpo.core import text
-from regrpo.evaluate.results import MODELS, Estimate, Evaluation, Gain, Interval, Pair, Task
+from regrpo.evaluate.results import MODELS, Evaluation, Gain, Interval, Pair, Task
 from regrpo.inputs.checks import CHECKS
 from regrpo.records.record import Record
 from regrpo.report import drawing, pages
@@ -189,6 +189,7 @@ def _marks(finding: Finding, logged: Sequence[int], fatal: bool) -> list[drawing
     """A rule's steps, neighbours among the logged ones joined to a band."""
     position = {step: index for index, step in enumerate(logged)}
     bands: list[list[int]] = []
+    # Where every tenth step is logged, 10 and 20 are neighbours.
     for step in sorted(finding.steps):
         last = bands[-1][-1] if bands else None
         if last in position and position.get(step) == position[last] + 1:
@@ -240,7 +241,7 @@ def _intervals(task: Task) -> list[drawing.Interval]:
     rows = []
     for model in MODELS:
         if model in task.models:
-            result: Estimate = task.models[model]
+            result = task.models[model]
             shown = text.score(result.value, task.kind)
             row = drawing.Interval(model, result.value, *result.ci95, shown, COLOURS[model])
             rows.append(row)

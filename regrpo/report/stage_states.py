@@ -86,6 +86,8 @@ def read_stages(reader: Reader) -> tuple[list[Stage], Execution | None]:
         if isinstance(seconds, int | float):
             stage.seconds = seconds
         stage.files = {out.path: (reader.root / out.path).exists() for out in record.outputs}
+        # Reasons stand in the order in which a reader would look: what it read, what changed since,
+        # what comes before it.
         stage.reasons = misread.get(name, []) + _changes(reader, name, record)
         before = _upstream(reader.declared, name)
         late = [other for other, one in stages.items() if other in before and not one.is_done]

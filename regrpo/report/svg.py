@@ -11,23 +11,14 @@ import re
 
 
 def document(
-    css: str,
-    title: str,
-    width: float,
-    height: float,
-    inner: str,
-    *,
-    words: str = "",
-    style: str = "",
+    css: str, title: str, width: int, height: int, inner: str, words: str = "", **attributes: str
 ) -> str:
     """A whole drawing of that many units, with its name and what it shows for screen readers."""
-    attributes = f'class="{css}" role="img" viewBox="0 0 {width} {height}"'
-    if style:
-        attributes += f' style="{style}"'
-    name = f"<title>{escaped(title)}</title>"
+    name = element("title", content=escaped(title))
     if words:
-        name += f"<desc>{escaped(words)}</desc>"
-    return f"<svg {attributes}>{name}\n{inner}\n</svg>"
+        name += element("desc", content=escaped(words))
+    view = f"0 0 {width} {height}"
+    return element("svg", css, f"{name}\n{inner}\n", role="img", viewBox=view, **attributes)
 
 
 def text(css: str, x: float, y: float, content: str) -> str:
