@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from regrpo.core.text import cut
 from regrpo.report import svg
 
 WIDTH = 440
@@ -349,7 +350,7 @@ def _legend(names: Sequence[str]) -> tuple[str, int]:
     x = 6.0
     y = 16.0
     for index, name in enumerate(names):
-        shown = svg.cut_end(name, 36)
+        shown = cut(name, 36)
         width = 40 + CHARACTER * len(shown)
         if x > 6 and x + width > WIDTH:
             x = 6.0
@@ -410,7 +411,7 @@ def _rows(
     y = 4.0
     for name, group in groups.items():
         if name:
-            parts.append(svg.text("group", 4, y + 18, svg.cut_end(name, int(WIDTH / CHARACTER))))
+            parts.append(svg.text("group", 4, y + 18, cut(name, int(WIDTH / CHARACTER))))
             y += ROW
         for row in group:
             parts.append(_interval(row, x, y + 12, int(label_width / CHARACTER)))
@@ -426,7 +427,7 @@ def _interval(row: Interval, x: _Scale, y: float, characters: int) -> str:
     bars = ("m", 0, -5, "v", 10, "M", low, y - 5, "v", 10)
     parts = [
         svg.element("title", content=svg.escaped(f"{row.label} {row.text}")),
-        svg.text("tick", 10, y + 5, svg.cut_end(row.label, characters)),
+        svg.text("tick", 10, y + 5, cut(row.label, characters)),
         svg.path(f"whisker c{row.colour % 6}", *line, *bars),
         _point(row.colour, x(row.value), y),
     ]

@@ -7,7 +7,11 @@ light, dark and print. Every word is escaped here: a drawing may stand in a page
 from __future__ import annotations
 
 import html
-import re
+
+from regrpo.core.text import one_line
+
+LONGEST = 20_000
+"""Characters of a text; the description of a drawing, which has many numbers, is the longest."""
 
 
 def document(
@@ -51,20 +55,8 @@ def _shown(value: float | str) -> str:
 
 
 def escaped(content: str) -> str:
-    """Text without markup and without what does not show.
-
-    Control and direction characters, some of which XML forbids, become U+FFFD.
-    """
-    one_line = re.sub(r"\s", " ", content)
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in one_line)
-    return html.escape(shown)
-
-
-def cut_end(content: str, width: int) -> str:
-    """At most `width` characters, the first ones."""
-    if len(content) <= width:
-        return content
-    return f"{content[: max(1, width - 1)]}…"
+    """Text on one line without markup, in which nothing hides: XML forbids some control characters."""
+    return html.escape(one_line(content, LONGEST))
 
 
 def cut_start(content: str, width: int) -> str:
