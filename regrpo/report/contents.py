@@ -191,7 +191,7 @@ def read(place: Place, root: Path) -> Report:
     started = mlflow_row = None
     if execution:
         started = datetime.fromtimestamp(execution.started, UTC).isoformat(timespec="seconds")
-        mlflow_row = execution.journal.answer.get("parent_run_id")
+        mlflow_row = execution.journal.tracker_notes.get("parent_run_id")
     return Report(
         place=place,
         root=root,

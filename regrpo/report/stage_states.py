@@ -16,7 +16,7 @@ from typing import Literal
 from regrpo.core.dvc import declared_outputs, dvc_md5, files_in, path_of
 from regrpo.core.pipeline import chain_misfits, record_path, stage_key
 from regrpo.core.profiles import STAGES
-from regrpo.records.journals import Told, journal_folder
+from regrpo.records.journal import JournalReader, journal_folder
 from regrpo.records.record import Record, parse_record
 from regrpo.report.reading import Json, Reader
 
@@ -54,7 +54,7 @@ class Stage:
 class Execution:
     """The newest execution of the pipeline here: its last journal, and when it started (UTC seconds)."""
 
-    journal: Told
+    journal: JournalReader
     started: float
 
 
@@ -62,8 +62,8 @@ class Execution:
 class _Journals:
     """A stage's journals that are here: of the record's run, and its newest of this workspace."""
 
-    of_record: Told | None = None
-    newest: Told | None = None
+    of_record: JournalReader | None = None
+    newest: JournalReader | None = None
 
 
 def read_stages(reader: Reader) -> tuple[list[Stage], Execution | None]:
@@ -111,7 +111,7 @@ def _records(reader: Reader) -> dict[str, tuple[Record, Json] | None]:
     return found
 
 
-def _state_without_record(attempt: Told | None, has_file: bool) -> State:
+def _state_without_record(attempt: JournalReader | None, has_file: bool) -> State:
     """What became of a stage that left no record that can be read."""
     if attempt is not None:
         closed = attempt.closed
@@ -141,11 +141,11 @@ def _journals(reader: Reader, stage: str, record: Record | None) -> _Journals:
     return _Journals(of_record, newest)
 
 
-def _newest_first(stage: str) -> Iterator[Told]:
+def _newest_first(stage: str) -> Iterator[JournalReader]:
     """A stage's journals that can be read."""
     for path in sorted(journal_folder().glob(f"*-{stage}"), reverse=True):
         try:
-            journal = Told(path)
+            journal = JournalReader(path)
         except (OSError, ValueError):
             continue
         if {"workspace", "run", "started"} <= set(journal.facts):
@@ -156,7 +156,7 @@ def _newest_execution(
     journals: Mapping[str, _Journals], records: Mapping[str, Record]
 ) -> Execution | None:
     """That of the newest journal of any record, or of any stage that left none."""
-    known: list[Told] = []
+    known: list[JournalReader] = []
     for name, found in journals.items():
         if found.of_record:
             known.append(found.of_record)
@@ -169,7 +169,7 @@ def _newest_execution(
     return Execution(newest, min(started))
 
 
-def _same_execution(one: Told | None, other: Told) -> bool:
+def _same_execution(one: JournalReader | None, other: JournalReader) -> bool:
     if one is None:
         return False
     if one.folder == other.folder:
