@@ -26,7 +26,8 @@ def content() -> dict[str, Any]:
     }
     roles = {"b": "control", "c": "mine", "a": "control", "main": "headline"}
     tasks = {name: task | {"role": role} for name, role in roles.items()}
-    return {"headline": "main", "tasks": tasks}
+    content: dict[str, Any] = json.loads(json.dumps({"headline": "main", "tasks": tasks}))
+    return content
 
 
 def test_tasks_are_shown_by_role_and_then_by_name() -> None:
