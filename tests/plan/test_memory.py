@@ -1,0 +1,149 @@
+"""The memory model against torch itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from regrpo.core.settings import Lora
+from regrpo.plan import (
+    memory,
+    model_shape,
+)
+from regrpo.plan.memory import CPU, CUDA, Generation, Training
+from tests.support.plans import small_config
+from tests.support.projects import ROOT
+
+
+def _kept(
+    architecture: str, layers: int, lora: Lora | None, autocast: bool, rows: int, tokens: int
+) -> int:
+    """Bytes that autograd keeps in a forward of the decoder, parameters aside, by torch's own hooks."""
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(small_config(architecture, layers))
+    if lora:
+        model = get_peft_model(model, lora.config())
+        model.enable_input_require_grads()
+    parameters = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in parameters:
+            kept.setdefault(place, tensor.untyped_storage())
+        return tensor
+
+    decoder = model.get_base_model().model if lora else model.model
+    mask = torch.ones(rows, tokens, dtype=torch.long)
+    mask[0, :3] = 0
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        model.train()
+        _out = decoder(
+            input_ids=torch.full((rows, tokens), 5), attention_mask=mask, use_cache=False
+        )
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("architecture", "lora", "autocast"),
+    [
+        ("Llama", None, False),
+        ("Llama", None, True),
+        ("Llama", Lora(r=8, lora_alpha=16), False),
+        ("Llama", Lora(r=8, lora_alpha=16), True),
+        ("Llama", Lora(r=8, lora_alpha=16, lora_dropout=0.1), False),
+        ("Llama", Lora(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]), False),
+        ("Gemma3Text", None, False),
+        ("Gemma3Text", Lora(r=8, lora_alpha=16), True),
+        ("Qwen2", Lora(r=8, lora_alpha=16), True),
+        ("Qwen3", None, False),
+    ],
+)
+def test_activations_are_what_torch_keeps_for_the_backward(
+    architecture: str, lora: Lora | None, autocast: bool
+) -> None:
+    rows, tokens = 2, 64
+    config = small_config(architecture, 2)
+    shape = model_shape.read(config)
+    adapter = model_shape.adapter(config, lora, "sft.lora") if lora else None
+    work = Training(batch=rows, prompt=32, completion=32, autocast=autocast, adapter=adapter)
+    kept = (
+        _kept(architecture, 4, lora, autocast, rows, tokens)
+        - _kept(architecture, 2, lora, autocast, rows, tokens)
+    ) / 2
+    if autocast:  # torch keeps its copies of the weights too, which are counted for themselves
+        kept -= memory.casts(shape, work) / shape.layers + (adapter.parameters if adapter else 0)
+    assert memory.activations_per_layer(shape, work) * rows * tokens == pytest.approx(
+        kept, rel=0.02
+    )
+
+
+def test_memory_follows_what_each_setting_is_known_to_do() -> None:
+    shape = model_shape.read(small_config("Llama", 2))
+    work = Training(batch=4, prompt=32, completion=32)
+    full = memory.train_peak(shape, work, CUDA, "sft")
+    assert full.terms["weights"] == 4 * shape.parameters
+    assert full.terms["optimizer"] == 8 * shape.parameters
+
+    def term(name: str, **changes: Any) -> int:
+        return memory.resident(shape, dataclasses.replace(work, **changes))[name]
+
+    adapter = model_shape.adapter(small_config("Llama", 2), Lora(r=8, lora_alpha=16), "sft.lora")
+    assert model_shape.on_all_linears(shape, 8) == adapter
+    assert term("optimizer", optimizer="paged_adamw_8bit") == 2 * shape.parameters
+    assert term("optimizer", adapter=adapter) == 8 * adapter.parameters
+    assert term("reference model", reference=True) == 4 * shape.parameters
+    assert (
+        term("reference model", reference=True, adapter=adapter) == 0
+    )  # the adapter is switched off instead
+    assert term("weights", weight_bytes=2) * 2 == term("weights")
+    rest = 4 * (shape.parameters - shape.linear_parameters)  # embedding and norms
+    assert term("weights", quantised=memory.QUANTISED_BYTES[8]) == shape.linear_parameters + rest
+    assert (
+        term("weights", quantised=memory.QUANTISED_BYTES[4.5])
+        == round(shape.linear_parameters * 4.127 / 8) + rest
+    )
+    assert term("adapter", adapter=adapter, quantised=0.5) == 2 * adapter.parameters
+    assert term("weights", processes=4, sharded=True) == shape.parameters
+    assert term("gradients, DDP's buckets", processes=4) == 4 * shape.parameters
+    larger = memory.train_peak(shape, dataclasses.replace(work, batch=8), CPU, "sft").terms[
+        "activations"
+    ]
+    assert larger == 2 * memory.train_peak(shape, work, CPU, "sft").terms["activations"]
+
+
+def test_vllm_sleeps_while_the_policy_trains_only_where_it_is_told_to() -> None:
+    shape, room = model_shape.read(small_config("Llama", 2)), 10 * 2**30
+    work = Training(batch=4, prompt=32, completion=32)
+    awake = Generation(4, 32, 32, vllm=0.5)
+    training, generating = memory.grpo_phases(shape, work, awake, CUDA, room)
+    assert training.terms["vLLM"] == generating.terms["vLLM"] == room // 2
+    training, generating = memory.grpo_phases(
+        shape, work, dataclasses.replace(awake, sleeps=True), CUDA, room
+    )
+    assert "vLLM" not in training.terms
+    assert generating.terms["vLLM"] == room // 2
+
+
+@pytest.mark.slow
+def test_predicted_peaks_are_within_a_fifth_of_measured_ones() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/plan_memory.py", "--cases", "sft-full-2,sft-lora-2"],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
