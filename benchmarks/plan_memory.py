@@ -98,17 +98,36 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
     The working directory becomes a small project.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import pandas as pd
     import psutil
     from trl import GRPOTrainer, SFTTrainer
 
     from regrpo.core import hardware
-    from regrpo.train import saving
     from stages import grpo, sft
 
     assert GRPOTrainer.__name__
     assert SFTTrainer.__name__
     stage = name.partition("-")[0]
+    make_project(stage, case, base)
+    run = types.SimpleNamespace(
+        params=section(name, case),
+        log=lambda values, step=0: None,
+        checkpoint_folder=lambda device: Path("checkpoints"),
+        reports=Path("reports"),
+    )
+    before = psutil.Process().memory_info().rss
+    if stage == "sft":
+        assert sft.train(run)["steps"] == 3  # type: ignore[arg-type]
+    else:
+        grpo.train(run)  # type: ignore[arg-type]
+    return hardware.peak_memory_mb() * 10**6 - before
+
+
+def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
+    """Lay out the base, its source and rows of exactly the case's length in the working directory."""
+    import pandas as pd
+
+    from regrpo.train import saving
+
     for folder in ("models", "data/prepared", "reports"):
         Path(folder).mkdir(parents=True)
     Path("models", "base" if stage == "sft" else "sft").symlink_to(base)
@@ -132,18 +151,6 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
         "source": "a benchmark",
     }
     saving.SOURCE.write_text(json.dumps(source))  # for an adapter's card
-    run = types.SimpleNamespace(
-        params=section(name, case),
-        log=lambda values, step=0: None,
-        checkpoint_folder=lambda device: Path("checkpoints"),
-        reports=Path("reports"),
-    )
-    before = psutil.Process().memory_info().rss
-    if stage == "sft":
-        assert sft.train(run)["steps"] == 3  # type: ignore[arg-type]
-    else:
-        grpo.train(run)  # type: ignore[arg-type]
-    return hardware.peak_memory_mb() * 10**6 - before
 
 
 def make_base(folder: Path) -> str:
