@@ -8,14 +8,14 @@ targets are counted by transformers and PEFT themselves, for every architecture 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.errors import CannotCheck, Refused, first_line
 from regrpo.core.hub import RAW_MODELS, file_under
+from regrpo.inputs.base_models import require_gguf
 
 BASE = Path("models/base")
 RECORD = Path("reports/base_model/run.json")
@@ -46,7 +46,7 @@ class Shape:
     head_norms: bool
     stored_bytes: int
     flops_per_token: int
-    """Forward and backward of one token without the attention scores (TRL's compute_flops_per_token, length 0)."""
+    """Forward and backward of one token without attention scores, by TRL."""
 
     @property
     def linear_parameters(self) -> int:
@@ -88,45 +88,39 @@ def read(config: Any) -> Shape:
     model = _skeleton(config)
     try:
         return _shape(config, model)
-    except (
-        AttributeError,
-        TypeError,
-        KeyError,
-        ValueError,
-    ) as error:  # a state space, experts: no such sizes
+    # a state space, experts: no such sizes
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
         raise _unknown(model) from error
 
 
 def _unknown(model: Any) -> CannotCheck:
+    name = type(model).__name__
     return CannotCheck(
         "base_model.source",
         expected="a decoder of equal layers with attention and an MLP",
-        found=f"plan does not know {type(model).__name__}: memory, times and window are not checked",
+        found=f"plan does not know {name}: memory, times and window are not checked",
         remedy="Measure a run of a few steps (sft.max_steps: 2).",
     )
 
 
 def _shape(config: Any, model: Any) -> Shape:
     text = config.get_text_config()
-    layer = next(
-        (module for name, module in model.named_modules() if name.endswith("layers.0")), None
-    )
+    layer = _first_layer(model)
     if layer is None:
         raise _unknown(model)
-    linears = {name: one for name, one in layer.named_modules() if type(one).__name__ == "Linear"}
-    if sum(one.weight.numel() for one in linears.values()) < 0.9 * sum(
-        one.numel() for one in layer.parameters()
-    ):
+    linears = _linears(layer)
+    in_linears = sum(one.weight.numel() for one in linears.values())
+    if in_linears < 0.9 * _parameters(layer):
         raise _unknown(model)  # experts, or weights in modules of another kind
     norms = [module for module in layer.modules() if type(module).__name__.endswith("Norm")]
-    widths = [
-        module.weight.numel() for module in norms if getattr(module, "weight", None) is not None
-    ]
+    weights = [getattr(norm, "weight", None) for norm in norms]
+    widths = [weight.numel() for weight in weights if weight is not None]
     types = getattr(text, "layer_types", None) or []
     heads = text.num_attention_heads
+    half = str(getattr(config, "dtype", None)).endswith(("bfloat16", "float16"))
     return Shape(
         architecture=type(model).__name__,
-        parameters=sum(one.numel() for one in model.parameters()),
+        parameters=_parameters(model),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
@@ -136,19 +130,34 @@ def _shape(config: Any, model: Any) -> Shape:
         vocabulary=text.vocab_size,
         window=getattr(text, "max_position_embeddings", None),
         sliding_window=getattr(text, "sliding_window", None),
-        sliding_layers=sum(one == "sliding_attention" for one in types),
+        sliding_layers=types.count("sliding_attention"),
         tied=bool(config.tie_word_embeddings),
-        linears={
-            name.rpartition(".")[2]: (one.in_features, one.out_features)
-            for name, one in linears.items()
-        },
-        wide_norms=sum(width == text.hidden_size for width in widths),
+        linears={name: (one.in_features, one.out_features) for name, one in linears.items()},
+        wide_norms=widths.count(text.hidden_size),
         head_norms=any(width < text.hidden_size for width in widths),
-        stored_bytes=2
-        if any(half in str(getattr(config, "dtype", None)) for half in ("bfloat16", "float16"))
-        else 4,
+        stored_bytes=2 if half else 4,
         flops_per_token=_flops_per_token(text),
     )
+
+
+def _first_layer(model: Any) -> Any | None:
+    for name, module in model.named_modules():
+        if name.endswith("layers.0"):
+            return module
+    return None
+
+
+def _linears(module: Any) -> dict[str, Any]:
+    """The linear modules inside a module, by the last part of their name."""
+    return {
+        name.rpartition(".")[2]: one
+        for name, one in module.named_modules()
+        if type(one).__name__ == "Linear"
+    }
+
+
+def _parameters(module: Any) -> int:
+    return sum(one.numel() for one in module.parameters())
 
 
 def _flops_per_token(text: Any) -> int:
@@ -158,19 +167,18 @@ def _flops_per_token(text: Any) -> int:
 
 
 def _skeleton(config: Any) -> Any:
+    """The model on torch's meta device. Raises Refused for sizes that make none."""
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
-    except (
-        Exception
-    ) as error:  # sizes that make no model: whatever an architecture's own code raises of them
+    except Exception as error:  # whatever an architecture's own code raises of its sizes
         raise Refused(
             "base_model.source",
             expected="a causal language model that transformers can build",
-            found=(str(error).splitlines() or [type(error).__name__])[0][:300],
+            found=first_line(error)[:300],
             remedy="Correct its configuration, or take another base.",
         ) from error
 
@@ -178,7 +186,7 @@ def _skeleton(config: Any) -> Any:
 def adapter(config: Any, lora: Any, key: str) -> Adapter:
     """What PEFT makes of a profile's `lora` on a model of this configuration.
 
-    Raises Refused where no module fits.
+    Raises Refused if no module fits.
     """
     import warnings
 
@@ -186,66 +194,59 @@ def adapter(config: Any, lora: Any, key: str) -> Adapter:
     from peft import get_peft_model
 
     model = _skeleton(config)
-    names = sorted(
-        {n.rpartition(".")[2] for n, one in model.named_modules() if type(one).__name__ == "Linear"}
-    )
+    names = sorted(_linears(model).keys() - {"lm_head"})
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # PEFT reads a name that transformers 5 renamed
+            # PEFT reads a name that transformers 5 renamed
+            warnings.simplefilter("ignore", FutureWarning)
             model = get_peft_model(model, lora.config())
     except ValueError as error:
         raise Refused(
             f"{key}.target_modules",
             expected="modules of the base model",
             found=str(error).split(" Please")[0].removesuffix("."),
-            remedy=f"all-linear, or some of {', '.join(one for one in names if one != 'lm_head')}",
+            remedy=f"all-linear, or some of {', '.join(names)}",
         ) from error
-    layer = next(module for name, module in model.named_modules() if name.endswith("layers.0"))
-    targets = {
-        name.rpartition(".lora_A")[0].rpartition(".")[2]
-        for name, _ in layer.named_modules()
-        if "lora_A." in name
-    }
+    targets = set()
+    layer = _first_layer(model)
+    assert layer is not None  # a shape was counted on it
+    for name, _ in layer.named_modules():
+        module, found, _ = name.rpartition(".lora_A.")
+        if found:
+            targets.add(module.rpartition(".")[2])
     trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
     return Adapter(trainable, lora.r, lora.lora_dropout > 0, frozenset(targets))
 
 
 def on_all_linears(shape: Shape, r: int) -> Adapter:
-    """The adapter that `lora: {r: …, target_modules: all-linear}` would make (Hu et al. 2021.
+    """The adapter that `lora: {r: …, target_modules: all-linear}` would make.
 
-    R × (in + out) each).
+    Hu et al. 2021: r × (in + out) parameters each.
     """
-    return Adapter(
-        shape.layers * r * sum(map(sum, shape.linears.values())), r, False, frozenset(shape.linears)
-    )
+    of_a_layer = r * sum(map(sum, shape.linears.values()))
+    return Adapter(shape.layers * of_a_layer, r, False, frozenset(shape.linears))
 
 
 def find_config(section: Any) -> Any | None:
     """The transformers configuration of the base that `base_model` names.
 
-    None while it cannot be known offline.
-
     Looked for in the profile (`scratch`; `hub` with `config`), under models/raw/ (`local`, `gguf`),
-    in an installed package (`package`), in the hub's local cache, and in models/base/ where it was
-    made with these very parameters.
+    in an installed package (`package`), in the hub's local cache, and in models/base/ if it was
+    made with these very parameters. Returns None while it cannot be known offline.
     """
+    from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
     source = section.source
     if source.kind == "scratch":
         return source.configuration()
     if source.kind == "local":
-        return AutoConfig.from_pretrained(
-            file_under(RAW_MODELS, source.path, "base_model.source.path")
-        )
+        folder = file_under(RAW_MODELS, source.path, "base_model.source.path")
+        return AutoConfig.from_pretrained(folder)
     if source.kind in ("gguf", "package"):
         return _gguf_config(source)
     if is_made(section):
         return AutoConfig.from_pretrained(BASE)
-    from huggingface_hub import try_to_load_from_cache
-
     cached = try_to_load_from_cache(source.repo, "config.json", revision=source.revision)
     if isinstance(cached, str):
         return AutoConfig.from_pretrained(Path(cached).parent)
@@ -258,32 +259,25 @@ def is_made(section: Any) -> bool:
 
 
 def was_made_with(section: Any, record: Path, stage: str) -> bool:
-    """Whether a stage's record (reports/<stage>/run.json) says that it ran with this very section."""
+    """Whether a stage's run.json says that it ran with this very section."""
     if not record.exists():
         return False
     content = json.loads(record.read_text())
-    recorded = (content[0] if isinstance(content, list) else content).get("parameters", {})
-    try:
-        return any(
-            type(section).model_validate(profile.get(stage)) == section
-            for profile in recorded.values()
-        )
-    except ValueError:  # of an older version of the section
-        return False
+    first = content[0] if isinstance(content, list) else content
+    for profile in first["parameters"].values():
+        try:
+            if type(section).model_validate(profile.get(stage)) == section:
+                return True
+        except ValueError:  # the section has had other keys since
+            continue
+    return False
 
 
 def _gguf_config(source: Any) -> Any:
-    if importlib.util.find_spec("gguf") is None:
-        raise Refused(
-            "base_model.source",
-            expected="the package gguf, which reads GGUF files",
-            found="none",
-            remedy="pip install -c constraints.txt gguf",
-        )
     from transformers import AutoConfig
 
-    package = source.kind == "package"
-    path = (
-        source.find() if package else file_under(RAW_MODELS, source.file, "base_model.source.file")
-    )
+    require_gguf()
+    packaged = source.kind == "package"
+    key = "base_model.source.file"
+    path = source.find() if packaged else file_under(RAW_MODELS, source.file, key)
     return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)

@@ -69,18 +69,18 @@ def plan(
     findings += consistency.lengths(sections, shape)
     uncounted = list(_not_counted(sections))
     findings += uncounted
-    phases, advice = [], []
+    phases: list[dict[str, Any]] = []
+    advice: list[dict[str, Any]] = []
     if shape is not None:
         works, problems = _workloads(stages, sections, config, target, findings)
         findings += problems
-        for work, steps in works:
-            roof, problems = _roof(work, sections, target)
-            no_room = list(_vllm_room(work, shape))
-            findings += problems + no_room
-            estimated = _estimate(work, shape, roof, steps)
+        for work in works:
+            estimated, problems = _estimate(work, shape, sections[work.name], target)
+            findings += problems
             phases += estimated
             # vLLM's share comes first: nothing else can be advised before it has room.
-            if not no_room and not all(one["fits"] for one in estimated):
+            in_want = any(one.level == "wrong" for one in problems)
+            if not in_want and not all(one["fits"] for one in estimated):
                 advice.append(advise(shape, work))
     findings = list(dict.fromkeys(findings))
     on_gpu = target.is_used_by(sections.values())
@@ -204,9 +204,9 @@ def _workloads(
     config: Any,
     target: Target,
     known: list[Finding],
-) -> tuple[list[tuple[Workload, int | None]], list[Finding]]:
-    """The work of each stage with its steps, and adapters that do not fit the base."""
-    found: list[tuple[Workload, int | None]] = []
+) -> tuple[list[Workload], list[Finding]]:
+    """The work of each stage, and adapters that do not fit the base."""
+    found = []
     problems = []
     for stage in stages:
         lora = stage.section.lora
@@ -215,39 +215,30 @@ def _workloads(
         except Refused as error:
             problems.append(wrong(error.where, error.found, error.remedy))
             continue
-        steps = stage.section.max_steps
-        work = workload.of_training(stage, sections, target, adapter)
-        found.append((work, steps if steps > 0 else None))
+        found.append(workload.of_training(stage, sections, target, adapter))
     share = "evaluate.model_args.gpu_memory_utilization"
     if "evaluate" in sections and not any(one.key == share for one in known):
-        work = workload.of_evaluation(sections["evaluate"], sections, target)
-        found.append((work, None))
+        found.append(workload.of_evaluation(sections["evaluate"], sections, target))
     return found, problems
 
 
-def _roof(
-    work: Workload, sections: Mapping[str, Any], target: Target
-) -> tuple[step_time.Roof | None, list[Finding]]:
-    """The device's roof, if training is to be timed on one that is known."""
-    if work.train is None:
-        return None, []
-    if work.device.kind == "cpu":
-        threads = min(sections[work.name].threads, os.cpu_count() or 1)
-        return step_time.of_this_cpu(threads), []
-    roof = step_time.of_card(target.gpu, half=work.train.half == 2)
-    if roof is not None:
-        return roof, []
-    why = f"no peak arithmetic and bandwidth are known for {target.gpu}"
-    would_do = f"--gpu with one of {', '.join(step_time.CARDS)}"
-    return None, [unchecked("step time", why, would_do)]
-
-
 def _estimate(
-    work: Workload, shape: model_shape.Shape, roof: step_time.Roof | None, steps: int | None
-) -> list[dict[str, Any]]:
-    """Each phase of a stage: terms, total, limit, seconds of an optimizer step."""
-    seconds = _seconds(work, shape, roof) if roof else {}
-    return [
+    work: Workload, shape: model_shape.Shape, section: Any, target: Target
+) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """Each phase of a stage: terms, total, limit, seconds of an optimizer step; and findings."""
+    problems = list(_vllm_room(work, shape))
+    seconds: dict[str, float] = {}
+    steps = None
+    if work.train is not None:
+        steps = section.max_steps if section.max_steps > 0 else None
+        roof = _roof(work, section, target)
+        if roof is not None:
+            seconds = _seconds(work, shape, roof)
+        else:
+            why = f"no peak arithmetic and bandwidth are known for {target.gpu}"
+            would_do = f"--gpu with one of {', '.join(step_time.CARDS)}"
+            problems.append(unchecked("step time", why, would_do))
+    phases = [
         {
             "phase": phase.name,
             "terms": phase.terms,
@@ -259,6 +250,15 @@ def _estimate(
         }
         for phase in work.phases(shape)
     ]
+    return phases, problems
+
+
+def _roof(work: Workload, section: Any, target: Target) -> step_time.Roof | None:
+    """The roof of the device that trains, or None for a card that is not known."""
+    assert work.train
+    if work.device.kind == "cpu":
+        return step_time.of_this_cpu(min(section.threads, os.cpu_count() or 1))
+    return step_time.of_card(target.gpu, half=work.train.half == 2)
 
 
 def _seconds(work: Workload, shape: model_shape.Shape, roof: step_time.Roof) -> dict[str, float]:
