@@ -1,6 +1,4 @@
-"""The lineage graph.
-
-Which run made what from what, over workspace, commits and DVC experiments, from their records.
+"""The lineage graph: which run made what from what, over workspace, commits and DVC experiments.
 
 Nodes are runs and artifacts (a path with a SHA-256); an artifact that two pipelines share is one
 node, so that a query downstream of a dataset's hash finds the models of every experiment. Needs git
@@ -17,10 +15,10 @@ from typing import Any, Literal
 
 from regrpo.core import text
 from regrpo.core.errors import CannotCheck
+from regrpo.core.pipeline import record_path
 from regrpo.core.profiles import STAGES
-from regrpo.records import record as record_module
 from regrpo.records.find import Place, names_run, runs_in
-from regrpo.records.record import Record
+from regrpo.records.record import Record, parse_record
 
 Direction = Literal["upstream", "downstream"]
 CODE = ("stages/", "regrpo/")
@@ -41,16 +39,26 @@ class Run:
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
 
+    @property
+    def short_id(self) -> str:
+        """The first digits of MLflow's id, or of ours if MLflow has none."""
+        return (self.mlflow_run_id or self.run)[:12]
+
+    def shares_a_place_with(self, other: Run) -> bool:
+        """Whether one workspace, commit or experiment holds the results of both."""
+        return bool(set(self.places) & set(other.places))
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file or folder by its content; `maker` runs made it, a source has none."""
+    """A file or folder by its content; runs made it, or it is a source."""
 
     path: str
     sha256: str
 
     @property
     def id(self) -> str:
+        """Its name in a graph."""
         return f"{self.path}@{self.sha256[:16]}"
 
 
@@ -66,52 +74,58 @@ class Graph:
     """Of each run the runs that made its inputs."""
 
     def makers(self, artifact: str) -> list[str]:
+        """The runs that made an artifact."""
         return [name for name, run in self.runs.items() if artifact in run.outputs]
 
     def readers(self, artifact: str) -> list[str]:
+        """The runs that read an artifact."""
         return [name for name, run in self.runs.items() if artifact in run.inputs]
 
     def made_for(self, artifact: str, reader: str) -> list[str]:
-        """The makers of a reader's input.
-
-        Of several in a place (workspace, commit) of its own, the last before it.
-        """
-        makers, one = self.makers(artifact), self.runs[reader]
-        own = [name for name in makers if set(one.places) & set(self.runs[name].places)]
-        earlier = [name for name in own if self.runs[name].ended <= one.started] or own
-        last = max((self.runs[name].ended for name in earlier), default="")
-        return [name for name in earlier if self.runs[name].ended == last] or makers
+        """The makers of a reader's input: of several in a place of the reader's, the last before it."""
+        read_by = self.runs[reader]
+        makers = self.makers(artifact)
+        own = [name for name in makers if self.runs[name].shares_a_place_with(read_by)]
+        if not own:
+            return makers
+        earlier = [name for name in own if self.runs[name].ended <= read_by.started] or own
+        last = max(self.runs[name].ended for name in earlier)
+        return [name for name in earlier if self.runs[name].ended == last]
 
     def next_runs(self, run: str, direction: Direction) -> list[str]:
         """The runs that made a run's inputs (upstream), or read its outputs (downstream), in stage order.
 
-        Where several runs made the very same artifact, only those of the reader's own pipeline and it belong together;
-        both ways follow the same edges, so that A is upstream of B exactly where B is downstream of A.
+        If several runs made the very same artifact, only those of the reader's own pipeline and it
+        belong together; both ways follow the same edges, so that A is upstream of B exactly if B is
+        downstream of A.
         """
         if self._before is None:
-            self._before = {
-                name: sorted(
-                    {m for a in one.inputs for m in self.made_for(a, name)} - {name},
-                    key=self.stage_order,
-                )
-                for name, one in self.runs.items()
-            }
+            self._before = {name: self._makers_of_inputs(name) for name in self.runs}
         if direction == "upstream":
             return self._before[run]
-        return sorted(
-            (reader for reader, makers in self._before.items() if run in makers),
-            key=self.stage_order,
-        )
+        readers = [reader for reader, makers in self._before.items() if run in makers]
+        return sorted(readers, key=self.stage_order)
+
+    def _makers_of_inputs(self, run: str) -> list[str]:
+        makers: set[str] = set()
+        for artifact in self.runs[run].inputs:
+            makers.update(self.made_for(artifact, run))
+        return sorted(makers - {run}, key=self.stage_order)
 
     def stage_order(self, run: str) -> tuple[int, str]:
-        one = self.runs[run]
-        return STAGES.index(one.stage) if one.stage in STAGES else len(STAGES), one.started
+        """What sorts runs by their place in the pipeline, then by their start."""
+        stage, started = self.runs[run].stage, self.runs[run].started
+        if stage in STAGES:
+            return STAGES.index(stage), started
+        return len(STAGES), started
 
     def reach(self, start: Iterable[str], direction: Direction) -> set[str]:
         """The runs that can be reached from runs, themselves included."""
-        todo, seen = list(start), set[str]()
+        todo = list(start)
+        seen: set[str] = set()
         while todo:
-            if (run := todo.pop()) not in seen:
+            run = todo.pop()
+            if run not in seen:
                 seen.add(run)
                 todo += self.next_runs(run, direction)
         return seen
@@ -119,19 +133,23 @@ class Graph:
     def only(self, runs: set[str]) -> Graph:
         """The graph of some runs and what they read and made, as if there were no others."""
         kept = {name: run for name, run in self.runs.items() if name in runs}
-        touched = {artifact for run in kept.values() for artifact in [*run.inputs, *run.outputs]}
-        return Graph(
-            kept, {name: one for name, one in self.artifacts.items() if name in touched}, self.files
-        )
+        touched: set[str] = set()
+        for run in kept.values():
+            touched.update(run.inputs, run.outputs)
+        artifacts = {name: one for name, one in self.artifacts.items() if name in touched}
+        return Graph(kept, artifacts, self.files)
 
     def part(self, runs: set[str]) -> Graph:
         """The graph of some runs, tied to one another as they are here."""
         part = self.only(runs)
-        part._before = {
-            run: [one for one in self.next_runs(run, "upstream") if one in runs]
-            for run in part.runs
-        }
+        before = {}
+        for run in part.runs:
+            before[run] = [one for one in self.next_runs(run, "upstream") if one in runs]
+        part._before = before
         return part
+
+
+# --- how it is read -------------------------------------------------------------------------------
 
 
 def of_places(places: Iterable[Place]) -> Graph:
@@ -139,57 +157,27 @@ def of_places(places: Iterable[Place]) -> Graph:
 
     A record that cannot be read is left out.
     """
-    graph, seen = Graph(), dict[bytes, str]()
-    read: list[tuple[str, Record]] = []
+    graph = Graph()
+    records: dict[bytes, Record] = {}  # by their bytes: most commits hold the records of others
     for place in places:
         for stage, data in place.snapshot.record_bytes().items():
-            if data not in seen:
+            if data not in records:
                 try:
-                    record, _ = record_module.parse_record(data, stage)
+                    records[data] = parse_record(data, stage)[0]
                 except CannotCheck:
                     continue
-                seen[data] = _add(graph, record, data)
-                read.append((seen[data], record))
-            names = graph.runs[seen[data]].places
-            names += [place.name] if place.name not in names else []
-    inner: dict[tuple[str, str], list[str]] = {}
-    for _, record in read:
-        for out in record.outputs:
-            for name, digest in (out.files or {}).items():
-                holders = inner.setdefault((f"{out.path}/{name}", digest), [])
-                holders += (
-                    [one] if (one := Artifact(out.path, out.sha256).id) not in holders else []
-                )
-    for name, record in read:
-        for item in record.inputs:
-            artifact = Artifact(item.path, item.sha256)
-            holders = inner.get((item.path, item.sha256), [])
-            if artifact.id in graph.artifacts or not holders:
-                graph.artifacts.setdefault(artifact.id, artifact)
-                holders = [artifact.id]
-            inputs = graph.runs[name].inputs
-            inputs += [one for one in _own_holders(graph, name, holders) if one not in inputs]
+                _add_outputs(graph, records[data], data)
+            held_by = graph.runs[records[data].run].places
+            if place.name not in held_by:
+                held_by.append(place.name)
+    folders = _folders_by_file(records.values())
+    for record in records.values():
+        _add_inputs(graph, record, folders)
     return graph
 
 
-def _own_holders(graph: Graph, run: str, holders: list[str]) -> list[str]:
-    """Of the folders that hold a file of the same name and bytes, those made in a place of the run's; else all."""
-    if len(holders) < 2:
-        return holders
-    places = set(graph.runs[run].places)
-    own = [
-        one
-        for one in holders
-        if any(places & set(graph.runs[maker].places) for maker in graph.makers(one))
-    ]
-    return own or holders
-
-
-def _add(graph: Graph, record: Record, data: bytes) -> str:
-    """A run with its outputs, its own record among them.
-
-    A run that is known (its record written anew) is one run.
-    """
+def _add_outputs(graph: Graph, record: Record, data: bytes) -> None:
+    """A run with what it made, its own record included; a record written anew is of the same run."""
     run = Run(
         record.stage,
         record.run,
@@ -199,16 +187,53 @@ def _add(graph: Graph, record: Record, data: bytes) -> str:
         record.ended,
     )
     run = graph.runs.setdefault(record.run, run)
-    own = Artifact(f"reports/{record.stage}/run.json", hashlib.sha256(data).hexdigest())
-    for artifact, inner in [
-        *((Artifact(o.path, o.sha256), o.files or {}) for o in record.outputs),
-        (own, {}),
-    ]:
+    own = Artifact(record_path(record.stage), hashlib.sha256(data).hexdigest())
+    for artifact in [*(Artifact(out.path, out.sha256) for out in record.outputs), own]:
         graph.artifacts[artifact.id] = artifact
-        run.outputs += [artifact.id] if artifact.id not in run.outputs else []
-        for digest in inner.values():
-            graph.files.setdefault(digest, set()).add(artifact.id)
-    return record.run
+        if artifact.id not in run.outputs:
+            run.outputs.append(artifact.id)
+    for out in record.outputs:
+        for digest in (out.files or {}).values():
+            graph.files.setdefault(digest, set()).add(Artifact(out.path, out.sha256).id)
+
+
+def _folders_by_file(records: Iterable[Record]) -> dict[Artifact, list[str]]:
+    """Each file inside an output folder → the artifacts of the folders that hold it."""
+    folders: dict[Artifact, list[str]] = {}
+    for record in records:
+        for out in record.outputs:
+            folder = Artifact(out.path, out.sha256).id
+            for name, digest in (out.files or {}).items():
+                holders = folders.setdefault(Artifact(f"{out.path}/{name}", digest), [])
+                if folder not in holders:
+                    holders.append(folder)
+    return folders
+
+
+def _add_inputs(graph: Graph, record: Record, folders: dict[Artifact, list[str]]) -> None:
+    """What a run read; a file inside an output folder stands for that folder."""
+    inputs = graph.runs[record.run].inputs
+    for item in record.inputs:
+        artifact = Artifact(item.path, item.sha256)
+        if artifact.id not in graph.artifacts and artifact in folders:
+            read = _own_folders(graph, record.run, folders[artifact])
+        else:
+            graph.artifacts.setdefault(artifact.id, artifact)
+            read = [artifact.id]
+        inputs += [one for one in read if one not in inputs]
+
+
+def _own_folders(graph: Graph, reader: str, folders: list[str]) -> list[str]:
+    """Of the folders that hold an equal file, those made in a place of the reader's; else all."""
+    run = graph.runs[reader]
+    own = []
+    for folder in folders:
+        if any(run.shares_a_place_with(graph.runs[maker]) for maker in graph.makers(folder)):
+            own.append(folder)
+    return own or folders
+
+
+# --- what is asked of it --------------------------------------------------------------------------
 
 
 def ask(
@@ -217,78 +242,88 @@ def ask(
     """The part of the graph that answers, and the runs that it starts from.
 
     `target`: an artifact (path, or SHA-256 from 6 digits on), a run, or a pipeline (None: the
-    workspace's; a revision, an experiment, a row's id). Upstream of an artifact are the runs that
-    made it, downstream those that read it; upstream of a pipeline are its own runs, whatever others
-    made the same. Raises CannotCheck where nothing of that name is known.
+    workspace's; else a name for `find`). Upstream of an artifact are the runs that made it,
+    downstream those that read it; upstream of a pipeline are its own runs, whatever others made the
+    same. Raises CannotCheck if nothing of that name is known.
     """
-    here = {name for name, run in graph.runs.items() if "workspace" in run.places}
-    starts: list[str] = []
-    own: set[str] | None = None
-    if target is None:
-        own = here
-    elif found := [
-        name for name, run in graph.runs.items() if names_run(target, run.run, run.mlflow_run_id)
-    ]:
-        starts = found
-    elif target in STAGES:
-        own, starts = here, [name for name in here if graph.runs[name].stage == target]
-    elif matches := _matching(graph, target.rstrip("/")):
-        side = graph.makers if direction == "upstream" else graph.readers
-        starts = sorted(
-            {run for artifact in matches for run in side(artifact)}, key=graph.stage_order
-        )
-        if not re.fullmatch("[0-9a-f]{6,64}", target) and here & set(starts):
-            own = here  # a path means what lies here
-    else:
-        own = set(runs_in(find(target).snapshot)) & set(graph.runs)
+    starts, own = _starts(graph, target, find, direction)
     if own is not None and direction == "upstream":
         graph = graph.only(own)
         starts = [name for name in starts if name in own]
     if not starts and own is not None and target not in STAGES:
-        starts = _ends(graph, sorted(own), direction)
+        starts = _ends(graph, own, direction)
     return graph.part(graph.reach(starts, direction)), starts
 
 
+def _starts(
+    graph: Graph, target: str | None, find: Callable[[str], Place], direction: Direction
+) -> tuple[list[str], set[str] | None]:
+    """The runs to start from (none: the ends of the pipeline), and the one pipeline that is meant."""
+    here = {name for name, run in graph.runs.items() if "workspace" in run.places}
+    if target is None:
+        return [], here
+    named = [run for run in graph.runs.values() if names_run(target, run.run, run.mlflow_run_id)]
+    if named:
+        return [run.run for run in named], None
+    if target in STAGES:
+        return [name for name in here if graph.runs[name].stage == target], here
+    artifacts = _matching(graph, target.rstrip("/"))
+    if not artifacts:
+        return [], set(runs_in(find(target).snapshot)) & set(graph.runs)
+    runs: set[str] = set()
+    for artifact in artifacts:
+        runs.update(graph.makers(artifact) if direction == "upstream" else graph.readers(artifact))
+    # A path means what lies here; a hash means every pipeline that has it.
+    own = here if here & runs and not _is_hash(target) else None
+    return sorted(runs, key=graph.stage_order), own
+
+
+def _is_hash(target: str) -> bool:
+    return re.fullmatch("[0-9a-f]{6,64}", target) is not None
+
+
 def _matching(graph: Graph, target: str) -> list[str]:
-    if re.fullmatch("[0-9a-f]{6,64}", target):
+    """The artifacts of that SHA-256 (or with a file of it inside), or of that path (or around it)."""
+    if _is_hash(target):
         found = {name for name, one in graph.artifacts.items() if one.sha256.startswith(target)}
-        return sorted(
-            found.union(*(ids for digest, ids in graph.files.items() if digest.startswith(target)))
-        )
+        for digest, folders in graph.files.items():
+            if digest.startswith(target):
+                found |= folders
+        return sorted(found)
     same = [name for name, one in graph.artifacts.items() if one.path == target]
     if not same:
         same = [name for name, one in graph.artifacts.items() if target.startswith(f"{one.path}/")]
-    here = {
-        a
-        for run in graph.runs.values()
-        if "workspace" in run.places
-        for a in [*run.inputs, *run.outputs]
-    }
+    here: set[str] = set()
+    for run in graph.runs.values():
+        if "workspace" in run.places:
+            here.update(run.inputs, run.outputs)
     return [name for name in same if name in here] or same
 
 
-def _ends(graph: Graph, runs: list[str], direction: Direction) -> list[str]:
+def _ends(graph: Graph, runs: set[str], direction: Direction) -> list[str]:
     """Of some runs, those that no other of them comes after (upstream), or before (downstream)."""
     against: Direction = "downstream" if direction == "upstream" else "upstream"
-    return sorted(
-        (run for run in runs if not set(graph.next_runs(run, against)) & set(runs)),
-        key=graph.stage_order,
-    )
+    ends = [run for run in runs if runs.isdisjoint(graph.next_runs(run, against))]
+    return sorted(ends, key=graph.stage_order)
 
 
 # --- how it is shown ------------------------------------------------------------------------------
 
 
 def label(graph: Graph, run: str) -> str:
+    """A run in one line: its stage, id, places, and what it made."""
     one = graph.runs[run]
     own = f"reports/{one.stage}/"
-    outputs = [out for out in one.outputs if not out.startswith(f"{own}run.json")]
+    outputs = [out for out in one.outputs if not out.startswith(record_path(one.stage))]
     made = ", ".join(short_name(graph, out).removeprefix(own) for out in outputs)
-    places = ", ".join(one.places[:3]) + f" and {len(one.places) - 3} more" * (len(one.places) > 3)
-    return f"{one.stage}  run {(one.mlflow_run_id or one.run)[:12]}  [{places}]  → {made}"
+    places = ", ".join(one.places[:3])
+    if len(one.places) > 3:
+        places += f" and {len(one.places) - 3} more"
+    return f"{one.stage}  run {one.short_id}  [{places}]  → {made}"
 
 
 def short_name(graph: Graph, artifact: str) -> str:
+    """An artifact's path and the first digits of its SHA-256."""
     one = graph.artifacts[artifact]
     return f"{one.path} {one.sha256[:8]}"
 
@@ -301,66 +336,55 @@ def sources(graph: Graph, run: str) -> list[str]:
 def tree(graph: Graph, runs: list[str], direction: Direction) -> Iterator[str]:
     """Lines of text; a run that was shown is named again without what follows it."""
     seen: set[str] = set()
-
-    def walk(run: str, prefix: str, turn: str, rest: str) -> Iterator[str]:
-        if run in seen:
-            yield f"{prefix}{turn}{graph.runs[run].stage}  run {(graph.runs[run].mlflow_run_id or run)[:12]} (above)"
-            return
-        seen.add(run)
-        yield f"{prefix}{turn}{label(graph, run)}"
-        below = graph.next_runs(run, direction)
-        brought = sources(graph, run) if direction == "upstream" else []
-        for index, source in enumerate(brought):
-            last = index == len(brought) - 1 and not below
-            yield f"{prefix}{rest}{'└─ ' if last else '├─ '}{short_name(graph, source)}"
-        for index, other in enumerate(below):
-            last = index == len(below) - 1
-            yield from walk(
-                other, prefix + rest, "└─ " if last else "├─ ", "   " if last else "│  "
-            )
-
     for run in runs:
         if run not in seen:
-            yield from walk(run, "", "", "")
+            yield from _branch(graph, run, direction, seen)
+
+
+def _branch(graph: Graph, run: str, direction: Direction, seen: set[str]) -> Iterator[str]:
+    """A run's line, and below it, indented, the lines of its sources and of the next runs."""
+    if run in seen:
+        yield f"{graph.runs[run].stage}  run {graph.runs[run].short_id} (above)"
+        return
+    seen.add(run)
+    yield label(graph, run)
+    blocks: list[Iterable[str]] = []
+    if direction == "upstream":
+        blocks += [[short_name(graph, source)] for source in sources(graph, run)]
+    # Generators: a run is drawn where the walk comes to it first.
+    blocks += [_branch(graph, one, direction, seen) for one in graph.next_runs(run, direction)]
+    for index, block in enumerate(blocks):
+        is_last = index == len(blocks) - 1
+        turn, indent = ("└─ ", "   ") if is_last else ("├─ ", "│  ")
+        for line in block:
+            yield turn + line
+            turn = indent
 
 
 def mermaid(graph: Graph) -> str:
-    """A Mermaid flowchart: runs are rounded, artifacts square."""
-    drawn = _drawn(graph)
-    names = {name: f"n{index}" for index, name in enumerate([*graph.runs, *drawn])}
+    """A Mermaid flowchart: runs are rounded, artifacts square; no code, and no stage's own record."""
+    names: dict[str, str] = {}
     lines = ["flowchart LR"]
-    lines += [
-        f'  {names[run]}(["{one.stage}<br/>run {(one.mlflow_run_id or one.run)[:12]}"])'
-        for run, one in graph.runs.items()
-    ]
-    lines += [
-        f'  {names[a]}["{text.mermaid(graph.artifacts[a].path)}<br/>{graph.artifacts[a].sha256[:12]}"]'
-        for a in drawn
-    ]
-    for run, one in graph.runs.items():
-        lines += [f"  {names[a]} --> {names[run]}" for a in one.inputs if a in names]
-        lines += [f"  {names[run]} --> {names[a]}" for a in one.outputs if a in names]
+    for name, run in graph.runs.items():
+        names[name] = f"n{len(names)}"
+        lines.append(f'  {names[name]}(["{run.stage}<br/>run {run.short_id}"])')
+    for name, one in graph.artifacts.items():
+        if not one.path.startswith(CODE) and not one.path.endswith("/run.json"):
+            names[name] = f"n{len(names)}"
+            path = text.mermaid(one.path)
+            lines.append(f'  {names[name]}["{path}<br/>{one.sha256[:12]}"]')
+    for name, run in graph.runs.items():
+        lines += [f"  {names[a]} --> {names[name]}" for a in run.inputs if a in names]
+        lines += [f"  {names[name]} --> {names[a]}" for a in run.outputs if a in names]
     return "\n".join(lines)
-
-
-def _drawn(graph: Graph) -> list[str]:
-    """The artifacts worth a node: no code, and no stage's own record."""
-    return [
-        a
-        for a, one in graph.artifacts.items()
-        if not a.startswith(CODE) and not one.path.endswith("/run.json")
-    ]
 
 
 def plain(graph: Graph) -> dict[str, Any]:
     """The graph as plain data."""
-    return {
-        "runs": [
-            vars(run) | {"made_from": graph.next_runs(name, "upstream")}
-            for name, run in graph.runs.items()
-        ],
-        "artifacts": [
-            {"id": one.id, **vars(one), "made_by": graph.makers(one.id)}
-            for one in graph.artifacts.values()
-        ],
-    }
+    runs = []
+    for name, run in graph.runs.items():
+        runs.append(vars(run) | {"made_from": graph.next_runs(name, "upstream")})
+    artifacts = []
+    for one in graph.artifacts.values():
+        artifacts.append({"id": one.id, **vars(one), "made_by": graph.makers(one.id)})
+    return {"runs": runs, "artifacts": artifacts}
