@@ -1,6 +1,4 @@
-"""Bytes read in full and hashed, wherever they lie.
-
-A workspace, a git revision, DVC's cache, a DVC remote.
+"""Bytes read in full and hashed, in a workspace, a git revision, DVC's cache or a DVC remote.
 
 Nothing here looks at a modification time or at what DVC remembers.
 """
@@ -8,9 +6,7 @@ Nothing here looks at a modification time or at what DVC remembers.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from regrpo.core.dvc import files_in, folder_md5
+from regrpo.core.dvc import files_in, folder_md5, md5_of
+from regrpo.core.errors import CannotCheck
 from regrpo.core.files import sha256_json
+from regrpo.core.git import git
 from regrpo.core.pipeline import Snapshot
 
 CHUNK = 2**20
@@ -38,60 +36,60 @@ class Digest:
 def of_stream(stream: IO[bytes], md5: bool) -> Digest:
     """Read a stream to its end once; of a large one the two hashes are computed side by side."""
     sha256, other, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    # Two buffers: MD5 still reads the one before while the next is filled and SHA-256 reads it.
     now, before = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
     pending: Future[None] | None = None
-    with ThreadPoolExecutor(
-        1
-    ) as aside:  # its thread is made when a whole chunk comes; hashlib lets go of the lock
+    with ThreadPoolExecutor(1) as aside:  # hashlib lets go of the interpreter's lock
         while count := stream.readinto(now):  # type: ignore[attr-defined]
             chunk = now[:count]
-            following = aside.submit(other.update, chunk) if md5 and count == CHUNK else None
+            following = None
+            if md5 and count == CHUNK:  # a small file never starts the thread
+                following = aside.submit(other.update, chunk)
             sha256.update(chunk)
-            if pending:
+            if pending is not None:
                 pending.result()  # its buffer is free to be read into
-            if md5 and not following:
+            if md5 and following is None:
                 other.update(chunk)
-            pending, now, before, size = following, before, now, size + count
+            pending, size = following, size + count
+            now, before = before, now
     return Digest(sha256.hexdigest(), size, other.hexdigest() if md5 else None)
 
 
 def of_bytes(data: bytes) -> Digest:
     """Both hashes of bytes in memory."""
-    return of_stream(io.BytesIO(data), md5=True)
+    return Digest(hashlib.sha256(data).hexdigest(), len(data), md5_of(data))
 
 
 def of_files(wanted: Mapping[Path, bool]) -> dict[Path, Digest | OSError]:
     """Hash files ({path: whether MD5 too}) on every core, the largest first.
 
-    An unreadable one gives its error.
-
-    Names of one inode (DVC's hard links) are one file and are read once.
+    An unreadable one gives its error. Names of one inode (DVC's hard links) are read once.
     """
-    inodes: dict[tuple[int, int], list[Path]] = {}
-    sizes: dict[tuple[int, int], int] = {}
     found: dict[Path, Digest | OSError] = {}
+    names: dict[tuple[int, int], list[Path]] = {}
+    sizes: dict[tuple[int, int], int] = {}
     for path in wanted:
         try:
             stat = path.stat()
         except OSError as error:
             found[path] = error
             continue
-        inodes.setdefault((stat.st_dev, stat.st_ino), []).append(path)
-        sizes[stat.st_dev, stat.st_ino] = stat.st_size
+        inode = (stat.st_dev, stat.st_ino)
+        names.setdefault(inode, []).append(path)
+        sizes[inode] = stat.st_size
 
-    def one(paths: list[Path]) -> Digest | OSError:
+    def digest(inode: tuple[int, int]) -> Digest | OSError:
+        md5 = any(wanted[path] for path in names[inode])
         try:
-            with paths[0].open("rb", buffering=0) as stream:
-                return of_stream(stream, any(wanted[path] for path in paths))
+            with names[inode][0].open("rb", buffering=0) as stream:
+                return of_stream(stream, md5)
         except OSError as error:
             return error
 
-    order = sorted(inodes, key=lambda inode: -sizes[inode])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter's lock
-        for inode, digest in zip(
-            order, pool.map(one, (inodes[inode] for inode in order)), strict=True
-        ):
-            found |= dict.fromkeys(inodes[inode], digest)
+    largest_first = sorted(names, key=lambda inode: -sizes[inode])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for inode, result in zip(largest_first, pool.map(digest, largest_first), strict=True):
+            found |= dict.fromkeys(names[inode], result)
     return found
 
 
@@ -106,41 +104,37 @@ class Tree:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._known: dict[str, Digest] = {}
-        self._all: list[str] | None = None
 
     @property
     def is_workspace(self) -> bool:
         return self.snapshot.revision is None
 
     def names(self, path: str) -> list[str] | None:
-        """The files at a path, from the root; None where there is nothing."""
+        """The files at a path, from the root. Returns None if there is nothing."""
         if self.is_workspace:
-            return (
-                [file.as_posix() for file in files_in(Path(path))] if Path(path).exists() else None
-            )
-        if self._all is None:
-            self._all = (
-                self._git("ls-tree", "-r", "-z", "--name-only", str(self.snapshot.revision))
-                .decode()
-                .split("\0")
-            )
+            if not Path(path).exists():
+                return None
+            return [file.as_posix() for file in files_in(Path(path))]
         names = [name for name in self._all if name == path or name.startswith(f"{path}/")]
-        return (
-            [name for name in names if name == path or not self._ignored.match_file(name)]
-            if names
-            else None
-        )
+        if not names:
+            return None
+        return [name for name in names if name == path or not self._ignored.match_file(name)]
+
+    @cached_property
+    def _all(self) -> list[str]:
+        revision = str(self.snapshot.revision)
+        listed = git("-C", str(self.snapshot.root), "ls-tree", "-r", "-z", "--name-only", revision)
+        return (listed or "").split("\0")
 
     @cached_property
     def _ignored(self) -> Any:
         from pathspec import GitIgnoreSpec
 
-        return GitIgnoreSpec.from_lines(
-            (self.snapshot.read(".dvcignore") or b"").decode().splitlines()
-        )
+        lines = (self.snapshot.read(".dvcignore") or b"").decode().splitlines()
+        return GitIgnoreSpec.from_lines(lines)
 
     def listing(self, path: str) -> dict[str, Digest] | None:
-        """{file: Digest} at a path (with both hashes); None where there is nothing."""
+        """{file: Digest} at a path (with both hashes). Returns None if there is nothing."""
         names = self.names(path)
         if names is None:
             return None
@@ -152,10 +146,6 @@ class Tree:
         wanted = [name for name in names if name not in self._known]
         for name, data in self.snapshot.read_all(wanted).items():
             self._known[name] = of_bytes(data)
-
-    def _git(self, *arguments: str) -> bytes:
-        command = ["git", "-C", str(self.snapshot.root), *arguments]
-        return subprocess.run(command, capture_output=True, check=False).stdout
 
 
 def path_hashes(path: str, listing: Mapping[str, Digest]) -> tuple[str, str]:
@@ -178,8 +168,6 @@ class Remote:
     def __init__(self, root: Path, name: str | None) -> None:
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
-
-        from regrpo.core.errors import CannotCheck
 
         try:
             self._odb: Any = Repo(str(root)).cloud.get_remote_odb(name)
@@ -205,8 +193,6 @@ class Remote:
 
     def _require_bucket(self) -> None:
         """S3 tells of a missing object and of a missing bucket alike."""
-        from regrpo.core.errors import CannotCheck
-
         bucket = self._odb.path.partition("/")[0]
         try:
             if self._odb.fs.protocol == "s3":
@@ -222,8 +208,6 @@ class Remote:
             return
 
     def _try(self, md5: str, use: Callable[[IO[bytes]], Any]) -> Any:
-        from regrpo.core.errors import CannotCheck
-
         try:
             with self._odb.fs.open(self._odb.oid_to_path(md5), "rb") as stream:
                 return use(stream)

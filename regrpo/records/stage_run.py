@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from regrpo.core import files, hardware, profiles
-from regrpo.core.dvc import dvc_root, entry_now, files_in
+from regrpo.core.dvc import declared_outputs, dvc_root, entry_now, files_in, path_of
 from regrpo.core.errors import CannotCheck, RegrpoError
 from regrpo.core.git import git
-from regrpo.core.pipeline import CODE, stage_key
+from regrpo.core.pipeline import CODE, record_path, stage_key
 from regrpo.core.settings import Section
 from regrpo.records import follower_process
 from regrpo.records.journal import Journal, is_dvc
@@ -38,10 +38,12 @@ P = TypeVar("P", bound=Section)
 
 def environment() -> dict[str, Any]:
     """Every installed distribution, Python, system and device, with a SHA-256 over them (`sha256`)."""
+    packages = {}
+    for distribution in metadata.distributions():
+        if distribution.name:
+            packages[distribution.name.lower().replace("_", "-")] = distribution.version
     facts = {
-        "packages": {
-            d.name.lower().replace("_", "-"): d.version for d in metadata.distributions() if d.name
-        },
+        "packages": packages,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": hardware.cpu_model(),
@@ -55,38 +57,35 @@ def code_state() -> tuple[dict[str, Any], str]:
 
     Untracked files count as changes. Without a git repository the revision and the flag are None.
     """
-    revision = git(
-        "rev-parse", "--verify", os.environ.get("DVC_EXP_BASELINE_REV", "HEAD") + "^{commit}"
-    )
+    baseline = os.environ.get("DVC_EXP_BASELINE_REV", "HEAD")
+    revision = git("rev-parse", "--verify", f"{baseline}^{{commit}}")
     if revision is None:
         return {"revision": None, "dirty": None, "diff_sha256": None}, ""
     parts = [git("--no-optional-locks", "diff", revision, "--", *CODE) or ""]
     untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--", *CODE) or ""
     for name in filter(None, untracked.split("\0")):
-        # `git diff --no-index` answers 1 for "differs".
+        # Not by git(): `git diff --no-index` answers 1 for "differs".
         shown = subprocess.run(
             ["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False
         )
         parts.append(shown.stdout.decode(errors="replace").strip())
     diff = "\n".join(part for part in parts if part)
-    digest = hashlib.sha256(diff.encode()).hexdigest() if diff else None
+    digest = files.sha256_text(diff) if diff else None
     return {"revision": revision, "dirty": bool(diff), "diff_sha256": digest}, diff
 
 
 def fingerprint(path: str) -> dict[str, Any]:
-    """{path, sha256, size}, and for a folder `files`, {path.
+    """{path, sha256, size (bytes)} of a file or folder.
 
-    SHA-256}; its own SHA-256 is over their canonical JSON.
+    A folder has `files` besides, {name: SHA-256}; its own SHA-256 is over their canonical JSON.
     """
     root = Path(path)
-    listing = [
-        (file.relative_to(root).as_posix(), files.sha256(file), file.stat().st_size)
-        for file in files_in(root)
-    ]
-    size = sum(item[2] for item in listing)
     if root.is_file():
-        return {"path": path, "sha256": listing[0][1], "size": size}
-    content = {name: digest for name, digest, _ in listing}
+        return {"path": path, "sha256": files.sha256(root), "size": root.stat().st_size}
+    content, size = {}, 0
+    for file in files_in(root):
+        content[file.relative_to(root).as_posix()] = files.sha256(file)
+        size += file.stat().st_size
     return {"path": path, "sha256": files.sha256_json(content), "size": size, "files": content}
 
 
@@ -104,40 +103,34 @@ def ancestor_dvc() -> tuple[int, float] | None:
 class Run(Generic[P]):
     """What a stage's `main` holds: its parameters, and two ways to be watched."""
 
-    def __init__(self, stage: str, values: P, journal: Journal, key: str) -> None:
-        self.stage, self.params, self._journal, self._key = stage, values, journal, key
-        self.reports = Path("reports") / stage
+    def __init__(self, values: P, facts: Mapping[str, Any]) -> None:
+        self.params = values
+        self.facts = facts
+        self.stage = str(facts["stage"])
+        self.journal = Journal(facts)
+        self.reports = Path("reports") / self.stage
         self.reports.mkdir(parents=True, exist_ok=True)
 
     def log(self, values: Mapping[str, float], step: int = 0) -> None:
         """Show metrics while the stage runs (and keep them for MLflow)."""
-        self._journal.metrics(values, step)
+        self.journal.metrics(values, step)
 
     def checkpoint_folder(self, device: str) -> Path:
-        """Where this very stage key leaves checkpoints to resume from.
-
-        In this environment, on this device.
-        """
-        identity = files.sha256_json([self._key, environment()["sha256"], device])
+        """Where this very stage key leaves checkpoints, in this environment, on this device."""
+        identity = files.sha256_json([self.facts["key"], environment()["sha256"], device])
         return dvc_root() / ".checkpoints" / f"{self.stage}-{identity[:24]}"
 
     def attach(self, path: Path, name: str | None = None) -> None:
         """Give MLflow a file or folder that is no DVC output."""
-        self._journal.keep(path, name or path.name)
+        self.journal.keep(path, name or path.name)
 
 
 def require_checked_profile() -> None:
     """Run `regrpo check` once per state of profile and code, before anything of a pipeline runs."""
+    read = [Path("params.yaml"), Path("dvc.yaml"), profiles.active_profile()]
+    code = [*Path("stages").glob("*.py"), *Path("regrpo").rglob("*.py")]
     digest = hashlib.sha256(sys.executable.encode())
-    for path in sorted(
-        [
-            Path("params.yaml"),
-            Path("dvc.yaml"),
-            profiles.active_profile(),
-            *Path("stages").glob("*.py"),
-            *Path("regrpo").rglob("*.py"),
-        ]
-    ):
+    for path in sorted(read + code):
         digest.update(path.read_bytes())
     stamp = dvc_root() / ".regrpo" / "checked"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
@@ -150,64 +143,70 @@ def require_checked_profile() -> None:
 
 @contextlib.contextmanager
 def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
-    """A stage's frame.
+    """A stage's frame: profile checked, parameters parsed, run journalled, run.json written.
 
-    Profile checked, parameters parsed, run journalled, run.json written, errors told in one line.
-
-    Exits with the error's own code for a RegrpoError; any other exception is a fault of ours and
-    keeps its traceback.
+    Exits with the error's own code, and one line, for a RegrpoError and for a full disk; any other
+    exception is a fault of ours and keeps its traceback.
     """
-    journal: Journal | None = None
-    # DVC passes SIGTERM on by leaving the stage alive; one that reaches us ends the run as KILLED,
-    # not as an orphan.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    run: Run[P] | None = None
     status = "FAILED"
+    # DVC leaves the stage alive on SIGTERM; one that reaches us ends the run as KILLED, not as an
+    # orphan.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        if not Path("dvc.yaml").exists():
-            raise CannotCheck(
-                f"stages.{name}",
-                expected="to be started in the repository's root",
-                found=f"no dvc.yaml in {Path.cwd().name}/",
-                remedy=f"Change to the root and run `python -m stages.{name}`, or `dvc repro`.",
-            )
-        require_checked_profile()
-        profile = profiles.active_profile()
-        sections = profiles.read_profile(profile)
-        values = profiles.parse_section(model, sections[name], f"{profile}: {name}")
-        facts = _opening_facts(name, str(profile), sections)
-        journal = Journal(facts)
-        follower_process.start_following()
-        run = Run(name, values, journal, facts["key"])
+        run = _open(name, model)
         yield run
-        record = _record(facts, journal)
+        record = _record(run.facts, run.journal)
         files.write_json(run.reports / "run.json", [record])
-        _keep_reports(journal, name)
-        journal.close("FINISHED", record)
+        _keep_reports(run.journal, name)
+        run.journal.close("FINISHED", record)
         status = "FINISHED"
-    except RegrpoError as error:
-        print(error if error.where.startswith(name) else f"{name}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            traceback.print_exc()
-        else:
-            found = f"{error.strerror}{f': {error.filename}' if error.filename else ''}"
-            print(
-                f"{name}: expected room on the disk; found {found}. Free some, and run `dvc repro`.",
-                file=sys.stderr,
-            )
-        sys.exit(CannotCheck.exit_code)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(2)
+    except Exception as error:
+        sys.exit(_report(name, error))
     finally:
-        if journal is not None and status != "FINISHED":
+        if run is not None and status != "FINISHED":
             with contextlib.suppress(OSError):
-                _keep_reports(journal, name)
-            journal.close(status, None)
+                _keep_reports(run.journal, name)
+            run.journal.close(status, None)
+
+
+def _open(name: str, model: type[P]) -> Run[P]:
+    """Check and parse the profile, open the journal, and see to it that a tracker reads it."""
+    if not Path("dvc.yaml").exists():
+        raise CannotCheck(
+            f"stages.{name}",
+            expected="to be started in the repository's root",
+            found=f"no dvc.yaml in {Path.cwd().name}/",
+            remedy=f"Change to the root and run `python -m stages.{name}`, or `dvc repro`.",
+        )
+    require_checked_profile()
+    profile = profiles.active_profile()
+    sections = profiles.read_profile(profile)
+    values = profiles.parse_section(model, sections[name], f"{profile}: {name}")
+    run = Run(values, _opening_facts(name, str(profile), sections))
+    follower_process.start_following()
+    return run
+
+
+def _report(name: str, error: Exception) -> int:
+    """Print what ended a stage; returns the exit code."""
+    if isinstance(error, RegrpoError):
+        print(error if error.where.startswith(name) else f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        found = str(error.strerror)
+        if error.filename:
+            found += f": {error.filename}"
+        print(
+            f"{name}: expected room on the disk; found {found}. Free some, and run `dvc repro`.",
+            file=sys.stderr,
+        )
+    else:
+        traceback.print_exception(error)
+    return CannotCheck.exit_code
 
 
 def _opening_facts(name: str, profile: str, sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,18 +239,11 @@ def _utc(seconds: float) -> str:
 
 
 def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
-    """run.json's one element.
-
-    What may differ from the next execution, and what this one read and wrote.
-    """
+    """run.json's one element: how this execution went, and what it read and wrote."""
     entry, name = facts["entry"], facts["stage"]
-    own = f"reports/{name}/run.json"
+    now = time.time()
     declared = profiles.read_yaml(Path("dvc.yaml"))["stages"][name]
-    outputs = [
-        next(iter(out)) if isinstance(out, dict) else out
-        for kind in ("outs", "metrics", "plots")
-        for out in declared.get(kind, [])
-    ]
+    outputs = [path_of(out) for out in declared_outputs(declared)]
     return {
         "schema_version": SCHEMA_VERSION,
         "stage": name,
@@ -260,23 +252,20 @@ def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
         "command": entry["cmd"],
         "parameters": entry["params"],
         "inputs": [fingerprint(dep["path"]) for dep in entry["deps"]],
-        "outputs": [fingerprint(out) for out in outputs if out != own],
+        "outputs": [fingerprint(out) for out in outputs if out != record_path(name)],
         "code": facts["code"],
         "environment": environment(),
         "started": _utc(facts["started"]),
-        "ended": _utc(time.time()),
-        "seconds": round(time.time() - facts["started"], 3),
+        "ended": _utc(now),
+        "seconds": round(now - facts["started"], 3),
         "peak_memory_mb": hardware.peak_memory_mb(),
         "mlflow_run_id": journal.mlflow_run_id(follower_process.is_following),
     }
 
 
 def _keep_reports(journal: Journal, name: str) -> None:
-    """Copy the stage's report files to the journal.
-
-    A temporary experiment workspace is gone when MLflow is told.
-    """
+    """Copy the stage's report files to the journal: an experiment's workspace is gone before MLflow has them."""
     folder = Path("reports") / name
-    for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
+    for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name not in (".gitignore", "run.json"):
             journal.keep(file, file.relative_to(folder).as_posix())
