@@ -42,22 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    root, direction = Path.cwd(), "downstream" if args.downstream else "upstream"
-    way: graph.Direction = "downstream" if args.downstream else "upstream"
+    direction: graph.Direction = "downstream" if args.downstream else "upstream"
     if args.html:
         pages.require_writable(args.html)
+    root = Path.cwd()
     finder = Finder(root, None if args.no_mlflow else Lookup())
     require_git(root)
     whole = graph.of_places([finder.here, *revisions(root)])
-    part, starts = graph.ask(whole, args.target, finder.find, way)
+    part, starts = graph.ask(whole, args.target, finder.find, direction)
     if args.json:
-        print(
-            json.dumps(
-                {"target": args.target, "direction": direction, "start": starts}
-                | graph.plain(part),
-                indent=2,
-            )
-        )
+        asked = {"target": args.target, "direction": direction, "start": starts}
+        print(json.dumps(asked | graph.plain(part), indent=2))
     elif args.mermaid:
         print(graph.mermaid(part))
     elif args.html:
@@ -65,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         pages.write(args.html, pages.lineage_page(title, part))
         print(f"wrote {args.html}")
     elif starts:
-        for line in graph.tree(part, starts, way):
+        for line in graph.tree(part, starts, direction):
             print(line)
     else:
         print("Nothing was made from it." if args.downstream else "No run made it: it is a source.")

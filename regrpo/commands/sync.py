@@ -1,7 +1,4 @@
-"""regrpo sync.
-
-Tell MLflow everything that journals, experiments and workspace hold and it does not.
-"""
+"""regrpo sync: tell MLflow everything that journals, experiments and workspace hold and it does not."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo.core import files
+from regrpo.evaluate.results import METRICS, MODELS, parse_metrics
 from regrpo.records.journal import enabled
 from regrpo.tracking import address, follower
 
@@ -22,36 +19,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
-def _headline() -> str | None:
-    """The workspace's result in one line; None where there is none."""
-    path = Path("reports/evaluate/metrics.json")
-    if not path.exists():
-        return None
-    evaluation = files.read_json(path)
-    task = evaluation.get("tasks", {}).get(evaluation.get("headline"))
-    if not task:
-        return None
-    values = ", ".join(
-        f"{model} {task['models'][model]['value']:.3f}" for model in ("base", "sft", "grpo")
-    )
-    return f"result    {evaluation['headline']}: {values}; more in reports/model_card/README.md"
-
-
 def run(args: argparse.Namespace) -> int:
-    """Print each row made or ended (or the latest pipeline's, where there was nothing to do) and where they are."""
+    """Print each row made or ended (or the latest pipeline's, if nothing was) and where they are."""
     changed = follower.sync()
     latest = follower.latest_pipeline()
     if args.json:
         place = {"uri": address.shown_uri(), "experiment": address.experiment_name()}
         print(json.dumps(place | {"changed": changed, "latest": latest}, indent=2))
-    elif not args.quiet:
-        for row in changed or ([latest] if latest else []):
-            print(f"{row['kind']:<9} {row['name']:<24} {row['status']:<9} {row['run_id']}")
-        if headline := _headline():
-            print(headline)
-        if enabled():
-            where = f"{address.shown_uri()} (experiment {address.experiment_name()})"
-            print(f"MLflow is up to date: {where}; look at it with `make ui`")
-        else:
-            print("Tracking is off (REGRPO_TRACKING).")
+        return 0
+    if args.quiet:
+        return 0
+    for row in changed or ([latest] if latest else []):
+        print(f"{row['kind']:<9} {row['name']:<24} {row['status']:<9} {row['run_id']}")
+    headline = _headline()
+    if headline:
+        print(headline)
+    if enabled():
+        where = f"{address.shown_uri()} (experiment {address.experiment_name()})"
+        print(f"MLflow is up to date: {where}; look at it with `make ui`")
+    else:
+        print("Tracking is off (REGRPO_TRACKING).")
     return 0
+
+
+def _headline() -> str | None:
+    """The workspace's result in one line. Returns None if it has none."""
+    path = Path(METRICS)
+    evaluation = parse_metrics(path.read_bytes()) if path.exists() else None
+    task = evaluation.headline_task if evaluation else None
+    if evaluation is None or task is None:
+        return None
+    models = [model for model in MODELS if model in task.models]
+    values = ", ".join(f"{model} {task.models[model].value:.3f}" for model in models)
+    return f"result    {evaluation.headline}: {values}; more in reports/model_card/README.md"

@@ -280,6 +280,9 @@ def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, sto
         "grpo.health.fired": 0.0,
         "evaluate.heldout.n": 300.0,
         "evaluate.heldout.grpo": 0.9,
+        "evaluate.heldout.grpo.ci95_low": 0.86,
+        "evaluate.heldout.grpo.ci95_high": 0.93,
+        "headline/grpo": 0.9,
     }
     expected = {
         "regrpo.pipeline_key": key,
