@@ -878,7 +878,7 @@ def test_markdown_escapes_what_is_not_ours(evil: Path) -> None:
     assert "<script>" not in re.sub(r"\\<", "", outside)
     assert said.count("\n```") == 2, "the fence opens and closes once"
     for line in outside.splitlines():
-        if line.startswith(r"| \<script") or line.startswith("| grpo.output"):
+        if line.startswith("| &lt;script") or line.startswith("| grpo.output"):
             assert len(re.findall(r"(?<!\\)\|", line)) == 4, "a column per run, and its name"
 
 

@@ -610,11 +610,9 @@ def test_settings_at_the_default_are_set_apart(reports: Path) -> None:
 
 def test_an_evaluation_of_another_model_is_refused(reports: Path) -> None:
     [record] = files.read_json(Path("reports/evaluate/run.json"))
-    record["inputs"][-1]["files"]["model.safetensors"] = "0" * 64
+    record["inputs"][-1]["sha256"] = "0" * 64
     write("reports/evaluate/run.json", [record])
-    with pytest.raises(
-        Refused, match=r"models/grpo/model.safetensors, as evaluate read it: .* as grpo wrote it"
-    ):
+    with pytest.raises(Refused, match=r"models/grpo, as evaluate read it: .* as grpo wrote it"):
         card_facts.read_facts()
 
 
