@@ -159,6 +159,17 @@ def test_sfts_limit_of_a_prompt_needs_prepares(
     assert cli.main(["check"]) == 0
 
 
+def test_a_classifier_at_a_branch_is_refused_with_the_command_that_prints_its_commit(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = {"repo": "textdetox/some-classifier", "revision": "main", "positive": ["neutral"]}
+    edit_yaml(here / "params.yaml", {"evaluate": {"classifiers": {"tox": judge}}})
+    assert cli.main(["check"]) == 1
+    said = capsys.readouterr().err
+    assert "params.yaml: evaluate.classifiers.tox.revision" in said
+    assert "hf models info textdetox/some-classifier --revision main --expand sha" in said
+
+
 def test_findings_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_yaml(here / "params.yaml", {"sft": {"threads": 0}})
     assert cli.main(["check", "--json"]) == 1
