@@ -1,11 +1,8 @@
-"""grpo: group relative policy optimization (Shao et al.
+"""grpo: group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, section 4).
 
-2024, arXiv:2402.03300, section 4) with TRL's GRPOTrainer.
-
-Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and the gate's verdict;
-writes models/grpo/ and
-reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.png}.  By hand: python -m
-stages.grpo
+TRL's GRPOTrainer. Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and
+the gate's verdict; writes models/grpo/ and reports/grpo/{history.csv,metrics.json,health.json,
+samples.parquet,curves.png}. Run it by hand: python -m stages.grpo
 """
 
 from __future__ import annotations
@@ -17,15 +14,15 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from regrpo.core import files, hardware, processes, prompts
-from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Training, invalid
 from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
-from regrpo.train import doctor, launch, rewards
+from regrpo.train import doctor, launch, rewards, worker
 from regrpo.train.classifiers import Classifier, ClassifierName, load_all
 from regrpo.train.early_stopping import EarlyStopping
 
-SFT, OUT = Path("models/sft"), Path("models/grpo")
+SFT = Path("models/sft")
+OUT = Path("models/grpo")
 DATA = Path("data/prepared")
 
 
@@ -49,18 +46,7 @@ class Params(Training):
 
     @model_validator(mode="after")
     def _rewards_have_names_of_their_own(self) -> Self:
-        """TRL logs, and samples.parquet stores, a reward under its function's name."""
-        names = [name.rpartition(":")[2] for name in self.reward_funcs]
-        taken = {"step", "id", "prompt", "completion", "answer", "reward"}
-        if clash := sorted({name for name in names if names.count(name) > 1 or name in taken}):
-            why = f"{', '.join(clash)} is taken; give the function a name of its own"
-            raise invalid(Problem("reward_funcs", why))
-        if clash := sorted(set(self.classifiers) & set(rewards.OURS)):
-            why = f"{', '.join(clash)} is a reward of ours; give it a name of its own"
-            raise invalid(Problem("classifiers", why))
-        if unused := sorted(set(self.classifiers) - set(self.reward_funcs)):
-            why = f"{', '.join(unused)} has no weight in `reward_funcs`"
-            raise invalid(Problem("classifiers", why))
+        rewards.require_own_names(self.reward_funcs, self.classifiers)
         return self
 
     @model_validator(mode="after")
@@ -73,13 +59,15 @@ class Params(Training):
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
-        if problem := self.group_problem(self.processes):
+        problem = self.group_problem(self.processes)
+        if problem:
             raise invalid(problem)
         return self
 
     def group_problem(self, processes: int) -> Problem | None:
         """What is wrong if the completions generated at once are not whole batches and groups."""
-        at_once = self.per_device_train_batch_size * processes  # completions of one micro-step
+        # Completions of one micro-step.
+        at_once = self.per_device_train_batch_size * processes
         stated = self.passed_through.get("generation_batch_size")
         completions = stated or at_once * self.generation_steps
         shape = f"per_device_train_batch_size {self.per_device_train_batch_size}"
@@ -106,18 +94,18 @@ class Params(Training):
 
     @property
     def generation_steps(self) -> int:
-        """Micro-steps that use one generation's completions."""
+        """Micro-steps that use one generation's completions, as TRL counts them."""
         at_once = self.per_device_train_batch_size * self.processes
-        asked = (self.passed_through.get("generation_batch_size") or 0) // at_once
+        generated = self.passed_through.get("generation_batch_size") or 0
         return (
             self.passed_through.get("steps_per_generation")
-            or asked
+            or generated // at_once
             or self.gradient_accumulation_steps
         )
 
     @property
     def cycle(self) -> int:
-        """One generation's use: TRL does not save its buffer of completions."""
+        """Optimizer steps of one generation's use: TRL does not save its buffer of completions."""
         micro_steps = math.lcm(
             self.generation_steps * self.passed_through.get("num_iterations", 1),
             self.gradient_accumulation_steps,
@@ -125,9 +113,8 @@ class Params(Training):
         return micro_steps // self.gradient_accumulation_steps
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
-        return super().trainer_settings(device) | {
-            "reward_weights": list(self.reward_funcs.values())
-        }
+        weights = list(self.reward_funcs.values())
+        return super().trainer_settings(device) | {"reward_weights": weights}
 
 
 def _group_sizes(completions: int, near: int) -> str:
@@ -138,125 +125,98 @@ def _group_sizes(completions: int, near: int) -> str:
     return " or ".join(map(str, below + above)) or "none: raise per_device_train_batch_size"
 
 
-def summary(steps: int, history: Any, prompts: int) -> dict[str, Any]:
-    """metrics.json: the first and last ten logged steps' reward, dev accuracy before and after."""
+def watchers(params: Params, history: Any, cutter: prompts.Cutter, verifier: Any) -> list[Any]:
+    """The trainer's callbacks in their order: each looks at what those before it have recorded."""
+    from regrpo.train import callbacks
+
+    chosen: list[Any] = []
+    if params.dev_every and verifier:
+        rows = cutter.rows(files.read_rows(DATA / "dev.parquet"))
+        length = params.max_completion_length
+        chosen.append(callbacks.DevAccuracy(rows, verifier, params.dev_every, length, history))
+    elif params.dev_every:
+        print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
+    chosen += [history, callbacks.RequireHealth(history, params.doctor)]
+    if params.early_stopping:
+        chosen.append(callbacks.StopEarly(params.early_stopping, history))
+    return chosen
+
+
+def summary(params: Params, history: Any, steps: int) -> dict[str, Any]:
+    """The first and last ten logged steps' reward, dev accuracy before and after, an early stop."""
+    first_ten, last_ten = slice(None, 10), slice(-10, None)
+    stopped_early = None
+    if params.early_stopping:
+        verdict = params.early_stopping.verdict(history.rows)
+        if verdict and verdict["step"] < params.max_steps:
+            stopped_early = verdict
     return {
         "steps": steps,
-        "reward_first": history.mean("reward", slice(None, 10)),
-        "reward_last": history.mean("reward", slice(-10, None)),
+        "reward_first": history.mean("reward", first_ten),
+        "reward_last": history.mean("reward", last_ten),
         "dev_accuracy_first": history.mean("dev_accuracy", slice(None, 1)),
         "dev_accuracy_last": history.mean("dev_accuracy", slice(-1, None)),
-        "completion_length_last": history.mean("completions/mean_length", slice(-10, None)),
-        "prompts_seen": prompts,
+        "completion_length_last": history.mean("completions/mean_length", last_ten),
+        "stopped_early": stopped_early,
     }
-
-
-def check_health(params: Params) -> Any:
-    """A look at the history after each logged step.
-
-    NaN and infinity stop the run, other rules where asked for.
-    """
-
-    def check(rows: list[dict[str, float]]) -> None:
-        health = doctor.examine(rows)
-        if health["verdict"] == "fatal" or (params.doctor == "stop" and health["fired"]):
-            rule = next(rule for rule in health["rules"] if rule["verdict"] == "fired")
-            raise Refused(
-                f"grpo, step {rule['steps'][-1]}",
-                expected="a healthy run (the doctor's rules, reports/grpo/health.json)",
-                found=rule["what"],
-                remedy=f"Change {rule['change']}.",
-            )
-
-    return check
 
 
 def train(run: stage_run.Run[Params]) -> None:
     from datasets import Dataset
-    from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from regrpo.train import callbacks as callbacks_module
-    from regrpo.train import checkpoints, curves, resuming, sharding
+    from regrpo.train import callbacks, checkpoints, curves, saving, trainers
 
     params = run.params
-    device = hardware.find_device(params.device)
-    hardware.require_bf16("grpo", params.wants_bf16, device)
+    device, deterministic = trainers.set_up("grpo", params)
     if params.passed_through.get("use_vllm"):
         hardware.require_vllm("grpo.use_vllm", "use_vllm: false", device)
-    turned_on = hardware.set_up(
-        params.seed, params.threads, params.deterministic and device == "cuda"
-    )
     dataset = files.read_json(DATA / "dataset.json")
-    verifier, cut = get_verifier(dataset["verifier"]), prompts.Cutter(dataset, SFT)
+    verifier = get_verifier(dataset["verifier"])
+    cutter = prompts.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
-    functions = [
-        rewards.get_reward(name, verifier, params.max_completion_length, judges)
-        for name in params.reward_funcs
-    ]
-    samples = rewards.Samples(
-        list(params.reward_funcs.values()), params.sample_every, params.num_generations
-    )
-    history = callbacks_module.History(
-        "grpo", ("reward", "dev_accuracy", "completions/mean_length"), run.log, check_health(params)
-    )
-    callbacks = [history]
-    if params.dev_every and not verifier:
-        print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
-    elif params.dev_every and verifier:
-        dev = cut.rows(files.read_rows(DATA / "dev.parquet"))
-        callbacks.insert(
-            0,
-            callbacks_module.DevAccuracy(
-                dev, verifier, params.dev_every, params.max_completion_length, history
-            ),
-        )
-    if params.early_stopping:
-        callbacks.append(callbacks_module.Stopper(params.early_stopping, history))
+    length, weights = params.max_completion_length, params.reward_funcs
+    functions = [rewards.get_reward(name, verifier, length, judges) for name in weights]
+    samples = rewards.Samples(list(weights.values()), params.sample_every, params.num_generations)
+    shown = ("reward", "dev_accuracy", "completions/mean_length")
+    history = callbacks.History("grpo", shown, run.log)
+    looking_on = watchers(params, history, cutter, verifier)
     try:
         with (
             checkpoints.held(run.checkpoint_folder(device)) as folder,
-            callbacks_module.told_as_refusal("grpo"),
+            trainers.refuse_on(ValueError, "grpo"),
         ):
-            with callbacks_module.told_as_refusal("grpo", ImportError):
+            with trainers.refuse_on(ImportError, "grpo"):
+                rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
                 trainer = GRPOTrainer(
-                    model=str(SFT),
                     reward_funcs=samples.watching(functions),
                     args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                    train_dataset=Dataset.from_list(
-                        cut.rows(files.read_rows(DATA / "train.parquet"))
-                    ),
-                    processing_class=AutoTokenizer.from_pretrained(SFT),
-                    peft_config=params.lora.config() if params.lora else None,
-                    quantization_config=params.quantization.config("grpo")
-                    if params.quantization
-                    else None,
-                    callbacks=callbacks,
+                    train_dataset=Dataset.from_list(rows),
+                    callbacks=looking_on,
+                    **trainers.model_arguments("grpo", params, SFT),
                 )
-            callbacks_module.quiet(trainer)
-            resuming.fit(trainer, folder, {"history": history, "samples": samples}, params.launch)
-            callbacks_module.save(
-                trainer.model, trainer.processing_class, OUT, SFT, sharding.whole_state(trainer)
-            )
-    finally:  # a run that was stopped leaves its evidence
+            parts = {"history": history, "samples": samples}
+            trainers.fit(trainer, folder, parts, params.launch)
+            saving.save_model(trainer, SFT, OUT)
+    finally:
+        # A run that was stopped leaves its evidence.
         if processes.is_main():
             history.write_csv(run.reports / "history.csv")
             files.write_json(run.reports / "health.json", doctor.examine(history.rows))
             files.write_parquet(run.reports / "samples.parquet", samples.frame())
     if not processes.is_main():
         return
-    metrics = summary(trainer.state.global_step, history, samples.prompts_seen)
-    verdict = params.early_stopping.verdict(history.rows) if params.early_stopping else None
-    metrics["stopped_early"] = verdict if verdict and verdict["step"] < params.max_steps else None
+    metrics = summary(params, history, trainer.state.global_step)
+    metrics["prompts_seen"] = samples.prompts_seen
     metrics["classifiers"] = {name: judge.facts for name, judge in judges.items()}
-    metrics["deterministic"] = [f"{name}={value}" for name, value in turned_on.items()]
+    metrics["deterministic"] = deterministic
     files.write_json(run.reports / "metrics.json", metrics)
     curves.draw(history.rows, run.reports / "curves.png")
 
 
 def main() -> None:
     if processes.is_worker():
-        return launch.work(Params, train)
+        return worker.work(Params, train)
     with stage_run.stage("grpo", Params) as run:
         launch.run(train, run)
         health = files.read_json(run.reports / "health.json")
@@ -264,7 +224,8 @@ def main() -> None:
             if rule["verdict"] == "fired":
                 first, last = rule["steps"][0], rule["steps"][-1]
                 print(
-                    f"grpo: the doctor warns: {rule['what']} (steps {first} to {last}); change {rule['change']}"
+                    f"grpo: the doctor warns: {rule['what']} (steps {first} to {last}); "
+                    f"change {rule['change']}"
                 )
 
 

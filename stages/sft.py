@@ -1,11 +1,8 @@
-"""sft.
+"""sft: a supervised warm start, so that grpo has something to reinforce.
 
-Supervised warm start, so that grpo has something to reinforce (TRL's SFTTrainer, completion-only
-loss).
-
-Reads models/base/, data/prepared/{sft.parquet,dataset.json} and the gate's verdict; writes
-models/sft/ and reports/sft/{history.csv,metrics.json}.  `max_steps: 0` passes the base through.
-Run it by hand: python -m stages.sft
+TRL's SFTTrainer, the loss on completions only. Reads models/base/, data/prepared/sft.parquet,
+dataset.json and the gate's verdict; writes models/sft/ and reports/sft/{history.csv,metrics.json}.
+`max_steps: 0` passes the base through. Run it by hand: python -m stages.sft
 """
 
 from __future__ import annotations
@@ -17,14 +14,15 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import files, hardware, processes, prompts
+from regrpo.core import files, processes, prompts
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, Training, invalid
 from regrpo.core.verifiers import Verifier, get_verifier
 from regrpo.records import stage_run
-from regrpo.train import launch
+from regrpo.train import launch, worker
 
-BASE, OUT = Path("models/base"), Path("models/sft")
+BASE = Path("models/base")
+OUT = Path("models/sft")
 DATA = Path("data/prepared")
 
 
@@ -39,7 +37,8 @@ class Params(Training):
     library = "trl.trainer.sft_config:SFTConfig"
     owned: ClassVar[dict[str, str]] = Training.owned | {
         "completion_only_loss": "the loss is on completions only",
-        "train_sampling_strategy": "a curriculum keeps its order, anything else is shuffled by sft.seed",
+        "train_sampling_strategy": "a curriculum keeps its order, anything else is shuffled by "
+        "sft.seed",
     }
     curriculum: list[Phase] | None = None
     max_prompt_tokens: int | None = Field(default=None, gt=0)  # null = prepare's
@@ -62,137 +61,137 @@ class Params(Training):
         return self
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
-        order = {"train_sampling_strategy": "sequential"} if self.curriculum else {}
-        return super().trainer_settings(device) | {"completion_only_loss": True} | order
+        settings = super().trainer_settings(device) | {"completion_only_loss": True}
+        if self.curriculum:
+            settings["train_sampling_strategy"] = "sequential"
+        return settings
 
 
 def examples(rows: list[dict[str, Any]], verifier: Verifier | None) -> list[dict[str, Any]]:
-    """Each row twice, as TRL's prompt and completion.
+    """All rows twice, as TRL's prompt and completion: worked solutions, then bare answers.
 
-    With its worked solution, then with the bare answer.
-
-    A row without a solution shows its answer both times; one without a verifier shows its solution
-    both times.
+    A row without a solution shows its answer both times; one without an answer that the verifier
+    renders shows its solution both times.
     """
+    worked, bare = [], []
+    for row in rows:
+        answer = row["solution"]
+        if verifier and row["answer"] is not None:
+            answer = verifier.render(row["answer"])
+        solution = answer if row["solution"] is None else row["solution"]
+        worked.append(example(row["prompt"], solution))
+        bare.append(example(row["prompt"], answer))
+    return worked + bare
 
-    def completion(row: dict[str, Any], worked: bool) -> Any:
-        bare = verifier.render(row["answer"]) if verifier and row["answer"] is not None else None
-        text = row["solution"] if (worked and row["solution"] is not None) or bare is None else bare
-        return text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
 
-    return [
-        {"prompt": row["prompt"], "completion": completion(row, worked)}
-        for worked in (True, False)
-        for row in rows
-    ]
+def example(prompt: Any, text: str) -> dict[str, Any]:
+    """Plain text after plain text, a message after messages."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": text}
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
 
 
 def draw_order(count: int, params: Params) -> list[int]:
-    """Indices into `examples` of `count` rows, phase by phase, drawn with replacement by sft.seed."""
+    """Indices into the `examples` of `count` rows: phase by phase, with replacement, by sft.seed."""
     draw = random.Random(params.seed)
-    batch = (
-        params.per_device_train_batch_size * params.gradient_accumulation_steps * params.processes
-    )
+    batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
+    batch *= params.processes
     order: list[int] = []
     for phase in params.curriculum or []:
         for _ in range(round(phase.share * params.max_steps) * batch):
-            order.append(draw.randrange(count) + (0 if draw.random() < phase.worked else count))
-    missing = params.max_steps * batch - len(order)  # of rounding
-    return order[:missing] if missing < 0 else order + order[len(order) - missing :]
-
-
-def train(run: stage_run.Run[Params]) -> dict[str, Any]:
-    from datasets import Dataset, disable_progress_bars
-    from transformers import AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
-
-    from regrpo.train import callbacks, checkpoints, resuming, sharding
-
-    params = run.params
-    device = hardware.find_device(params.device)
-    hardware.require_bf16("sft", params.wants_bf16, device)
-    turned_on = hardware.set_up(
-        params.seed, params.threads, params.deterministic and device == "cuda"
-    )
-    disable_progress_bars()
-    dataset = files.read_json(DATA / "dataset.json")
-    rows = prompts.Cutter(dataset, BASE, params.max_prompt_tokens).rows(
-        files.read_rows(DATA / "sft.parquet")
-    )
-    verifier = get_verifier(dataset["verifier"])
-    require_targets(rows, verifier)
-    pool = examples(rows, verifier) if params.curriculum else examples(rows, verifier)[: len(rows)]
-    history = callbacks.History("sft", ("loss", "mean_token_accuracy"), run.log)
-    with (
-        checkpoints.held(run.checkpoint_folder(device)) as folder,
-        callbacks.told_as_refusal("sft"),
-    ):
-        with callbacks.told_as_refusal("sft", ImportError):
-            trainer = SFTTrainer(
-                model=str(BASE),
-                args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                train_dataset=Dataset.from_list(pool),
-                processing_class=AutoTokenizer.from_pretrained(BASE),
-                peft_config=params.lora.config() if params.lora else None,
-                quantization_config=params.quantization.config("sft")
-                if params.quantization
-                else None,
-                callbacks=[history],
-            )
-        if params.curriculum:  # tokenized once each, then laid out in the order of the curriculum
-            trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
-        callbacks.quiet(trainer)
-        resuming.fit(trainer, folder, {"history": history}, params.launch)
-        callbacks.save(
-            trainer.model, trainer.processing_class, OUT, BASE, sharding.whole_state(trainer)
-        )
-    if processes.is_main():
-        history.write_csv(run.reports / "history.csv")
-    last = slice(-1, None)
-    return {
-        "steps": trainer.state.global_step,
-        "rows": round(trainer.state.epoch * len(trainer.train_dataset)),
-        "deterministic": [f"{name}={value}" for name, value in turned_on.items()],
-        "loss": history.mean("loss", last),
-        "mean_token_accuracy": history.mean("mean_token_accuracy", last),
-    }
-
-
-def pass_through(run: stage_run.Run[Params]) -> dict[str, Any]:
-    """No warm start: the base goes on as it is."""
-    with files.replacing(OUT) as folder:
-        shutil.copytree(BASE, folder)
-    files.write_text(run.reports / "history.csv", "step,loss\n")
-    return {"steps": 0, "rows": 0, "loss": None, "mean_token_accuracy": None, "deterministic": []}
+            row = draw.randrange(count)
+            is_worked = draw.random() < phase.worked
+            order.append(row if is_worked else count + row)
+    # The phases' rounded steps may be some more than max_steps, or fewer: then the last ones again.
+    missing = params.max_steps * batch - len(order)
+    if missing < 0:
+        return order[:missing]
+    return order + order[len(order) - missing :]
 
 
 def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> None:
-    """Refuse a split with nothing to learn.
-
-    No rows, or a row without solution (and answer that a verifier renders).
-    """
-    empty = [
-        row["id"]
-        for row in rows
-        if row["solution"] is None and (verifier is None or row["answer"] is None)
-    ]
+    """Raises Refused for no rows, or a row without a solution or an answer to be rendered."""
+    empty = []
+    for row in rows:
+        if row["solution"] is None and (verifier is None or row["answer"] is None):
+            empty.append(str(row["id"]))
     if empty or not rows:
+        found = "no rows (prepare.sft: 0)"
+        if empty:
+            found = f"none for {', '.join(empty[:20])}"
         raise Refused(
             f"{DATA / 'sft.parquet'}",
             expected="rows with a solution, or an answer that the verifier can render",
-            found=f"none for {', '.join(map(str, empty[:20]))}"
-            if empty
-            else "no rows (prepare.sft: 0)",
+            found=found,
             remedy="Bring solutions, raise prepare.sft, or set sft.max_steps: 0.",
         )
 
 
+def train(run: stage_run.Run[Params]) -> None:
+    from datasets import Dataset, disable_progress_bars
+    from trl import SFTConfig, SFTTrainer
+
+    from regrpo.train import callbacks, checkpoints, saving, trainers
+
+    params = run.params
+    device, deterministic = trainers.set_up("sft", params)
+    disable_progress_bars()
+    dataset = files.read_json(DATA / "dataset.json")
+    cutter = prompts.Cutter(dataset, BASE, params.max_prompt_tokens)
+    rows = cutter.rows(files.read_rows(DATA / "sft.parquet"))
+    verifier = get_verifier(dataset["verifier"])
+    require_targets(rows, verifier)
+    pool = examples(rows, verifier)
+    if not params.curriculum:
+        pool = pool[: len(rows)]  # worked solutions only
+    history = callbacks.History("sft", ("loss", "mean_token_accuracy"), run.log)
+    with (
+        checkpoints.held(run.checkpoint_folder(device)) as folder,
+        trainers.refuse_on(ValueError, "sft"),
+    ):
+        with trainers.refuse_on(ImportError, "sft"):
+            trainer = SFTTrainer(
+                args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
+                train_dataset=Dataset.from_list(pool),
+                callbacks=[history],
+                **trainers.model_arguments("sft", params, BASE),
+            )
+        # Tokenized once each, then laid out in the order of the curriculum.
+        if params.curriculum:
+            trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
+        trainers.fit(trainer, folder, {"history": history}, params.launch)
+        saving.save_model(trainer, BASE, OUT)
+    if not processes.is_main():
+        return
+    history.write_csv(run.reports / "history.csv")
+    last = slice(-1, None)
+    metrics = {
+        "steps": trainer.state.global_step,
+        "rows": round(trainer.state.epoch * len(trainer.train_dataset)),
+        "deterministic": deterministic,
+        "loss": history.mean("loss", last),
+        "mean_token_accuracy": history.mean("mean_token_accuracy", last),
+    }
+    files.write_json(run.reports / "metrics.json", metrics)
+
+
+def pass_through(run: stage_run.Run[Params]) -> None:
+    """No warm start: the base goes on as it is."""
+    with files.replacing(OUT) as folder:
+        shutil.copytree(BASE, folder)
+    files.write_text(run.reports / "history.csv", "step,loss\n")
+    metrics = {"steps": 0, "rows": 0, "deterministic": [], "loss": None}
+    files.write_json(run.reports / "metrics.json", metrics | {"mean_token_accuracy": None})
+
+
 def main() -> None:
     if processes.is_worker():
-        return launch.work(Params, train)
+        return worker.work(Params, train)
     with stage_run.stage("sft", Params) as run:
-        metrics = launch.run(train, run) if run.params.max_steps else pass_through(run)
-        files.write_json(run.reports / "metrics.json", metrics)
+        if run.params.max_steps == 0:
+            pass_through(run)
+        else:
+            launch.run(train, run)
 
 
 if __name__ == "__main__":

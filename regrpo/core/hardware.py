@@ -1,32 +1,40 @@
-"""Device, threads, seeds: said once, for every stage that computes."""
+"""Device, threads and seeds for every stage that computes; what the records say of the machine."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
+import resource
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from regrpo.core.errors import Refused
 
 
-def find_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
-    """ "cuda" where it is asked for or there, else "cpu". Raises Refused where CUDA is asked for and there is none."""
+def find_device(wanted: str, where: str = "device") -> str:
+    """The device of a profile's `auto`, `cpu`, `cuda` or `cuda:<number>`; auto is CUDA if there.
+
+    Raises Refused, saying `where` it is asked for, if CUDA is and there is none.
+    """
     import torch
 
     available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
+    if wanted == "auto":
+        return "cuda" if available else "cpu"
+    if wanted != "cpu" and not available:
         raise Refused(
-            "device",
-            expected="a CUDA device, as the profile asks for (device: cuda)",
+            where,
+            expected=f"a CUDA device, as the profile asks for (device: {wanted})",
             found=f"none (torch {torch.__version__})",
             remedy="Set `device: auto` or `cpu`, or run on a machine with CUDA (README: CUDA).",
         )
-    return "cuda" if available and wanted != "cpu" else "cpu"
+    return wanted
 
 
 def require_bf16(section: str, wanted: bool, device: str) -> None:
-    """Refused where bfloat16 is asked for on a GPU without it; a CPU computes it, if slowly."""
+    """Raises Refused for bfloat16 on a GPU that only emulates it; a CPU computes it, if slowly."""
     import torch
 
     if wanted and device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -40,24 +48,23 @@ def require_bf16(section: str, wanted: bool, device: str) -> None:
 
 
 def require_vllm(where: str, instead: str, device: str) -> None:
-    """Refused where vLLM is asked for (`where`) and cannot run.
+    """Raises Refused if vLLM, which is asked for at `where`, cannot run.
 
     `instead` is what the profile can say otherwise.
     """
-    installed = importlib.util.find_spec("vllm") is not None
-    if device == "cpu" or not installed:
+    installed = "installed" if importlib.util.find_spec("vllm") else "not installed"
+    if device == "cpu" or installed == "not installed":
         raise Refused(
             where,
             expected="a CUDA device and the vllm package",
-            found=f"device {device}, vllm {'installed' if installed else 'not installed'}",
-            remedy=f"Set `{instead}`; or, on a CUDA machine, pip install -c constraints.txt -e '.[cuda]'.",
+            found=f"device {device}, vllm {installed}",
+            remedy=f"Set `{instead}`; or, on a CUDA machine, "
+            "pip install -c constraints.txt -e '.[cuda]'.",
         )
 
 
 def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, Any]:
-    """Fix everything that draws or counts.
-
-    Python, NumPy and torch generators, and torch's thread count.
+    """Fix what draws or counts: Python's, NumPy's and torch's generators, and torch's threads.
 
     Must run before a model or trainer is built: LoRA's initial weights are drawn then. Returns what
     `deterministic` turned on (nothing without it); a CPU needs none of it.
@@ -79,25 +86,23 @@ def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, An
 
 
 def turn_on_determinism() -> dict[str, Any]:
-    """Turn on what torch, flash-attention and vLLM offer for the same bits twice on one CUDA device.
+    """Turn on what torch, flash-attention and vLLM offer for the same bits twice on a CUDA device.
 
-    Must run before CUDA and vLLM start: they read these variables once. Not transformers' enable_full_determinism,
-    which also makes every kernel launch wait (CUDA_LAUNCH_BLOCKING) and changes no bit by that. An operation that has
-    no deterministic form then raises RuntimeError instead of drifting. vLLM's batch-invariant mode needs compute
-    capability 8.0, and vLLM itself refuses a model that has no such mode. Returns {name: value} of what is on.
+    Must run before CUDA and vLLM start, which read these variables once. An operation that has no
+    deterministic form then raises RuntimeError instead of drifting. vLLM itself refuses a model for
+    which it has no batch-invariant mode. Returns {name: value} of what is on.
     """
-    import os
-
+    # Not transformers' enable_full_determinism: it also makes every kernel launch wait
+    # (CUDA_LAUNCH_BLOCKING), and changes no bit by that.
     import torch
 
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
     variables = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
-    if (
-        importlib.util.find_spec("vllm")
-        and torch.cuda.is_available()
-        and torch.cuda.get_device_capability() >= (8, 0)
-    ):
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    # Its batch-invariant mode needs compute capability 8.0.
+    if has_vllm and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
         variables["VLLM_BATCH_INVARIANT"] = "1"
     os.environ.update(variables)
     return {
@@ -109,33 +114,32 @@ def turn_on_determinism() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name with family, model and stepping, or its architecture where the system does not tell.
+    """The processor's name with family, model and stepping, or its architecture if unknown.
 
-    Virtual machines give one name to several generations, whose vector units add up in another order.
+    Virtual machines give one name to several generations, whose vector units add up in another
+    order.
     """
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor() or platform.machine()
-    first = info.read_text(errors="replace").partition("\n\n")[0].splitlines()
-    facts = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)
-    }
-    numbers = [f"{key} {facts[name]}" for key, name in _CPU_NUMBERS.items() if name in facts]
-    return " ".join(
-        [
-            facts.get("model name", platform.machine()),
-            *([f"({', '.join(numbers)})"] if numbers else []),
-        ]
-    )
+    first, _, _ = info.read_text(errors="replace").partition("\n\n")
+    facts = {}
+    for line in first.splitlines():
+        key, _, value = line.partition(":")
+        facts[key.strip()] = value.strip()
+    name = facts.get("model name", platform.machine())
+    numbers = []
+    for key, label in CPU_NUMBERS.items():
+        if key in facts:
+            numbers.append(f"{label} {facts[key]}")
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
-_CPU_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+CPU_NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}
 
 
 def cuda_devices() -> list[str]:
-    """The CUDA devices' names, where torch is loaded in this process and sees any (nothing is loaded to find out)."""
-    import sys
-
+    """The CUDA devices' names, if torch is loaded in this process (nothing is loaded for it)."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return []
@@ -143,12 +147,8 @@ def cuda_devices() -> list[str]:
 
 
 def peak_memory_mb() -> int:
-    """Peak resident memory of this process so far, or of the largest that it started and that ended, in 10^6 bytes."""
-    import resource
-    import sys
-
-    peak = max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)
+    """Peak resident memory in 10^6 bytes: of this process, or of the largest child that ended."""
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return round(max(here, children) * unit / 1e6)

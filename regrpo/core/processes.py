@@ -1,15 +1,15 @@
-"""Which of the processes that train together this one is, and how they wait for and hear one another."""
+"""Which of the processes that train together this one is, and how they wait for one another."""
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import TypeVar
 
 FOLDER = "REGRPO_LAUNCH"
-"""Set in the processes that a stage started (regrpo.train.launch).
-
-The folder through which they talk.
-"""
+"""Names, in the processes that a stage started (regrpo.train.launch), the folder they exchange by."""
+PARENT = "REGRPO_LAUNCH_PARENT"
+"""Names the id of the process that started this one."""
 T = TypeVar("T")
 
 
@@ -19,7 +19,7 @@ def is_worker() -> bool:
 
 
 def rank() -> int:
-    """This process's number among all that train together; 0 where it trains alone."""
+    """This process's number among all that train together; 0 if it trains alone."""
     return int(os.environ.get("RANK", "0")) if is_worker() else 0
 
 
@@ -42,7 +42,7 @@ def barrier() -> None:
 
 
 def gathered(values: list[T]) -> list[T]:
-    """The lists of all processes, one after the other by rank; each process must call."""
+    """The lists of all processes, one after the other by rank; each process must call it."""
     if world_size() == 1:
         return values
     import torch.distributed
@@ -50,3 +50,13 @@ def gathered(values: list[T]) -> list[T]:
     parts: list[list[T]] = [[]] * world_size()
     torch.distributed.all_gather_object(parts, values)
     return [value for part in parts for value in part]
+
+
+def end_with_parent() -> None:
+    """Be killed as soon as the parent dies, however it dies (prctl(2), PR_SET_PDEATHSIG; Linux)."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    parent = str(os.getppid())
+    if os.environ.get(PARENT, parent) != parent:  # it died before the call
+        os._exit(1)

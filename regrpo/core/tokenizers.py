@@ -1,4 +1,4 @@
-"""Saving tokenizers to the same bytes everywhere, and the character tokenizer of models made from scratch."""
+"""Tokenizers saved to the same bytes everywhere; the one of models made from scratch."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ CHAT_TEMPLATE = (
 
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save a tokenizer, but nothing of how it was used.
-
-    transformers 5 notes its loading (HF_HUB_OFFLINE would change the bytes), and tokenizer.json
-    would keep the last call's padding and truncation, which are then everyone's defaults who reads
-    it without transformers.
-    """
+    """Save a tokenizer, but nothing of how it was used."""
+    # tokenizer.json would keep the last call's padding and truncation, which are then everyone's
+    # defaults who reads it without transformers.
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
+    # transformers 5 notes its loading: HF_HUB_OFFLINE would change the bytes.
     path = folder / "tokenizer_config.json"
     config = files.read_json(path)
     for loading in ("is_local", "local_files_only"):
@@ -61,21 +59,29 @@ def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> Non
         tokenizer.pad_token = pad_token
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-        try:
-            said = tokenizer.apply_chat_template(
-                [{"role": "user", "content": "said"}], tokenize=False
-            )
-            wrong = None if "said" in said else "one that leaves the message out"
-        except Exception as error:  # a template may raise anything
-            wrong = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
-        if wrong:
-            raise Refused(
-                "base_model.chat_template",
-                expected="a Jinja template that renders messages (role, content)",
-                found=wrong,
-                remedy="Correct it in the profile.",
-            )
+        _require_rendering(tokenizer)
     save(tokenizer, folder)
+
+
+def _require_rendering(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a chat template that raises, or that leaves a message's text out."""
+    message = "said"
+    try:
+        messages = [{"role": "user", "content": message}]
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    # A template may raise anything.
+    except Exception as error:
+        rendered = ""
+        found = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+    else:
+        found = "one that leaves the message out"
+    if message not in rendered:
+        raise Refused(
+            "base_model.chat_template",
+            expected="a Jinja template that renders messages (role, content)",
+            found=found,
+            remedy="Correct it in the profile.",
+        )
 
 
 def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:

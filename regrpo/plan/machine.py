@@ -25,7 +25,7 @@ from regrpo.plan.findings import (
     warning,
     wrong,
 )
-from regrpo.train import launch
+from regrpo.train import sharding
 
 SERVER = LAUNCH_CONFIGS / "vllm-server.yaml"
 """The server's configuration that docs/gpu.md starts it with."""
@@ -96,7 +96,7 @@ def spread(asked: Any, key: str) -> tuple[str, list[Finding]]:
 
     shipped = "a file as profiles/launch/fsdp2.yaml (`accelerate config` writes one)"
     try:
-        launch.accelerate_config(asked)
+        sharding.accelerate_config(asked)
         read = load_config_from_file(asked.config)
     except RegrpoError as error:
         why = f"{asked.config}: expected {error.expected}; found {error.found}"
@@ -108,7 +108,7 @@ def spread(asked: Any, key: str) -> tuple[str, list[Finding]]:
     if read.distributed_type == DistributedType.MULTI_CPU:
         why = "accelerate starts one process for MULTI_CPU, and the stage refuses that"
         return "DDP", [wrong(key, f"{asked.config}: {why}", "launch without config")]
-    return launch.asked(asked), []
+    return sharding.requested(asked), []
 
 
 def _meant_in(text: str) -> str | None:

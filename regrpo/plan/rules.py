@@ -18,7 +18,7 @@ from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
 from regrpo.evaluate.tasks import WITHOUT_VERIFIER
 from regrpo.inputs import base_models, formats, sources
-from regrpo.train import launch, rewards
+from regrpo.train import rewards, sharding
 
 Rule = Callable[[Any], None]
 
@@ -141,7 +141,7 @@ def _require_commit(source: Any, kind: str, key: str) -> None:
 def require_launch(section: Any) -> None:
     """The accelerate configuration that sft's or grpo's section names."""
     if section.launch:
-        launch.asked(section.launch)
+        sharding.requested(section.launch)
 
 
 def require_vllm_for_grpo(section: Any) -> None:

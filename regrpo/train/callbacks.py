@@ -1,7 +1,4 @@
-"""What sft and grpo share around TRL's trainers.
-
-The history, progress, dev accuracy, and saving without pickles.
-"""
+"""What looks on while TRL trains: the history, dev accuracy, and what ends a run early."""
 
 from __future__ import annotations
 
@@ -11,16 +8,17 @@ import io
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import TrainerCallback
 
 from regrpo.core import files, processes
 from regrpo.core.errors import Refused
-from regrpo.core.tokenizers import save as save_tokenizer
+from regrpo.core.settings import Launch
 from regrpo.core.verifiers import Verifier
-from regrpo.train import saving
+from regrpo.train import doctor, sharding
 from regrpo.train.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
@@ -34,39 +32,33 @@ TIMINGS = (
     "epoch_time",
 )
 """What TRL logs of the clock: it varies from run to run, so it goes to no deterministic output."""
+SECONDS_BETWEEN_LINES = 2.0
+PROMPTS_AT_ONCE = 128
 
 
+@dataclass(eq=False)
 class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
-    """Collects every logged metric but timings, shows progress, and passes each row on while the run goes.
+    """Collects every logged metric but timings, sends each on, and prints the `shown` ones."""
 
-    `check` is called with the rows so far after each logged step, and may raise.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        shown: tuple[str, ...],
-        log: Callable[[Mapping[str, float], int], None],
-        check: Callable[[list[dict[str, float]]], None] = lambda rows: None,
-    ) -> None:
-        self.name, self.shown, self.send, self.check = name, shown, log, check
-        self.rows: list[dict[str, float]] = []
-        self._last_shown = 0.0
+    stage: str
+    shown: tuple[str, ...]
+    send: Callable[[Mapping[str, float], int], None]
+    rows: list[dict[str, float]] = field(default_factory=list)
+    last_shown: float = 0.0
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        values = {
-            k: float(v)
-            for k, v in (logs or {}).items()
-            if k not in TIMINGS and isinstance(v, int | float | str)
-        }
-        if "loss" not in values:  # the closing summary, not a step
+        values = {}
+        for name, value in (logs or {}).items():
+            if name not in TIMINGS and isinstance(value, int | float | str):
+                values[name] = float(value)
+        # TRL's closing summary has no loss, and is no step.
+        if "loss" not in values:
             return
         self.add(state.global_step, values)
         if state.is_world_process_zero:
-            self._show(self.rows[-1], state)
-            self.check(self.rows)
+            self._show(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """The last step is logged, whatever logging_steps is."""
@@ -75,136 +67,167 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         return control
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics of a step: into its row where it has one already, else into a new one."""
+        """Metrics of a step: into its row if it has one already, else into a new one."""
         if not self.rows or self.rows[-1]["step"] != step:
             self.rows.append({"step": float(step)})
         self.rows[-1] |= values
         self.send(values, step)
 
-    def _show(self, row: dict[str, float], state: Any) -> None:
-        last = state.global_step >= state.max_steps
-        if not last and time.monotonic() - self._last_shown < 2:
+    def _show(self, state: Any) -> None:
+        is_last = state.global_step >= state.max_steps
+        if not is_last and time.monotonic() - self.last_shown < SECONDS_BETWEEN_LINES:
             return
-        self._last_shown = time.monotonic()
+        self.last_shown = time.monotonic()
+        row = self.rows[-1]
         values = "  ".join(f"{key} {row[key]:.3g}" for key in self.shown if key in row)
-        print(f"{self.name}: step {state.global_step}/{state.max_steps}  {values}", flush=True)
+        print(f"{self.stage}: step {state.global_step}/{state.max_steps}  {values}", flush=True)
 
     def state(self) -> list[dict[str, float]]:
         """The rows so far, for a checkpoint."""
         return self.rows
 
     def restore(self, state: list[dict[str, float]]) -> None:
-        """Go on after these rows.
-
-        They are shown again to whoever watches, so that the curve has no gap.
-        """
+        """Go on after these rows, and send them again: whoever watches sees a curve without a gap."""
         self.rows = state
         for row in state:
-            self.send({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+            values = dict(row)
+            step = int(values.pop("step"))
+            self.send(values, step)
 
     def write_csv(self, path: Path) -> None:
         """`step`, then the metrics by name; repr of floats, so that no digit is lost."""
-        names = ["step", *sorted({key for row in self.rows for key in row} - {"step"})]
+        metrics: set[str] = set()
+        for row in self.rows:
+            metrics |= row.keys()
+        names = ["step", *sorted(metrics - {"step"})]
         text = io.StringIO()
         writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, "step": int(row["step"])} for row in self.rows)
         files.write_text(path, text.getvalue())
 
-    def mean(self, metric: str, rows: slice = slice(None)) -> float | None:
-        """Mean of a metric over the logged rows that hold it, rounded to 6 digits.
-
-        None where none does.
-        """
+    def mean(self, metric: str, rows: slice) -> float | None:
+        """Mean of a metric over these of the rows that hold it, to 6 digits; None if none does."""
         values = [row[metric] for row in self.rows if metric in row][rows]
-        return round(sum(values) / len(values), 6) if values else None
+        if not values:
+            return None
+        return round(sum(values) / len(values), 6)
 
 
-@contextlib.contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Put every generator back where it was.
-
-    What runs inside leaves the training as it would be without.
-    """
-    import numpy as np
-    import torch
-
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-
-
+@dataclass(eq=False)
 class DevAccuracy(TrainerCallback):  # type: ignore[misc]
     """Greedy accuracy on dev every so many optimizer steps, as `dev_accuracy` in the history.
 
-    Each process answers its share of the questions.
+    Each process answers its share of the questions. Stands before the history in the list of
+    callbacks, so that a step's measurement is in its row when that is logged.
     """
 
-    def __init__(
-        self,
-        rows: list[dict[str, Any]],
-        verifier: Verifier,
-        every: int,
-        max_new_tokens: int,
-        history: History,
-    ) -> None:
-        self.rows, self.verifier, self.every, self.max_new_tokens, self.history = (
-            rows,
-            verifier,
-            every,
-            max_new_tokens,
-            history,
-        )
+    rows: list[dict[str, Any]]
+    verifier: Verifier
+    every: int
+    max_new_tokens: int
+    history: History
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A resumed run has this measurement in its history already.
         if state.global_step == 0:
-            self._measure(0, kwargs["model"], kwargs["processing_class"])
+            self._measure(0, **kwargs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._measure(state.global_step, kwargs["model"], kwargs["processing_class"])
+        step = state.global_step
+        if step % self.every == 0 or step == state.max_steps:
+            self._measure(step, **kwargs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A run that was stopped early is measured where it ended."""
-        last = self.history.rows[-1] if self.history.rows else {}
-        if last.get("step") == state.global_step and "dev_accuracy" not in last:
-            self._measure(state.global_step, kwargs["model"], kwargs["processing_class"])
+        if not self.history.rows:
+            return
+        last = self.history.rows[-1]
+        if last["step"] == state.global_step and "dev_accuracy" not in last:
+            self._measure(state.global_step, **kwargs)
 
-    def _measure(
-        self, step: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
+    def _measure(self, step: int, model: Any, processing_class: Any, **_: Any) -> None:
         mine = self.rows[processes.rank() :: processes.world_size()]
-        texts = greedy(model, tokenizer, [row["prompt"] for row in mine], self.max_new_tokens)
-        scores = [
-            self.verifier.score(text, row["answer"]) for text, row in zip(texts, mine, strict=True)
-        ]
+        prompts = [row["prompt"] for row in mine]
+        texts = greedy(model, processing_class, prompts, self.max_new_tokens)
+        scores = []
+        for text, row in zip(texts, mine, strict=True):
+            scores.append(self.verifier.score(text, row["answer"]))
         scores = processes.gathered(scores)
         self.history.add(step, {"dev_accuracy": sum(scores) / len(scores)})
 
 
-class Stopper(TrainerCallback):  # type: ignore[misc]
-    """Ends the run at the step that the rule names, on the history that came before it in the list of callbacks."""
+@dataclass(eq=False)
+class RequireHealth(TrainerCallback):  # type: ignore[misc]
+    """Shows the doctor each logged step: NaN and infinity end the run, every rule under "stop"."""
 
-    def __init__(self, rule: EarlyStopping, history: History) -> None:
-        self.rule, self.history = rule, history
+    history: History
+    mode: Literal["warn", "stop"]
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        health = doctor.examine(self.history.rows)
+        if health["verdict"] == "fatal" or (self.mode == "stop" and health["fired"]):
+            rule = next(rule for rule in health["rules"] if rule["verdict"] == "fired")
+            name = self.history.stage
+            raise Refused(
+                f"{name}, step {rule['steps'][-1]}",
+                expected=f"a healthy run (the doctor's rules, reports/{name}/health.json)",
+                found=rule["what"],
+                remedy=f"Change {rule['change']}.",
+            )
+
+
+@dataclass(eq=False)
+class StopEarly(TrainerCallback):  # type: ignore[misc]
+    """Ends the run at the step that the rule names; stands after the history among the callbacks."""
+
+    rule: EarlyStopping
+    history: History
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if verdict := self.rule.verdict(self.history.rows):
-            if not control.should_training_stop:
-                print(
-                    f"{self.history.name}: stopped at step {verdict['step']}: {verdict['reason']}",
-                    flush=True,
-                )
-            control.should_training_stop = True
-            control.should_save = False  # a run resumed from this very step would train one more
+        verdict = self.rule.verdict(self.history.rows)
+        if verdict is None:
+            return control
+        if not control.should_training_stop:
+            step, reason = verdict["step"], verdict["reason"]
+            print(f"{self.history.stage}: stopped at step {step}: {reason}", flush=True)
+        control.should_training_stop = True
+        # A run resumed from a checkpoint of this very step would train one more.
+        control.should_save = False
         return control
+
+
+@dataclass(eq=False)
+class RequireRequestedSharding(TrainerCallback):  # type: ignore[misc]
+    """Refuses, before the first step, processes, a backend or a sharding that `launch` did not ask.
+
+    accelerate was seen to train plain DDP where FSDP was asked for, without a word.
+    """
+
+    trainer: Any
+    launch: Launch
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        import torch.distributed
+
+        launch = self.launch
+        backend = "none"
+        if torch.distributed.is_initialized():
+            backend = torch.distributed.get_backend()
+        how = sharding.actual(self.trainer.model_wrapped)
+        expected = f"{launch.processes} processes, {launch.backend}, {sharding.requested(launch)}"
+        found = f"{args.world_size} processes, {backend}, {how}"
+        if found != expected:
+            remedy = "Nothing was trained. Correct launch in the profile"
+            if launch.config:
+                remedy += f", or {launch.config}"
+            raise Refused("launch", expected=expected, found=found, remedy=f"{remedy}.")
+        if how == "DDP":
+            # torch's own argument, which transformers cannot pass on. The buffers are constants
+            # (rotary frequencies).
+            self.trainer.model_wrapped.forward_sync_buffers = False
 
 
 def greedy(
@@ -213,22 +236,25 @@ def greedy(
     prompts: list[Any],
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedy completions of plain or chat prompts, the model's mode and all random states left as they were."""
+    """Greedy completions of plain or chat prompts; the model's mode and all random states stay."""
     import torch
 
-    texts = [
-        prompt if isinstance(prompt, str) else _render(tokenizer, prompt) for prompt in prompts
-    ]
-    was_training, completions = model.training, []
+    is_chat = bool(prompts) and not isinstance(prompts[0], str)
+    texts = prompts
+    if is_chat:
+        texts = tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
+    was_training = model.training
+    completions: list[str] = []
     model.eval()
     with random_states_kept(), torch.no_grad():
-        for start in range(0, len(texts), 128):
+        for start in range(0, len(texts), PROMPTS_AT_ONCE):
             batch = tokenizer(
-                texts[start : start + 128],
+                texts[start : start + PROMPTS_AT_ONCE],
                 return_tensors="pt",
                 padding=True,
                 padding_side="left",
-                add_special_tokens=isinstance(prompts[0], str),
+                # A chat template writes its own.
+                add_special_tokens=not is_chat,
                 return_token_type_ids=False,
             ).to(model.device)
             ids = model.generate(
@@ -242,65 +268,22 @@ def greedy(
                 eos_token_id=tokenizer.eos_token_id,
                 disable_compile=True,
             )
-            completions += tokenizer.batch_decode(
-                ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-            )
+            new_ids = ids[:, batch["input_ids"].shape[1] :]
+            completions += tokenizer.batch_decode(new_ids, skip_special_tokens=True)
     model.train(was_training)
     return completions
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-
-def save(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    start: Path,
-    state: dict[str, Any] | None = None,
-) -> None:
-    """A whole model folder: safetensors, config, tokenizer.
-
-    LoRA merged, its adapter kept in `adapter/`. No pickle.
-
-    `start` is the folder of the model that was trained; `state` takes the place of weights that lie
-    in shards. Of several processes, the main one writes.
-    """
-    from peft import PeftModel
-
-    if not processes.is_main():
-        return
-    with files.replacing(folder) as temporary:
-        temporary.mkdir()
-        if isinstance(model, PeftModel):
-            saving.save(model, start, temporary / "adapter", folder / "adapter")
-            model = saving.merge(model, start, temporary / "adapter")
-        model.config.use_cache = True  # trainers turn it off; whoever loads the model generates
-        model.save_pretrained(temporary, state_dict=state)
-        save_tokenizer(tokenizer, temporary)
-
-
-def quiet(trainer: Any) -> None:
-    """Drop the trainer's own printing of each log line; History shows progress."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-
-
 @contextlib.contextmanager
-def told_as_refusal(section: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """What TRL, PEFT or transformers say of a setting, told as a refusal of the section.
+def random_states_kept() -> Iterator[None]:
+    """Put every generator back: what runs inside leaves the training as it would be without."""
+    import numpy as np
+    import torch
 
-    ImportError, of a package that a setting needs, is for the trainer's making only: later ones are
-    our faults.
-    """
+    python, numpy = random.getstate(), np.random.get_state()
     try:
-        yield
-    except kind as error:
-        raise Refused(
-            section,
-            expected="settings that the trainer accepts",
-            found=" ".join(str(error).split())[:400],
-            remedy="Correct them in the profile; a package that is missing may be in an extra (pyproject.toml).",
-        ) from error
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

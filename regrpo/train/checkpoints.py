@@ -1,8 +1,9 @@
-"""Resuming a killed sft or grpo from complete model checkpoints only, to the same bits as a run never killed.
+"""Complete model checkpoints of a stage's key: found, held for one run at a time, removed.
 
-transformers writes checkpoints in place and takes the highest number, whatever it lacks. Here a manifest with the
-SHA-256 of every file is written last, and a run goes on from the newest checkpoint whose manifest holds; damaged ones
-are removed.
+transformers writes checkpoints in place and takes the highest number, whatever it lacks. Here a
+manifest with the SHA-256 of every file is written last, and a run goes on from the newest
+checkpoint whose manifest holds; damaged ones are removed. Loads nothing heavy: the process that
+starts others to train needs it too.
 """
 
 from __future__ import annotations
@@ -19,62 +20,19 @@ from regrpo.core import files, processes
 MANIFEST = "manifest.json"
 STATE = "regrpo_state.json"
 NEEDED = ("optimizer", "rng_state", "scheduler.pt", "trainer_state.json", STATE)
-"""How files must begin without which transformers goes on, silently wrong (random states.
+"""How the names of files begin without which transformers goes on, silently wrong.
 
-A file per process; an optimizer may lie in shards).
+Random states lie in a file per process, an optimizer perhaps in shards.
 """
 KEPT = 2
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a checkpoint folder but its manifest."""
-    names = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in names}
-
-
-def by_step(folder: Path) -> list[Path]:
-    """Checkpoint folders, the newest step first."""
-    return sorted(
-        folder.glob("checkpoint-*"),
-        key=lambda path: int(path.name.rpartition("-")[2]),
-        reverse=True,
-    )
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether the manifest is there and every file is as it says."""
-    try:
-        manifest = files.read_json(checkpoint / MANIFEST)
-        whole = all(any(name.startswith(needed) for name in manifest) for needed in NEEDED)
-        return whole and bool(manifest == digests(checkpoint))
-    except (OSError, ValueError):
-        return False
-
-
-def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint to go on from; incomplete and damaged ones are removed.
-
-    None where there is none.
-
-    With REGRPO_NO_RESUME set, all are removed: the run starts from its beginning. A worker takes
-    what its stage's process has left.
-    """
-    if processes.is_worker():
-        return next(iter(by_step(folder)), None)
-    for checkpoint in by_step(folder):
-        if not os.environ.get("REGRPO_NO_RESUME") and is_complete(checkpoint):
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
+"""How many checkpoints stay: the newest may be incomplete when a run is killed."""
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[Path]:
-    """A stage key's checkpoint folder, for one run at a time (a second waits).
+    """A stage key's checkpoint folder, for one run at a time (a second waits); gone after success.
 
-    Removed once the run succeeded.
-
-    For a worker, its stage's process holds it.
+    A worker gets the folder that its stage's process holds.
     """
     if processes.is_worker():
         yield folder
@@ -85,14 +43,62 @@ def held(folder: Path) -> Iterator[Path]:
         folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder)
-        path.unlink()  # while it is held: whoever waits for it sees that, and makes another
+        # While it is held: whoever waits for it sees that, and makes another.
+        path.unlink()
+
+
+def newest_complete(folder: Path) -> Path | None:
+    """The checkpoint to go on from, if any; newer ones, incomplete or damaged, are removed.
+
+    With REGRPO_NO_RESUME set, all are removed: the run starts from its beginning. A worker takes
+    what its stage's process has left.
+    """
+    found = by_step(folder)
+    if processes.is_worker():
+        return next(iter(found), None)
+    for checkpoint in found:
+        if not os.environ.get("REGRPO_NO_RESUME") and is_complete(checkpoint):
+            return checkpoint
+        # transformers would go on from it, or count it among those to keep.
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def by_step(folder: Path) -> list[Path]:
+    """Checkpoint folders, the newest step first."""
+
+    def step(path: Path) -> int:
+        return int(path.name.rpartition("-")[2])
+
+    return sorted(folder.glob("checkpoint-*"), key=step, reverse=True)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether the manifest is there, names all that is needed, and every file is as it says."""
+    try:
+        manifest = files.read_json(checkpoint / MANIFEST)
+        for needed in NEEDED:
+            if not any(name.startswith(needed) for name in manifest):
+                return False
+        return bool(manifest == digests(checkpoint))
+    except (OSError, ValueError):
+        return False
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a checkpoint folder but its manifest."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            found[path.relative_to(folder).as_posix()] = files.sha256(path)
+    return found
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock on the file at `path`, which its holder may remove.
+    """Hold the lock on the file at `path`.
 
-    Then on the one that took its place.
+    Its holder removes it in the end: who waited then has the lock of no file, and takes the next.
     """
     while True:
         with path.open("a") as lock:

@@ -1,8 +1,6 @@
-"""Sequence classifiers as judges of text.
+"""Sequence classifiers as judges of text: any of transformers', frozen, at a pinned revision.
 
-Any of transformers', frozen, at a pinned revision, its labels by name.
-
-A text's value is P(positive labels) − P(negative labels), from -1 to 1.
+A text's value is P(positive labels) − P(negative labels), from -1 to 1, the labels by name.
 """
 
 from __future__ import annotations
@@ -10,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from regrpo.core import files
+from regrpo.core import files, hardware
 from regrpo.core.errors import Refused
 from regrpo.core.hub import (
     KEPT,
@@ -24,6 +22,9 @@ from regrpo.core.hub import (
     snapshot,
 )
 from regrpo.core.settings import Problem, Section, invalid
+
+if TYPE_CHECKING:
+    import torch
 
 ClassifierName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 """What a profile calls a classifier; rewards, metrics and columns bear it."""
@@ -78,14 +79,14 @@ class Classifier(Section):
         else:
             config = self._folder(key) / "config.json"
         if config is not None and config.exists():
-            names = (
-                files.read_json(config).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-            ).values()
-            self.require_labels(list(names), key)
+            labels = files.read_json(config).get("id2label")
+            labels = labels or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own default
+            self.require_labels(list(labels.values()), key)
 
     def require_labels(self, found: Sequence[str], key: str) -> None:
-        """Refused where a label of the profile is none of the classifier's."""
-        if wrong := [label for label in (*self.positive, *self.negative) if label not in found]:
+        """Raises Refused for a label of the profile that is none of the classifier's."""
+        wrong = [label for label in [*self.positive, *self.negative] if label not in found]
+        if wrong:
             raise Refused(
                 key,
                 expected=f"labels of {self.source}: {', '.join(found)}",
@@ -107,31 +108,25 @@ class Classifier(Section):
 
 @dataclass(frozen=True)
 class Judge:
-    """A loaded classifier. `facts` is what the records hold of it.
+    """A loaded classifier; `positive` and `negative` are its labels' columns.
 
-    Where from, labels, SHA-256 of every file.
+    `facts` is what the records hold of it: where from, labels, SHA-256 of every file.
     """
 
     name: str
     spec: Classifier
     model: Any
     tokenizer: Any
-    columns: tuple[list[int], list[int]]
+    positive: list[int]
+    negative: list[int]
     facts: dict[str, Any]
 
     def values(self, texts: Sequence[str]) -> list[float]:
-        """One value a text, in order: P(positive labels) − P(negative labels), -1 to 1.
-
-        Of labels that exclude each other (softmax) probabilities are added; of labels that do not
-        (a configuration with problem_type multi_label_classification: sigmoids) the likeliest
-        stands for its side.
-        """
+        """One value a text, in order: P(positive labels) − P(negative labels), -1 to 1."""
         import torch
 
-        several = self.model.config.problem_type == "multi_label_classification"
-        order = sorted(
-            range(len(texts)), key=lambda index: len(texts[index])
-        )  # alike lengths pad little
+        # Texts of like lengths go together: they need little padding.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         values = [0.0] * len(texts)
         for start in range(0, len(order), self.spec.batch_size):
             chosen = order[start : start + self.spec.batch_size]
@@ -144,35 +139,80 @@ class Judge:
             ).to(self.model.device)
             with torch.inference_mode():
                 logits = self.model(**batch).logits.float()
-            share = logits.sigmoid() if several else logits.softmax(-1)
-            positive, negative = (
-                (share[:, side].amax(-1) if several else share[:, side].sum(-1))
-                if side
-                else torch.zeros(len(chosen))
-                for side in self.columns
-            )
-            for index, value in zip(
-                chosen, (positive.cpu() - negative.cpu()).tolist(), strict=True
-            ):
+            difference = self._side(logits, self.positive) - self._side(logits, self.negative)
+            for index, value in zip(chosen, difference.tolist(), strict=True):
                 values[index] = value
         return values
 
+    def _side(self, logits: torch.Tensor, columns: list[int]) -> torch.Tensor:
+        """P of these labels, a text each.
+
+        Of labels that exclude each other (softmax) probabilities are added; of labels that do not
+        (a configuration with problem_type multi_label_classification: sigmoids) the likeliest
+        stands for its side.
+        """
+        import torch
+
+        if not columns:
+            return torch.zeros(len(logits))
+        if self.model.config.problem_type == "multi_label_classification":
+            return logits.sigmoid()[:, columns].amax(-1).cpu()
+        return logits.softmax(-1)[:, columns].sum(-1).cpu()
+
+
+def load_all(specs: Mapping[str, Classifier], stage: str, device: str) -> dict[str, Judge]:
+    """Every classifier of a section by its name."""
+    judges = {}
+    for name, spec in specs.items():
+        judges[name] = load(name, spec, f"{stage}.classifiers.{name}", device)
+    return judges
+
 
 def load(name: str, spec: Classifier, key: str, default_device: str) -> Judge:
-    """Bring a classifier, check it and load it.
-
-    Float32, evaluation mode, no gradients, no code of the repository's.
+    """Bring a classifier, check it and load it: float32, evaluation mode, no code of its own.
 
     Raises Refused for pickled weights, a model without a trained head, labels that it does not
-    have, and a `max_length` beyond its window.
+    have, a `max_length` beyond its window, and a device that is not there.
     """
+    folder = spec.bring(key)
+    model, tokenizer = _read(folder, spec, key)
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    spec.require_labels(labels, key)
+    if len(labels) < 2 and model.config.problem_type != "multi_label_classification":
+        raise Refused(
+            key,
+            expected="a classifier with two labels or more",
+            found=f"one ({labels[0]}): a regression",
+            remedy="Use it through a reward function of your own (custom/).",
+        )
+    longest = getattr(model.config, "max_position_embeddings", None) or spec.max_length
+    window = min(tokenizer.model_max_length, longest)
+    if spec.max_length > window:
+        raise Refused(
+            f"{key}.max_length",
+            expected=f"at most the window of {spec.source}, {window} tokens",
+            found=str(spec.max_length),
+            remedy="Lower it.",
+        )
+    device = default_device
+    if spec.device != "auto":
+        device = hardware.find_device(spec.device, f"{key}.device")
+    model = model.eval().requires_grad_(False).to(device)
+    positive = [labels.index(label) for label in spec.positive]
+    negative = [labels.index(label) for label in spec.negative]
+    facts = describe(spec, folder, labels)
+    return Judge(name, spec, model, tokenizer, positive, negative, facts)
+
+
+def _read(folder: Path, spec: Classifier, key: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of a classifier's folder; refused if its head is not among the weights."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
-    folder = spec.bring(key)
-    logging.set_verbosity_error()  # what it would warn of is refused below
+    # What it would warn of is refused below.
+    logging.set_verbosity_error()
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
@@ -185,70 +225,29 @@ def load(name: str, spec: Classifier, key: str, default_device: str) -> Judge:
             found=(str(error).splitlines() or [type(error).__name__])[0],
             remedy="Check its files, or take another.",
         ) from error
-    if untrained := sorted(report["missing_keys"]):
+    untrained = sorted(report["missing_keys"])
+    if untrained:
         raise Refused(
             key,
             expected=f"a classification head among the weights of {spec.source}",
             found=f"none: {', '.join(untrained[:4])} would be drawn at random",
             remedy="Take a trained classifier.",
         )
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    spec.require_labels(labels, key)
-    if len(labels) < 2 and model.config.problem_type != "multi_label_classification":
-        raise Refused(
-            key,
-            expected="a classifier with two labels or more",
-            found=f"one ({labels[0]}): a regression",
-            remedy="Use it through a reward function of your own (custom/).",
-        )
-    window = min(
-        tokenizer.model_max_length,
-        getattr(model.config, "max_position_embeddings", None) or spec.max_length,
-    )
-    if spec.max_length > window:
-        raise Refused(
-            f"{key}.max_length",
-            expected=f"at most the window of {spec.source}, {window} tokens",
-            found=str(spec.max_length),
-            remedy="Lower it.",
-        )
-    device = default_device if spec.device == "auto" else spec.device
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise Refused(
-            f"{key}.device",
-            expected="a CUDA device, as it asks for",
-            found="none",
-            remedy="Set it to auto or cpu, or run on a machine with CUDA.",
-        )
-    columns = (
-        [labels.index(one) for one in spec.positive],
-        [labels.index(one) for one in spec.negative],
-    )
-    model = model.eval().requires_grad_(False).to(device)
-    return Judge(name, spec, model, tokenizer, columns, describe(spec, folder, labels))
+    return model, tokenizer
 
 
 def describe(spec: Classifier, folder: Path, labels: Sequence[str]) -> dict[str, Any]:
     """What the records hold of a classifier; `sha256` is that of its files' digests."""
-    names = sorted({file for pattern in KEPT for file in folder.glob(pattern)})
-    digests = {file.name: files.sha256(file) for file in names}
-    return {
+    digests = {}
+    for pattern in KEPT:
+        for file in folder.glob(pattern):
+            digests[file.name] = files.sha256(file)
+    digest = files.sha256_json(digests)
+    of_profile = {"repo", "license", "positive", "negative", "max_length"}
+    return spec.model_dump(include=of_profile) | {
         "source": spec.source,
-        "repo": spec.repo,
-        "revision": spec.revision or files.sha256_json(digests),
-        "license": spec.license,
+        "revision": spec.revision or digest,
         "labels": list(labels),
-        "positive": spec.positive,
-        "negative": spec.negative,
-        "max_length": spec.max_length,
         "files": digests,
-        "sha256": files.sha256_json(digests),
-    }
-
-
-def load_all(specs: Mapping[str, Classifier], stage: str, device: str) -> dict[str, Judge]:
-    """Every classifier of a section by its name."""
-    return {
-        name: load(name, spec, f"{stage}.classifiers.{name}", device)
-        for name, spec in specs.items()
+        "sha256": digest,
     }

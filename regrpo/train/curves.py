@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from regrpo.core import files
 
@@ -26,33 +27,43 @@ def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the bytes
+    # A user's own matplotlibrc must not change the bytes.
+    matplotlib.rcdefaults()
     figure, axes = plt.subplots(2, 2, figsize=(9, 5.6), layout="constrained", sharex=True)
     for axis, (title, lines) in zip(axes.flat, PANELS, strict=True):
-        for colour, (metric, label) in zip(COLOURS, lines, strict=False):
-            points = [(row["step"], row[metric]) for row in rows if metric in row]
-            if points:
-                marker = "o" if len(points) < 20 else None
-                axis.plot(
-                    *zip(*points, strict=True),
-                    color=colour,
-                    label=label,
-                    marker=marker,
-                    markersize=4,
-                    linewidth=1.6,
-                )
-        axis.set_title(title, fontsize=10, loc="left")
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-        lowest = min(
-            (row[metric] for row in rows for metric, _ in lines if metric in row), default=0
-        )
-        if lowest >= 0:  # a classifier's reward may be negative
-            axis.set_ylim(bottom=0)
-        if len(lines) > 1:
-            axis.legend(frameon=False, fontsize=9, loc="lower right")
+        _draw_panel(axis, title, lines, rows)
     for axis in axes[1]:
         axis.set_xlabel("optimizer step")
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
     plt.close(figure)
+
+
+def _draw_panel(
+    axis: Any, title: str, lines: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, float]]
+) -> None:
+    """One line per (metric, label)."""
+    lowest = 0.0
+    for colour, (metric, label) in zip(COLOURS, lines, strict=False):
+        logged = [row for row in rows if metric in row]
+        if not logged:
+            continue
+        values = [row[metric] for row in logged]
+        lowest = min(lowest, *values)
+        axis.plot(
+            [row["step"] for row in logged],
+            values,
+            color=colour,
+            label=label,
+            marker="o" if len(logged) < 20 else None,
+            markersize=4,
+            linewidth=1.6,
+        )
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    # A classifier's reward may be negative.
+    if lowest >= 0:
+        axis.set_ylim(bottom=0)
+    if len(lines) > 1:
+        axis.legend(frameon=False, fontsize=9, loc="lower right")

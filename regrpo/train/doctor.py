@@ -1,6 +1,4 @@
-"""The GRPO doctor.
-
-Rules over the logged history that tell a sick run from a healthy one, and what to change.
+"""The GRPO doctor: rules over the logged history that tell a sick run from a healthy one.
 
 The signs are those TRL's documentation and the DAPO paper (Yu et al. 2025, arXiv:2503.14476,
 sections 3.1 to 3.4) name: groups without variance, entropy collapse, clipped completions, exploding
@@ -9,6 +7,7 @@ gradients and lengths.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ Row = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Rule:
-    """`find` gets the rows that hold `metric` and returns the rows at which the rule fires."""
+    """`find` gets the rows that hold `metric` and returns those at which the rule fires."""
 
     name: str
     what: str
@@ -28,64 +27,64 @@ class Rule:
     change: str
     find: Callable[[Sequence[Row]], list[Row]]
     fatal: bool = False
+    low_is_worse: bool = False
 
 
 def _above(metric: str, limit: float) -> Callable[[Sequence[Row]], list[Row]]:
     return lambda rows: [row for row in rows if row[metric] > limit]
 
 
-def _sustained(sick: Callable[[Row], bool], length: int) -> Callable[[Sequence[Row]], list[Row]]:
+def _sustained(is_sick: Callable[[Row], bool], length: int) -> Callable[[Sequence[Row]], list[Row]]:
     """Rows in runs of at least `length` logged steps that are all sick."""
 
     def find(rows: Sequence[Row]) -> list[Row]:
         found: list[Row] = []
-        run: list[Row] = []
-        for row in [*rows, None]:
-            if row is not None and sick(row):
-                run.append(row)
-            else:
-                found += run if len(run) >= length else []
-                run = []
+        for sick, run in itertools.groupby(rows, is_sick):
+            together = list(run)
+            if sick and len(together) >= length:
+                found += together
         return found
 
     return find
 
 
-def _no_reward(rows: Sequence[Row]) -> list[Row]:
-    late = [row for row in rows if row["step"] >= 20]
-    return late if late and all(row["reward"] == 0 for row in rows) else []
-
-
-def _relative(
-    metric: str, factor: float, above: bool, length: int
+def _departed(
+    metric: str, is_sick: Callable[[float, float], bool], length: int
 ) -> Callable[[Sequence[Row]], list[Row]]:
-    """Sustained departure from the mean of the first five logged values by a factor."""
+    """Sustained departure from the start: `is_sick` gets a value and the mean of the first five."""
 
     def find(rows: Sequence[Row]) -> list[Row]:
-        start = sum(row[metric] for row in rows[:5]) / len(rows[:5])
-        sick = (
-            (lambda row: row[metric] > factor * start)
-            if above
-            else (lambda row: row[metric] < factor * start)
-        )
-        return _sustained(sick, length)(rows[5:])
+        first = rows[:5]
+        start = sum(row[metric] for row in first) / len(first)
+        return _sustained(lambda row: is_sick(row[metric], start), length)(rows[5:])
 
     return find
 
 
-def _gaming(rows: Sequence[Row]) -> list[Row]:
-    """Dev accuracy 0.1 or more under its best (three standard errors of 100 questions near 0.9), the reward higher."""
-    rows = [
-        row for row in rows if "reward" in row
-    ]  # the measurement before the first step has none
-    best = max(rows, key=lambda row: row["dev_accuracy"], default={})
-    return [
-        row
-        for row in rows
-        if row["step"] > best["step"]
-        and row["dev_accuracy"] <= best["dev_accuracy"] - 0.1
-        and row["reward"] > best["reward"]
-    ]
+def _not_finite(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not all(map(math.isfinite, row.values()))]
+
+
+def _no_reward(rows: Sequence[Row]) -> list[Row]:
+    if any(row["reward"] != 0 for row in rows):
+        return []
+    return [row for row in rows if row["step"] >= 20]
+
+
+def _gamed(rows: Sequence[Row]) -> list[Row]:
+    """Rows after the best dev accuracy that are 0.1 or more under it, with a higher reward.
+
+    0.1 is three standard errors of 100 questions near 0.9.
+    """
+    # The measurement before the first step has no reward.
+    measured = [row for row in rows if "reward" in row]
+    best = max(measured, key=lambda row: row["dev_accuracy"], default={})
+    found = []
+    for row in measured:
+        lost = row["dev_accuracy"] <= best["dev_accuracy"] - 0.1
+        if row["step"] > best["step"] and lost and row["reward"] > best["reward"]:
+            found.append(row)
+    return found
 
 
 RULES = (
@@ -94,17 +93,17 @@ RULES = (
         "NaN or infinity in any metric",
         "step",
         "learning_rate (lower), max_grad_norm (lower), bf16",
-        lambda rows: [
-            row for row in rows if not all(math.isfinite(value) for value in row.values())
-        ],
+        _not_finite,
         fatal=True,
     ),
     Rule(
         "no_reward",
         "mean reward still 0 after 20 steps",
         "reward",
-        "reward_funcs (is the asked format reachable?), sft.max_steps (a longer warm start), temperature",
+        "reward_funcs (is the asked format reachable?), sft.max_steps (a longer warm start), "
+        "temperature",
         _no_reward,
+        low_is_worse=True,
     ),
     Rule(
         "no_variance",
@@ -118,7 +117,8 @@ RULES = (
         "entropy under 5 % of its start for 10 logged steps",
         "entropy",
         "learning_rate (lower), temperature (higher), epsilon_high (higher), beta (above 0)",
-        _relative("entropy", 0.05, above=False, length=10),
+        _departed("entropy", lambda value, start: value < 0.05 * start, 10),
+        low_is_worse=True,
     ),
     Rule(
         "kl",
@@ -153,50 +153,52 @@ RULES = (
         "mean length over 3 times its start for 5 logged steps",
         "completions/mean_length",
         "length_penalty among reward_funcs, max_completion_length (lower)",
-        _relative("completions/mean_length", 3, above=True, length=5),
+        _departed("completions/mean_length", lambda value, start: value > 3 * start, 5),
     ),
     Rule(
         "reward_without_accuracy",
         "reward above, dev accuracy 0.1 or more below the best measurement's",
         "dev_accuracy",
         "reward_funcs (is the reward being gamed?), beta (above 0), max_steps (fewer)",
-        _gaming,
+        _gamed,
+        low_is_worse=True,
     ),
 )
 
 
 def examine(history: Sequence[Row]) -> dict[str, Any]:
-    """health.json.
-
-    Per rule fired, clear or not_applicable (TRL logged no such metric), the steps, what to change.
-    """
+    """health.json: per rule fired, clear or not_applicable (TRL logs no such metric), and steps."""
     rules = [_apply(rule, history) for rule in RULES]
-    fired = [rule for rule in rules if rule["verdict"] == "fired"]
-    fatal = {rule.name for rule in RULES if rule.fatal} & {rule["rule"] for rule in fired}
-    return {
-        "verdict": "fatal" if fatal else "warnings" if fired else "healthy",
-        "fired": len(fired),
-        "rules": rules,
-    }
+    fired = [rule["rule"] for rule in rules if rule["verdict"] == "fired"]
+    verdict = "healthy"
+    if fired:
+        verdict = "warnings"
+    if any(rule.fatal for rule in RULES if rule.name in fired):
+        verdict = "fatal"
+    return {"verdict": verdict, "fired": len(fired), "rules": rules}
 
 
 def _apply(rule: Rule, history: Sequence[Row]) -> dict[str, Any]:
-    finite = rule.name == "not_finite"
-    rows = [
-        row for row in history if rule.metric in row and (finite or math.isfinite(row[rule.metric]))
-    ]
+    rows = [row for row in history if rule.metric in row]
+    # What is not finite is one rule's alone.
+    if not rule.fatal:
+        rows = [row for row in rows if math.isfinite(row[rule.metric])]
     found = rule.find(rows) if rows else []
-    values = [row[rule.metric] for row in found]
-    worst = None if finite or not values else min(values) if rule.name in _LOW else max(values)
+    verdict, worst = "clear", None
+    if not rows:
+        verdict = "not_applicable"
+    if found:
+        verdict = "fired"
+        values = [row[rule.metric] for row in found]
+        worst = min(values) if rule.low_is_worse else max(values)
+    # The metric of that rule is the step, which is no measure of anything.
+    if rule.fatal:
+        worst = None
     return {
         "rule": rule.name,
         "what": rule.what,
-        "verdict": "fired" if found else "clear" if rows else "not_applicable",
+        "verdict": verdict,
         "steps": [int(row["step"]) for row in found],
         "worst": worst,
         "change": rule.change,
     }
-
-
-_LOW = ("no_reward", "entropy_collapse", "reward_without_accuracy")
-"""Rules whose worst value is the lowest."""

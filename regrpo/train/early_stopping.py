@@ -1,7 +1,6 @@
-"""When a GRPO run ends before its last step: a rule over the logged history, and nothing but that.
+"""When a GRPO run ends before its last step: a rule over the logged history.
 
-Being a function of the history alone, it says the same in a resumed run as in one that was never
-killed.
+Being a function of nothing else, it says the same in a resumed run as in one never killed.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from regrpo.core.settings import Problem, Section, invalid
 
 
 class EarlyStopping(Section):
-    """`reward_patience`.
+    """Ends a run whose reward no longer rises, or that drifts too far from its reference model.
 
-    Logged steps without a new best mean of the last `smoothing` logged rewards.
-
-    `kl_ceiling`: the largest KL divergence from the reference model, as TRL logs it (in nats per
-    token).
+    `reward_patience`: logged steps without a new best mean of the last `smoothing` logged rewards.
+    `kl_ceiling`: the largest KL divergence from the reference model, in nats per token as TRL logs
+    it.
     """
 
     reward_patience: int | None = Field(default=None, gt=0)
@@ -34,19 +32,16 @@ class EarlyStopping(Section):
         return self
 
     def verdict(self, rows: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
-        """{reason, step} of the first logged step at which the run has to end.
-
-        None where it may go on.
-        """
+        """{reason, step} of the first logged step at which the run has to end, if there is one."""
         rewards: list[float] = []
-        best, best_at = float("-inf"), 0
+        best = float("-inf")
+        best_at = 0
         for row in rows:
             step = int(row["step"])
-            if self.kl_ceiling is not None and row.get("kl", 0.0) > self.kl_ceiling:
-                return {
-                    "reason": f"KL divergence {row['kl']:.4g} above the ceiling {self.kl_ceiling:g}",
-                    "step": step,
-                }
+            kl = row.get("kl", 0.0)
+            if self.kl_ceiling is not None and kl > self.kl_ceiling:
+                reason = f"KL divergence {kl:.4g} above the ceiling {self.kl_ceiling:g}"
+                return {"reason": reason, "step": step}
             if "reward" not in row:
                 continue
             rewards.append(row["reward"])
@@ -54,8 +49,12 @@ class EarlyStopping(Section):
                 continue
             smoothed = sum(rewards[-self.smoothing :]) / self.smoothing
             if smoothed > best:
-                best, best_at = smoothed, len(rewards)
+                best = smoothed
+                best_at = len(rewards)
             elif len(rewards) - best_at >= self.reward_patience:
-                told = f"no reward (mean of {self.smoothing}) above {best:.4g} for {self.reward_patience} logged steps"
-                return {"reason": told, "step": step}
+                reason = (
+                    f"no reward (mean of {self.smoothing}) above {best:.4g} for "
+                    f"{self.reward_patience} logged steps"
+                )
+                return {"reason": reason, "step": step}
         return None

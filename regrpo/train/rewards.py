@@ -1,21 +1,23 @@
-"""Reward functions by name, each guarded.
-
-What TRL calls with prompts, completions and the data's columns.
-"""
+"""Reward functions by name, each guarded; and samples of the completions that they saw."""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+import symtable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import processes
 from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.settings import Problem, invalid
 from regrpo.core.verifiers import Verifier
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 OURS = ("exact_answer", "answer_format", "length_penalty")
 """The names of our own rewards."""
+COLUMNS = ("step", "id", "prompt", "completion", "answer", "reward")
+"""Columns of samples.parquet; one per reward function follows, by its name."""
 RewardFunc = Callable[..., Sequence[float | None]]
 """TRL's signature: (prompts, completions, completion_ids, **columns) → one value a completion.
 
@@ -32,54 +36,26 @@ None: not applicable.
 """
 
 
-def text_of(completion: str | list[dict[str, str]]) -> str:
-    """A completion's text, plain or the last chat message's content."""
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+def require_own_names(names: Iterable[str], classifiers: Iterable[str]) -> None:
+    """Raise a validator's error for a reward whose name is taken, or a classifier without a weight.
 
-
-def exact_answer(verifier: Verifier) -> RewardFunc:
-    """1 where the completion states the gold answer and no other (see regrpo.core.verifiers), else 0."""
-
-    def exact_answer(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-        return [
-            verifier.score(text_of(one), gold)
-            for one, gold in zip(completions, answer, strict=True)
-        ]
-
-    return exact_answer
-
-
-def answer_format(verifier: Verifier) -> RewardFunc:
-    """1 where the whole completion is in the asked format, else 0, whatever it answers."""
-
-    def answer_format(completions: list[Any], **_: Any) -> list[float]:
-        return [float(verifier.is_formatted(text_of(one))) for one in completions]
-
-    return answer_format
-
-
-def length_penalty(max_completion_length: int) -> RewardFunc:
-    """Minus the completion's length as a share of the limit.
-
-    0 (empty) to -1 (at the limit), in tokens.
+    TRL logs a reward, and samples.parquet holds it, by its function's name.
     """
-
-    def length_penalty(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [-len(ids) / max_completion_length for ids in completion_ids]
-
-    return length_penalty
-
-
-def classified(judge: Judge) -> RewardFunc:
-    """What a classifier thinks of the completion.
-
-    P(positive labels) − P(negative labels), -1 to 1.
-    """
-
-    def classifier(completions: list[Any], **_: Any) -> list[float]:
-        return judge.values([text_of(one) for one in completions])
-
-    return classifier
+    functions = [name.rpartition(":")[2] for name in names]
+    taken = {name for name in functions if functions.count(name) > 1 or name in COLUMNS}
+    if taken:
+        listed = ", ".join(sorted(taken))
+        why = f"{listed} is taken; give the function a name of its own"
+        raise invalid(Problem("reward_funcs", why))
+    ours = set(classifiers) & set(OURS)
+    if ours:
+        listed = ", ".join(sorted(ours))
+        why = f"{listed} is a reward of ours; give it a name of its own"
+        raise invalid(Problem("classifiers", why))
+    unused = set(classifiers) - set(names)
+    if unused:
+        listed = ", ".join(sorted(unused))
+        raise invalid(Problem("classifiers", f"{listed} has no weight in `reward_funcs`"))
 
 
 def get_reward(
@@ -88,16 +64,15 @@ def get_reward(
     max_completion_length: int,
     judges: Mapping[str, Judge] = MappingProxyType({}),
 ) -> RewardFunc:
-    """The reward function of that name.
+    """The reward function of that name: a classifier's, ours, custom.<module>:<function> or TRL's.
 
-    A classifier's, ours, `custom.<module>:<function>`, or one of trl.rewards.
-
-    Raises Refused for a name there is not, or for a reward that needs a verifier where the data has
+    Raises Refused for a name there is not, and for a reward that needs a verifier if the data has
     none.
     """
+    function: RewardFunc
     if name in judges:
-        return guarded(name, classified(judges[name]))
-    if name in ("exact_answer", "answer_format"):
+        function = functools.partial(judged, judges[name])
+    elif name in ("exact_answer", "answer_format"):
         if verifier is None:
             raise Refused(
                 f"grpo.reward_funcs: {name}",
@@ -105,47 +80,74 @@ def get_reward(
                 found="verifier none",
                 remedy="Use a reward that needs no gold answer, or a format that has a verifier.",
             )
-        return guarded(name, (exact_answer if name == "exact_answer" else answer_format)(verifier))
-    if name == "length_penalty":
-        return guarded(name, length_penalty(max_completion_length))
-    return guarded(name, _custom(name) if ":" in name else _from_trl(name))
+        chosen = exact_answer if name == "exact_answer" else answer_format
+        function = functools.partial(chosen, verifier)
+    elif name == "length_penalty":
+        function = functools.partial(length_penalty, max_completion_length)
+    elif ":" in name:
+        function = _custom(name)
+    else:
+        function = _from_trl(name)
+    return guarded(name, function)
+
+
+def exact_answer(
+    verifier: Verifier, completions: list[Any], answer: list[str], **_: Any
+) -> list[float]:
+    """1 if the completion states the gold answer and no other (regrpo.core.verifiers), else 0."""
+    scores = []
+    for completion, gold in zip(completions, answer, strict=True):
+        scores.append(verifier.score(text_of(completion), gold))
+    return scores
+
+
+def answer_format(verifier: Verifier, completions: list[Any], **_: Any) -> list[float]:
+    """1 if the whole completion is in the asked format, else 0, whatever it answers."""
+    return [float(verifier.is_formatted(text_of(one))) for one in completions]
+
+
+def length_penalty(
+    max_completion_length: int, completion_ids: list[list[int]], **_: Any
+) -> list[float]:
+    """Minus the completion's share of the limit in tokens: 0 (empty) to -1 (at the limit)."""
+    return [-len(ids) / max_completion_length for ids in completion_ids]
+
+
+def judged(judge: Judge, completions: list[Any], **_: Any) -> list[float]:
+    """A classifier's P(positive labels) − P(negative labels) of the completion, -1 to 1."""
+    return judge.values([text_of(one) for one in completions])
+
+
+def text_of(completion: str | list[dict[str, str]]) -> str:
+    """A completion's text, plain or the last chat message's content."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def is_known(name: str) -> bool:
-    """Whether a reward of that name is there, as far as the source text tells (nothing is imported)."""
-    import ast
-    import importlib.util
-    from pathlib import Path
-
+    """Whether a reward of that name is there, as far as source text says (nothing is imported)."""
     if name in OURS:
         return True
     module, colon, function = name.partition(":")
     if colon:
-        sources = (
-            [Path(*module.split(".")).with_suffix(".py")] if module.startswith("custom.") else []
-        )
-    else:
-        spec = importlib.util.find_spec("trl")
-        places = spec.submodule_search_locations or [] if spec else []
-        sources = [file for place in places for file in Path(place, "rewards").glob("*.py")]
-        function = name
-    trees = (
-        ast.parse(file.read_text(encoding="utf-8", errors="replace"))
-        for file in sources
-        if file.exists()
-    )
-    return any(
-        getattr(node, "name", None) == function or _binds(node, function)
-        for tree in trees
-        for node in tree.body
-    )
+        source = Path(*module.split(".")).with_suffix(".py")
+        return module.startswith("custom.") and source.exists() and _binds(source, function)
+    spec = importlib.util.find_spec("trl")
+    places = (spec and spec.submodule_search_locations) or []
+    for place in places:
+        for source in Path(place, "rewards").glob("*.py"):
+            if _binds(source, name):
+                return True
+    return False
 
 
-def _binds(node: Any, name: str) -> bool:
-    """Whether a top-level import or assignment binds the name."""
-    bound = [alias.asname or alias.name for alias in getattr(node, "names", [])]
-    bound += [getattr(target, "id", None) for target in getattr(node, "targets", [])]
-    return name in bound
+def _binds(source: Path, name: str) -> bool:
+    """Whether a module defines, assigns or imports the name at its top level."""
+    text = source.read_text(encoding="utf-8", errors="replace")
+    scope = symtable.symtable(text, str(source), "exec")
+    if name not in scope.get_identifiers():
+        return False
+    symbol = scope.lookup(name)
+    return symbol.is_assigned() or symbol.is_imported()
 
 
 def _custom(name: str) -> RewardFunc:
@@ -158,7 +160,7 @@ def _custom(name: str) -> RewardFunc:
             remedy="Put the function into custom/, which DVC watches.",
         )
     try:
-        found = getattr(importlib.import_module(module_name), function)
+        found: RewardFunc = getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError, SyntaxError) as error:
         raise CannotCheck(
             f"grpo.reward_funcs: {name}",
@@ -166,7 +168,7 @@ def _custom(name: str) -> RewardFunc:
             found=str(error),
             remedy="Correct the name or the module.",
         ) from error
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _from_trl(name: str) -> RewardFunc:
@@ -174,10 +176,11 @@ def _from_trl(name: str) -> RewardFunc:
 
     found = getattr(rewards, name, None)
     if not inspect.isfunction(found) or "completions" not in inspect.signature(found).parameters:
-        usable = [n for n in dir(rewards) if n.endswith("_reward")]
+        usable = ", ".join(name for name in dir(rewards) if name.endswith("_reward"))
+        ours = ", ".join(OURS)
         raise Refused(
             f"grpo.reward_funcs: {name}",
-            expected=f"{', '.join(OURS)}, custom.<module>:<function> or one of TRL's ({', '.join(usable)})",
+            expected=f"{ours}, custom.<module>:<function> or one of TRL's ({usable})",
             found=name,
             remedy="Correct the name.",
         )
@@ -185,112 +188,121 @@ def _from_trl(name: str) -> RewardFunc:
 
 
 def guarded(name: str, function: RewardFunc) -> RewardFunc:
-    """The same function under the profile's name, refusing (by name) an exception, a wrong count, NaN and infinity."""
+    """The same function under the profile's name.
+
+    Refuses, by that name, an exception, a wrong count of values, NaN and infinity.
+    """
 
     @functools.wraps(function)
-    def reward(*args: Any, **kwargs: Any) -> list[float | None]:
-        def refuse(found: str, cause: Exception | None = None) -> Refused:
-            error = Refused(
-                f"grpo.reward_funcs: {name}",
-                expected=f"{len(kwargs['completions'])} finite numbers or None, one a completion",
-                found=found,
-                remedy="Mend the reward function and run `dvc repro` again.",
-            )
-            error.__cause__ = cause
-            return error
-
+    def reward(**kwargs: Any) -> list[float | None]:
+        completions = kwargs["completions"]
         try:
-            values = list(function(*args, **kwargs))
+            values = list(function(**kwargs))
         except Refused:
             raise
-        except Exception as error:  # the user's own code may raise anything
-            raise refuse(f"{type(error).__name__}: {error}", error) from error
-        if len(values) != len(kwargs["completions"]):
-            raise refuse(f"{len(values)} values")
+        # The user's own code may raise anything.
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+            raise _refusal(name, len(completions), found) from error
+        if len(values) != len(completions):
+            raise _refusal(name, len(completions), f"{len(values)} values")
         for index, value in enumerate(values):
-            if value is not None and not (isinstance(value, numbers.Real) and math.isfinite(value)):
-                raise refuse(
-                    f"{value!r} for completion {index}: {text_of(kwargs['completions'][index])[:80]!r}"
-                )
+            if value is not None and not _is_finite(value):
+                text = text_of(completions[index])[:80]
+                found = f"{value!r} for completion {index}: {text!r}"
+                raise _refusal(name, len(completions), found)
         return [None if value is None else float(value) for value in values]
 
     reward.__name__ = name.rpartition(":")[2]
     return reward
 
 
-class Samples:
-    """Completions with their rewards, kept from the reward functions' own calls every `every` optimizer steps.
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
-    Keeps the first two groups of `group` completions of a call, and counts the prompts of all calls. Of several
-    processes each is called with its share of a batch; the first groups of the whole batch are kept.
+
+def _refusal(name: str, count: int, found: str) -> Refused:
+    return Refused(
+        f"grpo.reward_funcs: {name}",
+        expected=f"{count} finite numbers or None, one a completion",
+        found=found,
+        remedy="Mend the reward function and run `dvc repro` again.",
+    )
+
+
+@dataclass
+class Samples:
+    """Completions with their rewards, kept from the reward functions' own calls.
+
+    Of every `every`-th optimizer step the first two groups of `group` completions are kept, and the
+    prompts of all calls are counted. Of several processes each is called with its share of a batch;
+    the first groups of the whole batch are kept.
     """
 
-    def __init__(self, weights: list[float], every: int, group: int) -> None:
-        self.weights, self.every, self.kept = weights, every, 2 * group
-        self.group, self.prompts_seen = group, 0
-        self._rows: dict[tuple[int, int], dict[str, Any]] = {}
-        self._names: list[str] = []
+    weights: list[float]
+    every: int
+    group: int
+    prompts_seen: int = 0
+    rows: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
 
     def watching(self, functions: list[RewardFunc]) -> list[RewardFunc]:
         """The same functions, watched."""
-        self._names = [function.__name__ for function in functions]
-        return [
-            self._watched(function, first=index == 0) for index, function in enumerate(functions)
-        ]
+        self.names = [function.__name__ for function in functions]
+        first, *others = functions
+        # The prompts are counted once, not by each function.
+        return [self._watched(first, True), *(self._watched(one, False) for one in others)]
 
-    def _watched(self, function: RewardFunc, first: bool) -> RewardFunc:
+    def _watched(self, function: RewardFunc, counts: bool) -> RewardFunc:
         @functools.wraps(function)
         def watched(**kwargs: Any) -> Sequence[float | None]:
             values = function(**kwargs)
             step = kwargs["trainer_state"].global_step
-            self.prompts_seen += len(values) * processes.world_size() // self.group if first else 0
+            if counts:
+                self.prompts_seen += len(values) * processes.world_size() // self.group
             if step % self.every == 0:
-                here = [
-                    (self._row(kwargs, step, index), values[index])
-                    for index in range(len(values))[: self.kept]
-                ]
-                for index, (row, value) in enumerate(processes.gathered(here)[: self.kept]):
-                    self._rows.setdefault((step, index), row)[function.__name__] = value
+                self._keep(step, function.__name__, kwargs, values)
             return values
 
         return watched
 
-    def _row(self, kwargs: dict[str, Any], step: int, index: int) -> dict[str, Any]:
-        columns = {
-            name: kwargs[name][index] if name in kwargs else None for name in ("id", "answer")
-        }
-        prompt, completion = kwargs["prompts"][index], kwargs["completions"][index]
+    def _keep(
+        self, step: int, name: str, batch: Mapping[str, Any], values: Sequence[float | None]
+    ) -> None:
+        kept = 2 * self.group
+        here = [(self._row(batch, step, i), value) for i, value in enumerate(values[:kept])]
+        for index, (row, value) in enumerate(processes.gathered(here)[:kept]):
+            self.rows.setdefault((step, index), row)[name] = value
+
+    def _row(self, batch: Mapping[str, Any], step: int, index: int) -> dict[str, Any]:
         return {
             "step": step,
-            "prompt": text_of(prompt),
-            "completion": text_of(completion),
-            **columns,
+            "id": batch["id"][index],
+            "prompt": text_of(batch["prompts"][index]),
+            "completion": text_of(batch["completions"][index]),
+            "answer": batch["answer"][index],
         }
 
     def state(self) -> dict[str, Any]:
         """What was kept so far, for a checkpoint."""
-        return {
-            "rows": [[*key, row] for key, row in self._rows.items()],
-            "prompts_seen": self.prompts_seen,
-        }
+        rows = [[*key, row] for key, row in self.rows.items()]
+        return {"rows": rows, "prompts_seen": self.prompts_seen}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on after what a checkpoint kept."""
-        self._rows = {(step, index): row for step, index, row in state["rows"]}
+        self.rows = {(step, index): row for step, index, row in state["rows"]}
         self.prompts_seen = state["prompts_seen"]
 
     def frame(self) -> pd.DataFrame:
-        """Columns step, id, prompt, completion, answer, reward (the weighted sum), one per reward function."""
+        """COLUMNS and one column per reward function; `reward` is the weighted sum of those."""
         import pandas as pd
 
         rows = []
-        for _, row in sorted(self._rows.items()):
-            values = [row.get(name) for name in self._names]
-            reward = sum(
-                weight * value
-                for weight, value in zip(self.weights, values, strict=True)
-                if value is not None
-            )
-            rows.append({**row, "reward": float(reward)})
-        columns = ["step", "id", "prompt", "completion", "answer", "reward", *self._names]
-        return pd.DataFrame(rows, columns=columns)
+        for _, row in sorted(self.rows.items()):
+            reward = 0.0
+            for weight, name in zip(self.weights, self.names, strict=True):
+                value = row.get(name)
+                if value is not None:
+                    reward += weight * value
+            rows.append({**row, "reward": reward})
+        return pd.DataFrame(rows, columns=[*COLUMNS, *self.names])

@@ -1,71 +1,73 @@
-"""Whether a model is spread over processes as the profile asked, and its whole state out of shards.
-
-accelerate was seen to train plain DDP where FSDP was asked for, without a word: hence the check
-before the first step.
-"""
+"""How a model is spread over processes: as the profile asks, as it is, and its state out of shards."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
-
-from transformers import TrainerCallback
 
 from regrpo.core import processes
 from regrpo.core.errors import Refused
-from regrpo.core.settings import Launch
-from regrpo.train.launch import asked
+from regrpo.core.profiles import read_yaml
+from regrpo.core.settings import LAUNCH_CONFIGS, Launch
 
 
-def found(model: Any) -> str:
-    """How a prepared model is spread, in `asked`'s words; "one process" where it is not."""
+def requested(launch: Launch) -> str:
+    """What `launch` asks for: DDP (a whole copy a process), FSDP1, FSDP2 or ZeRO-<stage>.
+
+    Raises as `accelerate_config` does.
+    """
+    config = accelerate_config(launch)
+    kind = config.get("distributed_type")
+    if kind == "FSDP":
+        version = (config.get("fsdp_config") or {}).get("fsdp_version", 1)
+        return f"FSDP{version}"
+    if kind == "DEEPSPEED":
+        stage = (config.get("deepspeed_config") or {}).get("zero_stage", 2)
+        return f"ZeRO-{stage}"
+    return "DDP"
+
+
+def accelerate_config(launch: Launch) -> dict[str, Any]:
+    """The accelerate configuration that `launch.config` names; empty if it names none.
+
+    Raises CannotCheck if there is no such file, Refused if it is no accelerate configuration.
+    """
+    if launch.config is None:
+        return {}
+    config = read_yaml(Path(launch.config))
+    if not isinstance(config, dict) or "distributed_type" not in config:
+        raise Refused(
+            launch.config,
+            expected="an accelerate configuration (`accelerate config` writes one)",
+            found="no `distributed_type`",
+            remedy=f"Start from a copy of one in {LAUNCH_CONFIGS}/.",
+        )
+    return config
+
+
+def actual(model: Any) -> str:
+    """What accelerate made of a model, in `requested`'s words; "one process" if nothing."""
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
     from torch.nn.parallel import DistributedDataParallel
 
-    for kind, name in (
-        (DistributedDataParallel, "DDP"),
-        (FSDPModule, "FSDP2"),
-        (FullyShardedDataParallel, "FSDP1"),
-    ):
-        if isinstance(model, kind):
-            return name
-    stage = getattr(model, "zero_optimization_stage", None)
-    return f"ZeRO-{stage()}" if stage else "one process"
-
-
-class AsAsked(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
-    """Refuses, before the first step, a world, a backend or a sharding that is not what `launch` asks."""
-
-    def __init__(self, trainer: Any, launch: Launch) -> None:
-        self.trainer, self.launch = trainer, launch
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        import torch.distributed
-
-        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else "none"
-        is_there = [args.world_size, backend, found(self.trainer.model_wrapped)]
-        wanted = [self.launch.processes, self.launch.backend, asked(self.launch)]
-        if is_there != wanted:
-            raise Refused(
-                "launch",
-                expected="{} processes, {}, {}".format(*wanted),
-                found="{} processes, {}, {}".format(*is_there),
-                remedy=f"Nothing was trained. Correct launch in the profile{self._file()}.",
-            )
-        if "DDP" in is_there:
-            # torch's own argument, which transformers cannot pass on. The buffers are constants
-            # (rotary frequencies).
-            self.trainer.model_wrapped.forward_sync_buffers = False
-
-    def _file(self) -> str:
-        return f", or {self.launch.config}" if self.launch.config else ""
+    if isinstance(model, DistributedDataParallel):
+        return "DDP"
+    if isinstance(model, FSDPModule):
+        return "FSDP2"
+    if isinstance(model, FullyShardedDataParallel):
+        return "FSDP1"
+    # DeepSpeed's engine: the package need not be installed, so no isinstance.
+    if hasattr(model, "zero_optimization_stage"):
+        return f"ZeRO-{model.zero_optimization_stage()}"
+    return "one process"
 
 
 def whole_state(trainer: Any) -> dict[str, Any] | None:
-    """The weights gathered out of shards, on rank 0's CPU; None where rank 0 holds them all.
+    """The weights gathered out of shards, on rank 0's CPU; None if rank 0 holds them all anyway.
 
-    Each process must call.
+    Every process must call it.
     """
-    if processes.world_size() == 1 or found(trainer.model_wrapped) == "DDP":
+    if processes.world_size() == 1 or actual(trainer.model_wrapped) == "DDP":
         return None
     state: dict[str, Any] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return state

@@ -79,7 +79,7 @@ def _trains(process: psutil.Process) -> bool:
         words = process.cmdline()
     except psutil.Error:
         return False
-    return any(word == "regrpo.train.launch" or word.startswith("stages.") for word in words)
+    return any(word == "regrpo.train.agent" or word.startswith("stages.") for word in words)
 
 
 def wait_for_checkpoint(folder: Path, stage: str, process: subprocess.Popen[bytes]) -> None:

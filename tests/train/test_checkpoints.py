@@ -107,7 +107,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(
 
 def test_a_kill_after_an_early_stop_does_not_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were there a checkpoint of the very step, the resumed run would train one more before it looked at its rule."""
-    from regrpo.train import callbacks
+    from regrpo.train import saving
 
     case = "grpo stopped early"
     expected = train(case)
@@ -117,7 +117,7 @@ def test_a_kill_after_an_early_stop_does_not_train_on(monkeypatch: pytest.Monkey
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks, "save", killed)
+        patch.setattr(saving, "save_model", killed)
         with pytest.raises(Interrupted):
             train(case)
     assert saved(case)[0] == step - 1

@@ -1,6 +1,6 @@
 """`launch:` without starting anything.
 
-What is accepted, what it changes in the arithmetic, whose error is told.
+What is accepted, what it changes in the arithmetic, whose error is raised.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from regrpo.core import files, processes, profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.settings import LAUNCH_CONFIGS, Launch
-from regrpo.train import checkpoints, launch, rewards
+from regrpo.train import checkpoints, launch, rewards, sharding, worker
 from stages import grpo, sft
 from tests.support.projects import ROOT, run
 
@@ -135,7 +135,9 @@ def test_one_process_is_trained_here_with_the_settings_of_no_launch(tmp_path: Pa
     alone = section("grpo", launch={**TWO, "processes": 1})
     assert alone.trainer_settings("cpu") == section("grpo").trainer_settings("cpu")
     stage = SimpleNamespace(stage="grpo", params=alone)
-    assert launch.run(lambda run: run is stage, stage) is True
+    trained: list[Any] = []
+    launch.run(trained.append, stage)
+    assert trained == [stage]
     assert section("grpo", launch=TWO).trainer_settings("cpu")["ddp_backend"] == "gloo"
 
 
@@ -179,7 +181,8 @@ def test_accelerate_takes_the_configurations_as_they_are_meant(
     assert (read.num_processes, read.num_machines, read.mixed_precision) == (4, 2, "bf16")
     assert (read.use_fsdp, read.use_deepspeed) == (name == "fsdp2", name == "zero3")
     expected = {"fsdp2": "FSDP2", "zero3": "ZeRO-3"}[name]
-    assert launch.asked(Launch(processes=4, backend="nccl", config=str(config))) == expected
+    launched = Launch(processes=4, backend="nccl", config=str(config))
+    assert sharding.requested(launched) == expected
     unknown = set(profiles.read_yaml(config).get("fsdp_config", {})) - set(vars(read))
     assert not unknown, "accelerate would pass over these"
 
@@ -203,16 +206,16 @@ def test_check_names_a_configuration_that_is_not_there_or_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = Launch(**TWO, config="profiles/launch/mine.yaml")
+    mine = Launch(**TWO, config="profiles/launch/mine.yaml")
     with pytest.raises(
         CannotCheck, match=r"profiles/launch/mine.yaml: expected a YAML file; found no such file"
     ):
-        launch.asked(asked)
+        sharding.requested(mine)
     files.write_text(Path("profiles/launch/mine.yaml"), "num_processes: 2\n")
     with pytest.raises(
         Refused, match=r"expected an accelerate configuration .* found no `distributed_type`"
     ):
-        launch.asked(asked)
+        sharding.requested(mine)
     profile = profiles.read_profile(ROOT / "params.yaml")
     profile["sft"]["launch"] = {**TWO, "config": "profiles/launch/mine.yaml"}
     files.write_json(tmp_path / "profile.yaml", profile)
@@ -232,12 +235,10 @@ def test_check_names_a_configuration_that_is_not_there_or_is_none(
 
 
 def error(rank: int, time: float, where: str | None = None) -> dict[str, Any]:
-    told = (
-        {"where": where, "expected": "a", "found": "b", "remedy": "c", "exit_code": 1}
-        if where
-        else {}
-    )
-    return {"rank": rank, "time": time, "traceback": f"Traceback of {rank}", **told}
+    left = {"rank": rank, "time": time, "traceback": f"Traceback of {rank}"}
+    if where:
+        left |= {"where": where, "expected": "a", "found": "b", "remedy": "c", "exit_code": 1}
+    return left
 
 
 @pytest.mark.parametrize(
@@ -276,20 +277,21 @@ def test_of_several_errors_the_cause_is_told(
     for name, content in left.items():
         files.write_json(tmp_path / f"{name}.json", content)
     with pytest.raises(kind, match=words):
-        launch._outcome("grpo", Launch(**TWO), tmp_path, 3)
+        launch.require_success("grpo", Launch(**TWO), tmp_path, 3)
 
 
 def test_an_agent_that_ends_well_without_a_result_is_no_success(tmp_path: Path) -> None:
     with pytest.raises(CannotCheck, match="the agent's exit code 0"):
-        launch._outcome("grpo", Launch(**TWO), tmp_path, 0)
+        launch.require_success("grpo", Launch(**TWO), tmp_path, 0)
 
 
 def test_a_worker_of_another_world_is_refused(one_of_two: None) -> None:
-    launch.require_world("grpo", 2, None)
+    worker.require_world("grpo", section("grpo", launch=TWO))
+    sharded = {"processes": 8, "backend": "gloo", "config": "profiles/launch/fsdp2.yaml"}
     with pytest.raises(
         Refused, match=r"expected 8 processes; found 2\. .* correct profiles/launch/fsdp2.yaml"
     ):
-        launch.require_world("grpo", 8, "profiles/launch/fsdp2.yaml")
+        worker.require_world("grpo", section("grpo", launch=sharded, dev_every=0))
 
 
 def test_a_worker_takes_the_folder_and_the_checkpoint_that_its_stage_holds(
@@ -318,6 +320,8 @@ def test_samples_are_the_first_groups_of_the_whole_batch(
 
     [watched] = samples.watching([length])
     watched(
+        id=list("abcd"),
+        answer=list("1234"),
         prompts=["p"] * 4,
         completions=["a", "bb", "ccc", "dddd"],
         trainer_state=SimpleNamespace(global_step=1),
@@ -330,9 +334,7 @@ def test_samples_are_the_first_groups_of_the_whole_batch(
 def test_a_model_that_is_not_spread_is_one_process() -> None:
     import torch
 
-    from regrpo.train.sharding import found
-
-    assert found(torch.nn.Linear(1, 1)) == "one process"
+    assert sharding.actual(torch.nn.Linear(1, 1)) == "one process"
     engine = torch.nn.Linear(1, 1)
     engine.zero_optimization_stage = lambda: 3  # as DeepSpeed's engine tells
-    assert found(engine) == "ZeRO-3"
+    assert sharding.actual(engine) == "ZeRO-3"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from regrpo.core import files, hardware, profiles
+from regrpo.core import files, hardware, settings
 from regrpo.core.errors import Refused
-from regrpo.train import callbacks
+from regrpo.train import saving, trainers
 from stages import grpo, sft
 from tests.support.projects import MODEL_FILES
 from tests.support.trainings import run_for, section
@@ -92,8 +92,8 @@ def test_no_steps_pass_the_base_through(
 
     shutil.copytree("models/base", tmp_path / "models/base")
     monkeypatch.chdir(tmp_path)
-    metrics = sft.pass_through(run_for(section(sft.Params, "sft", max_steps=0), "sft"))
-    assert metrics["steps"] == 0
+    sft.pass_through(run_for(section(sft.Params, "sft", max_steps=0), "sft"))
+    assert files.read_json(Path("reports/sft/metrics.json"))["steps"] == 0
     assert {f.name: files.sha256(f) for f in Path("models/sft").iterdir()} == {
         f.name: files.sha256(f) for f in Path("models/base").iterdir()
     }
@@ -137,8 +137,6 @@ def test_an_adapter_of_an_unchanged_hub_base_names_repository_and_commit(
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from regrpo.train import saving
-
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained("models/base"),
         LoraConfig(target_modules=["v_proj", "q_proj"]),
@@ -152,7 +150,9 @@ def test_an_adapter_of_an_unchanged_hub_base_names_repository_and_commit(
         patch.setattr(saving, "SOURCE", tmp_path / "source.json")
         files.write_json(tmp_path / "source.json", base)
         for start in ("base", "sft"):
-            saving.save(model, Path("models") / start, tmp_path / start, Path("models/x/adapter"))
+            saving.save_adapter(
+                model, Path("models") / start, tmp_path / start, Path("models/x/adapter")
+            )
     config = {
         start: files.read_json(tmp_path / start / "adapter_config.json")
         for start in ("base", "sft")
@@ -209,7 +209,7 @@ def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(
     absent = SimpleNamespace(
         find_spec=lambda name: None if name == "bitsandbytes" else find_spec(name)
     )
-    monkeypatch.setattr(profiles, "importlib", SimpleNamespace(util=absent))
+    monkeypatch.setattr(settings, "importlib", SimpleNamespace(util=absent))
     four = {"quantization": {"load_in_4bit": True}, "lora": {"r": 4, "lora_alpha": 8}}
     with pytest.raises(
         Refused, match=r"grpo\.quantization: expected the package bitsandbytes.*set it to null"
@@ -289,12 +289,12 @@ def test_vllm_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_a_package_that_the_trainer_misses_is_one_line() -> None:
-    told = (
+    words = (
         r"^grpo: expected settings that the trainer accepts; found flash_attn is missing.*an extra"
     )
-    with pytest.raises(Refused, match=told), callbacks.told_as_refusal("grpo", ImportError):
+    with pytest.raises(Refused, match=words), trainers.refuse_on(ImportError, "grpo"):
         raise ImportError("flash_attn is missing")
-    with pytest.raises(ImportError), callbacks.told_as_refusal("grpo"):
+    with pytest.raises(ImportError), trainers.refuse_on(ValueError, "grpo"):
         raise ImportError("of a custom reward, in training")
 
 

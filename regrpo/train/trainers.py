@@ -1,0 +1,133 @@
+"""TRL's trainers as sft and grpo use them: what both set, and training that can be resumed.
+
+A resumed run ends in the bits of one that was never killed: checkpoints get our own state beside
+the trainer's, and a manifest written last (regrpo.train.checkpoints).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+
+from regrpo.core import files, hardware, processes
+from regrpo.core.errors import Refused
+from regrpo.core.settings import Launch, Training
+from regrpo.train import checkpoints
+from regrpo.train.callbacks import RequireRequestedSharding
+
+
+def set_up(stage: str, params: Training) -> tuple[str, list[str]]:
+    """The device, and the switches of determinism that are on, as `name=value`.
+
+    Fixes everything that draws or counts, hence before a model is made. Raises Refused for a device
+    that is not there or does not compute in bfloat16 as the section wants.
+    """
+    device = hardware.find_device(params.device)
+    hardware.require_bf16(stage, params.wants_bf16, device)
+    deterministic = params.deterministic and device == "cuda"
+    switches = hardware.set_up(params.seed, params.threads, deterministic)
+    return device, [f"{name}={value}" for name, value in switches.items()]
+
+
+def model_arguments(stage: str, params: Training, start: Path) -> dict[str, Any]:
+    """What both trainers take of the model folder to start from, of LoRA and of quantization."""
+    arguments = {
+        "model": str(start),
+        "processing_class": AutoTokenizer.from_pretrained(start),
+    }
+    if params.lora:
+        arguments["peft_config"] = params.lora.config()
+    if params.quantization:
+        arguments["quantization_config"] = params.quantization.config(stage)
+    return arguments
+
+
+@contextlib.contextmanager
+def refuse_on(kind: type[Exception], stage: str) -> Iterator[None]:
+    """Make what TRL, PEFT or transformers raise about a setting a refusal of the stage's section.
+
+    ImportError, of a package that a setting needs, only while the trainer is made: a later one is a
+    fault of ours, or of a custom reward.
+    """
+    try:
+        yield
+    except kind as error:
+        raise Refused(
+            stage,
+            expected="settings that the trainer accepts",
+            found=" ".join(str(error).split())[:400],
+            remedy="Correct them in the profile; a package that is missing may be in an extra "
+            "(pyproject.toml).",
+        ) from error
+
+
+class Stateful(Protocol):
+    """Something of ours that a resumed run must find as it was (JSON values only)."""
+
+    def state(self) -> Any: ...
+    def restore(self, state: Any) -> None: ...
+
+
+def fit(
+    trainer: Any, folder: Path, parts: Mapping[str, Stateful], launch: Launch | None = None
+) -> None:
+    """Train to the end, from the newest complete checkpoint in `folder` if there is one.
+
+    Raises Refused if processes or sharding are not what `launch` asks.
+    """
+    # History shows progress.
+    trainer.remove_callback(PrinterCallback)
+    if launch and launch.processes > 1:
+        trainer.add_callback(RequireRequestedSharding(trainer, launch))
+    parts = {"tokens": TokenCount(trainer), **parts}
+    trainer.add_callback(CompleteCheckpoints(parts))
+    checkpoint = checkpoints.newest_complete(folder)
+    if checkpoint is None:
+        trainer.train()
+        return
+    print(f"resuming from {checkpoint.name}", flush=True)
+    for name, state in files.read_json(checkpoint / checkpoints.STATE).items():
+        parts[name].restore(state)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+@dataclass
+class TokenCount:
+    """SFTTrainer's running count of tokens, which its checkpoints leave out (TRL 1.16)."""
+
+    trainer: Any
+
+    def state(self) -> int:
+        return int(getattr(self.trainer, "_total_train_tokens", 0))
+
+    def restore(self, state: int) -> None:
+        self.trainer._total_train_tokens = state
+
+
+@dataclass(eq=False)
+class CompleteCheckpoints(TrainerCallback):  # type: ignore[misc]  # transformers is untyped to mypy
+    """Completes each checkpoint that the trainer saves: our own state, then the manifest.
+
+    Keeps the newest two.
+    """
+
+    parts: Mapping[str, Stateful]
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # Each process writes its random states, and the manifest must name them.
+        processes.barrier()
+        if not state.is_world_process_zero:
+            return
+        output = Path(args.output_dir)
+        folder = output / f"checkpoint-{state.global_step}"
+        ours = {name: part.state() for name, part in self.parts.items()}
+        files.write_json(folder / checkpoints.STATE, ours)
+        files.write_json(folder / checkpoints.MANIFEST, checkpoints.digests(folder))
+        for old in checkpoints.by_step(output)[checkpoints.KEPT :]:
+            shutil.rmtree(old)
