@@ -185,7 +185,7 @@ def test_a_run_without_a_better_reward_stops_and_is_the_run_that_was_that_long(
 
 def test_a_kl_ceiling_ends_the_run_and_needs_beta(folder: Path) -> None:
     with pytest.raises(
-        Refused, match=r"`early_stopping\.kl_ceiling` needs `beta` above 0: TRL measures `kl`"
+        Refused, match=r"`early_stopping\.kl_ceiling`: needs `beta` above 0: TRL measures `kl`"
     ):
         section(grpo.Params, "grpo", early_stopping={"kl_ceiling": 0.1})
     train_grpo(
@@ -215,7 +215,7 @@ def test_bitsandbytes_is_asked_for_by_name_where_it_is_missing(
         Refused, match=r"grpo\.quantization: expected the package bitsandbytes.*set it to null"
     ):
         train_grpo(**four)
-    with pytest.raises(Refused, match="`quantization` needs `lora`"):
+    with pytest.raises(Refused, match="`quantization`: needs `lora`"):
         section(grpo.Params, "grpo", quantization={"load_in_4bit": True})
     with pytest.raises(Refused, match="one of `load_in_4bit` and `load_in_8bit`"):
         section(
