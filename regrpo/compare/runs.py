@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files
@@ -67,7 +67,7 @@ class Run:
     `problem` says what of it is missing.
 
     `params` is flat ({section.key: text}), `code` the project's own files that the stages read
-    (path → MD5), `data` where the data and the base model come from and their hashes, `packages`
+    (path → SHA-256), `data` where the data and the base model come from and their hashes, `packages`
     the environment, `made` the SHA-256 of each output. Runs of one `setting` differ in seeds alone
     (in what comes before the evaluation's numbers).
     """
@@ -124,11 +124,9 @@ def read_run(named: Named, snapshot: Snapshot) -> Run:
     }
     run.params = rows.parameters(sections)
     run.made = {out.path: out.sha256 for record in records.values() for out in record.outputs}
-    run.code, raw = _sources(entries)
+    run.code = _code(records)
     if "evaluate" in entries:
-        run.setting = _setting(
-            {stage: entry for stage, entry in entries.items() if stage != "model_card"}
-        )
+        run.setting = _setting(entries, records)
     run.revisions = list(
         dict.fromkeys(record.code.revision or "(no git)" for record in _by_time(records))
     )
@@ -137,7 +135,7 @@ def read_run(named: Named, snapshot: Snapshot) -> Run:
     )
     run.packages = _environment(records)
     run.ended = max(record.ended for record in records.values())
-    run.data = _data(snapshot, entries, records) | raw
+    run.data = _data(snapshot, entries, records) | _raw(entries)
     health = _report(snapshot, entries, "grpo", "reports/grpo/health.json")
     run.health = str(health.get("verdict")) if isinstance(health, dict) else None
     if "evaluate" in entries:
@@ -180,22 +178,34 @@ def _by_time(records: Mapping[str, Record]) -> list[Record]:
     return sorted(records.values(), key=lambda record: record.started, reverse=True)
 
 
-def _sources(entries: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, str], dict[str, str]]:
-    """(the code, the raw data) that stages read and no stage made: path → DVC's MD5."""
-    made = {out for entry in entries.values() for out in out_md5s(entry)}
-    read = {dep["path"]: dep["md5"] for entry in entries.values() for dep in entry.get("deps", [])}
-    outside = {
-        path: md5
-        for path, md5 in read.items()
-        if not any(path == out or path.startswith(f"{out}/") for out in made)
-    }
-    return {path: md5 for path, md5 in outside.items() if path not in RAW}, {
-        f"{path} md5": md5 for path, md5 in outside.items() if path in RAW
-    }
+def _code(records: Mapping[str, Record]) -> dict[str, str]:
+    """The project's files that stages read: path → SHA-256, a folder's files one by one."""
+    made = {out.path for record in records.values() for out in record.outputs}
+    made |= {record_path(stage) for stage in records}
+    code: dict[str, str] = {}
+    for record in records.values():
+        for item in record.inputs:
+            around = {item.path, *map(str, PurePosixPath(item.path).parents)}
+            if item.path in RAW or around & made:
+                continue
+            if item.files is None:
+                code[item.path] = item.sha256
+            else:
+                code |= {f"{item.path}/{name}": digest for name, digest in item.files.items()}
+    return code
 
 
-def _setting(entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 over everything that stages are told and read from outside, but the seeds."""
+def _raw(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The folders of raw data that stages read, with DVC's MD5."""
+    deps = [dep for entry in entries.values() for dep in entry.get("deps", [])]
+    return {f"{dep['path']} md5": dep["md5"] for dep in deps if dep["path"] in RAW}
+
+
+def _setting(entries: Mapping[str, Mapping[str, Any]], records: Mapping[str, Record]) -> str:
+    """SHA-256 over all that the stages before the card read from outside, but the seeds."""
+    # The card comes after the evaluation's numbers and cannot change them.
+    entries = {stage: entry for stage, entry in entries.items() if stage != "model_card"}
+    records = {stage: record for stage, record in records.items() if stage != "model_card"}
     sections = {
         name: one
         for entry in entries.values()
@@ -204,7 +214,7 @@ def _setting(entries: Mapping[str, Mapping[str, Any]]) -> str:
     }
     told = {name: value for name, value in rows.parameters(sections).items() if name not in SEEDS}
     return files.sha256_json(
-        [told, [entry["cmd"] for entry in entries.values()], *_sources(entries)]
+        [told, [entry["cmd"] for entry in entries.values()], _code(records), _raw(entries)]
     )
 
 

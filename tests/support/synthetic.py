@@ -36,7 +36,8 @@ ROLES = {
     "heldout_answer_prefilled": "control",
     "heldout_reasoning_prefilled": "control",
 }
-FEW_FILES = ("regrpo/train/rewards.py", "regrpo/report/card.py")
+FEW_FILES = {"regrpo/train": ("rewards.py",), "regrpo/report/card.py": ()}
+"""Code that stands for all of it, and for a folder the files that records list."""
 PACKAGES = {"torch": "2.13.0", "trl": "1.16.0"}
 SPLITS = ("dataset.json", "dev.parquet", "eval.parquet", "sft.parquet", "train.parquet")
 
@@ -187,7 +188,11 @@ def write_run(
             for path in declared["deps"]
             if full or not path.startswith("regrpo/") or path in FEW_FILES
         ]
-        deps = {path: made.get(path) or _hashes((code or {}).get(path, path)) for path in kept}
+        inner = {path: _files(path, code or {}) for path in kept}
+        deps = {}
+        for path in kept:
+            content = (code or {}).get(path, path) + "".join(inner[path].values())
+            deps[path] = made.get(path) or _hashes(content)
         entry: Json = {
             "cmd": declared["cmd"],
             "deps": [{"path": path, "md5": md5} | long for path, (md5, _) in deps.items()],
@@ -215,9 +220,9 @@ def write_run(
                 made[path] = _hashes(f"{told} {path}")
             item: Json = {"path": path, "sha256": made[path][1], "size": 1}
             if path == "data/prepared":
-                inner = {name: _hashes(f"{told} {name}") for name in SPLITS}
-                item["files"] = {name: sha256 for name, (_, sha256) in inner.items()}
-                made |= {f"{path}/{name}": pair for name, pair in inner.items()}
+                splits = {name: _hashes(f"{told} {name}") for name in SPLITS}
+                item["files"] = {name: sha256 for name, (_, sha256) in splits.items()}
+                made |= {f"{path}/{name}": pair for name, pair in splits.items()}
             outputs.append(item)
         names[stage] = told[:32]
         facts = {"packages": dict(packages), "python": "3.11.7", "system": "Linux x86_64"}
@@ -230,7 +235,8 @@ def write_run(
             "parameters": entry["params"],
             "outputs": outputs,
             "inputs": [
-                {"path": path, "sha256": sha256, "size": 1} for path, (_, sha256) in deps.items()
+                {"path": path, "sha256": sha256, "size": 1, "files": inner[path] or None}
+                for path, (_, sha256) in deps.items()
             ],
             "code": {"revision": commit, "dirty": diff is not None, "diff_sha256": diff},
             "environment": facts | {"sha256": sha256_json(facts)},
@@ -295,6 +301,12 @@ def _write(root: Path, path: str, data: bytes, cached: bool = False, here: bool 
 
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _files(folder: str, code: Mapping[str, str]) -> dict[str, str]:
+    """{name: SHA-256} of the files in a folder of code."""
+    paths = {name: f"{folder}/{name}" for name in FEW_FILES.get(folder, ())}
+    return {name: _hashes(code.get(path, path))[1] for name, path in paths.items()}
 
 
 def _hashes(text: str) -> tuple[str, str]:
