@@ -141,10 +141,14 @@ def chain_misfits(
     found = []
     for stage, record in records.items():
         for item in record["inputs"]:
-            path, digest = item["path"], item["sha256"]
-            maker = _maker_of(path, made)
-            if maker is not None and made[maker].get(path) != digest:
-                found.append(Misfit(stage, "input", path, made[maker].get(path), digest, maker))
+            maker = _maker_of(item["path"], made)
+            if maker is None:
+                continue
+            differing = [pair for pair in hashes([item]) if made[maker].get(pair[0]) != pair[1]]
+            # Of a folder with another hash its files are not listed besides.
+            for path, digest in differing[:1]:
+                expected = made[maker].get(path)
+                found.append(Misfit(stage, "input", path, expected, digest, maker))
     return found
 
 

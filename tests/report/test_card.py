@@ -316,7 +316,6 @@ def test_everything_that_trl_says_on_its_own_card_is_on_ours(reports: Path) -> N
 
 
 # Numbers ------------------------------------------------------------------------------------------
-# ------------------
 
 PROSE = {"95", "0.001", "256", "2402.03300"}
 """Numbers of the template's own words: 95 % intervals, p < 0.001, SHA-256, the paper."""
@@ -436,7 +435,6 @@ def without_hashes(text: str) -> str:
 
 
 # What varies --------------------------------------------------------------------------------------
-# ------------------
 
 
 def test_two_runs_differ_in_the_marked_block_only(reports: Path) -> None:
@@ -457,7 +455,6 @@ def test_rendering_twice_gives_the_same_bytes(reports: Path) -> None:
 
 
 # Hostile text -------------------------------------------------------------------------------------
-# ------------------
 
 
 def html(text: str) -> str:
@@ -501,7 +498,6 @@ def quick_start_prompt(text: str) -> Any:
 
 
 # Not available ------------------------------------------------------------------------------------
-# ------------------
 
 
 def test_what_was_not_measured_is_said_to_be_not_available(reports: Path) -> None:
@@ -584,7 +580,6 @@ def test_what_the_doctor_found_is_shown_with_steps_and_remedy(reports: Path) -> 
 
 
 # Settings -----------------------------------------------------------------------------------------
-# ------------------
 
 
 def test_the_card_says_what_of_the_deterministic_mode_was_on(reports: Path) -> None:
@@ -604,15 +599,15 @@ def test_settings_at_the_default_are_set_apart(reports: Path) -> None:
     assert not any(key == "`beta`" for key in rows)
 
 
-# Records that do not fit together
-# ------------------------------------------------------------------------------------
+# Records that do not fit together -----------------------------------------------------------------
 
 
 def test_an_evaluation_of_another_model_is_refused(reports: Path) -> None:
     [record] = files.read_json(Path("reports/evaluate/run.json"))
-    record["inputs"][-1]["sha256"] = "0" * 64
+    record["inputs"][-1]["files"]["model.safetensors"] = "0" * 64
     write("reports/evaluate/run.json", [record])
-    with pytest.raises(Refused, match=r"models/grpo, as evaluate read it: .* as grpo wrote it"):
+    file = "models/grpo/model.safetensors"
+    with pytest.raises(Refused, match=rf"{file}, as evaluate read it: .* as grpo wrote it"):
         card_facts.read_facts()
 
 
@@ -638,7 +633,6 @@ def test_the_checksums_are_what_sha256sum_checks(reports: Path) -> None:
 
 
 # Commands -----------------------------------------------------------------------------------------
-# ------------------
 
 
 @pytest.fixture
@@ -706,7 +700,6 @@ def test_what_hydra_cannot_say_is_left_to_be_set_by_hand(committed: str) -> None
 
 
 # The quick start ----------------------------------------------------------------------------------
-# ------------------
 
 
 def snippet(text: str) -> str:
