@@ -34,8 +34,9 @@ from regrpo.records import stage_run
 from regrpo.records.find import Finder, experiments
 from regrpo.records.journal import enabled
 from regrpo.report import card
-from regrpo.tracking import follower, rows
+from regrpo.tracking import pipeline_rows, rows
 from regrpo.tracking.lookup import Lookup
+from regrpo.tracking.sync import opened
 
 Json = dict[str, Any]
 Verdict = Literal["identical", "equivalent", "different"]
@@ -109,7 +110,7 @@ def reproduce(
     chosen = _chosen(originals, stages)
     _require_disk(chosen, install)
     if mlflow:  # before the work, not after it
-        with follower.opened():
+        with opened():
             pass
     say(
         f"reproducing {run}: commit {commit[:10]}"
@@ -163,8 +164,8 @@ def reproduce(
     verdict["numbers"]["seconds"] = verdict["ended"] - started
     if mlflow:
         try:
-            with follower.opened() as store:
-                verdict["reproduction_run_id"] = store.add_reproduction(verdict)
+            with opened() as store:
+                verdict["reproduction_run_id"] = pipeline_rows.add_reproduction(store, verdict)
         except CannotCheck as error:  # the verdict must not be lost by it
             verdict["mlflow_error"] = str(error)
     return verdict

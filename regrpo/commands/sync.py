@@ -8,7 +8,8 @@ from pathlib import Path
 
 from regrpo.evaluate.results import METRICS, MODELS, parse_metrics
 from regrpo.records.journal import enabled
-from regrpo.tracking import address, follower
+from regrpo.tracking import address, state
+from regrpo.tracking.sync import sync
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print each row made or ended (or the latest pipeline's, if nothing was) and where they are."""
-    changed = follower.sync()
-    latest = follower.latest_pipeline()
+    changed = sync()
+    latest = state.latest_pipeline()
     if args.json:
         place = {"uri": address.shown_uri(), "experiment": address.experiment_name()}
         print(json.dumps(place | {"changed": changed, "latest": latest}, indent=2))

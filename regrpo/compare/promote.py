@@ -29,7 +29,8 @@ from regrpo.evaluate import stats
 from regrpo.evaluate.results import METRICS, SAMPLES, Pair, read_samples
 from regrpo.records import hashing
 from regrpo.records.find import Finder, Place
-from regrpo.tracking import address, follower, rows
+from regrpo.tracking import address, rows
+from regrpo.tracking.sync import opened, sync
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +67,7 @@ def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: boo
     where MLflow cannot be reached.
     """
     remedy = "Start the server, or set MLFLOW_TRACKING_URI to the store that holds the run."
-    with follower.opened(create=False, remedy=remedy) as store:
+    with opened(create=False, remedy=remedy) as store:
         registry = store.registry()
         place = _find(target, root, registry)
         snapshot = place.snapshot
@@ -76,7 +77,7 @@ def promote(target: str, root: Path, *, alias: Alias = "candidate", dry_run: boo
         )  # MLflow takes neither
         model_id = registry.logged_model(_record(snapshot, "grpo"), MODEL)
         if model_id is None and not dry_run:
-            follower.sync()
+            sync()
             model_id = registry.logged_model(_record(snapshot, "grpo"), MODEL)
         if model_id is None:
             raise CannotCheck(
@@ -379,7 +380,11 @@ def _tags(
     """Hashes (every output's SHA-256), keys and runs as in a pipeline row, verdicts, the comparison's numbers."""
     snapshot = place.snapshot
     told = rows.from_snapshot(snapshot)
-    tags = told.tags | {f"regrpo.output.{path}": sha256 for path, sha256 in told.hashes.items()}
+    tags = (
+        told.tags
+        | told.stage_tags
+        | {f"regrpo.output.{path}": sha256 for path, sha256 in told.hashes.items()}
+    )
     outs = {out["path"]: out["md5"] for out in snapshot.lock()["stages"]["grpo"]["outs"]}
     code = _record(snapshot, "grpo")["code"]
     tags |= {"regrpo.audit": audited["verdict"], "regrpo.dvc_md5": outs[MODEL]}

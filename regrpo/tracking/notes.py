@@ -1,118 +1,134 @@
-"""Observer: a run's description in MLflow (Markdown): what came out, first, and where to look.
+"""MLflow's UI as people should find it: descriptions of runs, and one saved view.
 
-MLflow renders it with a few HTML elements allowed (pictures and frames of other sites among them),
-so text that is not ours goes through `regrpo.core.text.code`.
+Descriptions are Markdown with a few HTML elements allowed (pictures and frames of other sites among
+them), so text that is not ours goes through `regrpo.core.text.code`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from regrpo.core import text
-from regrpo.evaluate.results import MODELS, Evaluation, Pair, Task
+from regrpo.tracking.tables import NAME as SAMPLES_TABLE
 
-Json = Mapping[str, Any]
+if TYPE_CHECKING:
+    from regrpo.tracking.rows import Health, Row
 
-
-def headline_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """`headline/grpo`, `/sft`, `/base` and the paired gain from sft to grpo with the ends of its interval."""
-    task = evaluation.headline_task
-    if task is None:
-        return {}
-    metrics = {}
-    for model in reversed(MODELS):
-        if model in task.models:
-            metrics[f"headline/{model}"] = task.models[model].value
-    if pair := task.pairs.get("sft_grpo"):
-        low, high = pair.ci95
-        metrics |= {"headline/gain": pair.difference}
-        metrics |= {"headline/gain_ci95_low": low, "headline/gain_ci95_high": high}
-    return metrics
-
-
-def headline_words(evaluation: Evaluation) -> str | None:
-    """The result in one line: `28.0 % → 96.7 %, +68.7 points [+63.3, +74.0]`."""
-    task = evaluation.headline_task
-    if task is None or "sft_grpo" not in task.pairs:
-        return None
-    before = text.score(task.models["sft"].value, task.kind)
-    after = text.score(task.models["grpo"].value, task.kind)
-    pair = task.pairs["sft_grpo"]
-    return f"{before} → {after}, {text.change(pair.difference, pair.ci95, task.kind)}"
-
-
-def evaluation_lines(evaluation: Evaluation) -> list[str]:
-    """Every task with each model's estimate and GRPO's paired gain, the headline first.
-
-    Then the split of the gain.
-    """
-    lines = []
-    for name, task in evaluation.shown_tasks.items():
-        if "sft_grpo" not in task.pairs:
-            continue
-        cells = _cells(name, task, task.pairs["sft_grpo"])
-        if name == evaluation.headline:
-            cells = [f"**{cell}**" for cell in cells]
-        lines.append(f"| {'&emsp; | '.join(cells)} |")  # the UI leaves no space between columns
-    if not lines:
-        return []
-    head = [
-        "",
-        "| task, 95 % intervals | base | SFT | GRPO | SFT → GRPO | McNemar p |",
-        "|---|---|---|---|---|---|",
-    ]
-    return [*head, *lines, "", *_gain(evaluation)]
-
-
-def _cells(name: str, task: Task, pair: Pair) -> list[str]:
-    cells = [text.code(name)]
-    for model in MODELS:
-        one = task.models.get(model)
-        cells.append(text.estimate(one.value, one.ci95, task.kind) if one else text.UNKNOWN)
-    cells.append(text.change(pair.difference, pair.ci95, task.kind))
-    cells.append(text.p_value(pair.p_mcnemar))
-    return cells
-
-
-def _gain(evaluation: Evaluation) -> list[str]:
-    task, gain = evaluation.headline_task, evaluation.gain
-    if task is None or gain is None:
-        return []
-    total = text.change(gain.total, gain.total_ci95, task.kind)
-    elicited = text.change(gain.elicited, gain.elicited_ci95, task.kind)
-    learned = text.change(gain.learned, gain.learned_ci95, task.kind)
-    return [
-        f"The gain, {total}, is {elicited} that opening the reasoning alone gives SFT, and {learned} besides.",
-        "",
-    ]
-
-
-def health_line(health: Json) -> str:
-    """The doctor's verdict, with each rule that fired, its steps and what to change."""
-    fired = [
-        f"{rule['what']} (steps {text.ranges(rule['steps'])}; change {rule['change']})"
-        for rule in health.get("rules", [])
-        if rule["verdict"] == "fired"
-    ]
-    return f"**Doctor:** {health.get('verdict')}{': ' if fired else ''}{'; '.join(fired)}"
-
-
-def link(words: str, experiment: str, run: str, artifact: str | None = None) -> str:
-    """A link to a run, or to one of its artifacts, in the UI that shows the description."""
-    place = f"#/experiments/{experiment}/runs/{run}" + (
-        f"/artifacts/{artifact}" if artifact else ""
-    )
-    return f"[{words}]({place}?workflowType=machine_learning)"
-
-
+NOTE = "mlflow.note.content"
+"""The tag that the UI shows as a description."""
 ARTIFACTS = {
     "model_card/README.md": "card",
     "grpo/curves.png": "curves",
     "evaluate/comparison.png": "comparison",
     "validate/report.html": "gate",
-    "evaluate/samples.json": "answers before and after",
-    "grpo/samples.json": "completions during training",
+    f"evaluate/{SAMPLES_TABLE}": "answers before and after",
+    f"grpo/{SAMPLES_TABLE}": "completions during training",
     "outputs.json": "hashes of all outputs",
 }
 """What a row's description links to, in this order, as far as it is there."""
+
+# --- descriptions ---------------------------------------------------------------------------------
+
+
+def describe_row(row: Row, changed: str | None, experiment: str, run: str) -> str:
+    """A row's description: what came out, first, since the UI shows four lines of it.
+
+    `experiment` and `run` are MLflow's ids, for links.
+    """
+    lines = []
+    if "regrpo.headline" in row.tags:
+        lines.append(f"**Result:** {row.tags['regrpo.headline']}")
+    if changed:
+        lines.append(f"**Changed:** {text.code(changed)}")
+    present = {path.removeprefix("reports/") for path in row.artifacts}
+    present.update(row.tables, ["outputs.json"])
+    shown = [path for path in ARTIFACTS if path in present]
+    links = [_link(ARTIFACTS[path], experiment, run, path) for path in shown]
+    lines.append(f"**Look at:** {' · '.join(links)}")
+    if row.health:
+        lines.append(health_line(row.health))
+    for path, table in row.tables.items():
+        lines.append(f"**{ARTIFACTS[path].capitalize()}:** {table.shows}")
+    # Two spaces at its end break a line in Markdown.
+    return "  \n".join(lines) + "\n"
+
+
+def health_line(health: Health) -> str:
+    """The doctor's verdict, with each rule that fired, its steps and what to change."""
+    fired = []
+    for rule in health.get("rules", []):
+        if rule["verdict"] == "fired":
+            steps = text.ranges(rule["steps"])
+            fired.append(f"{rule['what']} (steps {steps}; change {rule['change']})")
+    line = f"**Doctor:** {health.get('verdict')}"
+    if fired:
+        line += f": {'; '.join(fired)}"
+    return line
+
+
+def _link(words: str, experiment: str, run: str, artifact: str) -> str:
+    """A link to a run's artifact in the UI that shows the description."""
+    place = f"#/experiments/{experiment}/runs/{run}/artifacts/{artifact}"
+    return f"[{words}]({place}?workflowType=machine_learning)"
+
+
+# --- the experiment's page ------------------------------------------------------------------------
+
+VIEW = "mlflow.sharedViewState.pipelines"
+"""The experiment's tag that holds the saved view, and so its key in the UI's addresses."""
+MODES = {"table": "", "curves": "&compareRunsMode=CHART", "samples": "&compareRunsMode=ARTIFACT"}
+"""The ways to look at the rows of the view, and what the UI's address says for each."""
+ABOUT = """\
+One row is one pipeline, also one restored from DVC's cache; below it are the stages that ran. The
+saved view *Pipelines* shows result, interval, health and what was changed; its charts compare
+curves, its third tab samples. A row's description says what came out, and links to card, curves and
+samples. Files are the record, this is a view of them: `regrpo sync` brings it up to date, `regrpo
+audit` compares it with the files.
+"""
+COLUMNS = {
+    "tags.`regrpo.headline`": 285,
+    "metrics.`headline/grpo`": 110,
+    "metrics.`headline/gain`": 105,
+    "tags.`regrpo.health`": 105,
+    "tags.`regrpo.sweep`": 105,
+    "tags.`regrpo.changed`": 270,
+    "attributes.`Models`": 190,
+    "attributes.`Dataset`": 190,
+}
+"""The view's columns after the run's name and date, with widths in pixels."""
+
+
+def experiment_tags(created: int) -> dict[str, str]:
+    """A new experiment's description and saved view; `created` in ms since 1970.
+
+    The view is written as the UI's own "Save as new view" does (MLflow 3.17.2).
+    """
+    state: dict[str, Any] = {
+        "searchFilter": "tags.`regrpo.kind` = 'pipeline'",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": list(COLUMNS),
+        "columnOrder": list(COLUMNS),
+        "columnWidths": COLUMNS,
+        "runsHiddenMode": "FIRST_20_RUNS",
+    }
+    view = {
+        "name": "Pipelines",
+        "createdAt": created,
+        "updatedAt": created,
+        "state": json.dumps(state),
+    }
+    return {NOTE: ABOUT, VIEW: json.dumps(view)}
+
+
+def addresses(server: str, experiment_id: str) -> dict[str, str]:
+    """Mode (table, curves, samples) → address of the saved view at a server (http://…:5000)."""
+    key = VIEW.rpartition(".")[2]
+    page = f"{server}/#/experiments/{experiment_id}/runs"
+    page += f"?workflowType=machine_learning&viewStateShareKey={key}"
+    return {mode: page + more for mode, more in MODES.items()}

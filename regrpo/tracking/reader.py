@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -10,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from regrpo.core.errors import CannotCheck, RegrpoError
-from regrpo.tracking.address import name_error, shown_uri, tracking_uri
+from regrpo.core.errors import CannotCheck
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -47,8 +45,12 @@ class Reader:
 
     def tagged(self, **tags: str) -> list[dict[str, Any]]:
         """The runs of every experiment with these tags (`__` stands for a dot), newest first."""
-        experiments = [one.experiment_id for one in self.client.search_experiments()]
-        return [_plain(run) for run in self.client.search_runs(experiments, with_tags(tags))]
+        found = self.client.search_runs(self.experiments(), with_tags(tags))
+        return [_plain(run) for run in found]
+
+    def experiments(self) -> list[str]:
+        """The ids of all experiments."""
+        return [one.experiment_id for one in self.client.search_experiments()]
 
     def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
         """The tags of each model that a run logged."""
@@ -112,25 +114,6 @@ def open_reader(uri: str) -> Reader:
     import mlflow
 
     return Reader(mlflow.MlflowClient(uri), uri)
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[Reader]:
-    """The user's store, for looking.
-
-    Raises CannotCheck if there is none that can be read, whatever MLflow raises.
-    """
-    try:
-        yield open_reader(tracking_uri())
-    except RegrpoError:
-        raise
-    except Exception as error:  # MLflow, its database layer and its HTTP client raise their own
-        raise CannotCheck(
-            shown_uri(),
-            expected="an MLflow store",
-            found=name_error(error),
-            remedy="Start the server or set MLFLOW_TRACKING_URI; `--no-mlflow` does without.",
-        ) from error
 
 
 def import_mlflow() -> None:

@@ -16,17 +16,9 @@ class Registry(Reader):
 
         Returns None if the store has none.
         """
-        run = self.run(record["mlflow_run_id"]) if record.get("mlflow_run_id") else None
-        runs = [run] if run else self.tagged(regrpo__run=record["run"])
-        for found in runs:
-            made = self.client.search_logged_models(
-                [found["experiment"]], f"source_run_id = '{found['id']}'"
-            )
-            for model in made:
-                same_path = model.tags.get("regrpo.path") == path
-                if same_path and model.tags.get("regrpo.run") == record["run"]:
-                    return str(model.model_id)
-        return None
+        made = f"tags.`regrpo.run` = '{record['run']}' AND tags.`regrpo.path` = '{path}'"
+        found = self.client.search_logged_models(self.experiments(), made)
+        return str(found[0].model_id) if found else None
 
     def row(self, pipeline_key: str) -> str | None:
         """The id of the newest row of a whole pipeline. Returns None if there is none."""

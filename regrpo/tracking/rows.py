@@ -1,11 +1,8 @@
-"""Observer.
+"""What a stage's run and a pipeline's row hold in MLflow, as plain data out of journals and files.
 
-What a stage run and a pipeline row hold in MLflow, as plain data out of journals, dvc.lock and
-reports.
-
-A pipeline row (`Row`) has every parameter of every section and every final metric under its stage's
-name, so that MLflow's table compares whole pipelines; and the headline once more, under names that
-are the same for every profile.
+A pipeline's row has every parameter of every section and every final metric under its stage's name,
+so that MLflow's table compares whole pipelines; and the headline once more, under names that are
+the same for every profile.
 """
 
 from __future__ import annotations
@@ -20,15 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regrpo.core.errors import Refused
+from regrpo.core import text
+from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.files import canonical_json
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, STAGES, parse_yaml
-from regrpo.core.text import code
-from regrpo.evaluate.results import Evaluation, parse_metrics
+from regrpo.evaluate.results import MODELS, Evaluation, parse_metrics
 from regrpo.records.journal import METRIC_REPORTS, JournalReader
-from regrpo.tracking import notes, views
-from regrpo.tracking import tables as tables_module
+from regrpo.tracking import tables
+from regrpo.tracking.tables import Table
 
 SHOWN = (
     "reports/model_card/README.md",
@@ -36,21 +33,29 @@ SHOWN = (
     "reports/evaluate/comparison.png",
     "reports/validate/report.html",
 )
-"""The files that a pipeline row carries itself; the rest lie with its stage runs."""
+"""The files that a pipeline's row carries itself; the rest lie with its stages' runs."""
 OUTPUTS = "outputs.json"
 """A row's artifact with the SHA-256 of every output."""
-PRODUCT = "regrpo.output.models/grpo"
-"""The one hash that a row has as a tag: of what the pipeline is for."""
-SHOWN_AGAIN = ("headline/", "regrpo.headline")
-"""How the names of metrics and tags begin that say once more what others hold.
-
-A row may lack them.
-"""
+PRODUCT = "models/grpo"
+"""What the pipeline is for: the one output whose hash a row has as a tag."""
 OF_SWEEP = re.compile(r"(.+)-\d+")
 """The names that `dvc exp run --queue -n NAME -S 'key=1,2'` gives its experiments."""
+CURVES = (
+    "reward",
+    "dev_accuracy",
+    "completions/mean_length",
+    "entropy",
+    "kl",
+    "frac_reward_zero_std",
+    "grad_norm",
+    "loss",
+)
+"""Columns of grpo's history.csv that a row carries."""
 
-Curves = dict[str, dict[int, list[float]]]
-"""{metric: {step: its values there}}."""
+Curves = dict[str, dict[int, float]]
+"""{metric: {step: value}}."""
+Health = Mapping[str, Any]
+"""The doctor's health.json."""
 
 
 @dataclass
@@ -60,112 +65,269 @@ class Row:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    """MLflow's id of each stage's run, or ours if the stage did not learn it."""
     artifacts: dict[str, bytes] = field(default_factory=dict)
-    tables: dict[str, tables_module.Table] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
     datasets: list[Mapping[str, Any]] = field(default_factory=list)
     """What the stages read, as their records have it."""
     curves: Curves = field(default_factory=dict)
-    """What grpo logged by step (see `curves`)."""
+    """What grpo logged by step, under the row's names for it."""
     hashes: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every output, by path."""
     evaluation: Evaluation | None = None
-    health: Mapping[str, Any] | None = None
+    health: Health | None = None
+
+    @property
+    def stage_tags(self) -> dict[str, str]:
+        """The tags that name the stages' runs."""
+        return {f"regrpo.stage.{stage}": run for stage, run in self.stages.items()}
 
 
-def flatten(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """(dotted name, value as JSON spells it; text bare) of every leaf.
+def from_snapshot(snapshot: Snapshot) -> Row:
+    """The row of a whole pipeline, from its own files alone.
 
-    Lists and empty mappings are leaves.
+    `snapshot.pipeline_key()` must not be None.
     """
+    row = Row(tags={"regrpo.complete": "true", "regrpo.pipeline_key": str(snapshot.pipeline_key())})
+    row.params = parameters(snapshot.params()) | {"profile": snapshot.profile()}
+    for stage in STAGES:
+        record = snapshot.record(stage) or {"inputs": [], "outputs": [], "run": ""}
+        row.stages[stage] = record.get("mlflow_run_id") or record["run"]
+        _add_stage(row, stage, record, metric_reports(snapshot, stage))
+    headline = row.evaluation.headline if row.evaluation else None
+    for stage in tables.STAGES:
+        parquet = snapshot.output(f"reports/{stage}/samples.parquet")
+        table = tables.read_table(stage, parquet, headline)
+        if table:
+            row.tables[f"{stage}/{tables.NAME}"] = table
+    row.curves = shown_curves(snapshot.read("reports/grpo/history.csv"))
+    for path in SHOWN:
+        data = snapshot.output(path)
+        if data is not None:
+            row.artifacts[path] = data
+    return row
+
+
+def from_journals(journals: Iterable[JournalReader]) -> Row:
+    """The row of an execution that made no whole pipeline: its profile, and its stages' metrics."""
+    row = Row(tags={"regrpo.complete": "false"})
+    for journal in journals:
+        stage, facts = journal.stage, journal.facts
+        row.params |= parameters(facts["sections"]) | {"profile": facts["profile"]}
+        row.stages[stage] = journal.tracker_notes.get("run_id") or facts["run"]
+        record = (journal.closed or {}).get("record") or {"inputs": [], "outputs": []}
+        _add_stage(row, stage, record, journal.reports())
+    return row
+
+
+def _add_stage(
+    row: Row, stage: str, record: Mapping[str, Any], reports: Mapping[str, bytes]
+) -> None:
+    for name, value in final_metrics(reports).items():
+        row.metrics[f"{stage}.{name}"] = value
+    for out in record["outputs"]:
+        row.hashes[out["path"]] = out["sha256"]
+        if out["path"] == PRODUCT:
+            row.tags[f"regrpo.output.{PRODUCT}"] = out["sha256"]
+    row.datasets += record["inputs"]
+    if "health.json" in reports:
+        row.health = read_health(reports["health.json"])
+        row.tags["regrpo.health"] = str((row.health or {}).get("verdict"))
+    if stage == "evaluate":
+        row.evaluation = read_evaluation(reports.get("metrics.json"))
+        # The headline first: MLflow's comparison starts with the first metric, and a run's page
+        # with the first tags.
+        row.metrics = headline_metrics(row.evaluation) | row.metrics
+        row.tags = headline_tags(row.evaluation) | row.tags
+
+
+# --- names and values -----------------------------------------------------------------------------
+
+
+def mlflow_name(name: str) -> str:
+    """A metric's or parameter's name that MLflow accepts: its characters, at most 250 of them."""
+    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
+
+
+def parameters(sections: Mapping[str, Any]) -> dict[str, str]:
+    """{section.name: value} of whole sections ({stage: section}).
+
+    Values are spelled as in JSON, text bare; lists and empty mappings are values too.
+    """
+    flat: dict[str, str] = {}
+    for stage, section in sections.items():
+        flat.update(_flatten(section, stage))
+    return flat
+
+
+def _flatten(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
     if isinstance(values, Mapping) and values:
         for key, value in values.items():
-            yield from flatten(value, f"{prefix}.{key}")
+            yield from _flatten(value, f"{prefix}.{key}")
+    elif isinstance(values, str):
+        yield mlflow_name(prefix), values
     else:
-        yield mlflow_name(prefix), values if isinstance(values, str) else canonical_json(values)
+        yield mlflow_name(prefix), canonical_json(values)
+
+
+def stage_params(params: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A stage run's parameters, of dvc.lock's {profile: {section: values}}."""
+    flat = {"profile": next(iter(params), "")}
+    for sections in params.values():
+        flat |= parameters(sections)
+    return flat
+
+
+def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
+    """A finished stage run's tags: what made it, and `regrpo.output.<path>`, an output's SHA-256."""
+    tags = identity_tags(record) | {"regrpo.environment": record["environment"]["sha256"]}
+    for out in record["outputs"]:
+        tags[f"regrpo.output.{out['path']}"] = out["sha256"]
+    return tags
+
+
+def identity_tags(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The tags by which a stage's run is found, of its journal's facts or its record."""
+    tags = {f"regrpo.{name}": facts[name] for name in ("stage", "run", "key")}
+    return tags | code_tags(facts["code"])
+
+
+def code_tags(code: Mapping[str, Any]) -> dict[str, str]:
+    """The commit as MLflow shows it, and whether (and how: SHA-256 of the diff) code differed."""
+    if not code.get("revision"):
+        return {}
+    tags = {
+        "mlflow.source.git.commit": code["revision"],
+        "regrpo.git.dirty": str(code["dirty"]).lower(),
+    }
+    if code.get("diff_sha256"):
+        tags["regrpo.git.diff_sha256"] = code["diff_sha256"]
+    return tags
+
+
+def row_name(params: Mapping[str, str], identity: str) -> str:
+    """A row's name if no experiment gave it one: what the model is called, and a short key."""
+    return f"{params.get('model_card.model_name', 'pipeline')} {identity[:12]}"
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def metric_reports(snapshot: Snapshot, stage: str) -> dict[str, bytes]:
+    """A stage's reports with final metrics, by file name."""
+    found = {}
+    for name in METRIC_REPORTS:
+        data = snapshot.read(f"reports/{stage}/{name}")
+        if data is not None:
+            found[name] = data
+    return found
+
+
+def final_metrics(reports: Mapping[str, bytes]) -> dict[str, float]:
+    """The final metrics in a stage's reports ({file name: bytes}).
+
+    Raises ValueError if a report is no JSON.
+    """
+    metrics: dict[str, float] = {}
+    for name, prefix in METRIC_REPORTS.items():
+        if name in reports:
+            metrics.update(numbers(json.loads(reports[name]), prefix))
+    return metrics
 
 
 def numbers(report: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
     """(dotted name, number) of every number in a report.
 
-    Truth values count as 1 and 0, confidence intervals as two.
-
-    Of evaluate's report the containers are left out of the names: `heldout.grpo`,
-    `heldout.sft_grpo.difference`.
+    Truth values count as 1 and 0, confidence intervals as two numbers. Of evaluate's report the
+    containers are left out of the names: `heldout.grpo`, `heldout.sft_grpo.difference`.
     """
-    for key, value in report.items() if isinstance(report, Mapping) else ():
+    if not isinstance(report, Mapping):
+        return
+    for key, value in report.items():
         name = f"{prefix}{key}"
-        if isinstance(value, bool | int | float):
-            if key != "version":
-                yield mlflow_name(prefix.rstrip(".") if key == "value" else name), float(value)
-        elif isinstance(value, Mapping):
-            yield from numbers(value, prefix if key in ("tasks", "models", "pairs") else f"{name}.")
-        elif (
-            isinstance(value, list)
-            and key.endswith("ci95")
-            and len(value) == 2
-            and None not in value
-        ):
-            yield from (
-                (mlflow_name(f"{name}_{end}"), float(limit))
-                for end, limit in zip(("low", "high"), value, strict=True)
-            )
+        if isinstance(value, Mapping):
+            is_container = key in ("tasks", "models", "pairs")
+            yield from numbers(value, prefix if is_container else f"{name}.")
+        elif isinstance(value, list) and key.endswith("ci95") and None not in value:
+            low, high = value
+            yield mlflow_name(f"{name}_low"), float(low)
+            yield mlflow_name(f"{name}_high"), float(high)
+        elif isinstance(value, bool | int | float) and key != "version":
+            if key == "value":
+                name = prefix.rstrip(".")
+            yield mlflow_name(name), float(value)
 
 
-def mlflow_name(text: str) -> str:
-    """A metric's or parameter's name that MLflow accepts: its characters, at most 250 of them."""
-    return re.sub(r"[^\w\-. :/]", "_", text)[:250]
+def headline_metrics(evaluation: Evaluation | None) -> dict[str, float]:
+    """`headline/grpo`, `/sft`, `/base`, and `/gain` from sft to grpo with its interval's ends."""
+    task = evaluation.headline_task if evaluation else None
+    if task is None:
+        return {}
+    metrics = {}
+    for model in reversed(MODELS):
+        if model in task.models:
+            metrics[f"headline/{model}"] = task.models[model].value
+    if "sft_grpo" in task.pairs:
+        gain = task.pairs["sft_grpo"]
+        metrics["headline/gain"] = gain.difference
+        metrics["headline/gain_ci95_low"], metrics["headline/gain_ci95_high"] = gain.ci95
+    return metrics
 
 
-def final_metrics(reports: Mapping[str, bytes]) -> dict[str, float]:
-    """The final metrics in a stage's reports ({file name: bytes})."""
-    return {
-        name: value
-        for file, prefix in METRIC_REPORTS.items()
-        if file in reports
-        for name, value in numbers(json.loads(reports[file]), prefix)
-    }
+def headline_tags(evaluation: Evaluation | None) -> dict[str, str]:
+    """`regrpo.headline`: `28.0 % → 96.7 %, +68.7 points [+63.3, +74.0]`."""
+    task = evaluation.headline_task if evaluation else None
+    if task is None or "sft_grpo" not in task.pairs:
+        return {}
+    gain = task.pairs["sft_grpo"]
+    before = text.score(task.models["sft"].value, task.kind)
+    after = text.score(task.models["grpo"].value, task.kind)
+    change = text.change(gain.difference, gain.ci95, task.kind)
+    return {"regrpo.headline": f"{before} → {after}, {change}"}
 
 
-def curves(history: bytes) -> Curves:
-    """What a history.csv says that its stage showed while it ran: its columns, every digit."""
-    found: Curves = {}
-    for row in csv.DictReader(io.StringIO(history.decode())):
-        for name, value in row.items():
-            if name != "step" and value:
-                found.setdefault(mlflow_name(name), {}).setdefault(int(row["step"]), []).append(
-                    float(value)
-                )
-    return found
+def read_evaluation(data: bytes | None) -> Evaluation | None:
+    """evaluate's metrics.json. Returns None if it is damaged, which the audit names."""
+    with contextlib.suppress(CannotCheck):
+        return parse_metrics(data) if data else None
+    return None
 
 
-def scores(evaluation: bytes) -> Curves:
-    """What evaluate's metrics.json says that it showed.
+def read_health(data: bytes | None) -> Health | None:
+    """The doctor's health.json. Returns None if there is none."""
+    health: Health | None = json.loads(data) if data else None
+    return health
 
-    Each model's value in each task, rounded to 6 digits.
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def read_curves(history: bytes | None) -> Curves:
+    """The columns of a history.csv by step; of a step that was logged twice, the last value.
+
+    Empty if the file is not there or damaged, which the audit names.
     """
-    found: Curves = {}
-    for name, task in parse_metrics(evaluation).tasks.items():
-        for model, one in task.models.items():
-            found[mlflow_name(f"{name}/{model}")] = {0: [one.value]}
-    return found
+    curves: Curves = {}
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        for row in csv.DictReader(io.StringIO((history or b"").decode())):
+            step = int(row.pop("step"))
+            for name, value in row.items():
+                if value:
+                    curves.setdefault(mlflow_name(name), {})[step] = float(value)
+    return curves
 
 
-def parameters(sections: Mapping[str, Any]) -> dict[str, str]:
-    """{section.name: value} of whole sections ({stage: section})."""
-    return dict(pair for stage, section in sections.items() for pair in flatten(section, stage))
+def shown_curves(history: bytes | None) -> Curves:
+    """The curves that a row carries: GRPO/reward and others of grpo's history.csv.
 
-
-def output_tags(record: Mapping[str, Any]) -> dict[str, str]:
-    """`regrpo.output.<path>`: SHA-256, of a stage's record."""
-    return {f"regrpo.output.{out['path']}": out["sha256"] for out in record["outputs"]}
-
-
-def name(parameters: Mapping[str, Any], identity: str) -> str:
-    """A pipeline row's name where no experiment gave it one.
-
-    What the model is called, and a short key.
+    MLflow's UI makes a section of charts of what stands before the slash.
     """
-    return f"{parameters.get('model_card.model_name', 'pipeline')} {identity[:12]}"
+    curves = read_curves(history)
+    return {f"GRPO/{name.replace('/', ' ')}": curves[name] for name in CURVES if name in curves}
+
+
+# --- experiments ----------------------------------------------------------------------------------
 
 
 def experiment_tags(
@@ -175,165 +337,43 @@ def experiment_tags(
     sections: Mapping[str, Any],
     root: Path,
 ) -> dict[str, str]:
-    """An experiment's name and baseline, its sweep, and what its parameters change against the baseline's commit."""
+    """A DVC experiment's name, sweep and baseline, and what it changes against the baseline."""
     if not experiment:
         return {}
     tags = {"regrpo.experiment": experiment}
-    if found := OF_SWEEP.fullmatch(experiment):
-        tags["regrpo.sweep"] = found[1]
+    of_sweep = OF_SWEEP.fullmatch(experiment)
+    if of_sweep:
+        tags["regrpo.sweep"] = of_sweep[1]
     if baseline:
         tags["regrpo.baseline"] = baseline
-        tags |= (
-            {"regrpo.changed": said}
-            if (said := changed(Snapshot(root, baseline), profile, sections))
-            else {}
-        )
+        changes = changed_parameters(Snapshot(root, baseline), profile, sections)
+        if changes:
+            tags["regrpo.changed"] = changes
     return tags
 
 
-def changed(baseline: Snapshot, profile: str, sections: Mapping[str, Any]) -> str | None:
+def changed_parameters(baseline: Snapshot, profile: str, sections: Mapping[str, Any]) -> str | None:
     """`grpo.learning_rate=0.0001 grpo.seed=3`: where a profile differs from the baseline's.
 
-    None where it is not there.
-
-    A profile that the baseline does not name itself is compared with the baseline's file of that
-    name.
+    A profile that the baseline does not name itself is compared with its file of that name.
+    Returns None if there is none.
     """
-    named, before = _yaml(baseline.read(DEFAULT_PROFILE)), _yaml(baseline.read(profile))
+    named, before = _read_yaml(baseline, DEFAULT_PROFILE), _read_yaml(baseline, profile)
     if named is None or before is None:
         return None
     then = parameters({stage: before.get(stage) for stage in sections})
     now = parameters(sections)
-    said = [] if named.get("profile") == profile else [f"profile={profile}"]
-    names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-    return " ".join(said + [f"{name}={now.get(name, 'null')}" for name in names])
+    changes = [] if named.get("profile") == profile else [f"profile={profile}"]
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            changes.append(f"{name}={now.get(name, 'null')}")
+    return " ".join(changes)
 
 
-def _yaml(data: bytes | None) -> Mapping[str, Any] | None:
-    if data is None:
-        return None
+def _read_yaml(snapshot: Snapshot, path: str | Path) -> Mapping[str, Any] | None:
+    data = snapshot.read(path)
     try:
-        content = parse_yaml(data, "a profile")
+        content = parse_yaml(data, str(path)) if data else None
     except Refused:
         return None
     return content if isinstance(content, Mapping) else None
-
-
-def from_snapshot(snapshot: Snapshot) -> Row:
-    """The row of a whole pipeline (`snapshot.pipeline_key()` is not None), from its own files alone."""
-    row = Row(tags={"regrpo.complete": "true", "regrpo.pipeline_key": str(snapshot.pipeline_key())})
-    row.params = parameters(snapshot.params()) | {"profile": snapshot.profile()}
-    for stage in STAGES:
-        record = snapshot.record(stage) or {"inputs": [], "outputs": [], "run": ""}
-        reports = {name: snapshot.read(f"reports/{stage}/{name}") for name in METRIC_REPORTS}
-        _add_stage(
-            row, stage, {name: data for name, data in reports.items() if data is not None}, record
-        )
-        row.tags[f"regrpo.stage.{stage}"] = record.get("mlflow_run_id") or record["run"]
-    for stage in tables_module.STAGES:
-        _add_table(row, stage, snapshot.output(f"reports/{stage}/samples.parquet"))
-    row.curves = _curves(snapshot.read("reports/grpo/history.csv"))
-    row.artifacts = {path: data for path in SHOWN if (data := snapshot.output(path)) is not None}
-    return row
-
-
-def from_journals(journals: Iterable[JournalReader]) -> Row:
-    """The row of an execution that made no whole pipeline.
-
-    Its profile, and what the stages that ran left.
-    """
-    row = Row(tags={"regrpo.complete": "false"})
-    for journal in journals:
-        facts = journal.facts
-        row.params |= parameters(facts["sections"]) | {"profile": facts["profile"]}
-        record = (journal.closed or {}).get("record") or {"inputs": [], "outputs": []}
-        _add_stage(row, journal.stage, journal.reports(), record)
-        row.tags[f"regrpo.stage.{journal.stage}"] = (
-            journal.tracker_notes.get("run_id") or facts["run"]
-        )
-        _add_table(row, journal.stage, journal.kept("samples.parquet"))
-        if journal.stage == "grpo":
-            row.curves = _curves(journal.kept("history.csv"))
-        kept = {
-            path: journal.kept(path.rpartition("/")[2])
-            for path in SHOWN
-            if f"/{journal.stage}/" in path
-        }
-        row.artifacts |= {path: data for path, data in kept.items() if data is not None}
-    return row
-
-
-def _add_stage(
-    row: Row, stage: str, reports: Mapping[str, bytes], record: Mapping[str, Any]
-) -> None:
-    row.metrics |= {f"{stage}.{name}": value for name, value in final_metrics(reports).items()}
-    row.hashes |= {out["path"]: out["sha256"] for out in record["outputs"]}
-    # The other outputs' hashes stand with the stages' runs and in outputs.json.
-    row.tags |= {name: value for name, value in output_tags(record).items() if name == PRODUCT}
-    row.datasets += record["inputs"]
-    if "health.json" in reports:
-        row.health = json.loads(reports["health.json"])
-        row.tags["regrpo.health"] = str((row.health or {}).get("verdict"))
-    if stage == "evaluate" and "metrics.json" in reports:
-        row.evaluation = parse_metrics(reports["metrics.json"])
-        # First, as MLflow's own comparison starts with the first metric, and its page with the
-        # first tags.
-        row.metrics = notes.headline_metrics(row.evaluation) | row.metrics
-        if words := notes.headline_words(row.evaluation):
-            row.tags = {"regrpo.headline": words} | row.tags
-
-
-def _add_table(row: Row, stage: str, parquet: bytes | None) -> None:
-    headline = row.evaluation.headline if row.evaluation else None
-    table = tables_module.table(stage, parquet, headline) if parquet else None
-    if table:
-        row.tables[f"{stage}/{tables_module.NAME}"] = table
-
-
-def _curves(history: bytes | None) -> Curves:
-    """What `curves` finds in a history.csv.
-
-    Nothing where it is not there, or damaged (the audit names that).
-    """
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return curves(history) if history else {}
-    return {}
-
-
-def shown_curves(found: Curves) -> Curves:
-    """The curves that a row carries, under its names for them.
-
-    Of a step that was logged twice, the last value.
-    """
-    kept = {name: found[name] for name in views.CURVES if name in found}
-    return {
-        views.curve(name): {step: values[-1:] for step, values in steps.items()}
-        for name, steps in kept.items()
-    }
-
-
-def describe(
-    row: Row, changed: str | None, stages: Mapping[str, str], experiment: str, run: str
-) -> str:
-    """A row's description in Markdown: what came out, first; the UI shows four lines of it.
-
-    `stages` (stage → MLflow run), `experiment` and `run` are MLflow's ids, for links.
-    """
-    words = row.tags.get("regrpo.headline")
-    lines = [f"**Result:** {words}"] if words else []
-    lines += [f"**Changed:** {code(changed)}"] if changed else []
-    there = (
-        {path.removeprefix("reports/") for path in row.artifacts} | row.tables.keys() | {OUTPUTS}
-    )
-    shown = {path: text for path, text in notes.ARTIFACTS.items() if path in there}
-    links = [notes.link(text, experiment, run, path) for path, text in shown.items()]
-    lines += [f"**Look at:** {' · '.join(links)}"]
-    lines += [notes.health_line(row.health)] if row.health else []
-    links = [notes.link(stage, experiment, made) for stage, made in stages.items()]
-    lines += [f"**Stages:** {' · '.join(links)}"] if links else []
-    lines += [
-        f"**{notes.ARTIFACTS[path].capitalize()}:** {table.shows}"
-        for path, table in row.tables.items()
-    ]
-    results = notes.evaluation_lines(row.evaluation) if row.evaluation else []
-    return "  \n".join(lines) + "\n" + "\n".join(results) + "\n"

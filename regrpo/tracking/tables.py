@@ -1,7 +1,4 @@
-"""Observer.
-
-The kept completions as tables that a person reads (MLflow's table artifacts), out of
-samples.parquet.
+"""Completions as tables that a person reads (MLflow's table artifacts), out of samples.parquet.
 
 A table is bounded and says how many of how many it shows. Text is data: it is cut, and characters
 that do not show are replaced; whoever renders it escapes it.
@@ -12,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +21,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STAGES = ("grpo", "evaluate")
-"""The stages that leave a samples.parquet."""
+"""The stages that leave samples."""
 NAME = "samples.json"
 """The table's artifact."""
 LIMIT = 100
 """Rows of a table."""
 CHARACTERS = 2000
 """Of one cell."""
-CHANGES = {
-    (True, False): "lost",
-    (False, True): "gained",
-    (False, False): "still wrong",
-    (True, True): "still right",
-}
-"""(sft correct, grpo correct) in words; the rare and telling ones first."""
+CHANGE = "sft → grpo"
+"""The column that says what became of an answer."""
+CHANGES = ("lost", "gained", "still wrong", "still right", "worse", "better", "the same")
+"""What it says, in the order in which it is shown; the first four of right and wrong answers."""
 
 
 @dataclass(frozen=True)
@@ -47,113 +42,97 @@ class Table:
     shows: str
 
 
-def table(stage: str, parquet: bytes, headline: str | None = None) -> Table | None:
-    """The table of a stage's samples.parquet (grpo's or evaluate's).
+def read_table(stage: str, parquet: bytes | None, headline: str | None = None) -> Table | None:
+    """The table of a stage's samples.parquet; `headline` is the task that evaluate's shows.
 
-    None where it is no such file, or empty.
+    Returns None for a stage without samples, and for a file that is empty, damaged or foreign
+    (which the audit names).
     """
     import pandas as pd
 
-    if stage not in STAGES:
+    if stage not in STAGES or parquet is None:
         return None
-    try:
+    with contextlib.suppress(ValueError, KeyError, OSError):
         frame = pd.read_parquet(io.BytesIO(parquet))
         if frame.empty:
             return None
-        return during_training(frame) if stage == "grpo" else before_and_after(frame, headline)
-    except (ValueError, KeyError, OSError):  # a damaged or foreign file is the audit's to name
-        return None
+        if stage == "grpo":
+            return during_training(frame)
+        return before_and_after(frame, headline)
+    return None
 
 
 def during_training(frame: pd.DataFrame) -> Table:
-    """GRPO's completions by step.
-
-    Of each kept step (or evenly spread steps) the first ones, with their rewards.
-    """
+    """GRPO's completions and rewards: the first ones of each step, or of steps evenly spread."""
     steps = sorted(frame["step"].unique())
-    spread = [steps[index * (len(steps) - 1) // max(1, LIMIT - 1)] for index in range(LIMIT)]
-    kept = frame[frame["step"].isin(steps if len(steps) <= LIMIT else spread)]
-    shown = kept.groupby("step", sort=True).head(max(1, LIMIT // max(1, kept["step"].nunique())))
+    if len(steps) > LIMIT:
+        steps = steps[:: -math.ceil(len(steps) / LIMIT)]  # the last one among them
+    shown = frame[frame["step"].isin(steps)].groupby("step").head(LIMIT // len(steps))
     first = ["step", "prompt", "completion", "answer", "reward"]
-    names = [*first, *(name for name in frame.columns if name not in (*first, "id")), "id"]
-    columns = {name: [_cell(value) for value in shown[name]] for name in names}
-    return Table(
-        columns,
-        f"{len(shown):,} of {len(frame):,} kept completions, from {shown['step'].nunique():,} steps",
-    )
+    rewards = [name for name in frame.columns if name not in (*first, "id")]
+    of = f"{len(frame):,} kept completions, from {len(steps):,} steps"
+    return Table(_columns(shown[[*first, *rewards, "id"]]), f"{len(shown):,} of {of}")
 
 
 def before_and_after(frame: pd.DataFrame, headline: str | None = None) -> Table:
-    """Evaluate's answers of base, sft and grpo to the same question in one row.
-
-    Each kind of change has its share.
+    """Evaluate's answers of base, sft and grpo to a question in one row, as many of each change.
 
     `headline` is the task that is shown; without it, the first.
     """
     task = headline if headline in set(frame["task"]) else str(frame["task"].iloc[0])
     frame = frame[frame["task"] == task]
-    wide = frame.pivot(index="id", columns="model", values=["completion", "value"])
-    asked = frame.drop_duplicates("id").set_index("id").loc[wide.index]
+    answers = frame.pivot(index="id", columns="model", values="completion")
+    scores = frame.pivot(index="id", columns="model", values="value")
+    questions = frame.drop_duplicates("id").set_index("id").loc[scores.index]
     # The UI's comparison of runs opens with the second column: what the last model says.
-    models = [model for model in reversed(MODELS) if model in set(frame["model"])]
-    rows = [
-        {
-            "prompt": _cell(asked.loc[id_, "prompt"]),
-            **{model: _cell(wide.loc[id_, ("completion", model)]) for model in models},
-            "answer": _cell(asked.loc[id_, "answer"]),
-            **{f"{model} score": _cell(wide.loc[id_, ("value", model)]) for model in models},
-            "sft → grpo": _change(*(wide.loc[id_, ("value", model)] for model in ("sft", "grpo"))),
-            "id": _cell(id_),
-        }
-        for id_ in wide.index
-    ]
-    shown = _share(rows, "sft → grpo")
-    columns = {name: [row[name] for row in shown] for name in rows[0]}
-    return Table(columns, f"{len(shown):,} of {len(rows):,} questions of {task}")
+    models = [model for model in reversed(MODELS) if model in scores]
+    table = questions[["prompt"]].copy()
+    for model in models:
+        table[model] = answers[model]
+    table["answer"] = questions["answer"]
+    for model in models:
+        table[f"{model} score"] = scores[model]
+    table[CHANGE] = [change(*pair) for pair in zip(scores["sft"], scores["grpo"], strict=True)]
+    table["id"] = table.index
+    # Kinds in the order of CHANGES, so that the rare and telling ones come first.
+    ordered = table.sort_values(CHANGE, key=lambda kinds: kinds.map(CHANGES.index), kind="stable")
+    shown = ordered.groupby(CHANGE).head(LIMIT // table[CHANGE].nunique())
+    return Table(_columns(shown), f"{len(shown):,} of {len(table):,} questions of {task}")
 
 
-def _change(before: Any, after: Any) -> str:
+def change(before: float, after: float) -> str:
+    """What became of an answer's score, in words (see CHANGES)."""
     if {before, after} <= {0, 1}:
-        return CHANGES[bool(before), bool(after)]
-    return "better" if after > before else "worse" if after < before else "the same"
+        if before == after:
+            return "still right" if after else "still wrong"
+        return "gained" if after else "lost"
+    if before == after:
+        return "the same"
+    return "better" if after > before else "worse"
 
 
-def _share(rows: list[dict[str, Any]], by: str) -> list[dict[str, Any]]:
-    """LIMIT rows, an equal share of each kind as far as there are so many.
-
-    Kinds in the order of CHANGES.
-    """
-    order = [*CHANGES.values(), "worse", "better", "the same"]
-    kinds = {kind: [row for row in rows if row[by] == kind] for kind in order}
-    kept: dict[str, list[dict[str, Any]]] = {}
-    left = LIMIT
-    for place, kind in enumerate(sorted(kinds, key=lambda kind: len(kinds[kind]))):
-        kept[kind] = kinds[kind][: left // (len(kinds) - place)]
-        left -= len(kept[kind])
-    return [row for kind in order for row in kept[kind]]
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    return {str(name): [_cell(value) for value in frame[name]] for name in frame}
 
 
 def _cell(value: Any) -> Any:
     """A number, or text: chat messages as `role: content`, one a line."""
-    import numpy as np
-
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
         value = value.tolist()
     if isinstance(value, str) and value.startswith("[{"):
         with contextlib.suppress(ValueError):
             value = json.loads(value)
-    if (
-        isinstance(value, list)
-        and value
-        and all(isinstance(one, Mapping) and "content" in one for one in value)
-    ):
-        return visible("\n".join(_messages(value)), CHARACTERS)
-    if isinstance(value, bool | int | np.bool_ | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return None if np.isnan(value) else float(value)
-    return None if value is None else visible(value, CHARACTERS)
+    if _is_chat(value):
+        messages = [f"{message.get('role', '')}: {message['content']}" for message in value]
+        return visible("\n".join(messages), CHARACTERS)
+    if value is None or value != value:  # NaN is no JSON
+        return None
+    if isinstance(value, int | float):
+        return +value  # a truth value becomes 1 or 0
+    return visible(value, CHARACTERS)
 
 
-def _messages(messages: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    return (f"{message.get('role', '')}: {message['content']}" for message in messages)
+def _is_chat(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(message, Mapping) and "content" in message for message in value)

@@ -11,7 +11,6 @@ import contextlib
 import csv
 import hashlib
 import json
-import math
 import os
 import shutil
 import sqlite3
@@ -29,13 +28,12 @@ from regrpo.core.dvc import dvc_md5, folder_md5
 from regrpo.core.errors import CannotCheck
 from regrpo.core.pipeline import Snapshot, stage_key
 from regrpo.core.profiles import STAGES
-from regrpo.evaluate import stats
 from regrpo.evaluate.results import parse_metrics
 from regrpo.records import graph, hashing, stage_run
 from regrpo.records import record as record_module
 from regrpo.records.find import Finder, Place, revisions, workspace
 from regrpo.report.lineage_drawing import lineage
-from regrpo.tracking import notes
+from regrpo.tracking import rows
 from regrpo.tracking.lookup import Lookup
 from tests.support.projects import commit, edit_yaml, make_project, run
 
@@ -693,47 +691,15 @@ def accuracy() -> float:
     )
 
 
-def headline() -> str | None:
-    return notes.headline_words(parse_metrics(Path("reports/evaluate/metrics.json").read_bytes()))
+def headline() -> str:
+    evaluation = parse_metrics(Path("reports/evaluate/metrics.json").read_bytes())
+    return rows.headline_tags(evaluation)["regrpo.headline"]
 
 
 def shown(stage: str, metric: str, step: int) -> float:
     """A cell of history.csv."""
     with Path(f"reports/{stage}/history.csv").open() as f:
         return next(float(row[metric]) for row in csv.DictReader(f) if row["step"] == str(step))
-
-
-def set_step(stage: str, metric: str, step: int, value: float) -> None:
-    sql(
-        "update metrics set value = ? where run_uuid = ? and key = ? and step = ?",
-        value,
-        run_id(stage),
-        metric,
-        step,
-    )
-
-
-def drop_step(stage: str, metric: str, step: int) -> None:
-    sql(
-        "delete from metrics where run_uuid = ? and key = ? and step = ?",
-        run_id(stage),
-        metric,
-        step,
-    )
-
-
-def add_step(stage: str, metric: str, step: int, value: float) -> None:
-    """One more value, a second after the last."""
-    last = "(select max(timestamp) + 1000 from metrics where run_uuid = ?)"
-    columns = "insert into metrics (run_uuid, key, step, value, is_nan, timestamp)"
-    sql(
-        f"{columns} values (?, ?, ?, ?, 0, {last})",
-        run_id(stage),
-        metric,
-        step,
-        value,
-        run_id(stage),
-    )
 
 
 def drop_curve(stage: str, metric: str) -> None:
@@ -764,7 +730,7 @@ def forge_artifact() -> None:
     files.write_json(kept("sft", "run.json"), content)
 
 
-TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
+IN_MLFLOW: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
     "parameter": (
         lambda: set_param(run_id("grpo"), "grpo.learning_rate", "1"),
         lambda: of_run("grpo", "params grpo.learning_rate", "0.0003", "1"),
@@ -804,72 +770,9 @@ TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
         lambda: set_tag(row_id(), "regrpo.headline", "99 %"),
         lambda: of_row("tags regrpo.headline", headline(), "99 %"),
     ),
-    "middle of a curve of the row": (
-        lambda: sql(
-            "update metrics set value = 0.99 where key = 'GRPO/reward' and step = 1 and run_uuid = ?",
-            row_id(),
-        ),
-        lambda: of_row("metric GRPO/reward at step 1", shown("grpo", "reward", 1), 0.99),
-    ),
-    "middle of a curve": (
-        lambda: set_step("grpo", "dev_accuracy", 1, 0.99),
-        lambda: of_run(
-            "grpo", "metric dev_accuracy at step 1", shown("grpo", "dev_accuracy", 1), 0.99
-        ),
-    ),
-    "last digit of a curve": (
-        lambda: set_step(
-            "grpo", "grad_norm", 1, math.nextafter(shown("grpo", "grad_norm", 1), math.inf)
-        ),
-        lambda: of_run(
-            "grpo",
-            "metric grad_norm at step 1",
-            shown("grpo", "grad_norm", 1),
-            math.nextafter(shown("grpo", "grad_norm", 1), math.inf),
-        ),
-    ),
-    "missing step": (
-        lambda: drop_step("grpo", "completions/mean_length", 1),
-        lambda: of_run(
-            "grpo",
-            "metric completions/mean_length at step 1",
-            shown("grpo", "completions/mean_length", 1),
-            None,
-        ),
-    ),
-    "doubled step": (
-        lambda: add_step("grpo", "num_tokens", 1, shown("grpo", "num_tokens", 1)),
-        lambda: of_run(
-            "grpo",
-            "metric num_tokens at step 1",
-            shown("grpo", "num_tokens", 1),
-            [shown("grpo", "num_tokens", 1)] * 2,
-        ),
-    ),
-    "step with two values": (
-        lambda: add_step("sft", "learning_rate", 10, 9.0),
-        lambda: of_run(
-            "sft",
-            "metric learning_rate at step 10",
-            shown("sft", "learning_rate", 10),
-            [shown("sft", "learning_rate", 10), 9.0],
-        ),
-    ),
-    "step that never was": (
-        lambda: add_step("grpo", "entropy", 7, 0.5),
-        lambda: of_run("grpo", "metric entropy at step 7", None, 0.5),
-    ),
-    "curve taken away": (
-        lambda: drop_curve("grpo", "epoch"),
-        lambda: of_run("grpo", "metric epoch", "2 steps", None),
-    ),
     "latest value of a curve": (
         lambda: set_latest(run_id("grpo"), "reward_std", 0.99),
-        lambda: of_run("grpo", "metric reward_std: latest", shown("grpo", "reward_std", 2), 0.99),
-    ),
-    "what evaluate showed live": (
-        lambda: set_step("evaluate", "heldout/grpo", 0, 0.99),
-        lambda: of_run("evaluate", "metric heldout/grpo at step 0", accuracy(), 0.99),
+        lambda: of_run("grpo", "metric reward_std", shown("grpo", "reward_std", 2), 0.99),
     ),
     "hash": (
         lambda: set_tag(run_id("grpo"), "regrpo.output.models/grpo", "x"),
@@ -924,15 +827,6 @@ TOLD: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
             "1.0",
         ),
     ),
-    "another run's record": (
-        lambda: shutil.copyfile(kept("grpo", "run.json"), kept("sft", "run.json")),
-        lambda: of_run(
-            "sft",
-            "artifact run.json",
-            files.read_json(Path("reports/sft/run.json"))[0]["run"],
-            files.read_json(Path("reports/grpo/run.json"))[0]["run"],
-        ),
-    ),
 }
 
 
@@ -979,11 +873,11 @@ def store(
         shutil.copytree(copy / folder, folder, dirs_exist_ok=True)
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", IN_MLFLOW)
 def test_an_mlflow_run_that_differs_from_the_files_is_named_and_nothing_else(
     store: Path, name: str
 ) -> None:
-    plant, expected = TOLD[name]
+    plant, expected = IN_MLFLOW[name]
     plant()
     result = audited(mlflow=True)
     accused = [
@@ -992,44 +886,6 @@ def test_an_mlflow_run_that_differs_from_the_files_is_named_and_nothing_else(
     ]
     assert accused == [("mlflow", *expected())]
     assert (result["verdict"], result["unchecked"]) == ("broken", [])
-
-
-def test_without_the_journal_scores_are_compared_with_the_report(store: Path) -> None:
-    Path(".regrpo/journal").rename(".regrpo/away")
-    try:
-        assert_complete(audited(mlflow=True))
-        for table in ("metrics", "latest_metrics"):
-            change = f"update {table} set value = ? where run_uuid = ? and key = 'heldout/grpo'"
-            sql(change, accuracy() + 1e-8, run_id("evaluate"))
-        faults = audited(mlflow=True)["faults"]
-    finally:
-        Path(".regrpo/away").rename(".regrpo/journal")
-    assert faults == audited(mlflow=True)["faults"]
-    assert [one["path"].partition(": ")[2] for one in faults] == [
-        "metric heldout/grpo at step 0",
-        "metric heldout/grpo: latest",
-    ]
-
-
-def test_scores_are_compared_with_as_many_digits_as_the_report_states() -> None:
-    assert stats.rounded({"value": 1 / 24, "ci95": (0.0, 2 / 3), "n": 24}) == {
-        "value": 0.0416667,
-        "ci95": [0.0, 0.666667],
-        "n": 24,
-    }
-
-
-def test_a_final_value_that_an_older_version_logged_into_a_curve_is_noted(store: Path) -> None:
-    final = files.read_json(Path("reports/sft/metrics.json"))["loss"]
-    assert final != shown("sft", "loss", 10)
-    add_step("sft", "loss", 10, final)
-    set_latest(run_id("sft"), "loss", final)
-    result = audited(mlflow=True)
-    assert_complete(result)
-    assert [one["stage"] for one in result["notes"]] == ["sft"]
-    assert "final value besides at step 10" in result["notes"][0]["text"]
-    add_step("sft", "loss", 10, 9.0)
-    assert audited(mlflow=True)["verdict"] == "broken"
 
 
 def test_a_copied_repository_is_audited_against_its_own_artifacts(copy: Path) -> None:
@@ -1532,7 +1388,7 @@ def test_a_row_is_found_where_its_own_runs_are_not_where_the_pipeline_is_the_sam
     )
     with pytest.raises(CannotCheck, match="found none of that name"):
         Finder(told, committed=True).find("a" * 32)
-    from regrpo.tracking.writer import Store
+    from regrpo.tracking.store import Store
 
     store = Store(f"sqlite:///{told}/mlflow.db", "regrpo", told / "mlartifacts")
     tags = {"regrpo.kind": "reproduction", "regrpo.revision": head, "regrpo.reproduces": before}

@@ -418,7 +418,7 @@ def test_a_deleted_experiment_is_refused_by_name_and_by_run(
     refusal: Refusal, spoiled: Path
 ) -> None:
     """As a DVC experiment that was run, synced and removed leaves its row behind."""
-    from regrpo.tracking.writer import Store
+    from regrpo.tracking.store import Store
 
     store = Store(f"sqlite:///{spoiled / 'mlflow.db'}", "regrpo", spoiled / "mlartifacts")
     tags = {"regrpo.kind": "pipeline", "regrpo.experiment": "gone", "regrpo.stage.grpo": "f" * 32}

@@ -31,7 +31,7 @@ from regrpo.core.profiles import STAGES
 from regrpo.core.settings import Section
 from regrpo.records import follower_process, stage_run
 from regrpo.records.journal import Journal
-from regrpo.tracking import address, follower
+from regrpo.tracking import address, sync
 from regrpo.train import doctor
 from tests.support.projects import commit, edit_yaml, make_project, run
 
@@ -127,7 +127,7 @@ def finish(
     run(folder, "dvc", "commit", "--quiet", "--force")
     commit(folder, "results")
     run(folder, "git", "tag", f"run{seed}")
-    follower.sync()
+    sync.sync()
 
 
 @pytest.fixture(scope="module")

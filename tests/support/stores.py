@@ -17,17 +17,21 @@ from tests.support.pipelines import digest, lock_entry, record
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from regrpo.tracking.writer import Store
+    from regrpo.tracking.store import Store
 
-DEAD = [2**22 + 1, 1.0]  # no process has this id
-
-
+DEAD = [2**22 + 1, 1.0]
+"""A process id and start time that no process has."""
 MYSELF = [os.getpid(), psutil.Process().create_time()]
 
 
 def open_journal(root: Path, stage: str = "sft", **changes: Any) -> Journal:
-    """A journal as regrpo.records.stage_run opens it, of a process that lives unless told otherwise."""
+    """A journal as regrpo.records.stage_run opens it, of a process that lives.
+
+    `changes` are facts in place of the usual ones.
+    """
     entry = lock_entry(stage)
+    sections: dict[str, dict[str, Any]] = {name: {"seed": 0} for name in STAGES[:-1]}
+    sections["model_card"] = {"model_name": "Tiny-1.5"}
     facts = {
         "stage": stage,
         "run": f"{stage}-0",
@@ -40,8 +44,7 @@ def open_journal(root: Path, stage: str = "sft", **changes: Any) -> Journal:
         "experiment": None,
         "baseline": None,
         "profile": "params.yaml",
-        "sections": {name: {"seed": 0} for name in STAGES[:-1]}
-        | {"model_card": {"model_name": "Tiny-1.5"}},
+        "sections": sections,
         "workspace": str(root),
         "started": time.time() - 5,
     }
@@ -49,6 +52,7 @@ def open_journal(root: Path, stage: str = "sft", **changes: Any) -> Journal:
 
 
 def finished_journal(root: Path, stage: str, **changes: Any) -> Journal:
+    """The journal of a stage that finished."""
     journal = open_journal(root, stage, **changes)
     journal.close("FINISHED", record(stage))
     return journal
@@ -62,12 +66,17 @@ def runs(store: Store, **tags: str) -> list[Run]:
 
 
 def only(store: Store, **tags: str) -> Run:
+    """The one run with these tags."""
     (run,) = runs(store, **tags)
     return run
 
 
-def artifacts(store: Store, run: Run, path: str | None = None) -> set[str]:
-    found = store.client.list_artifacts(run.info.run_id, path)
-    return {a.path for a in found if not a.is_dir}.union(
-        *(artifacts(store, run, a.path) for a in found if a.is_dir)
-    )
+def artifacts(store: Store, run: Run, folder: str | None = None) -> set[str]:
+    """The paths of a run's artifact files."""
+    paths = set()
+    for item in store.client.list_artifacts(run.info.run_id, folder):
+        if item.is_dir:
+            paths |= artifacts(store, run, item.path)
+        else:
+            paths.add(item.path)
+    return paths

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from regrpo.tracking import follower
+from regrpo.tracking import passes, writer
 
 if TYPE_CHECKING:
-    from regrpo.tracking.writer import Store
+    from regrpo.tracking.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def root(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def store(root: Path) -> Iterator[Store]:
-    opened = follower._open_store()
+    opened = passes.open_store()
     yield opened
-    for run_id in list(opened._monitors):
-        opened._stop_monitor(run_id)
+    for run_id in list(opened.monitors):
+        writer.stop_sampling(opened, run_id)

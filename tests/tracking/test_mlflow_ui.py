@@ -23,7 +23,8 @@ import pytest
 
 from regrpo.core import files
 from regrpo.tracking import address as address_module
-from regrpo.tracking import follower, views
+from regrpo.tracking import notes
+from regrpo.tracking.sync import opened, sync
 from tests.support import tracked
 from tests.support.browser import Watch, chromium
 from tests.support.pipelines import commit, digest
@@ -60,7 +61,7 @@ class Served:
         return f"{self.address}/#/experiments/{self.experiment}/runs/{run_id}{rest}?workflowType=machine_learning"
 
 
-def tell_two(root: Path) -> dict[str, str]:
+def write_two(root: Path) -> dict[str, str]:
     """A pipeline, and one of a sweep with a parameter that the first has not: {run name.
 
     Run id} of their rows.
@@ -70,20 +71,18 @@ def tell_two(root: Path) -> dict[str, str]:
     files.write_json(root / "dvc.lock", {})
     commit(root)
     subprocess.run(["git", "add", "params.yaml"], cwd=root, check=True)
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run([*git, "commit", "-qm", "profile"], cwd=root, check=True)
     baseline = commit(root)
     tracked.write_results(root, grpo=1.0, speed=0.5)
     sections = tracked.SECTIONS | {"grpo": {"seed": 3, "learning_rate": 1e-4, "beta": 0.1}}
-    tracked.tell(
+    tracked.write_journals(
         root, "swept", [2**22 + 5, 1.0], sections, 600, experiment="lr-2", baseline=baseline
     )
     commit(root, f"refs/exps/{baseline[:2]}/{baseline[2:]}/lr-2")
-    follower.sync()
+    sync()
     tracked.write_results(root)
-    tracked.tell(root, "plain", [2**22 + 6, 1.0])
-    follower.sync()
-    with follower.opened() as store:
+    tracked.write_journals(root, "plain", [2**22 + 6, 1.0])
+    sync()
+    with opened() as store:
         found = store.client.search_runs([store.experiment_id], "tags.`regrpo.kind` = 'pipeline'")
         return {run.info.run_name: run.info.run_id for run in found} | {
             "experiment": store.experiment_id
@@ -97,7 +96,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with tracked.repository(root):
-        ids = tell_two(root)
+        ids = write_two(root)
         environment = os.environ | {
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
@@ -133,7 +132,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             ids["experiment"],
             plain,
             ids["lr-2"],
-            views.addresses(address, ids["experiment"]),
+            notes.addresses(address, ids["experiment"]),
         )
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -213,7 +212,7 @@ def curves(place: Locator) -> int:
 def test_the_saved_view_shows_the_headline_first_in_few_columns(page: Page, served: Served) -> None:
     visit(page, served.views["table"])
     page.get_by_text("100.0 %").wait_for()
-    wanted = ["Run Name", "Created", *(name.split("`")[1] for name in views.COLUMNS)]
+    wanted = ["Run Name", "Created", *(name.split("`")[1] for name in notes.COLUMNS)]
     found = headers(page)
     assert found == wanted[: len(found)]  # the grid renders no column that is out of sight
     assert len(found) >= 7

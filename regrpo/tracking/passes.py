@@ -1,0 +1,166 @@
+"""One pass over journals, DVC experiments and workspace: MLflow gets what it does not hold yet."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regrpo.core.dvc import dvc_root
+from regrpo.core.git import EXPERIMENT, experiment_refs
+from regrpo.core.pipeline import Snapshot
+from regrpo.records.journal import JournalReader, pending
+from regrpo.tracking import state
+from regrpo.tracking.address import experiment_name, tracking_uri
+
+if TYPE_CHECKING:
+    from regrpo.tracking.store import Store
+
+GRACE = 20.0
+"""Seconds after the end of a DVC experiment's process in which DVC may still write its reference."""
+
+
+@dataclass
+class Pass:
+    """What one pass did, and what it left."""
+
+    changed: list[dict[str, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    waiting: bool = False
+
+
+def open_store() -> Store:
+    """The user's experiment, which is made if it is new (imports mlflow: seconds)."""
+    from regrpo.tracking.store import Store
+
+    return Store(tracking_uri(), experiment_name(), dvc_root() / "mlartifacts")
+
+
+def sync_once(store: Store) -> Pass:
+    """Write to MLflow everything that the files hold and it does not."""
+    from regrpo.tracking import writer
+
+    done = Pass()
+    store.changed = done.changed
+    executions: dict[str, list[JournalReader]] = {}
+    for journal in pending():
+        with _collecting_failures(done, journal.folder.name, journal):
+            writer.write_journal(store, journal)
+        if journal.execution:
+            executions.setdefault(journal.execution, []).append(journal)
+    for journals in executions.values():
+        over = [not journal.live and journal.tracker_notes.get("ended") for journal in journals]
+        if all(over):
+            name = journals[0].facts["experiment"] or "repro"
+            with _collecting_failures(done, f"execution of {name}"):
+                _finish(store, journals, done)
+    _ensure_rows(store, done)
+    return done
+
+
+@contextlib.contextmanager
+def _collecting_failures(
+    done: Pass, what: str, journal: JournalReader | None = None
+) -> Iterator[None]:
+    """One journal that MLflow refuses must not keep the others from it."""
+    try:
+        yield
+    except Exception as error:  # MLflow, its database layer and its HTTP client raise their own
+        problem = state.log_error(error)
+        done.failures.append(f"{what}: {problem}")
+        if journal is not None and not journal.tracker_notes.get("run_id"):
+            journal.note(error=problem)
+
+
+# --- executions that are over ---------------------------------------------------------------------
+
+
+def _finish(store: Store, journals: list[JournalReader], done: Pass) -> None:
+    from regrpo.tracking import pipeline_rows
+
+    status, snapshot = _outcome(journals)
+    if status is None:
+        if _reference_may_come(journals[-1]):
+            done.waiting = True
+            return
+        status = "FINISHED" if journals[-1].stage == "model_card" else "KILLED"
+    pipeline_rows.finish_execution(store, journals, status, snapshot)
+    state.remember(latest=done.changed[-1])
+    for journal in journals:
+        journal.mark_sent()
+
+
+def _outcome(journals: list[JournalReader]) -> tuple[str | None, Snapshot | None]:
+    """(status, where the results lie) of an execution that is over.
+
+    The status is None if the execution's reference is still missing.
+    """
+    statuses = [(journal.closed or {})["status"] for journal in journals]
+    for status in ("KILLED", "FAILED"):
+        if status in statuses:
+            return status, None
+    last = journals[-1]
+    experiment, workspace = last.facts["experiment"], Path(last.facts["workspace"])
+    for snapshot in _places(experiment, workspace):
+        if all(snapshot.holds(journal.stage, journal.facts["run"]) for journal in journals):
+            return "FINISHED", snapshot
+    if experiment:
+        return None, None
+    # dvc.lock without the run of a stage that finished: dvc died first, or a later run of the stage
+    # took its place.
+    record = Snapshot(workspace).record(last.stage)
+    replaced = record is not None and record["run"] != last.facts["run"]
+    return ("FINISHED" if replaced else "KILLED"), None
+
+
+def _places(experiment: str | None, workspace: Path) -> Iterator[Snapshot]:
+    """Where an execution's results may lie: its experiment's references, or its workspace."""
+    if experiment is None:
+        yield Snapshot(workspace)
+        return
+    root = dvc_root()
+    for ref, commit in experiment_refs(root).items():
+        if ref.endswith(f"/{experiment}"):
+            yield Snapshot(root, commit)
+
+
+def _reference_may_come(journal: JournalReader) -> bool:
+    """Whether an execution was first seen to be over less than GRACE seconds ago."""
+    if "over_since" not in journal.tracker_notes:
+        journal.note(over_since=time.time())
+    return bool(time.time() < journal.tracker_notes["over_since"] + GRACE)
+
+
+# --- pipelines that no execution of ours made -----------------------------------------------------
+
+
+def _ensure_rows(store: Store, done: Pass) -> None:
+    """Rows for experiments and a workspace that were restored from DVC's cache, or fetched."""
+    from regrpo.tracking import pipeline_rows
+
+    before, root = state.synced(), dvc_root()
+    if before.get("stamp") == state.stamp():
+        return
+    unfinished = [journal.facts for journal in pending()]
+    running = [facts["experiment"] for facts in unfinished]
+    where = f"{tracking_uri()} {experiment_name()}"
+    known = before.get("experiments", {}) if before.get("where") == where else {}
+    for ref, commit in experiment_refs(root).items():
+        match = EXPERIMENT.fullmatch(ref)
+        if match is None or known.get(ref) == commit or match[3] in running:
+            continue
+        with _collecting_failures(done, ref):
+            pipeline_rows.ensure_row(store, Snapshot(root, commit), match[3], match[1] + match[2])
+            known[ref] = commit
+    if str(root) not in [facts["workspace"] for facts in unfinished]:
+        with _collecting_failures(done, "workspace"):
+            pipeline_rows.ensure_row(store, Snapshot(root), None)
+    if done.failures:
+        return
+    state.remember(stamp=state.stamp(), where=where, experiments=known)
+    rows = [row for row in done.changed if row["kind"] == "pipeline"]
+    if rows:
+        state.remember(latest=rows[-1])

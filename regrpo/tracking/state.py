@@ -1,0 +1,106 @@
+"""What the processes that feed MLflow share in .regrpo/: a lock, a log, and what passes left."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from regrpo.core import files
+from regrpo.core.dvc import dvc_root
+from regrpo.core.git import experiment_refs
+from regrpo.core.pipeline import LOCK
+from regrpo.records.follower_process import state_file
+from regrpo.records.journal import pending
+from regrpo.tracking.address import experiment_name, name_error, tracking_uri, without_password
+
+# --- the lock -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(patience: float) -> Iterator[bool]:
+    """Hold the tracker's lock; yields False if another process kept it for `patience` seconds."""
+    with state_file("tracking.lock").open("a") as lock:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    yield False
+                    return
+                time.sleep(0.05)
+        yield True
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def log_stderr() -> Iterator[None]:
+    """Send what MLflow prints to .regrpo/tracking.log."""
+    with state_file("tracking.log").open("a") as log, contextlib.redirect_stderr(log):
+        yield
+
+
+def log_error(error: Exception) -> str:
+    """Print an error's traceback without passwords. Returns its class and first line."""
+    print(without_password("".join(traceback.format_exception(error))), file=sys.stderr)
+    return name_error(error)
+
+
+# --- what passes left -----------------------------------------------------------------------------
+
+
+def stamp() -> str:
+    """A digest of everything that a pass looks at, without MLflow."""
+    root = dvc_root()
+    lock = root / LOCK
+    uri = tracking_uri()
+    database = uri.removeprefix("sqlite:///")
+    is_there = "://" in database or _is_sqlite(Path(database))
+    return files.sha256_json(
+        [
+            [uri, experiment_name(), is_there],
+            files.sha256(lock) if lock.exists() else None,
+            experiment_refs(root),
+            [journal.folder.name for journal in pending()],
+        ]
+    )
+
+
+def _is_sqlite(database: Path) -> bool:
+    """Whether a file is there and begins as every SQLite database does."""
+    try:
+        with database.open("rb") as f:
+            return f.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
+
+
+def synced() -> dict[str, Any]:
+    """The last complete pass's stamp, the experiments' references with rows, the latest row."""
+    path = state_file("synced.json")
+    return files.read_json(path) if path.exists() else {}
+
+
+def remember(**values: Any) -> None:
+    """Add to what `synced` returns."""
+    files.write_json(state_file("synced.json"), synced() | values)
+
+
+def latest_pipeline() -> dict[str, str] | None:
+    """The pipeline's row that was made or ended last, as {kind, name, status, run_id}."""
+    return synced().get("latest")
+
+
+def up_to_date() -> bool:
+    """Whether MLflow holds everything but what is still running."""
+    only_live = all(journal.live for journal in pending())
+    return only_live and synced().get("stamp") == stamp()

@@ -1,0 +1,116 @@
+"""A stage's frame: its record and journal, and how it ends."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from regrpo.core import files
+from regrpo.core.dvc import entry_now
+from regrpo.core.errors import Refused
+from regrpo.core.pipeline import stage_key
+from regrpo.core.profiles import SECTIONS, Section
+from regrpo.records import stage_run
+from regrpo.records.journal import is_alive
+from tests.support import tracked
+from tests.support.pipelines import digest
+from tests.support.stores import MYSELF
+
+if TYPE_CHECKING:
+    pass
+
+
+class Params(Section):
+    seed: int
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A repository with one stage, `prepare`, whose tracker is off."""
+    with tracked.repository(tmp_path):
+        write_one_stage(tmp_path, monkeypatch)
+        yield tmp_path
+
+
+def write_one_stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGRPO_TRACKING", "off")
+    monkeypatch.setattr(stage_run, "require_checked_profile", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (root / "code.py").write_text("pass\n")
+    sections = {name: {"seed": 1} for name in SECTIONS}
+    files.write_json(root / "params.yaml", {"profile": "params.yaml"} | sections)
+    declared = {
+        "cmd": "python -m stages.prepare",
+        "deps": ["code.py"],
+        "outs": ["out.txt", "reports/prepare/run.json"],
+    }
+    files.write_json(root / "dvc.yaml", {"stages": {"prepare": declared}})
+
+
+def closed_status(root: Path) -> str:
+    (folder,) = (root / ".regrpo" / "journal").iterdir()
+    return str(files.read_json(folder / "closed.json")["status"])
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_a_record_tells_what_was_read_and_written_and_nothing_of_user_host_or_place(
+    stage: Path,
+) -> None:
+    with stage_run.stage("prepare", Params) as run:
+        run.log({"rows": 3})
+        files.write_text(Path("out.txt"), f"seed {run.params.seed}\n")
+    [written] = files.read_json(stage / "reports" / "prepare" / "run.json")
+    assert written["key"] == stage_key(entry_now("prepare"))
+    assert [(item["path"], item["size"]) for item in written["inputs"]] == [("code.py", 5)]
+    assert [(item["path"], item["sha256"]) for item in written["outputs"]] == [
+        ("out.txt", digest("seed 1\n"))
+    ]
+    assert written["mlflow_run_id"] is None
+    said = list(texts(written))
+    assert not {getpass.getuser(), platform.node()} & set(said)
+    assert not [text for text in said if Path(text).is_absolute() or str(stage) in text]
+    assert closed_status(stage) == "FINISHED"
+
+
+def test_a_refusing_stage_ends_with_its_code_and_failed(
+    stage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, stage_run.stage("prepare", Params):
+        raise Refused("a row", expected="this", found="that", remedy="Mend it.")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "prepare: a row: expected this; found that. Mend it.\n"
+    assert closed_status(stage) == "FAILED"
+    assert not (stage / "reports" / "prepare" / "run.json").exists()
+
+
+def test_a_fault_of_ours_keeps_its_traceback_and_an_interrupted_stage_was_killed(
+    stage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), stage_run.stage("prepare", Params):
+        raise KeyboardInterrupt
+    assert closed_status(stage) == "KILLED"
+    with pytest.raises(SystemExit) as caught, stage_run.stage("prepare", Params):
+        raise ZeroDivisionError
+    assert caught.value.code == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_process_id_that_was_given_again_is_another_process() -> None:
+    assert is_alive(MYSELF)
+    assert not is_alive([MYSELF[0], MYSELF[1] - 60])
+    assert not is_alive(None)

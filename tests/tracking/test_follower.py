@@ -1,0 +1,84 @@
+"""The process in the background: one per repository, which ends by itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from regrpo.records import follower_process
+from regrpo.records.journal import pending
+from regrpo.tracking import notes, state, sync
+from tests.support.pipelines import record
+from tests.support.stores import finished_journal, only, open_journal
+
+if TYPE_CHECKING:
+    from regrpo.tracking.store import Store
+
+
+def test_the_lock_is_held_by_one(root: Path) -> None:
+    assert not follower_process.is_following()
+    with state.locked(0) as first:
+        assert first
+        assert follower_process.is_following()
+        with state.locked(0) as second:
+            assert not second
+        follower_process.start_following()
+        assert not follower_process._followers
+    assert not follower_process.is_following()
+
+
+def test_one_tracker_answers_a_running_stage_and_ends_by_itself(root: Path, store: Store) -> None:
+    journal = open_journal(root)
+    follower_process.start_following()
+    (process,) = follower_process._followers
+    try:
+        assert (
+            journal.mlflow_run_id(follower_process.is_following, patience=60)
+            == only(store).info.run_id
+        )
+        assert follower_process.is_following()
+        second = subprocess.run(
+            [sys.executable, "-m", "regrpo.tracking.follower", "--follow"], check=False, timeout=60
+        )
+        assert second.returncode == 0  # it went away; the first is still there
+        assert process.poll() is None
+        journal.metrics({"loss": 1.0}, 1)
+        journal.close("FINISHED", record("sft"))
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        follower_process._followers.clear()
+    assert only(store).info.status == "FINISHED"
+    assert not list(pending())
+
+
+def test_tracking_off_starts_nothing_and_tells_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGRPO_TRACKING", "off")
+    journal = finished_journal(root, "sft")
+    follower_process.start_following()
+    assert not follower_process._followers
+    assert journal.mlflow_run_id(follower_process.is_following) is None
+    assert sync.sync() == []
+    monkeypatch.delenv("REGRPO_TRACKING")
+    assert not list(pending())
+
+
+def test_make_ui_prints_addresses_that_open_the_saved_view(root: Path, store: Store) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "regrpo.tracking.follower",
+        "--addresses",
+        "http://127.0.0.1:5000",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split() for line in done.stdout.splitlines())
+    assert lines == notes.addresses("http://127.0.0.1:5000", store.experiment_id)
+    assert notes.VIEW in store.client.get_experiment(store.experiment_id).tags
