@@ -237,7 +237,8 @@ def _record(root: Path, stage: str, run: str, entry: Mapping[str, Any]) -> dict[
         path = f"data/prepared/{split}.parquet"
         made["inputs"].append({"path": path, "sha256": files.sha256(root / path), "size": 9})
     if stage == "prepare":
-        made["outputs"][0]["files"] = {}
+        splits = sorted((root / "data/prepared").glob("*.parquet"))
+        made["outputs"][0]["files"] = {path.name: files.sha256(path) for path in splits}
     return made
 
 
