@@ -110,11 +110,14 @@ def test_a_finished_execution_is_one_row_with_the_whole_pipeline(root: Path, sto
     }
     assert {f"{stage}.seed" for stage in STAGES} <= set(row.data.params)
     assert row.data.metrics == {
+        "headline/grpo": 0.9,
         "grpo.steps": 80.0,
         "grpo.reward_last": 0.9,
         "grpo.health.fired": 0.0,
         "evaluate.heldout.n": 300.0,
         "evaluate.heldout.grpo": 0.9,
+        "evaluate.heldout.grpo.ci95_low": 0.86,
+        "evaluate.heldout.grpo.ci95_high": 0.93,
     }
     expected = {
         "regrpo.pipeline_key": key,
