@@ -94,7 +94,7 @@ def before_and_after(frame: pd.DataFrame, headline: str | None = None) -> Table:
         table[f"{model} score"] = scores[model]
     table[CHANGE] = [change(*pair) for pair in zip(scores["sft"], scores["grpo"], strict=True)]
     table["id"] = table.index
-    # Kinds in the order of CHANGES, so that the rare and telling ones come first.
+    # Kinds in the order of CHANGES, so that the rare ones come first.
     ordered = table.sort_values(CHANGE, key=lambda kinds: kinds.map(CHANGES.index), kind="stable")
     shown = ordered.groupby(CHANGE).head(LIMIT // table[CHANGE].nunique())
     return Table(_columns(shown), f"{len(shown):,} of {len(table):,} questions of {task}")

@@ -54,7 +54,8 @@ def open_journal(root: Path, stage: str = "sft", **changes: Any) -> Journal:
 def finished_journal(root: Path, stage: str, **changes: Any) -> Journal:
     """The journal of a stage that finished."""
     journal = open_journal(root, stage, **changes)
-    journal.close("FINISHED", record(stage))
+    run = changes.get("run", f"{stage}-0")
+    journal.close("FINISHED", record(stage, run=run))
     return journal
 
 
