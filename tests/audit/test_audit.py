@@ -24,15 +24,13 @@ from ruamel.yaml import YAML
 from regrpo import cli
 from regrpo.audit import audit
 from regrpo.core import files
-from regrpo.core.dvc import dvc_md5, folder_md5
+from regrpo.core.dvc import folder_md5
 from regrpo.core.errors import CannotCheck
-from regrpo.core.pipeline import Snapshot, stage_key
+from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import parse_metrics
 from regrpo.records import graph, hashing, stage_run
-from regrpo.records import record as record_module
-from regrpo.records.find import Finder, Place, revisions, workspace
-from regrpo.report.lineage_drawing import lineage
+from regrpo.records.find import Finder, revisions, workspace
 from regrpo.tracking import rows
 from regrpo.tracking.lookup import Lookup
 from tests.support.projects import commit, edit_yaml, make_project, run
@@ -1061,7 +1059,7 @@ def test_an_unknown_target_is_one_line(
     ("plant", "told"),
     [
         (lambda: Path("reports/sft/run.json").write_text("[{"), "corrupted"),
-        (lambda: Path("reports/sft/run.json").write_text("[]"), "a list of 0, not one record"),
+        (lambda: Path("reports/sft/run.json").write_text("[]"), "no list of one record"),
         (
             lambda: edit_record("sft", lambda r: r.update(schema_version=99), hide=False),
             "newer regrpo",
@@ -1209,12 +1207,6 @@ def test_another_repository_lacks_the_commit(copy: Path) -> None:
 
 
 # --- records of other versions, targets, output ---------------------------------------------------
-
-
-def test_a_record_from_before_records_were_lists_is_read(copy: Path) -> None:
-    data = Path("reports/sft/run.json").read_bytes()
-    old = json.dumps(json.loads(data)[0]).encode()
-    assert record_module.parse_record(old, "old")[0] == record_module.parse_record(data, "new")[0]
 
 
 def test_a_run_is_found_by_its_ids_and_revisions_by_name(told: Path) -> None:
@@ -1370,208 +1362,3 @@ def test_a_broken_repository_is_one_line_and_nothing_changes(
         if path.is_file() and ".regrpo" not in path.parts
     }
     assert after == before
-
-
-# --- how a run is named ---------------------------------------------------------------------------
-
-
-def test_a_row_is_found_where_its_own_runs_are_not_where_the_pipeline_is_the_same(
-    told: Path,
-) -> None:
-    """The workspace was made again since: the same key by other runs."""
-    before, head = row_id(), run(told, "git", "rev-parse", "HEAD").stdout.strip()
-    edit_record("grpo", lambda record: record.update(run="a" * 32, mlflow_run_id="b" * 32))
-    place = Finder(told, Lookup()).find(before)
-    assert (place.snapshot.revision, place.mlflow_run_id) == (head, before)
-    assert Finder(told).find("a" * 32) == Place(
-        "workspace", place.snapshot.__class__(told), "b" * 32
-    )
-    with pytest.raises(CannotCheck, match="found none of that name"):
-        Finder(told, committed=True).find("a" * 32)
-    from regrpo.tracking.store import Store
-
-    store = Store(f"sqlite:///{told}/mlflow.db", "regrpo", told / "mlartifacts")
-    tags = {"regrpo.kind": "reproduction", "regrpo.revision": head, "regrpo.reproduces": before}
-    again = store.client.create_run(store.experiment_id, tags=tags).info.run_id
-    assert Finder(told, Lookup()).find(again).snapshot.revision == head
-    foreign = store.client.create_run(store.experiment_id).info.run_id
-    with pytest.raises(CannotCheck, match="it is no run of a pipeline"):
-        Finder(told, Lookup()).find(foreign)
-
-
-def test_a_name_of_two_commits_is_refused(copy: Path) -> None:
-    head = run(copy, "git", "rev-parse", "HEAD").stdout.strip()
-    before = run(copy, "git", "rev-parse", "HEAD~1").stdout.strip()
-    for ref in (f"refs/exps/{head[:2]}/{head[2:]}/mine", "refs/tags/mine"):
-        run(copy, "git", "update-ref", ref, head)
-    assert Finder(copy).find("mine").snapshot.revision == head
-    run(copy, "git", "update-ref", f"refs/exps/{before[:2]}/{before[2:]}/mine", before)
-    for name, hits in {"mine": (head[:12], before[:12])}.items():
-        with pytest.raises(CannotCheck, match="Give the commit instead") as caught:
-            Finder(copy).find(name)
-        assert all(hit in caught.value.found for hit in hits)
-
-
-# --- lineage --------------------------------------------------------------------------------------
-
-
-def recorded(
-    folder: Path,
-    stage: str,
-    run: str,
-    inputs: dict[str, Any],
-    outputs: dict[str, Any],
-    time: str = "2026",
-) -> None:
-    """A run.json; a folder's value is its {file: SHA-256}."""
-
-    def items(values: dict[str, Any]) -> list[dict[str, Any]]:
-        return [
-            {"path": path, "size": 1, "sha256": hashing.folder_sha256(one), "files": one}
-            if isinstance(one, dict)
-            else {"path": path, "size": 1, "sha256": one}
-            for path, one in values.items()
-        ]
-
-    record = {
-        "schema_version": 1,
-        "stage": stage,
-        "run": run,
-        "key": "0" * 64,
-        "command": "x",
-        "parameters": {},
-        "inputs": items(inputs),
-        "outputs": items(outputs),
-        "code": {"revision": None, "dirty": None},
-        "environment": {"packages": {}, "sha256": "0" * 64},
-        "started": time,
-        "ended": time,
-    }
-    path = folder / f"reports/{stage}/run.json"
-    path.parent.mkdir(parents=True)
-    files.write_json(path, [record])
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_a_run_that_two_pipelines_share_is_one_and_each_pipeline_has_exactly_its_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: int
-) -> None:
-    """b kept a's prepare and sft; its gate ran again later with an equal verdict.
-
-    Grpo and card are its own.
-    """
-    data, verdict, sft = (
-        {"data/prepared": {"train.parquet": "d" * 64}},
-        {"v": "e" * 64},
-        {"models/sft": "5" * 64},
-    )
-    shared = [("prepare", "p", {}, data, "1"), ("sft", "s", data | verdict, sft, "3")]
-    for name, gate_at, grpo_at in (("a", "2", "4"), ("b", "5", "6")):
-        model = {"models/grpo": name * 64}
-        own = [
-            ("validate", f"v-{name}", data, verdict, gate_at),
-            ("grpo", f"g-{name}", sft | verdict, model, grpo_at),
-            ("model_card", f"c-{name}", model, {"card": name * 64}, grpo_at + "1"),
-        ]
-        for stage in shared + own:
-            recorded(tmp_path / name, *stage)
-    names = {"a": "workspace", "b": "experiment b"}
-    places = {one: Place(names[one], Snapshot(tmp_path / one)) for one in names}
-    whole = graph.of_places(list(places.values())[::order])
-    assert sorted(whole.runs) == ["c-a", "c-b", "g-a", "g-b", "p", "s", "v-a", "v-b"]
-    assert sorted(whole.runs["s"].places) == sorted(names.values())
-    for target, name in ((None, "a"), ("b", "b")):
-        part, starts = graph.ask(whole, target, places.__getitem__, "upstream")
-        assert starts == [f"c-{name}"]
-        assert set(part.runs) == {"p", "s", f"v-{name}", f"g-{name}", f"c-{name}"}
-        lines = list(graph.tree(part, starts, "upstream"))
-        assert sum(line.lstrip("│├└─ ").startswith("sft  run s  [") for line in lines) == 1
-        assert lineage(part).count('<rect class="box') == 5
-        plain = graph.plain(part)
-        made_from = {one["run"]: one["made_from"] for one in plain["runs"]}
-        assert (made_from[f"g-{name}"], made_from["s"]) == ([f"v-{name}", "s"], ["p", f"v-{name}"])
-    # Of the two gates with an equal verdict, the shared sft read the one that was there.
-    assert set(graph.ask(whole, "5" * 64, places.__getitem__, "upstream")[0].runs) == {
-        "p",
-        "v-a",
-        "s",
-    }
-    assert set(graph.ask(whole, "models/sft", places.__getitem__, "upstream")[0].runs) == {
-        "p",
-        "v-a",
-        "s",
-    }
-    downstream, starts = graph.ask(whole, "5" * 64, places.__getitem__, "downstream")
-    assert set(starts) == {"g-a", "g-b"}
-    assert set(downstream.runs) == {"g-a", "g-b", "c-a", "c-b"}
-
-
-def test_a_record_that_was_written_anew_is_the_same_run(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        recorded(tmp_path / name, "prepare", "p", {}, {"data/prepared": "d" * 64})
-    path = tmp_path / "b/reports/prepare/run.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text())[0])
-    )  # as records were before they were lists
-    whole = graph.of_places([Place(name, Snapshot(tmp_path / name)) for name in ("a", "b")])
-    assert list(whole.runs) == ["p"]
-    assert [one.partition("@")[0] for one in whole.runs["p"].outputs] == [
-        "data/prepared",
-        "reports/prepare/run.json",
-        "reports/prepare/run.json",
-    ]
-
-
-def test_two_datasets_that_share_equal_files_do_not_share_their_lineage(tmp_path: Path) -> None:
-    """Both give an equal verdict.json and dataset.json.
-
-    Whatever the order, each model has its own dataset.
-    """
-    verdict, info = "e" * 64, "d" * 64
-    for name in ("a", "b"):
-        data = {"dataset.json": info, "train.parquet": name * 64}
-        gate = {"reports/validate/verdict.json": verdict}
-        recorded(tmp_path / name, "prepare", f"prepare-{name}", {}, {"data/prepared": data})
-        recorded(tmp_path / name, "validate", f"validate-{name}", {"data/prepared": data}, gate)
-        inputs = gate | {"data/prepared/dataset.json": info}
-        recorded(tmp_path / name, "sft", f"sft-{name}", inputs, {"models/sft": name * 64})
-        recorded(
-            tmp_path / name,
-            "grpo",
-            f"grpo-{name}",
-            {"models/sft": name * 64},
-            {"models/grpo": name * 64},
-        )
-    both = [Place(name, Snapshot(tmp_path / name)) for name in ("a", "b")]
-    for places in (both, both[::-1]):
-        whole = graph.of_places(places)
-        for name in ("a", "b"):
-            own = {f"{stage}-{name}" for stage in ("prepare", "validate", "sft", "grpo")}
-            assert whole.reach([f"grpo-{name}"], "upstream") == own
-            assert whole.reach([f"prepare-{name}"], "downstream") == own
-            assert (
-                set(graph.ask(whole, name * 64, Finder(tmp_path).find, "downstream")[0].runs) <= own
-            )
-
-
-def test_a_folder_listing_hashes_as_dvc_and_the_records_hash_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("b.txt", "inner/a.txt", "inner.txt"):
-        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "out" / name).write_text(name)
-    listing = hashing.Tree(Snapshot(tmp_path)).listing("out")
-    assert listing is not None
-    assert hashing.path_hashes("out", listing) == (
-        stage_run.fingerprint("out")["sha256"],
-        dvc_md5(Path("out")),
-    )
-
-
-def test_hard_links_are_read_once_and_both_hashed(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
-    os.link(tmp_path / "a", tmp_path / "b")
-    one = hashing.of_files({tmp_path / "a": False, tmp_path / "b": True, tmp_path / "gone": True})
-    assert one[tmp_path / "a"] == one[tmp_path / "b"] == hashing.of_bytes(b"x" * 3_000_000)
-    assert isinstance(one[tmp_path / "gone"], FileNotFoundError)

@@ -20,6 +20,7 @@ import pytest
 from regrpo import cli
 from regrpo.compare import blocks, compare, runs
 from regrpo.core.errors import CannotCheck
+from regrpo.core.profiles import read_yaml
 from regrpo.tracking import lookup
 from regrpo.tracking.lookup import Lookup
 from tests.support import synthetic
@@ -638,9 +639,9 @@ def test_a_stage_that_was_not_run_again_is_not_taken_for_finished(root: Path) ->
     write_run(root, evaluation({"heldout": right(0.5)}))
     old = (root / "dvc.lock").read_text(), (root / "reports/grpo/run.json").read_bytes()
     write_run(root, evaluation({"heldout": right(0.5)}), {"sft.seed": 9}, until="sft")
-    stages = synthetic.yaml_of(root / "dvc.lock")
+    stages = read_yaml(root / "dvc.lock")
     (root / "dvc.lock").write_text(old[0])
-    whole = synthetic.yaml_of(root / "dvc.lock")
+    whole = read_yaml(root / "dvc.lock")
     whole["stages"] |= stages["stages"]
     (root / "dvc.lock").write_text(json.dumps(whole))
     result = compared("a", "workspace")

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
+from regrpo.core.dvc import declared_outputs, md5_of, object_path, path_of
 from regrpo.core.files import canonical_json, sha256_json
 from regrpo.core.pipeline import stage_key
-from regrpo.core.profiles import STAGES
+from regrpo.core.profiles import STAGES, read_yaml
 from regrpo.evaluate import stats
 from tests.support.projects import ROOT
 
@@ -42,12 +43,8 @@ PACKAGES = {"torch": "2.13.0", "trl": "1.16.0"}
 SPLITS = ("dataset.json", "dev.parquet", "eval.parquet", "sft.parquet", "train.parquet")
 
 
-def yaml_of(path: Path) -> Json:
-    content: Json = YAML(typ="safe").load(path.read_text())
-    return content
-
-
-DECLARED, PROFILE = yaml_of(ROOT / "dvc.yaml")["stages"], yaml_of(ROOT / "params.yaml")
+DECLARED = read_yaml(ROOT / "dvc.yaml")["stages"]
+PROFILE = read_yaml(ROOT / "params.yaml")
 
 
 def git(root: Path, *arguments: str, data: bytes | None = None) -> str:
@@ -202,11 +199,7 @@ def write_run(
         told = sha256_json(
             [key, samples.to_json() if stage in ("evaluate", "model_card") else "", ids]
         )
-        outs = [
-            next(iter(one)) if isinstance(one, dict) else one
-            for kind in ("outs", "metrics", "plots")
-            for one in declared.get(kind, [])
-        ]
+        outs = [path_of(out) for out in declared_outputs(declared)]
         contents = _contents(stage, metrics, samples, history)
         outputs = []
         for path in outs:
@@ -214,7 +207,7 @@ def write_run(
                 continue
             data = contents.get(path)
             if data is not None:
-                made[path] = _md5(data), hashlib.sha256(data).hexdigest()
+                made[path] = md5_of(data), hashlib.sha256(data).hexdigest()
                 _write(root, path, data, cached=path.endswith(".parquet"), here=with_samples)
             else:
                 made[path] = _hashes(f"{told} {path}")
@@ -245,7 +238,7 @@ def write_run(
             "ended": f"2026-01-{day:02}T00:0{STAGES.index(stage)}:30+00:00",
         }
         data = canonical_json([record]).encode()
-        made[f"reports/{stage}/run.json"] = _md5(data), hashlib.sha256(data).hexdigest()
+        made[f"reports/{stage}/run.json"] = md5_of(data), hashlib.sha256(data).hexdigest()
         _write(root, f"reports/{stage}/run.json", data)
         entry["outs"] = [{"path": path, "md5": made[path][0]} | long for path in outs]
         lock["stages"][stage] = entry
@@ -292,15 +285,10 @@ def _contents(
 def _write(root: Path, path: str, data: bytes, cached: bool = False, here: bool = True) -> None:
     targets = [] if cached and not here else [root / path]
     if cached and here:
-        md5 = _md5(data)
-        targets.append(root / ".dvc/cache/files/md5" / md5[:2] / md5[2:])
+        targets.append(object_path(root / ".dvc/cache/files/md5", md5_of(data)))
     for target in targets:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-
-
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _files(folder: str, code: Mapping[str, str]) -> dict[str, str]:
@@ -311,7 +299,7 @@ def _files(folder: str, code: Mapping[str, str]) -> dict[str, str]:
 
 def _hashes(text: str) -> tuple[str, str]:
     """(MD5, SHA-256) of a file that nobody made."""
-    return _md5(text.encode()), hashlib.sha256(text.encode()).hexdigest()
+    return md5_of(text.encode()), hashlib.sha256(text.encode()).hexdigest()
 
 
 def commit(root: Path, message: str = "run") -> str:

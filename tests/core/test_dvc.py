@@ -1,19 +1,26 @@
-"""Keys agree with dvc.lock; a pipeline counts as one only where everything in it fits together."""
+"""What DVC would write is known before it writes it: hashes, entries, the cache's objects."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from regrpo.core.dvc import entry_now
-from regrpo.core.git import experiment_refs
+from regrpo.core.dvc import (
+    declared_outputs,
+    dvc_md5,
+    entry_now,
+    object_path,
+    parse_listing,
+    path_of,
+    read_object,
+    read_object_inside,
+)
 from regrpo.core.pipeline import Snapshot, stage_key
-from regrpo.core.profiles import STAGES
-from tests.support.pipelines import commit, write_pipeline, write_stage
 
 DVC_YAML = """\
 stages:
@@ -89,57 +96,37 @@ def test_what_changes_a_key(
         file.unlink() if kept is None else file.write_text(kept)
 
 
-# --- whole pipelines, written by hand -------------------------------------------------------------
-
-
-def test_a_whole_pipeline_has_a_key_in_the_workspace_and_at_a_revision(tmp_path: Path) -> None:
-    write_pipeline(tmp_path)
-    key = Snapshot(tmp_path).pipeline_key()
-    revision = commit(tmp_path)
-    write_pipeline(tmp_path, 1)
-    assert key is not None
-    assert Snapshot(tmp_path, revision).pipeline_key() == key
-    assert Snapshot(tmp_path).pipeline_key() not in (key, None)
-
-
-def test_a_pipeline_with_a_missing_stage_has_no_key(tmp_path: Path) -> None:
-    for stage in STAGES[:-1]:
-        write_stage(tmp_path, stage)
-    assert Snapshot(tmp_path).pipeline_key() is None
-
-
-def test_a_pipeline_whose_later_stages_are_of_another_run_has_no_key(tmp_path: Path) -> None:
-    write_pipeline(tmp_path)
-    write_stage(tmp_path, "prepare", 1)
-    assert Snapshot(tmp_path).pipeline_key() is None
-
-
-def test_an_altered_record_makes_no_pipeline(tmp_path: Path) -> None:
-    write_pipeline(tmp_path)
-    path = tmp_path / "reports" / "sft" / "run.json"
-    path.write_text(path.read_text().replace('"size": 9', '"size": 8'))
-    assert Snapshot(tmp_path).pipeline_key() is None
-
-
-def test_an_output_is_found_in_the_cache_that_dvc_is_told_to_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_output_folder_hashes_as_its_entry_in_the_cache(
+    dvc_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    digest = hashlib.md5(b"rows").hexdigest()
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/config").write_text("[cache]\n    dir = ../elsewhere\n")
-    (tmp_path / "dvc.lock").write_text(
-        f"stages: {{sft: {{cmd: python, outs: [{{path: a.parquet, md5: {digest}}}]}}}}\n"
-    )
-    kept = tmp_path / "elsewhere/files/md5" / digest[:2] / digest[2:]
-    kept.parent.mkdir(parents=True)
-    kept.write_bytes(b"rows")
-    assert Snapshot(tmp_path).output("a.parquet") == b"rows"
+    monkeypatch.chdir(dvc_repository)
+    recorded = Snapshot(dvc_repository).lock()["stages"]["sft"]
+    for dep in recorded["deps"]:
+        assert dvc_md5(Path(dep["path"])) == dep["md5"]
 
 
-def test_only_experiments_are_listed_as_such(tmp_path: Path) -> None:
-    (tmp_path / "reports").mkdir()
-    (tmp_path / "dvc.lock").write_text("{}")
-    name = f"refs/exps/{'a' * 2}/{'b' * 38}/lively-one"
-    revision = commit(tmp_path, name, "refs/exps/exec/EXEC_HEAD", "refs/exps/stash")
-    assert experiment_refs(tmp_path) == {name: revision}
+def test_an_object_is_read_only_where_it_is_what_its_name_says(tmp_path: Path) -> None:
+    data = b"rows"
+    inner = hashlib.md5(data).hexdigest()
+    listing = json.dumps([{"md5": inner, "relpath": "train.parquet"}]).encode()
+    folder = hashlib.md5(listing).hexdigest() + ".dir"
+    for md5, content in {inner: data, folder: listing}.items():
+        path = object_path(tmp_path, md5)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    assert read_object(tmp_path, inner) == data
+    assert read_object_inside(tmp_path, folder, "train.parquet") == data
+    assert read_object_inside(tmp_path, folder, "dev.parquet") is None
+    assert read_object(tmp_path, "") is None
+    object_path(tmp_path, inner).write_bytes(b"other")
+    assert read_object(tmp_path, inner) is None
+    assert read_object_inside(tmp_path, folder, "train.parquet") is None
+    assert parse_listing(b'{"a": 1}') is None
+
+
+def test_the_paths_of_declared_outputs_are_read_in_both_forms() -> None:
+    stage = {"outs": ["models/sft", {"reports/sft/run.json": {"cache": False}}], "plots": None}
+    assert [path_of(out) for out in declared_outputs(stage)] == [
+        "models/sft",
+        "reports/sft/run.json",
+    ]
