@@ -1,58 +1,49 @@
-"""What an audit reads of a pipeline and finds, in the words of its report.
-
-regrpo.audit.audit says what each list holds.
-"""
+"""What an audit finds, and the plain data that it reports."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from regrpo.core.pipeline import Snapshot, pipeline_key
 from regrpo.core.profiles import STAGES
-from regrpo.records.find import Place
 from regrpo.records.record import Record
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an audit has to say: of which kind, where, and both values if that helps."""
+
+    kind: str
+    stage: str | None
+    path: str
+    text: str
+    recorded: Any = None
+    found: Any = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file in one place, by the hash that is recorded and the one that was found there.
+
+    The place is workspace, git, cache, remote or mlflow; the verdict ok, changed, missing or extra.
+    """
+
+    path: str
+    place: str
+    stage: str
+    recorded: str | None
+    found: str | None
+    verdict: str
 
 
 @dataclass
 class Findings:
-    """The stages' records, as parsed and as written, dvc.lock's stages, and everything that was found."""
+    """Everything that an audit found so far."""
 
-    place: Place
-    lock: dict[str, Any] = field(default_factory=dict)
-    records: dict[str, Record] = field(default_factory=dict)
-    written: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    artifacts: list[dict[str, Any]] = field(default_factory=list)
-    faults: list[dict[str, Any]] = field(default_factory=list)
-    unchecked: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def snapshot(self) -> Snapshot:
-        return self.place.snapshot
-
-    def say(
-        self,
-        what: list[dict[str, Any]],
-        kind: str,
-        stage: str | None,
-        path: str,
-        text: str,
-        recorded: Any = None,
-        found: Any = None,
-    ) -> None:
-        """Put a finding on one of the lists, once."""
-        one = {
-            "kind": kind,
-            "stage": stage,
-            "path": path,
-            "recorded": recorded,
-            "found": found,
-            "text": text,
-        }
-        if one not in what:
-            what.append(one)
+    faults: list[Finding] = field(default_factory=list)
+    unchecked: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
 
     def fault(
         self,
@@ -64,39 +55,64 @@ class Findings:
         found: Any = None,
     ) -> None:
         """Something is not what its record says."""
-        self.say(self.faults, kind, stage, path, text, recorded, found)
+        _add(self.faults, Finding(kind, stage, path, text, recorded, found))
 
-    def row(
-        self,
-        path: str,
-        place: str,
-        stage: str,
-        recorded: str | None,
-        found: str | None,
-        verdict: str,
+    def cannot_check(
+        self, kind: str, stage: str | None, path: str, text: str, recorded: Any = None
     ) -> None:
-        """An artifact that was looked at in one place."""
-        run = self.records[stage].run
-        self.artifacts.append(
-            {"path": path, "place": place, "stage": stage, "run": run}
-            | {"recorded": recorded, "found": found, "verdict": verdict}
-        )
+        """Something could not be looked at; the text says what is missing and what brings it."""
+        _add(self.unchecked, Finding(kind, stage, path, text, recorded))
 
-    def report(self, mlflow: bool, remote: str | bool) -> dict[str, Any]:
-        """The audit's result, findings in the stages' order."""
-        verdict = "broken" if self.faults else "not checkable" if self.unchecked else "complete"
-        order = {stage: index for index, stage in enumerate(STAGES)}
-        for findings in (self.faults, self.unchecked, self.notes):
-            findings.sort(key=lambda one: order.get(one["stage"], len(order)))
-        return {
-            "target": self.place.name,
-            "revision": self.snapshot.revision,
-            "pipeline_key": pipeline_key({"stages": self.lock}),
-            "looked_at": {"mlflow": mlflow, "remote": bool(remote)},
-            "verdict": verdict,
-            "stages": self.stages,
-            "artifacts": self.artifacts,
-            "faults": self.faults,
-            "unchecked": self.unchecked,
-            "notes": self.notes,
-        }
+    def note(
+        self,
+        kind: str,
+        stage: str | None,
+        path: str,
+        text: str,
+        recorded: Any = None,
+        found: Any = None,
+    ) -> None:
+        """Something that is no fault, and yet worth knowing."""
+        _add(self.notes, Finding(kind, stage, path, text, recorded, found))
+
+    def note_restored(self, stage: str, record: Record) -> None:
+        """The stage was made by an earlier execution than the pipeline's last."""
+        run, code = record.mlflow_run_id or record.run, str(record.code.revision)[:12]
+        text = f"kept or restored: made by run {run} on {record.started[:16]} UTC, code {code}"
+        self.note("restored", stage, stage, text)
+
+    def compare(
+        self, path: str, place: str, stage: str, recorded: str | None, found: str | None
+    ) -> str:
+        """Add a file that is compared by its hash; returns the verdict."""
+        if recorded == found:
+            verdict = "ok"
+        elif found is None:
+            verdict = "missing"
+        elif recorded is None:
+            verdict = "extra"
+        else:
+            verdict = "changed"
+        self.artifacts.append(Artifact(path, place, stage, recorded, found, verdict))
+        return verdict
+
+    def verdict(self) -> str:
+        """The audit's: any fault breaks a pipeline, whatever else could not be looked at."""
+        if self.faults:
+            return "broken"
+        if self.unchecked:
+            return "not checkable"
+        return "complete"
+
+
+def plain(findings: list[Finding]) -> list[dict[str, Any]]:
+    """Findings as plain data in the stages' order, those of no stage last."""
+    order = {stage: index for index, stage in enumerate(STAGES)}
+    ordered = sorted(findings, key=lambda finding: order.get(str(finding.stage), len(order)))
+    return [asdict(finding) for finding in ordered]
+
+
+def _add(findings: list[Finding], finding: Finding) -> None:
+    # Stages that read one file find the same.
+    if finding not in findings:
+        findings.append(finding)

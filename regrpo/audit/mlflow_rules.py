@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from regrpo.audit.evidence import Evidence
 from regrpo.audit.findings import Findings
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck
@@ -38,20 +39,21 @@ def open_store() -> Reader:
 class Tracker:
     """Compares what MLflow says of a pipeline's stages and of the whole with its files."""
 
-    def __init__(self, audit: Findings, store: Future[Reader]) -> None:
-        self.audit = audit
+    def __init__(self, evidence: Evidence, findings: Findings, store: Future[Reader]) -> None:
+        self.evidence = evidence
+        self.findings = findings
         self._store = store
 
     def check(self) -> None:
         try:
             self.reader = self._store.result()
             parents = {}
-            for stage, record in self.audit.records.items():
+            for stage, record in self.evidence.records.items():
                 parents[stage] = self._check_stage(stage, record)
             self._check_rows()
             self._note_restored(parents)
         except CannotCheck as error:
-            if any(record.mlflow_run_id for record in self.audit.records.values()):
+            if any(record.mlflow_run_id for record in self.evidence.records.values()):
                 self._cannot_check(str(error))
             else:
                 self._note("no run of this pipeline was told to MLflow")
@@ -77,7 +79,7 @@ class Tracker:
         if run["status"] != "FINISHED":
             self._fault(stage, f"{where}: status", "is not FINISHED", "FINISHED", run["status"])
         self._compare_params(stage, where, rows.stage_params(record.parameters), run)
-        tags = rows.record_tags(self.audit.written[stage])
+        tags = rows.record_tags(self.evidence.written[stage])
         self._compare(stage, f"{where}: tags", tags, run["tags"])
         self._compare(stage, f"{where}: metric", self._final_metrics(stage), run["metrics"])
         for model in self.reader.models(run):
@@ -92,7 +94,7 @@ class Tracker:
 
         A name that has a curve (sft's loss) has no final value besides.
         """
-        snapshot = self.audit.snapshot
+        snapshot = self.evidence.snapshot
         try:
             metrics = rows.final_metrics(rows.metric_reports(snapshot, stage))
         except ValueError:  # a damaged report is a fault of its own
@@ -115,9 +117,7 @@ class Tracker:
                 lost.append(name)
                 continue
             found = hashlib.sha256(self.reader.artifact(run_id, name)).hexdigest()
-            verdict = "ok" if found == out.sha256 else "changed"
-            self.audit.row(out.path, "mlflow", stage, out.sha256, found, verdict)
-            if found != out.sha256:
+            if self.findings.compare(out.path, "mlflow", stage, out.sha256, found) != "ok":
                 self._fault(stage, f"{where}: artifact {name}", "changed", out.sha256, found)
         if "run.json" in names:
             kept = self.reader.artifact(run_id, "run.json")
@@ -133,22 +133,22 @@ class Tracker:
             kept = json.loads(data)
         except ValueError:
             kept = None
-        differences = files.unequal_leaves(self.audit.written[stage], kept)
+        differences = files.unequal_leaves(self.evidence.written[stage], kept)
         for name, recorded, found in differences:
             text = f"is not what reports/{stage}/run.json says"
             self._fault(stage, f"{path}: {name}", text, recorded, found)
 
     def _check_rows(self) -> None:
         """Compare the rows of the whole pipeline, if MLflow has any."""
-        key = pipeline_key({"stages": self.audit.lock})
-        if key is None or set(self.audit.records) != set(STAGES):
+        key = pipeline_key({"stages": self.evidence.lock})
+        if key is None or set(self.evidence.records) != set(STAGES):
             return
         runs = self.reader.tagged(regrpo__pipeline_key=key)
         if not runs:
             self._note("has no row of the whole pipeline; `regrpo sync` makes one")
             return
         try:
-            row = rows.from_snapshot(self.audit.snapshot)
+            row = rows.from_snapshot(self.evidence.snapshot)
         except ValueError:  # a damaged report is a fault of its own
             return
         row.tags.pop("regrpo.pipeline_key")  # the rows were found by it
@@ -161,15 +161,12 @@ class Tracker:
     def _note_restored(self, parents: Mapping[str, str | None]) -> None:
         """Of a pipeline made by several executions, say which run made the older stages."""
         newest_first = sorted(
-            self.audit.records.values(), key=lambda one: one.started, reverse=True
+            self.evidence.records.values(), key=lambda one: one.started, reverse=True
         )
         for record in newest_first:
             last, parent = parents[newest_first[0].stage], parents[record.stage]
             if last and parent and parent != last:
-                run = record.mlflow_run_id or record.run
-                text = f"kept or restored: made by run {run} on {record.started[:16]} UTC"
-                text += f", code {str(record.code.revision)[:12]}"
-                self.audit.say(self.audit.notes, "restored", record.stage, record.stage, text)
+                self.findings.note_restored(record.stage, record)
 
     # --- comparing --------------------------------------------------------------------------------
 
@@ -194,16 +191,16 @@ class Tracker:
     # --- findings ---------------------------------------------------------------------------------
 
     def _fault(self, stage: str | None, path: str, text: str, recorded: Any, found: Any) -> None:
-        self.audit.fault("mlflow", stage, path, text, recorded, found)
+        self.findings.fault("mlflow", stage, path, text, recorded, found)
 
     def _cannot_check(self, text: str, stage: str | None = None, path: str = "MLflow") -> None:
         text = text.removeprefix("MLflow: ")
         if "--no-mlflow" not in text:
             text += "; set MLFLOW_TRACKING_URI, or use --no-mlflow"
-        self.audit.say(self.audit.unchecked, "mlflow", stage, path, text)
+        self.findings.cannot_check("mlflow", stage, path, text)
 
     def _note(self, text: str, stage: str | None = None) -> None:
-        self.audit.say(self.audit.notes, "mlflow", stage, "MLflow", text)
+        self.findings.note("mlflow", stage, "MLflow", text)
 
 
 def _same(value: Any, found: Any) -> bool:

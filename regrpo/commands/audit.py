@@ -1,7 +1,4 @@
-"""regrpo audit.
-
-Whether the workspace, a run, a revision or another clone is what its records say, to the byte.
-"""
+"""regrpo audit: whether a pipeline is what its records say, to the byte."""
 
 from __future__ import annotations
 
@@ -13,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.audit import audit
+from regrpo.core import text
 from regrpo.records.find import Finder
 from regrpo.tracking.lookup import Lookup
 
+Json = dict[str, Any]
+MOST_PACKAGES = 5
+"""So many differing packages are printed without --verbose."""
 EXIT = {"complete": 0, "broken": 1, "not checkable": 2}
 
 
@@ -55,12 +56,13 @@ def run(args: argparse.Namespace) -> int:
     from regrpo.records import graph
     from regrpo.report import pages
 
-    began, page = time.monotonic(), ""
+    began = time.monotonic()
     if args.html:
         pages.require_writable(args.html)
-    folder = _folder(args.target)
-    target = None if folder else args.target
-    with contextlib.chdir(folder or Path.cwd()):
+    folder, target = Path.cwd(), args.target
+    if target is not None and _is_clone(target):
+        folder, target = Path(target), None
+    with contextlib.chdir(folder):
         rows = None if args.no_mlflow else Lookup()
         place = Finder(Path.cwd(), rows).find(target)
         result = audit.audit(
@@ -78,81 +80,76 @@ def run(args: argparse.Namespace) -> int:
     return EXIT[result["verdict"]]
 
 
-def _folder(target: str | None) -> Path | None:
-    """The target as a folder: a repository, or what is written as a path.
-
-    Other names may be a revision's.
-    """
-    path = Path(target or "")
-    meant = (
-        target is not None
-        and path.is_dir()
-        and (target.startswith((".", "/")) or (path / "dvc.yaml").exists())
-    )
-    return path if meant else None
+def _is_clone(target: str) -> bool:
+    """Whether a target is a repository, or written as a path; other names may be a revision's."""
+    path = Path(target)
+    is_meant = target.startswith((".", "/")) or (path / "dvc.yaml").exists()
+    return is_meant and path.is_dir()
 
 
-def _print(result: dict[str, Any], verbose: bool) -> None:
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def _print(result: Json, verbose: bool) -> None:
     print(f"{result['target']}: pipeline {(result['pipeline_key'] or 'incomplete')[:12]}")
-    shown = result["artifacts"]
     for stage in result["stages"]:
-        mine = [one for one in shown if one["stage"] == stage["stage"]]
-        bad = sum(1 for one in result["faults"] if one["stage"] == stage["stage"])
-        gaps = sum(1 for one in result["unchecked"] if one["stage"] == stage["stage"])
-        verdict = (
-            f"{bad} faults"
-            if bad > 1
-            else "1 fault"
-            if bad
-            else f"{gaps} unchecked"
-            if gaps
-            else "complete"
-        )
-        run_id = stage["mlflow_run_id"] or stage["run"]
-        print(
-            f"  {stage['stage']:<11} {verdict:<12} {len(mine):>3} hashes  run {run_id[:12]}  "
-            f"code {str(stage['revision'])[:12]}  {stage['started'][:16]}"
-        )
-        if verbose:
-            for one in mine:
-                print(
-                    f"    {one['verdict']:<9} {one['place']:<9} {(one['found'] or '-')[:16]:<16}  {one['path']}"
-                )
-    for title, findings in (("FAULT", result["faults"]), ("UNCHECKED", result["unchecked"])):
-        for one in findings:
-            print(f"{title} {_line(one)}")
+        _print_stage(stage, result, verbose)
     packages = [one for one in result["notes"] if one["kind"] == "environment"]
-    few = packages if verbose or len(packages) <= 5 else packages[:5]
-    for one in [one for one in result["notes"] if one["kind"] != "environment"] + few:
-        print(f"note {_line(one)}")
-    if len(few) < len(packages):
-        print(f"note environment: and {len(packages) - len(few)} more packages differ (--verbose)")
-    places = sorted({one["place"] for one in shown})
-    left_out = "" if result["looked_at"]["mlflow"] else ", MLflow left out (--no-mlflow)"
+    hidden = [] if verbose else packages[MOST_PACKAGES:]
+    for title, findings in (("FAULT", "faults"), ("UNCHECKED", "unchecked"), ("note", "notes")):
+        for one in result[findings]:
+            if one not in hidden:
+                print(f"{title} {_line(one)}")
+    if hidden:
+        print(f"note environment: and {len(hidden)} more packages differ (--verbose)")
+    places = ", ".join(sorted({one["place"] for one in result["artifacts"]}))
+    if not result["looked_at"]["mlflow"]:
+        places += ", MLflow left out (--no-mlflow)"
+    counts = ", ".join(f"{name}: {len(result[name])}" for name in ("faults", "unchecked", "notes"))
     print(
-        f"{result['verdict']}: {len(shown)} hashes in {', '.join(places)}{left_out}; "
-        f"faults: {len(result['faults'])}, unchecked: {len(result['unchecked'])}, notes: {len(result['notes'])} "
-        f"({result['seconds']} s)"
+        f"{result['verdict']}: {len(result['artifacts'])} hashes in {places}; "
+        f"{counts} ({result['seconds']} s)"
     )
 
 
-def _line(one: dict[str, Any]) -> str:
-    """One finding.
-
-    Kind, stage, place, what is wrong, and both values where they are short enough to help.
-    """
-    where = f"{one['kind']}: " + (
-        f"{one['stage']}: " if one["stage"] and one["stage"] != one["path"] else ""
+def _print_stage(stage: Json, result: Json, verbose: bool) -> None:
+    """One line on a stage; with `verbose`, a line on each of its artifacts."""
+    own = {}
+    for name in ("artifacts", "faults", "unchecked"):
+        own[name] = [one for one in result[name] if one["stage"] == stage["stage"]]
+    verdict = "complete"
+    if own["faults"]:
+        verdict = text.count(len(own["faults"]), "fault")
+    elif own["unchecked"]:
+        verdict = f"{len(own['unchecked'])} unchecked"
+    run, code = stage["mlflow_run_id"] or stage["run"], str(stage["revision"])
+    print(
+        f"  {stage['stage']:<11} {verdict:<12} {len(own['artifacts']):>3} hashes  run {run[:12]}  "
+        f"code {code[:12]}  {stage['started'][:16]}"
     )
-    found = one["found"]
+    if verbose:
+        for one in own["artifacts"]:
+            found = str(one["found"])[:16]
+            print(f"    {one['verdict']:<9} {one['place']:<9} {found:<16}  {one['path']}")
+
+
+def _line(one: Json) -> str:
+    """A finding: kind, stage, place, what is wrong, and both values if they help."""
+    parts = [one["kind"], one["stage"], one["path"], one["text"]]
+    if one["stage"] in (None, one["path"]):
+        parts.remove(one["stage"])
+    line = ": ".join(parts)
+    recorded, found = one["recorded"], one["found"]
     if isinstance(found, dict):  # uncommitted code
-        diff = found["diff"] or "(the diff is neither in the journal nor in MLflow)"
-        return f"{where}{one['path']}: {one['text']}; files: {', '.join(found['files']) or 'none that it reads'}\n{diff}"
-    if one["kind"] in ("environment", "restored") or (one["recorded"] is None and found is None):
-        return f"{where}{one['path']}: {one['text']}"
-    return f"{where}{one['path']}: {one['text']} (recorded {_short(one['recorded'])}, found {_short(found)})"
+        changed = ", ".join(found["files"]) or "none that it reads"
+        return f"{line}; files: {changed}\n{found['diff'] or '(the diff is not in the journal)'}"
+    if one["kind"] == "environment" or (recorded is None and found is None):
+        return line
+    return f"{line} (recorded {_short(recorded)}, found {_short(found)})"
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:16] + "…" if len(text) in (32, 36, 64) and " " not in text else text[:120]
+    """A value to be read on a line; of a hash the start is enough."""
+    shown = value if isinstance(value, str) else json.dumps(value)
+    is_hash = len(shown) in (32, 36, 64) and " " not in shown
+    return f"{shown[:16]}…" if is_hash else shown[:120]

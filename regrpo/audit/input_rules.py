@@ -1,0 +1,66 @@
+"""Rules about what stages read: what earlier stages made, and the sources that nothing makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regrpo.audit.byte_rules import check_locked_md5
+from regrpo.audit.evidence import Evidence, side_by_side
+from regrpo.audit.findings import Findings
+from regrpo.core import files
+from regrpo.core.pipeline import chain_misfits, out_md5s
+
+RAW = ("data/raw", "models/raw")
+"""What users bring: its bytes may lie outside git, so that a clone need not have them."""
+
+
+def check_chain(evidence: Evidence, findings: Findings) -> None:
+    """Each stage read what the earlier stage made: by SHA-256 in the records, by MD5 in dvc.lock."""
+    for misfit in chain_misfits(evidence.written, evidence.data):
+        text = f"{misfit.stage} read other bytes than {misfit.maker} says it made"
+        made = misfit.expected or "not among its outputs"
+        findings.fault("chain", misfit.stage, misfit.path, text, misfit.found, made)
+    for stage in evidence.records:
+        for dep in evidence.lock[stage].get("deps", []):
+            path, read = dep["path"], dep["md5"]
+            md5 = _md5_made(evidence, path)
+            if md5 is not None and md5 != read:
+                text = f"dvc.lock: {stage} read other bytes (MD5) than {evidence.maker(path)} made"
+                findings.fault("lock", stage, f"dvc.lock: deps: {path}", text, md5, read)
+
+
+def _md5_made(evidence: Evidence, path: str) -> str | None:
+    """The MD5 of an output, or of a file in one as far as DVC's cache lists it."""
+    for entry in evidence.lock.values():
+        for out, md5 in out_md5s(entry).items():
+            if path == out:
+                return md5
+            if path.startswith(f"{out}/"):
+                return evidence.cache.listing(md5).get(path.removeprefix(f"{out}/"))
+    return None
+
+
+def check_sources(evidence: Evidence, findings: Findings, stage: str) -> None:
+    """The inputs that no stage makes are here as they were: code, tasks, what users bring."""
+    locked = {dep["path"]: dep["md5"] for dep in evidence.lock[stage].get("deps", [])}
+    for item in evidence.records[stage].inputs:
+        path = item.path
+        if evidence.maker(path) is not None:
+            continue
+        found = evidence.files_at(path)
+        for name, was, now in side_by_side(item, found):
+            if was == now:
+                continue
+            if now is not None or path not in RAW:
+                text = "an input changed since"
+                findings.fault("input", stage, name, text, was or "not there", now or "missing")
+            elif evidence.in_workspace or not _lies_in_workspace(name, was):
+                text = "what the user brought is not here; put it back, or `dvc pull` it"
+                findings.cannot_check("input", stage, name, text, was)
+        if found is not None:
+            check_locked_md5(findings, stage, f"deps: {path}", item, found, locked.get(path))
+
+
+def _lies_in_workspace(name: str, sha256: str | None) -> bool:
+    """Whether the workspace has a file of a revision that git need not hold."""
+    return Path(name).is_file() and files.sha256(Path(name)) == sha256

@@ -1,0 +1,158 @@
+"""Rules about where results come from: hub revisions, committed code, the environment, the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from regrpo.audit.evidence import Evidence, parameters, side_by_side
+from regrpo.audit.findings import Findings
+from regrpo.core import files
+from regrpo.core.git import git
+from regrpo.core.hub import is_commit
+from regrpo.core.pipeline import Snapshot, record_path
+from regrpo.records import stage_run
+from regrpo.records.hashing import Tree
+from regrpo.records.journal import journal_of
+from regrpo.records.record import Record
+
+CODE = ("stages/", "regrpo/", "custom")
+"""The inputs that are code: git must hold them at the recorded revision."""
+
+
+def check_hub(evidence: Evidence, findings: Findings, stage: str) -> None:
+    """Every model and dataset from the hub is pinned to a commit."""
+    for section, values in parameters(evidence.records[stage].parameters).items():
+        for where, source in _hub_sources(values, section):
+            revision = source.get("revision")
+            if not (isinstance(revision, str) and is_commit(revision)):
+                text = "the hub's revision is not pinned to a commit (40 hex digits)"
+                findings.fault("hub", stage, f"{where}.revision", text, "a commit", revision)
+
+
+def _hub_sources(value: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping in the parameters that names the hub as its kind, and where it stands."""
+    if isinstance(value, Mapping):
+        if value.get("kind") == "hub":
+            yield where, value
+        for key, inner in value.items():
+            yield from _hub_sources(inner, f"{where}.{key}")
+
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+def check_code(evidence: Evidence, findings: Findings) -> None:
+    """The code was committed, at a revision that is here and holds the very files."""
+    if git("rev-parse", "--git-dir") is None:
+        text = "no git repository: the code's revision cannot be looked at"
+        findings.cannot_check("code", None, ".git", text)
+        return
+    trees: dict[str, Tree] = {}
+    for stage, record in evidence.records.items():
+        revision, own = record.code.revision, record_path(stage)
+        if revision is None:
+            text = "made outside git: its code was never committed"
+            findings.fault("code", stage, own, text, "a commit")
+        elif git("cat-file", "-e", f"{revision}^{{commit}}") is None:
+            text = f"this repository has no commit {revision[:12]} (another repository, or a shallow clone?)"
+            findings.cannot_check("code", stage, own, text, revision)
+        else:
+            # A tree remembers what it hashed, and most stages are of one revision.
+            tree = trees.setdefault(revision, Tree(Snapshot(evidence.snapshot.root, revision)))
+            _compare_code(findings, stage, record, tree)
+
+
+def _compare_code(findings: Findings, stage: str, record: Record, tree: Tree) -> None:
+    revision = str(record.code.revision)
+    changed = []
+    for item in record.inputs:
+        if item.path.startswith(CODE):
+            files_there = side_by_side(item, tree.listing(item.path))
+            changed += [name for name, was, now in files_there if was != now]
+    if record.code.dirty:
+        text = f"made with code that was not committed at {revision[:12]}"
+        found = {"files": changed, "diff": _diff(record)}
+        findings.fault("code", stage, record_path(stage), text, "clean", found)
+        return
+    for name in changed:
+        text = f"run.json says clean at {revision[:12]}, where git has other bytes"
+        findings.fault("code", stage, name, text, revision, "another file")
+
+
+def _diff(record: Record) -> str | None:
+    """The uncommitted changes out of the journal. Returns None if it has not the recorded ones."""
+    journal = journal_of(record.stage, record.run)
+    diff = str(journal.facts.get("diff") or "") if journal else ""
+    return diff if files.sha256_text(diff) == record.code.diff_sha256 else None
+
+
+def note_uncommitted(evidence: Evidence, findings: Findings) -> None:
+    """Note the results here that HEAD does not hold: a clone does not get them."""
+    if not evidence.in_workspace:
+        return
+    options = ["-c", "status.relativePaths=true", "--no-optional-locks"]
+    paths = ["dvc.lock", "reports/*/run.json"]
+    listed = git(*options, "status", "--porcelain", "--untracked-files=all", "--", *paths)
+    names = [line.split(maxsplit=1)[1] for line in (listed or "").splitlines()]
+    if names:
+        text = "not committed: HEAD holds other results than these, or none"
+        findings.note("uncommitted", None, ", ".join(names), text)
+
+
+# --- environment and runs -------------------------------------------------------------------------
+
+
+def check_environment(evidence: Evidence, findings: Findings, strict: bool) -> None:
+    """The machine here against the recorded one: a note for each package, a fault if `strict`."""
+    environments = [evidence.written[stage]["environment"] for stage in evidence.records]
+    if any(environment.get("cuda") for environment in environments):
+        import torch  # noqa: F401  (its devices are only seen where it is loaded)
+    here = _facts(stage_run.environment())
+    report = findings.fault if strict else findings.note
+    for environment in environments:
+        there = _facts(environment)
+        for name in sorted(there.keys() | here.keys()):
+            was, now = there.get(name), here.get(name)
+            if was != now:
+                text = f"the run had {was or 'none'}, here is {now or 'none'}"
+                report("environment", None, name, text, was, now)
+
+
+def _facts(environment: Mapping[str, Any]) -> dict[str, str]:
+    """The version of each package, and what else decides whether bytes are the same."""
+    facts = dict(environment["packages"])
+    for name in ("python", "system", "cpu", "cuda"):
+        value = environment.get(name)
+        if value is not None:
+            facts[name] = value if isinstance(value, str) else files.canonical_json(value)
+    return facts
+
+
+def list_stages(evidence: Evidence, findings: Findings) -> list[dict[str, Any]]:
+    """Who made each stage, in running order.
+
+    `kept` is true of one that was made before a stage that it builds on ran last, by other code
+    than the newest, or (as MLflow has it) by another execution of the pipeline.
+    """
+    newest_first = sorted(evidence.records.values(), key=lambda one: one.started, reverse=True)
+    ended: dict[str | None, str] = {}
+    listed = []
+    for stage, record in evidence.records.items():
+        makers = {evidence.maker(item.path) for item in record.inputs}
+        is_older = any(ended.get(maker, "") > record.started for maker in makers)
+        if is_older or record.code.revision != newest_first[0].code.revision:
+            findings.note_restored(stage, record)
+        ended[stage] = record.ended
+        row = {
+            "stage": stage,
+            "run": record.run,
+            "mlflow_run_id": record.mlflow_run_id,
+            "revision": record.code.revision,
+            "started": record.started,
+            "ended": record.ended,
+            "seconds": evidence.written[stage].get("seconds"),
+            "kept": ("restored", stage) in {(note.kind, note.stage) for note in findings.notes},
+        }
+        listed.append(row)
+    return listed
