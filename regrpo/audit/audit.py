@@ -1,7 +1,8 @@
 """Whether a pipeline is what its records say.
 
 Card → samples → weights → rewards → gate → data → source, to the byte: the bytes (read in full),
-dvc.lock with DVC's cache, run.json, MLflow and git's code are compared. docs/audit.md has the rules.
+dvc.lock with DVC's cache, run.json, MLflow and git's code are compared, by the rules that
+docs/audit.md tells.
 """
 
 from __future__ import annotations

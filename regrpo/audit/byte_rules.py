@@ -204,5 +204,5 @@ def _compare_object(
         text = f"{store.name}: object {md5} was changed"
         findings.fault(store.kind, stage, name, text, recorded, digest.sha256)
     elif verdict == "changed":
-        text = f"{store.name}: object {md5}, which dvc.lock names, has other bytes than run.json records"
+        text = f"{store.name}: object {md5}, which dvc.lock names, is not what run.json records"
         findings.fault("lock", stage, name, text, recorded, digest.sha256)

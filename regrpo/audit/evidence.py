@@ -46,19 +46,19 @@ class Cache:
         """{MD5: what lies under that name}; None if there is nothing."""
         return {md5: self.hashed.get(self.path(md5)) for md5 in wanted}
 
-    def listing(self, md5: str) -> Mapping[str, str]:
+    def listing(self, md5: str) -> dict[str, str] | None:
         """The MD5 of each file of an output, by name; of a single file, by the empty name.
 
-        Empty if its folder's listing is missing or was changed.
+        Returns None if its folder's listing is missing or was changed.
         """
         if not md5.endswith(".dir"):
             return {"": md5}
-        return parse_listing(read_object(self.folder, md5) or b"") or {}
+        return parse_listing(read_object(self.folder, md5) or b"")
 
     def holds(self, md5: str) -> bool:
         """Whether all objects of an output are there."""
-        objects = [md5, *self.listing(md5).values()]
-        return all(self.path(one).is_file() for one in objects)
+        listing = self.listing(md5)
+        return listing is not None and all(self.path(one).is_file() for one in listing.values())
 
 
 @dataclass
@@ -203,7 +203,8 @@ def _hash_files(evidence: Evidence) -> None:
     files: dict[Path, bool] = {}
     for stage, record in evidence.records.items():
         for _, md5 in evidence.locked_outputs(stage):
-            objects.update(cache.path(one) for one in cache.listing(md5).values())
+            listing = cache.listing(md5) or {}
+            objects.update(cache.path(one) for one in listing.values())
         if evidence.in_workspace:
             cached = {item.path for item, md5 in evidence.locked_outputs(stage) if cache.holds(md5)}
             sources = [item for item in record.inputs if evidence.maker(item.path) is None]

@@ -15,7 +15,7 @@ RAW = ("data/raw", "models/raw")
 
 
 def check_chain(evidence: Evidence, findings: Findings) -> None:
-    """Each stage read what the earlier stage made: by SHA-256 in the records, by MD5 in dvc.lock."""
+    """Each stage read what the earlier one made: by SHA-256 in the records, by MD5 in dvc.lock."""
     for misfit in chain_misfits(evidence.written, evidence.data):
         text = f"{misfit.stage} read other bytes than {misfit.maker} says it made"
         made = misfit.expected or "not among its outputs"
@@ -36,7 +36,8 @@ def _md5_made(evidence: Evidence, path: str) -> str | None:
             if path == out:
                 return md5
             if path.startswith(f"{out}/"):
-                return evidence.cache.listing(md5).get(path.removeprefix(f"{out}/"))
+                listing = evidence.cache.listing(md5) or {}
+                return listing.get(path.removeprefix(f"{out}/"))
     return None
 
 

@@ -111,7 +111,7 @@ def _check_details(findings: Findings, stage: str, where: str, item: Item, locke
             text = f"{name} is not what run.json gives"
             findings.fault("lock", stage, where, text, expected[name], locked[name])
     if "hash" not in locked:
-        text = "hash is missing: DVC then takes the MD5 for its older kind, and looks for it in its older cache"
+        text = "hash is missing: DVC then takes the MD5 for one of its older cache, and looks there"
         findings.fault("lock", stage, where, text, "md5")
 
 

@@ -55,7 +55,7 @@ def check_code(evidence: Evidence, findings: Findings) -> None:
             text = "made outside git: its code was never committed"
             findings.fault("code", stage, own, text, "a commit")
         elif git("cat-file", "-e", f"{revision}^{{commit}}") is None:
-            text = f"this repository has no commit {revision[:12]} (another repository, or a shallow clone?)"
+            text = f"this repository has no commit {revision[:12]} (another, or a shallow clone?)"
             findings.cannot_check("code", stage, own, text, revision)
         else:
             # A tree remembers what it hashed, and most stages are of one revision.

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target",
         nargs="?",
         metavar="RUN|REV|FOLDER",
-        help="an MLflow run id, a git revision or DVC experiment, or another clone (default: this workspace)",
+        help="an MLflow run id, a git revision or DVC experiment, or another clone "
+        "(default: this workspace)",
     )
     parser.add_argument(
         "--remote",

@@ -58,7 +58,7 @@ class Record(BaseModel, extra="allow"):
     run: str
     key: str
     command: str
-    parameters: dict[str, Any]
+    parameters: dict[str, dict[str, Any]]
     inputs: list[Item]
     outputs: list[Item]
     code: Code

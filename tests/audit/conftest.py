@@ -1,0 +1,117 @@
+"""One finished pipeline for all tests of audits; each test works on a copy of it.
+
+DVC, git, the records and MLflow's tracker are real; what the stages would compute is made here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from regrpo.core import files
+from regrpo.core.dvc import declared_outputs, path_of
+from regrpo.core.pipeline import record_path
+from tests.support.audited import at_home
+from tests.support.projects import ROOT, commit, make_project, run
+from tests.support.tracked import write_results
+
+MAIN = '''\
+def main() -> None:
+    """Bring what a test made beforehand, and log the curves in it."""
+    import csv
+    import shutil
+
+    with stage_run.stage({stage!r}, Params) as run:
+        for path in {outputs!r}:
+            made = Path({folder!r}, path)
+            if made.is_dir():
+                shutil.copytree(made, path, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(made, path)
+        history = run.reports / "history.csv"
+        for row in csv.DictReader(history.open()) if history.exists() else ():
+            step = int(row.pop("step"))
+            run.log({{name: float(value) for name, value in row.items() if value}}, step)
+
+
+if __name__ == "__main__":
+    main()
+'''
+HISTORIES = {
+    "sft": "step,loss,learning_rate\n5,0.9,0.001\n10,0.5,0.0\n",
+    "grpo": "step,reward,reward_std,dev_accuracy\n0,,,0.25\n1,0.5,0.25,\n2,0.75,0.125,0.75\n",
+}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pipeline: results committed, pushed to a local remote, told to MLflow."""
+    root = tmp_path_factory.mktemp("audit")
+    folder = make_project(root / "finished")
+    stages: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    write_results(root / "made")
+    for stage, declared in stages.items():
+        outputs = {path_of(out) for out in declared_outputs(declared)} - {record_path(stage)}
+        for path in outputs:
+            _fill(root / "made", stage, path)
+        script = folder / f"stages/{stage}.py"
+        head = script.read_text().partition("def main()")[0]
+        script.write_text(
+            head + MAIN.format(stage=stage, outputs=sorted(outputs), folder=str(root / "made"))
+        )
+    commit(folder, "stages that bring what was made")
+    run(folder, "dvc", "repro")
+    run(folder, "python", "-m", "regrpo.cli", "sync")
+    run(folder, "dvc", "remote", "add", "-q", "-d", "store", "../remote")
+    commit(folder, "results")
+    run(folder, "dvc", "push", "-q")
+    return folder
+
+
+def _fill(made: Path, stage: str, path: str) -> None:
+    """Make an output that the reports in `made` do not have yet."""
+    target = made / path
+    if path.startswith("models/"):
+        target.mkdir(parents=True)
+        for name in ("config.json", "tokenizer.json"):
+            (target / name).write_text("{}")
+        (target / "model.safetensors").write_text(f"the weights of {stage}")
+    elif path == "data/prepared":
+        files.write_json(target / "dataset.json", {"name": "sums"})
+    elif target.name == "history.csv":
+        target.write_text(HISTORIES[stage])
+    elif target.name == "metrics.json" and not target.exists():
+        files.write_json(target, {"loss": 0.5})
+    elif not target.exists():
+        target.write_text(f'{{"made by": "{stage}"}}')
+
+
+@pytest.fixture
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what an outer DVC or MLflow set in the environment."""
+    for name in list(os.environ):
+        if name.startswith(("DVC_", "MLFLOW_", "REGRPO_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def copy(
+    finished: Path, tmp_path: Path, undisturbed: None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A copy of it at another path, with a remote of its own; the current folder."""
+    shutil.copytree(finished.parent / "remote", tmp_path / "remote")
+    shutil.copytree(finished, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def told(copy: Path) -> Path:
+    """The copy, whose MLflow store finds its artifacts here."""
+    at_home(copy)
+    return copy

@@ -1,0 +1,123 @@
+"""What stages read: of earlier stages, and sources that changed since."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from regrpo.core import files
+from regrpo.core.dvc import folder_md5
+from regrpo.core.pipeline import stage_key
+from regrpo.records import hashing
+from tests.support.audited import (
+    Fault,
+    Named,
+    append,
+    audited,
+    edit_record,
+    found,
+    listing_of,
+    lock,
+    other_hash,
+    require_found,
+    set_dep,
+    set_out,
+)
+from tests.support.projects import run
+
+FAULTS: dict[str, Fault] = {
+    "forged input": (
+        lambda: edit_record("evaluate", other_hash("inputs", "models/sft")),
+        ("chain", "evaluate", "models/sft"),
+        {},
+    ),
+    "forged split": (
+        lambda: edit_record("grpo", other_hash("inputs", "data/prepared/train.parquet")),
+        ("chain", "grpo", "data/prepared/train.parquet"),
+        {},
+    ),
+    "locked dependency": (
+        lambda: set_dep("grpo", "models/sft", md5="0" * 32 + ".dir"),
+        ("lock", "grpo", "dvc.lock: deps: models/sft"),
+        {},
+    ),
+    "swapped output": (
+        lambda: set_out(
+            "sft",
+            "models/sft",
+            md5=listing_of("models/base").parent.name + listing_of("models/base").name,
+        ),
+        ("lock", "sft", "models/sft/model.safetensors"),
+        {},
+    ),
+    "changed reward": (
+        lambda: append("regrpo/train/rewards.py"),
+        ("input", "grpo", "regrpo/train/rewards.py"),
+        {},
+    ),
+    "changed custom": (
+        lambda: append("custom/rewards.py"),
+        ("input", "grpo", "custom/rewards.py"),
+        {},
+    ),
+    "new custom file": (
+        lambda: append("custom/new.py"),
+        ("input", "evaluate", "custom/new.py"),
+        {},
+    ),
+    "removed task": (
+        lambda: Path("stages/eval_tasks/heldout.yaml").unlink(),
+        ("input", "evaluate", "stages/eval_tasks/heldout.yaml"),
+        {},
+    ),
+    "new raw data": (
+        lambda: append("data/raw/mine.jsonl", "{}\n"),
+        ("input", "prepare", "data/raw/mine.jsonl"),
+        {},
+    ),
+}
+ALSO: dict[str, set[Named]] = {
+    "forged input": {("record", "evaluate", "reports/evaluate/run.json")},
+    "locked dependency": {("lock", "grpo", "reports/grpo/run.json: key")},
+    "swapped output": {
+        ("lock", "evaluate", "dvc.lock: deps: models/sft"),
+        ("lock", "grpo", "dvc.lock: deps: models/sft"),
+        ("lock", "sft", "dvc.lock: outs: models/sft"),
+    },
+    "changed reward": {("input", "sft", "regrpo/train/rewards.py")},
+    "changed custom": {("input", "evaluate", "custom/rewards.py")},
+    "new custom file": {("input", "grpo", "custom/new.py")},
+}
+"""What else a planted fault makes untrue; nothing besides may be accused."""
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_and_named(copy: Path, name: str) -> None:
+    require_found(FAULTS[name], ALSO.get(name, set()))
+
+
+def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
+    raw = {
+        "path": "data/raw",
+        "size": 2,
+        "files": {"mine.jsonl": hashlib.sha256(b"{}").hexdigest()},
+    }
+    raw["sha256"] = files.sha256_json(raw["files"])
+    set_dep(
+        "prepare",
+        "data/raw",
+        md5=folder_md5({"mine.jsonl": str(hashing.of_bytes(b"{}").md5)}),
+        size=2,
+        nfiles=1,
+    )
+    key = stage_key(lock()["stages"]["prepare"])
+    edit_record("prepare", lambda record: (record["inputs"][0].update(raw), record.update(key=key)))
+    missing = ("input", "prepare", "data/raw/mine.jsonl")
+    assert missing in found(audited(), "unchecked")
+    assert audited()["faults"] == []
+    Path("data/raw/mine.jsonl").write_text("{}")
+    assert audited()["unchecked"] == []
+    run(copy, "git", "commit", "-q", "-m", "forged", "dvc.lock", "reports")
+    assert missing not in found(audited("HEAD"), "unchecked")
