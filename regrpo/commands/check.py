@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.commands import clone
-from regrpo.compare import promote
+from regrpo.compare import promotion_rules
 from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.settings import Section
@@ -80,7 +80,7 @@ def check(profile: Path | None) -> list[dict[str, Any]]:
 def section_model(stage: str) -> type[Section]:
     """The parameters of a stage, or of `regrpo promote`."""
     if stage == "promote":
-        return promote.Params
+        return promotion_rules.Params
     model: type[Section] = importlib.import_module(f"stages.{stage}").Params
     return model
 

@@ -64,6 +64,24 @@ def out_md5s(entry: Mapping[str, Any]) -> dict[str, str]:
     return {out["path"]: out["md5"] for out in entry.get("outs", [])}
 
 
+def recorded_params(entries: Mapping[str, Json]) -> Json:
+    """Each stage's section of the profile as these dvc.lock entries recorded it."""
+    sections: Json = {}
+    for entry in entries.values():
+        for values in entry.get("params", {}).values():
+            sections |= values
+    return sections
+
+
+def recorded_profile(entries: Mapping[str, Json]) -> str:
+    """The path of the profile that these entries' parameters came from; the last one's, if they differ."""
+    profile = ""
+    for entry in entries.values():
+        for path in entry.get("params", {}):
+            profile = path
+    return profile
+
+
 # --- whether it all belongs together --------------------------------------------------------------
 
 
@@ -141,7 +159,7 @@ def chain_misfits(
     found = []
     for stage, record in records.items():
         for item in record["inputs"]:
-            maker = _maker_of(item["path"], made)
+            maker = maker_of(item["path"], made)
             if maker is None:
                 continue
             differing = [pair for pair in hashes([item]) if made[maker].get(pair[0]) != pair[1]]
@@ -160,7 +178,7 @@ def hashes(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
             yield f"{item['path']}/{name}", digest
 
 
-def _maker_of(path: str, made: Mapping[str, Mapping[str, str]]) -> str | None:
+def maker_of(path: str, made: Mapping[str, Mapping[str, str]]) -> str | None:
     """The stage that has the path, or a folder around it, among its outputs."""
     around = [path, *(str(parent) for parent in Path(path).parents)]
     for stage, outputs in made.items():
@@ -224,19 +242,11 @@ class Snapshot:
 
     def params(self) -> Json:
         """Each stage's section as dvc.lock recorded it."""
-        sections: Json = {}
-        for entry in self.lock()["stages"].values():
-            for values in entry.get("params", {}).values():
-                sections |= values
-        return sections
+        return recorded_params(self.lock()["stages"])
 
     def profile(self) -> str:
         """The path of the profile that dvc.lock's parameters came from; the last stage's, if they differ."""
-        profile = ""
-        for entry in self.lock()["stages"].values():
-            for path in entry.get("params", {}):
-                profile = path
-        return profile
+        return recorded_profile(self.lock()["stages"])
 
     def record(self, stage: str) -> Json | None:
         """The one element of a stage's run.json. Returns None if there is none."""

@@ -24,7 +24,7 @@ import pytest
 from pydantic import ConfigDict
 
 from regrpo import cli
-from regrpo.compare import promote
+from regrpo.compare import promote, promotion_rules
 from regrpo.core import files, profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.profiles import STAGES
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 NAME = "regrpo-chain-sum"
 QUESTIONS = 40
-RULE = promote.Params(task="heldout", max_loss=0.03, alpha=0.05)
+RULE = promotion_rules.Params(task="heldout", max_loss=0.03, alpha=0.05)
 Result = dict[str, Any]
 
 
@@ -287,7 +287,7 @@ def test_the_first_champion_needs_audit_and_doctor_and_a_better_one_takes_its_pl
     assert tags["regrpo.comparison.difference"] == "0.1"
     assert tags["regrpo.comparison.champion_version"] == "1"
     assert float(tags["regrpo.comparison.ci95_low"]) >= 0
-    assert "with champion (version 1): +10.0 points [" in registered()["about"]["2"][0]
+    assert r"with champion (version 1): +10.0 points \[" in registered()["about"]["2"][0]
 
 
 def test_a_worse_run_stays_out_and_nothing_is_changed(
@@ -413,7 +413,7 @@ def test_an_unknown_run_an_unfinished_one_and_one_whose_results_are_gone_are_tol
     failed = client.create_run("1").info.run_id
     client.set_terminated(failed, "FAILED")
     assert cli.main(["promote", failed]) == 2
-    assert "an MLflow run (FAILED) whose results are in none of them" in capsys.readouterr().err
+    assert "found none: it is no run of a pipeline (foreign)" in capsys.readouterr().err
 
     lock = profiles.read_yaml(copy / "dvc.lock")
     del lock["stages"]["evaluate"], lock["stages"]["model_card"]
@@ -473,7 +473,7 @@ def frame(values: Sequence[float], **about: Any) -> pd.DataFrame:
 def problems(
     before: Sequence[float], after: Sequence[float], kind: str = "binary", **rule: float
 ) -> list[str]:
-    found = promote.compare(
+    found = promotion_rules.compare(
         frame(before, kind=kind), frame(after, kind=kind), RULE.model_copy(update=rule)
     )
     return [str(one) for one in found["problems"]]
@@ -514,13 +514,13 @@ def test_a_continuous_metric_is_judged_by_its_interval() -> None:
 def test_other_metrics_and_a_changed_question_are_not_compared() -> None:
     values = [1.0, 0.0, 1.0]
     with pytest.raises(CannotCheck, match="the same metric"):
-        promote.compare(frame(values), frame(values, metric="format"), RULE)
+        promotion_rules.compare(frame(values), frame(values, metric="format"), RULE)
     changed = frame(values)
     changed.loc["q1", "prompt"] = "another"
     with pytest.raises(CannotCheck, match="found 2 shared of 3 here and 3 there"):
-        promote.compare(frame(values), changed, RULE)
+        promotion_rules.compare(frame(values), changed, RULE)
     with pytest.raises(CannotCheck, match="found 2 shared of 2 here and 3 there"):
-        promote.compare(frame(values), frame(values[:2]), RULE)
+        promotion_rules.compare(frame(values), frame(values[:2]), RULE)
 
 
 def test_the_rule_is_the_workspace_profiles_and_not_the_runs_own(copy: Path) -> None:
