@@ -24,7 +24,14 @@ import pytest
 
 from regrpo import cli
 from regrpo.audit import reproduce
+from regrpo.audit import verdict as verdict_module
+from regrpo.audit.verdict import _judge, sources_of_difference
+from regrpo.audit.worktree import Workspace
+from regrpo.core.errors import CannotCheck
+from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import read_yaml
+from regrpo.records import record as record_module
+from regrpo.records.find import Finder, Place
 from tests.support.projects import MINIATURE, commit, edit_yaml, environment, make_project, run
 
 SECTIONS = MINIATURE | {
@@ -190,13 +197,13 @@ def verdict_of(
         "how": {"what": "byte 1 on"},
     }
     departed = {"stage": "grpo", "original": {}, "files": 3, "differing": [entry]}
-    monkeypatch.setattr(reproduce, "_compare_stage", lambda *_: dict(departed))
-    monkeypatch.setattr(reproduce, "_explain", lambda *_: None)
-    monkeypatch.setattr(reproduce, "_evaluation", lambda *_: evaluation)
-    monkeypatch.setattr(reproduce, "environment_differences", lambda *_: [])
-    monkeypatch.setattr(reproduce.Snapshot, "record", lambda *_: record)
-    workspace = reproduce.Workspace(Path(), Path(), Path(), reproduce.Snapshot(Path()), {})
-    return reproduce._judge(workspace, {"grpo": record}, changed, 0.02)
+    monkeypatch.setattr(verdict_module, "_compare_stage", lambda *_: dict(departed))
+    monkeypatch.setattr(verdict_module, "_explain", lambda *_: None)
+    monkeypatch.setattr(verdict_module, "_evaluation", lambda *_: evaluation)
+    monkeypatch.setattr(verdict_module, "environment_differences", lambda *_: [])
+    monkeypatch.setattr(Snapshot, "record", lambda *_: record)
+    workspace = Workspace(Path(), Path(), Path(), Snapshot(Path()), {})
+    return _judge(workspace, {"grpo": record}, changed, 0.02)
 
 
 def test_other_bits_are_equivalent_only_if_the_evaluation_is_and_the_parameters_are_the_same(
@@ -227,8 +234,8 @@ def test_the_known_sources_of_another_outcome_are_named() -> None:
         return {"environment": facts, "parameters": {"params.yaml": {"grpo": parameters}}}
 
     here = record([], "A", "2.13.0", threads=1)
-    assert reproduce.sources_of_difference(here, here) == []
-    named = reproduce.sources_of_difference(
+    assert sources_of_difference(here, here) == []
+    named = sources_of_difference(
         record(["H100"], "A", "2.13.0", threads=1, use_vllm=True),
         record([], "B", "2.12.0", threads=2, use_vllm=True),
     )
@@ -250,9 +257,7 @@ def test_install_builds_an_environment_of_that_commits_constraints(
     originals = {
         "grpo": {"environment": {"packages": {"torch": "2.13.0", "vllm": "0.30.0", "pytest": "9"}}}
     }
-    workspace = reproduce.Workspace(
-        tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), originals
-    )
+    workspace = Workspace(tmp_path, tmp_path, tmp_path, Snapshot(tmp_path), originals)
     commands, status = [], 0
 
     def said(self: Any, *command: str) -> subprocess.CompletedProcess[str]:
@@ -261,14 +266,14 @@ def test_install_builds_an_environment_of_that_commits_constraints(
             command, status, "", "ERROR: nothing satisfies torch==2.13.0\n"
         )
 
-    monkeypatch.setattr(reproduce.Workspace, "run", said)
+    monkeypatch.setattr(Workspace, "run", said)
     workspace.install(lambda line: None)
     assert commands[0] == (sys.executable, "-m", "venv", str(tmp_path / "venv"))
     assert commands[1][-4:] == ("-c", "constraints.txt", "-e", ".[cuda,dev]")
     assert workspace.variables()["PATH"].startswith(f"{tmp_path / 'venv/bin'}:")
     status = 1
     with pytest.raises(
-        reproduce.CannotCheck,
+        CannotCheck,
         match=r"constraints.txt: expected to be installable; found ERROR: nothing",
     ):
         workspace.install(lambda line: None)
@@ -400,9 +405,90 @@ def committed(folder: Path, path: str, content: bytes) -> Iterator[None]:
         run(folder, "git", "reset", "-q", "--hard", "HEAD~1")
 
 
-def test_an_unknown_run_and_one_that_is_not_finished_are_refused(refusal: Refusal) -> None:
-    assert "found none of that name" in refusal("--no-mlflow", "--", "--upload-pack=x")
+def test_an_unknown_run_is_refused(refusal: Refusal) -> None:
+    for name in ("no-such-thing", "0" * 32, "0" * 40, "--upload-pack=x", ""):
+        assert "expected" in refusal("--no-mlflow", "--", name), name
+
+
+def test_an_unknown_mlflow_run_is_refused(refusal: Refusal) -> None:
+    assert (
+        "expected an MLflow run id, a git revision or a DVC experiment; found none of that name"
+        in refusal("0" * 32)
+    )
+
+
+def test_a_deleted_experiment_is_refused_by_name_and_by_run(
+    refusal: Refusal, spoiled: Path
+) -> None:
+    """As a DVC experiment that was run, synced and removed leaves its row behind."""
+    from regrpo.tracking.store import Store
+
+    store = Store(f"sqlite:///{spoiled / 'mlflow.db'}", "regrpo", spoiled / "mlartifacts")
+    tags = {"regrpo.kind": "pipeline", "regrpo.experiment": "gone", "regrpo.stage.grpo": "f" * 32}
+    run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+    assert "MLflow remembers a DVC experiment of that name: it was removed" in refusal("gone")
+    assert "its DVC experiment 'gone' was removed" in refusal(run_id)
+
+
+def test_an_experiment_is_found_by_its_name(spoiled: Path) -> None:
+    head = run(spoiled, "git", "rev-parse", "HEAD").stdout.strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/mine"
+    run(spoiled, "git", "update-ref", ref, head)
+    place = Finder(spoiled, committed=True).find("mine")
+    assert place == Place("experiment mine", Snapshot(spoiled, head))
+    run(spoiled, "git", "update-ref", "-d", ref)
+    [record] = json.loads((spoiled / "reports/grpo/run.json").read_text())
+    for name in (record["run"], record["mlflow_run_id"], record["run"][:9]):
+        place = Finder(spoiled, committed=True).find(name)
+        assert (place.snapshot.revision, place.mlflow_run_id) == (head, record["mlflow_run_id"]), (
+            "from run.json"
+        )
+
+
+def test_results_that_were_never_committed_are_refused(refusal: Refusal) -> None:
     assert "none of prepare, base_model, " in refusal("HEAD~1", "--no-mlflow")
+
+
+def test_a_folder_without_git_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    assert "found no dvc.yaml" in refusal(folder=tmp_path / "bare")
+    (tmp_path / "bare/dvc.yaml").touch()
+    assert "found no .dvc/" in refusal(folder=tmp_path / "bare")
+    (tmp_path / "bare/.dvc").mkdir()
+    assert "expected a git repository around dvc.yaml; found none" in refusal(
+        folder=tmp_path / "bare"
+    )
+
+
+def test_a_damaged_record_is_refused(refusal: Refusal, spoiled: Path) -> None:
+    path = "reports/sft/run.json"
+    whole = (spoiled / path).read_bytes()
+    with committed(spoiled, path, whole[:500]):
+        assert f"{path}: expected a stage's record; found a corrupted one" in refusal("--no-mlflow")
+    with committed(spoiled, path, whole.replace(b'"schema_version": 1', b'"schema_version": 99')):
+        assert "expected a record of schema_version 1 or older; found schema_version 99" in refusal(
+            "--no-mlflow"
+        )
+    with committed(spoiled, path, whole.replace(b'"seconds": ', b'"seconds": 1')):
+        assert "found another one: it was altered" in refusal("--no-mlflow")
+    with committed(spoiled, "dvc.lock", b"{"):
+        assert "none that can be read" in refusal("--no-mlflow")
+
+
+def test_a_record_of_the_older_form_is_read(spoiled: Path) -> None:
+    """It was a single object before it was a list of one."""
+    path = "reports/sft/run.json"
+    [record] = json.loads((spoiled / path).read_text())
+    old = json.dumps(record).encode()
+    lock, md5s = (
+        (spoiled / "dvc.lock").read_bytes(),
+        [hashlib.md5((spoiled / path).read_bytes()), hashlib.md5(old)],
+    )
+    lock = lock.replace(
+        *(md5.hexdigest().encode() for md5 in md5s), 1
+    )  # the output, not what later stages read
+    with committed(spoiled, path, old), committed(spoiled, "dvc.lock", lock):
+        assert record_module.read_records(Snapshot(spoiled, "HEAD"))["sft"] == record
 
 
 def test_a_corrupt_profile_is_refused(refusal: Refusal, spoiled: Path) -> None:
@@ -448,7 +534,7 @@ def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
     (spoiled / "notes.txt").touch()  # decides nothing
     with (spoiled / "stages/sft.py").open("a") as file:
         file.write("# changed\n")
-    monkeypatch.setattr(reproduce.Workspace, "execute", lambda *_: None)
+    monkeypatch.setattr(Workspace, "execute", lambda *_: None)
     found = {"verdict": "identical", "records": {}, "notes": [], "numbers": {}}
     monkeypatch.setattr(reproduce, "_judge", lambda *_: {**found, "numbers": {}})
     monkeypatch.chdir(spoiled)
@@ -467,18 +553,18 @@ def test_code_that_is_not_the_runs_is_refused(refusal: Refusal, spoiled: Path) -
     with committed(spoiled, "regrpo/train/rewards.py", changed):
         said = refusal("--no-mlflow")
     assert (
-        "regrpo/train: expected the files that sft read when it ran; found 1 with another SHA-256"
+        "regrpo/train/rewards.py: expected the files that grpo read when it ran; found 1 with another SHA-256"
         in said
     )
 
 
 def test_code_that_was_not_committed_is_told_so(tmp_path: Path) -> None:
-    workspace = reproduce.Workspace(tmp_path, tmp_path, tmp_path, reproduce.Snapshot(tmp_path), {})
-    (tmp_path / "regrpo/train").mkdir(parents=True)
+    workspace = Workspace(tmp_path, tmp_path, tmp_path, Snapshot(tmp_path), {})
+    (tmp_path / "regrpo").mkdir()
     (tmp_path / "regrpo/train/rewards.py").touch()
     record = {"code": {"dirty": True, "diff_sha256": "ab" * 32}}
     with pytest.raises(
-        reproduce.CannotCheck,
+        CannotCheck,
         match=r"uncommitted when grpo ran: its diff, SHA-256 abababababab…, is not",
     ):
         workspace._verify("grpo", {"path": "regrpo/train/rewards.py", "sha256": "0"}, record)
@@ -503,7 +589,7 @@ def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(
     refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
-    assert "could not be asked: no such file" in refusal("0" * 32)
+    assert "MLflow: expected a store at gone.db; found no such file" in refusal("0" * 32)
     assert not (tmp_path / "gone.db").exists()
     (tmp_path / "gone.db").write_text(
         "no database at all, but some text that is longer than its header" * 10
