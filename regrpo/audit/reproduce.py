@@ -1,8 +1,7 @@
-"""Making a run again from its commit, in a temporary git worktree, and judging whether the same came out.
+"""Making a run again from its commit, in a temporary git worktree, and judging what came out.
 
-Three verdicts: *identical* (every output's SHA-256 is the recorded one), *equivalent* (the same parameters, evaluation
-values within a tolerance, and the paired tests find nothing), *different*. The user's workspace is only read: the
-worktree has a DVC workspace of its own, nothing it computes enters the shared cache, and no checkpoint is resumed.
+The user's workspace is only read (see regrpo.audit.worktree); the verdicts are those of
+regrpo.audit.verdict.
 """
 
 from __future__ import annotations
@@ -11,33 +10,36 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regrpo.audit.verdict import Verdict, _judge, environment_differences
-from regrpo.audit.worktree import Workspace, _worktree
-from regrpo.core import profiles
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.audit import worktree
+from regrpo.audit.verdict import Verdict, environment_differences, judge, parameters
+from regrpo.audit.worktree import Worktree
+from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.files import unequal_leaves
 from regrpo.core.git import git
-from regrpo.core.pipeline import CODE
-from regrpo.records import record as record_module
-from regrpo.records.find import Finder, experiments
+from regrpo.core.pipeline import CODE, LOCK
+from regrpo.core.profiles import DEFAULT_PROFILE, STAGES, active_profile, read_profile
+from regrpo.records.find import Finder, Place
 from regrpo.records.journal import enabled
-from regrpo.tracking import pipeline_rows, rows
+from regrpo.records.record import read_records
+from regrpo.records.stage_run import environment
+from regrpo.tracking import pipeline_rows
 from regrpo.tracking.lookup import Lookup
 from regrpo.tracking.sync import opened
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
 
+SCHEMA_VERSION = 1
 TOLERANCE = 0.02
 """How far an evaluation value may lie from the recorded one in an equivalent reproduction (absolute)."""
-SCHEMA_VERSION = 1
-ROOM = 2 * 10**9
+SPARE = 2 * 10**9
 """Free bytes that a reproduction needs besides what it writes (what `regrpo check` asks of every run)."""
-VENV = {"cpu": 8 * 10**9, "cuda": 25 * 10**9}
-"""Free bytes that --install needs besides: wheels as they come, and what they unpack to."""
+VENV = 8 * 10**9
+"""Free bytes that --install needs besides, on a CPU: wheels as they come, and what they unpack to."""
 
 
 def reproduce(
@@ -51,144 +53,136 @@ def reproduce(
     mlflow: bool = True,
     say: Say = lambda line: None,
 ) -> Json:
-    """Make a run again and judge it; returns the verdict as plain data (docs.
+    """Make a run again and judge it; returns the verdict as plain data.
 
-    `regrpo reproduce --json`).
-
-    `run` is an MLflow run id, a git revision or a DVC experiment's name (None: HEAD, which must be
-    what lies here); `stages` restricts it to these (what they read is then restored and verified);
-    `say` gets a line of progress at a time. Raises CannotCheck where the run cannot be made again
-    at all: nothing is changed then.
+    `run` is an MLflow run id, a git revision or a DVC experiment's name; None is HEAD, which must
+    be what lies here. `stages` restricts it to these: what they read is restored and verified.
+    `say` gets a line of progress at a time. Raises CannotCheck if the run cannot be made again.
     """
-    root, started, is_default = Path.cwd(), time.time(), run is None
-    run = "HEAD" if run is None else run
+    root, started = Path.cwd(), time.time()
+    target = "HEAD" if run is None else run
     mlflow = mlflow and enabled()
-    place = Finder(root, Lookup() if mlflow else None, committed=True).find(run)
-    snapshot, commit = place.snapshot, str(place.snapshot.revision)
-    names = [name for name, at in experiments(root).items() if at == commit]
-    experiment = run if run in names else next(iter(names), None)
+    place = Finder(root, Lookup() if mlflow else None, committed=True).find(target)
+    notes = _notes_on_workspace(root, is_default=run is None)
+    records = read_records(place.snapshot)
+    chosen = _chosen(records, stages)
+    _require_disk(chosen, install)
+    if mlflow:
+        with opened():
+            pass  # a store that cannot be written to is refused before the work, not after it
+    verdict = _opening_facts(place, target, started)
+    _announce(verdict, notes, say)
+    with worktree.opened(place.snapshot, records, keep) as (tree, beside):
+        changed = _prepare(tree, chosen, install, say)
+        made = _execute(tree, chosen, stages)
+        verdict |= judge(tree, beside, chosen, made, changed, tolerance)
+    if keep:
+        verdict["kept"] = str(tree.tree)
+    expected = expect or _expected([*chosen.values(), *made.values()])
+    verdict |= {
+        "expected": expected,
+        "holds": verdict["verdict"] in ("identical", expected),
+        "notes": notes + verdict["notes"],
+        "ended": time.time(),
+    }
+    verdict["numbers"]["seconds"] = verdict["ended"] - started
+    if mlflow:
+        _track(verdict)
+    return verdict
+
+
+def _opening_facts(place: Place, target: str, started: float) -> Json:
+    """What is known of a verdict before it is reached."""
+    kind, _, name = place.name.partition(" ")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "asked": target,
+        "revision": place.snapshot.revision,
+        "experiment": name if kind == "experiment" else None,
+        "mlflow_run_id": place.mlflow_run_id,
+        "pipeline_key": place.snapshot.pipeline_key(),
+        "started": started,
+        "kept": None,
+        "reproduction_run_id": None,
+        "mlflow_error": None,
+    }
+
+
+def _announce(facts: Json, notes: Iterable[str], say: Say) -> None:
+    line = f"reproducing {facts['asked']}: commit {facts['revision'][:10]}"
+    if facts["experiment"]:
+        line += f", experiment {facts['experiment']}"
+    say(line)
+    for note in notes:
+        say(f"note: {note}")
+
+
+def _expected(records: Iterable[Json]) -> Verdict:
+    """The verdict that counts as success: CUDA kernels need not add up in the same order twice."""
+    if any(record["environment"]["cuda"] for record in records):
+        return "equivalent"
+    return "identical"
+
+
+def _track(verdict: Json) -> None:
+    """Write the verdict to MLflow; an error stands in it then, so that the verdict is not lost."""
+    try:
+        with opened() as store:
+            verdict["reproduction_run_id"] = pipeline_rows.add_reproduction(store, verdict)
+    except CannotCheck as error:
+        verdict["mlflow_error"] = str(error)
+
+
+# --- before it runs -------------------------------------------------------------------------------
+
+
+def _notes_on_workspace(root: Path, is_default: bool) -> list[str]:
+    """A note on uncommitted changes. Raises CannotCheck for them if no revision was named."""
     uncommitted = ", ".join(_uncommitted(root))
-    if uncommitted and is_default:
+    if not uncommitted:
+        return []
+    if is_default:
         raise CannotCheck(
             "workspace",
             expected="what lies here to be committed",
             found=f"uncommitted changes in {uncommitted}",
             remedy="Commit first, or name the revision: `regrpo reproduce HEAD`.",
         )
-    originals = record_module.read_records(snapshot)
-    chosen = _chosen(originals, stages)
-    _require_disk(chosen, install)
-    if mlflow:  # before the work, not after it
-        with opened():
-            pass
-    say(
-        f"reproducing {run}: commit {commit[:10]}"
-        + (f", experiment {experiment}" if experiment else "")
-    )
-    notes = (
-        [f"the workspace has uncommitted changes in {uncommitted}; the commit is reproduced"]
-        if uncommitted
-        else []
-    )
-    for note in notes:
-        say(f"note: {note}")
-    with _worktree(root, commit, keep) as (folder, tree):
-        workspace = Workspace(folder, tree, root, snapshot, originals)
-        workspace.configure()
-        workspace.restore_inputs(chosen)
-        changed = _changed_parameters(tree, chosen)
-        for change in changed:
-            say(
-                f"note: {change['name']} is {change['commit']} at this commit, {change['recorded']} in the record"
-            )
-        if install:
-            workspace.install(say)
-        for line in _environment_lines(
-            environment_differences(chosen.values(), workspace.environment())
-        ):
-            say(line)
-        workspace.execute(list(chosen) if stages else [], say)
-        verdict = _judge(workspace, chosen, changed, tolerance)
-    verdict["notes"] = [*notes, *verdict["notes"]]
-    cuda = any(
-        record["environment"]["cuda"]
-        for record in [*chosen.values(), *verdict.pop("records").values()]
-    )
-    wanted = expect or ("equivalent" if cuda else "identical")
-    verdict |= {
-        "schema_version": SCHEMA_VERSION,
-        "asked": run,
-        "revision": commit,
-        "experiment": experiment,
-        "mlflow_run_id": place.mlflow_run_id,
-        "pipeline_key": snapshot.pipeline_key(),
-        "expected": wanted,
-        "holds": verdict["verdict"] in ("identical", wanted),
-        "started": started,
-        "ended": time.time(),
-        "kept": str(tree) if keep else None,
-        "reproduction_run_id": None,
-        "mlflow_error": None,
-    }
-    verdict["numbers"]["seconds"] = verdict["ended"] - started
-    if mlflow:
-        try:
-            with opened() as store:
-                verdict["reproduction_run_id"] = pipeline_rows.add_reproduction(store, verdict)
-        except CannotCheck as error:  # the verdict must not be lost by it
-            verdict["mlflow_error"] = str(error)
-    return verdict
-
-
-def _chosen(originals: Mapping[str, Json], stages: Sequence[str]) -> dict[str, Json]:
-    if unknown := [name for name in stages if name not in originals]:
-        raise CannotCheck(
-            "--stages",
-            expected=f"stages of that run ({', '.join(originals)})",
-            found=", ".join(unknown),
-            remedy="Check the spelling.",
-        )
-    return {name: record for name, record in originals.items() if name in stages or not stages}
+    return [f"the workspace has uncommitted changes in {uncommitted}; the commit is reproduced"]
 
 
 def _uncommitted(root: Path) -> list[str]:
-    """The uncommitted among what decides a run.
-
-    Dvc.lock, the profiles, the code (not what a run writes).
-    """
-    paths = ["dvc.lock", str(profiles.DEFAULT_PROFILE), "profiles", *CODE]
+    """Uncommitted changes to what decides a run: dvc.lock, the profiles, the code."""
+    paths = (str(LOCK), str(DEFAULT_PROFILE), "profiles", *CODE)
     with contextlib.chdir(root):
-        with contextlib.suppress(
-            RegrpoError
-        ):  # a profile that cannot be read: params.yaml itself is looked at
-            paths.append(str(profiles.active_profile()))
-        listed = git(
-            "--no-optional-locks",
-            "-c",
-            "status.relativePaths=true",
-            "status",
-            "--short",
-            "--",
-            *paths,
+        status = ("-c", "status.relativePaths=true", "status", "--short", "--", *paths)
+        listed = git("--no-optional-locks", *status) or ""
+    return [line.split(maxsplit=1)[1] for line in listed.splitlines()]
+
+
+def _chosen(records: Mapping[str, Json], stages: Sequence[str]) -> dict[str, Json]:
+    """The records of the stages that were asked for. Raises CannotCheck for an unknown stage."""
+    unknown = [name for name in stages if name not in records]
+    if unknown:
+        raise CannotCheck(
+            "--stages",
+            expected=f"stages of that run ({', '.join(records)})",
+            found=", ".join(unknown),
+            remedy="Check the spelling.",
         )
-    return [line.split(maxsplit=1)[1] for line in (listed or "").splitlines()]
+    return {name: record for name, record in records.items() if name in stages or not stages}
 
 
-def _require_disk(originals: Mapping[str, Json], install: bool) -> None:
-    """Room for inputs, outputs, two checkpoints with optimizer state (three times a model) beside them, and a venv."""
-    sizes = [
-        item["size"]
-        for record in originals.values()
-        for item in [*record["inputs"], *record["outputs"]]
-    ]
-    where = Path(tempfile.gettempdir())
-    cuda = any("vllm" in record["environment"]["packages"] for record in originals.values())
-    needed = (
-        ROOM
-        + 6 * max(sizes, default=0)
-        + sum(sizes)
-        + (VENV["cuda" if cuda else "cpu"] if install else 0)
-    )
+def _require_disk(chosen: Mapping[str, Json], install: bool) -> None:
+    """Raise CannotCheck if the worktree would not fit into the folder for temporary files."""
+    sizes = [0]
+    for record in chosen.values():
+        sizes += [item["size"] for item in record["inputs"] + record["outputs"]]
+    # The largest is a model: two checkpoints with optimizer state take three times as much each.
+    needed = SPARE + sum(sizes) + 6 * max(sizes)
+    if install:
+        needed += VENV
+    where = tempfile.gettempdir()
     free = shutil.disk_usage(where).free
     if free < needed:
         raise CannotCheck(
@@ -199,52 +193,74 @@ def _require_disk(originals: Mapping[str, Json], install: bool) -> None:
         )
 
 
-# --- the temporary workspace ----------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------
 
 
-# --- before it runs: parameters and environment ---------------------------------------------------
-
-
-def _changed_parameters(tree: Path, chosen: Mapping[str, Json]) -> list[Json]:
-    """[{name, recorded, commit}]: parameters of that commit that are not those of the recorded run."""
-    try:
-        with contextlib.chdir(tree):
-            sections = profiles.read_profile(
-                profiles.active_profile(), needed=profiles.STAGES
-            )  # of any age
-    except Refused as error:
-        where = f"{error.where} of that commit"
-        remedy = "Name a commit whose profile is whole."
-        raise CannotCheck(
-            where, expected=error.expected, found=error.found, remedy=remedy
-        ) from error
-    changed = []
-    for stage, record in chosen.items():
-        recorded = {
-            key: value for values in record["parameters"].values() for key, value in values.items()
-        }
-        before, after = rows.parameters(recorded), rows.parameters({stage: sections.get(stage)})
-        for name in dict.fromkeys([*before, *after]):
-            a, b = before.get(name, "(absent)"), after.get(name, "(absent)")
-            changed += [{"name": name, "recorded": a, "commit": b}] if a != b else []
+def _prepare(tree: Worktree, chosen: Mapping[str, Json], install: bool, say: Say) -> list[Json]:
+    """Bring what the stages need; returns the parameters that are not those of the original."""
+    tree.restore_inputs(chosen)
+    changed = _changed_parameters(tree.tree, chosen)
+    for change in changed:
+        say(f"note: {changed_parameter(change)}")
+    if install:
+        say("installing the environment of constraints.txt (this takes minutes) ...")
+        tree.install()
+        return changed
+    differences = environment_differences(chosen.values(), environment())
+    if not differences:
+        say("environment: as recorded")
+    for one in differences[:10]:
+        say(f"note: {one['what']} is {one['found']}, recorded {one['recorded']}")
+    if len(differences) > 10:
+        say(f"note: and {len(differences) - 10} more differences of the environment")
     return changed
 
 
-def _environment_lines(found: Sequence[Json]) -> list[str]:
-    if not found:
-        return ["environment: as recorded"]
-    lines = [
-        f"note: {one['what']} is {one['found'] or 'absent'}, recorded {one['recorded'] or 'absent'}"
-        for one in found
-    ]
-    return [
-        *lines[:10],
-        *(
-            [f"note: and {len(lines) - 10} more differences of the environment"]
-            if lines[10:]
-            else []
-        ),
-    ]
+def changed_parameter(change: Json) -> str:
+    """One of a verdict's `parameters` in words."""
+    return (
+        f"{change['name']} is {change['commit']} at this commit, {change['recorded']} in the record"
+    )
 
 
-# --- the verdict ----------------------------------------------------------------------------------
+def _changed_parameters(tree: Path, chosen: Mapping[str, Json]) -> list[Json]:
+    """[{name, recorded, commit}]: parameters of that commit that are not those of the original.
+
+    Raises CannotCheck if the commit's profile cannot be read.
+    """
+    try:
+        with contextlib.chdir(tree):
+            sections = read_profile(active_profile(), needed=STAGES)
+    except Refused as error:
+        raise CannotCheck(
+            f"{error.where} of that commit",
+            expected=error.expected,
+            found=error.found,
+            remedy="Name a commit whose profile is whole.",
+        ) from error
+    changed = []
+    for stage, record in chosen.items():
+        now = sections[stage]
+        for name, a, b in unequal_leaves(parameters(record), now, stage, into_lists=False):
+            changed.append({"name": name, "recorded": a, "commit": b})
+    return changed
+
+
+def _execute(tree: Worktree, chosen: Mapping[str, Json], stages: Sequence[str]) -> dict[str, Json]:
+    """Run the stages, all or those that were asked for; returns their new records.
+
+    Raises CannotCheck if one did not run to its end.
+    """
+    status = tree.repro(stages)
+    made = {stage: tree.made(stage) for stage in chosen}
+    idle = [
+        stage for stage, record in chosen.items() if made[stage].get("run") in (None, record["run"])
+    ]
+    if status or idle:
+        raise CannotCheck(
+            next(iter(idle), "dvc repro"),
+            expected="to run to its end, as it did",
+            found=f"exit code {status} of dvc (its own lines are above)",
+            remedy="If it is the environment, use --install; --keep leaves the worktree to look at.",
+        )
+    return made

@@ -1,25 +1,23 @@
-"""Whether a reproduction is the original: identical, equivalent or different, and where it departs."""
+"""Whether the same came out when a run was made again, and where it departs.
+
+Three verdicts: *identical* (every output's SHA-256 is the recorded one), *equivalent* (the same
+parameters, evaluation values within a tolerance, and the paired tests find nothing), *different*.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from regrpo.audit import file_differences
-from regrpo.audit.worktree import Workspace
-from regrpo.core import files
+from regrpo.audit.file_differences import compare_evaluations, compare_file
+from regrpo.audit.worktree import Worktree, file_hashes, unequal_files
+from regrpo.core.files import ABSENT, unequal_leaves
 from regrpo.evaluate.results import METRICS, SAMPLES, parse_metrics, read_samples
-from regrpo.report import card
 
 Json = dict[str, Any]
-
-
 Verdict = Literal["identical", "equivalent", "different"]
 
-
 CARD = "reports/model_card/README.md"
-
-
 COMPUTING = (
     "torch",
     "numpy",
@@ -41,241 +39,226 @@ COMPUTING = (
 """Packages whose version may change bits."""
 
 
-def environment_differences(originals: Iterable[Json], found: Json) -> list[Json]:
-    """[{what, recorded, found}] between the recorded environments and one.
-
-    Packages by name, Python, system, processor.
-
-    Where the stages' records differ among themselves the first one that differs from `found` is
-    told.
-    """
-    told: dict[str, Json] = {}
-    for record in originals:
-        recorded = record["environment"]
-        if recorded["sha256"] == found["sha256"]:
-            continue
-        pairs = {
-            name: (recorded.get(name), found.get(name)) for name in ("python", "system", "cpu")
-        }
-        names = sorted(recorded["packages"].keys() | found["packages"].keys())
-        pairs |= {
-            name: (recorded["packages"].get(name), found["packages"].get(name)) for name in names
-        }
-        for what, (a, b) in pairs.items():
-            if a != b:
-                told.setdefault(what, {"what": what, "recorded": a, "found": b})
-    return list(told.values())
-
-
-def sources_of_difference(original: Json, found: Json) -> list[str]:
-    """What may make a stage's bits differ though its code and parameters are the same, from its two records."""
-    before, after = original["environment"], found["environment"]
-    named = []
-    if before["cuda"] or after["cuda"]:
-        devices = [", ".join(side["cuda"]) or "no CUDA device" for side in (before, after)]
-        named.append("device: " + (devices[0] if devices[0] == devices[1] else " → ".join(devices)))
-        if not _parameter(original, "deterministic"):
-            named.append(
-                "CUDA kernels: atomic additions come in another order each time (deterministic: false)"
-            )
-    if before["cpu"] != after["cpu"]:
-        named.append(
-            f"processor: {before['cpu']} → {after['cpu']} (vector units add up in another order)"
-        )
-    threads = [_parameter(record, "threads") for record in (original, found)]
-    if threads[0] != threads[1]:
-        named.append(f"thread count: {threads[0]} → {threads[1]}")
-    if _parameter(original, "use_vllm"):
-        named.append(
-            "vLLM: a completion depends on the batch it is generated in, unless batch-invariant"
-        )
-    for name in COMPUTING:
-        versions = [side["packages"].get(name) for side in (before, after)]
-        if versions[0] != versions[1]:
-            named.append(f"{name}: {versions[0] or 'absent'} → {versions[1] or 'absent'}")
-    if before["python"] != after["python"]:
-        named.append(f"Python: {before['python']} → {after['python']}")
-    return named
-
-
-def _parameter(record: Json, name: str) -> Any:
-    return next(
-        (
-            section.get(name)
-            for values in record["parameters"].values()
-            for section in values.values()
-        ),
-        None,
-    )
-
-
-def _judge(
-    workspace: Workspace, chosen: Mapping[str, Json], changed: list[Json], tolerance: float
+def judge(
+    worktree: Worktree,
+    beside: Worktree,
+    originals: Mapping[str, Json],
+    made: Mapping[str, Json],
+    changed: list[Json],
+    tolerance: float,
 ) -> Json:
-    found = {stage: workspace.made(stage) for stage in chosen}
+    """Compare what was made in a worktree with the original, restored in the one `beside` it.
+
+    `originals` and `made` are the records of both, by stage; `changed` are the parameters that are
+    not the original's. Returns the verdict with its reasons.
+    """
     notes: list[str] = []
-    compared = [_compare_stage(workspace, stage, record, notes) for stage, record in chosen.items()]
-    departed = [stage for stage in compared if stage["differing"]]
-    evaluation, sources = None, []
-    if departed:
-        _explain(workspace, departed[0])
-        evaluation = _evaluation(workspace, chosen, tolerance, notes)
-        pairs = ((record, found[stage]) for stage, record in chosen.items())
-        sources = list(
-            dict.fromkeys(source for pair in pairs for source in sources_of_difference(*pair))
-        )
-    equivalent = evaluation is not None and evaluation["equivalent"] and not changed
-    verdict: Verdict = "identical" if not departed else "equivalent" if equivalent else "different"
-    if changed and departed:
-        notes.append("another experiment, not another outcome of the same: the parameters differ")
-    for stage in compared:
-        stage["reproduction"] = {
-            key: found[stage["stage"]].get(key) for key in ("run", "key", "seconds")
-        }
-    values = evaluation["values"] if evaluation else []
+    stages = []
+    numbers = {"files": 0, "files_differing": 0}
+    for name, record in originals.items():
+        stage = _compare_stage(worktree, beside, record, made[name], notes)
+        stages.append(stage)
+        numbers["files"] += stage["files"]
+        numbers["files_differing"] += len(stage["differing"])
+    departed = next((stage for stage in stages if stage["differing"]), None)
+    verdict: Verdict = "identical"
+    first = evaluation = None
+    sources: dict[str, None] = {}
+    if departed is not None:
+        # Of the first alone: later stages read something else than the original's did.
+        _explain(worktree, beside, departed)
+        first = _first_difference(departed)
+        verdict = "different"
+        evaluation = _compare_evaluation(worktree, beside, originals, tolerance, notes)
+        if evaluation is not None:
+            numbers["largest_value_difference"] = evaluation["largest_difference"]
+            if evaluation["equivalent"] and not changed:
+                verdict = "equivalent"
+        if changed:
+            notes.append("another experiment, not another outcome: the parameters differ")
+        for name, record in originals.items():
+            sources |= dict.fromkeys(sources_of_difference(record, made[name]))
+    environment = next(iter(made.values()))["environment"]
     return {
         "verdict": verdict,
-        "stages": compared,
-        "first_difference": _first(departed[0]) if departed else None,
+        "stages": stages,
+        "first_difference": first,
         "evaluation": evaluation,
         "parameters": changed,
-        "environment": environment_differences(
-            chosen.values(), next(iter(found.values()))["environment"]
-        ),
-        "sources_of_difference": sources,
+        "environment": environment_differences(originals.values(), environment),
+        "sources_of_difference": list(sources),
         "notes": notes,
-        "numbers": {
-            "files": sum(stage["files"] for stage in compared),
-            "files_differing": sum(len(stage["differing"]) for stage in compared),
-            **(
-                {"largest_value_difference": max(abs(v["difference"]) for v in values)}
-                if values
-                else {}
-            ),
-        },
-        "records": found,
+        "numbers": numbers,
     }
 
 
-def _compare_stage(workspace: Workspace, stage: str, record: Json, notes: list[str]) -> Json:
-    """{stage, original, files (how many were compared), differing.
+# --- files ----------------------------------------------------------------------------------------
 
-    [{output, file, path, original, reproduction}]}.
+
+def _compare_stage(
+    worktree: Worktree, beside: Worktree, original: Json, made: Json, notes: list[str]
+) -> Json:
+    """{stage, original and reproduction (which runs), files (how many), differing}.
+
+    `differing` is [{path, original, reproduction}] with both SHA-256; None for a file that is
+    missing.
     """
-    count, differing = 0, []
-    for out in record["outputs"]:
-        made = workspace.fingerprint(out["path"])
-        before, after = (
-            out.get("files", {"": out["sha256"]}),
-            made.get("files", {"": made["sha256"]}),
-        )
-        for name in sorted(before.keys() | after.keys()):
-            a, b = before.get(name), after.get(name)
-            path = f"{out['path']}/{name}" if name else out["path"]
-            if a != b and path == CARD:
-                a, b = _cards_without_what_varies(workspace, notes)
-                if a is None:
-                    continue
-            count += 1
-            if a != b:
-                differing.append(
-                    {
-                        "output": out["path"],
-                        "file": name,
-                        "path": path,
-                        "original": a,
-                        "reproduction": b,
-                    }
-                )
-    original = {key: record[key] for key in ("run", "key", "mlflow_run_id")} | {
-        "seconds": record.get("seconds")
+    count = 0
+    differing = []
+    for out in original["outputs"]:
+        found = worktree.fingerprint(out["path"])
+        before, after = file_hashes(out), file_hashes(found)
+        count += len(before | after)
+        for path in unequal_files(out, found):
+            if path == CARD and _card_is_alike(worktree, beside, notes):
+                continue
+            differing.append(
+                {"path": path, "original": before.get(path), "reproduction": after.get(path)}
+            )
+    return {
+        "stage": original["stage"],
+        "original": {name: original[name] for name in ("run", "key", "mlflow_run_id", "seconds")},
+        "reproduction": {name: made[name] for name in ("run", "key", "seconds")},
+        "files": count,
+        "differing": differing,
     }
-    return {"stage": stage, "original": original, "files": count, "differing": differing}
 
 
-def _cards_without_what_varies(
-    workspace: Workspace, notes: list[str]
-) -> tuple[str | None, str | None]:
-    """SHA-256 of both cards without their marked block.
-
-    The first is None where the original is in no cache.
-    """
-    original, found = workspace.original(CARD), workspace.tree / CARD
+def _card_is_alike(worktree: Worktree, beside: Worktree, notes: list[str]) -> bool:
+    """Whether nothing of the card differs but its block that varies from run to run."""
+    original = beside.restored(CARD)
     if original is None:
         notes.append(
-            f"not compared: {CARD} (part of it varies, and the original is neither in the cache nor remote)"
+            f"not compared: {CARD} (part of it varies, "
+            "and the original is neither in the cache nor remote)"
         )
-        return None, None
-    texts = [
-        path.read_text(encoding="utf-8") if path.exists() else "" for path in (original, found)
-    ]
-    return files.sha256_text(card.without_varying_block(texts[0])), files.sha256_text(
-        card.without_varying_block(texts[1])
-    )
+        return True
+    return not compare_file(original, worktree.tree / CARD)
 
 
-def _explain(workspace: Workspace, stage: Json) -> None:
+def _explain(worktree: Worktree, beside: Worktree, stage: Json) -> None:
     """Add to each file of a stage that differs how it does (`how`)."""
     for entry in stage["differing"]:
-        made, original = (
-            workspace.tree / entry["path"],
-            workspace.original(entry["output"], entry["file"]),
-        )
+        how: Json
         if entry["original"] is None:
-            entry["how"] = {"kind": "missing", "what": "is not in the original"}
+            how = {"what": "is not in the original"}
         elif entry["reproduction"] is None:
-            entry["how"] = {"kind": "missing", "what": "was not made"}
-        elif original is None:
-            what = "another SHA-256 (the original's bytes are in no cache, or damaged there: how they differ is unknown)"
-            entry["how"] = {"kind": "unknown", "what": what}
-        elif entry["path"] == CARD:
-            texts = [
-                card.without_varying_block(path.read_text(encoding="utf-8"))
-                for path in (original, made)
-            ]
-            entry["how"] = file_differences.compare_lines(*texts)
+            how = {"what": "was not made"}
+        elif original := beside.restored(entry["path"]):
+            how = compare_file(original, worktree.tree / entry["path"])
         else:
-            entry["how"] = file_differences.compare_file(original, made)
+            what = "another SHA-256 (the original's bytes are in no cache, or damaged there)"
+            how = {"what": what}
+        entry["how"] = how
 
 
-def _first(stage: Json) -> Json:
+def _first_difference(stage: Json) -> Json:
     """{stage, file, tensor, step, what}: where the reproduction departs."""
-    how = [(entry["path"], entry["how"]) for entry in stage["differing"]]
-    tensors = [tensor["name"] for _, one in how for tensor in one.get("differing", [])]
-    steps = [
-        one["step"]
-        for path, one in how
-        if path.endswith("history.csv") and one.get("step") is not None
-    ]
+    tensors: list[str] = []
+    steps: list[int] = []
+    for entry in stage["differing"]:
+        how = entry["how"]
+        tensors += [tensor["name"] for tensor in how.get("tensors", [])]
+        if "step" in how:
+            steps.append(how["step"])
+    first = stage["differing"][0]
     return {
         "stage": stage["stage"],
-        "file": how[0][0],
-        "what": how[0][1]["what"],
-        "tensor": tensors[0] if tensors else None,
+        "file": first["path"],
+        "what": first["how"]["what"],
+        "tensor": next(iter(tensors), None),
         "step": min(steps, default=None),
     }
 
 
-def _evaluation(
-    workspace: Workspace, chosen: Mapping[str, Json], tolerance: float, notes: list[str]
-) -> Json | None:
-    """What `file_differences.compare_evaluations` says.
+# --- evaluation -----------------------------------------------------------------------------------
 
-    None (with a note why) where it cannot be said.
-    """
-    if "evaluate" not in chosen:
+
+def _compare_evaluation(
+    worktree: Worktree,
+    beside: Worktree,
+    originals: Mapping[str, Json],
+    tolerance: float,
+    notes: list[str],
+) -> Json | None:
+    """`compare_evaluations` of both runs. Returns None, with a note why, if it cannot be done."""
+    if "evaluate" not in originals:
         notes.append("equivalence was not judged: evaluate was not among the stages")
         return None
-    before, after = workspace.original(METRICS), workspace.tree / METRICS
-    answers, answers_now = workspace.original(SAMPLES), workspace.tree / SAMPLES
-    if before is None or answers is None or not after.exists() or not answers_now.exists():
+    metrics, samples = beside.restored(METRICS), beside.restored(SAMPLES)
+    if metrics is None or samples is None:
         notes.append(
-            "equivalence was not judged: the original's answers are neither in the cache nor on the remote"
+            "equivalence was not judged: the original's answers are neither in the cache "
+            "nor on the remote"
         )
         return None
-    return file_differences.compare_evaluations(
-        parse_metrics(before.read_bytes()),
-        parse_metrics(after.read_bytes()),
-        (read_samples(answers.read_bytes()), read_samples(answers_now.read_bytes())),
+    return compare_evaluations(
+        parse_metrics(metrics.read_bytes()),
+        parse_metrics((worktree.tree / METRICS).read_bytes()),
+        read_samples(samples.read_bytes()),
+        read_samples((worktree.tree / SAMPLES).read_bytes()),
         tolerance=tolerance,
     )
+
+
+# --- what the bits depend on ----------------------------------------------------------------------
+
+
+def parameters(record: Mapping[str, Any]) -> Json:
+    """A stage's parameters from its record, in which they stand under profile and section."""
+    found: Json = {}
+    for sections in record["parameters"].values():
+        for section in sections.values():
+            found |= section
+    return found
+
+
+def environment_differences(originals: Iterable[Json], found: Json) -> list[Json]:
+    """[{what, recorded, found}]: packages by name, Python, system and processor that differ.
+
+    Where the stages' records differ among themselves, the first that is not as `found` counts.
+    """
+    differences: dict[str, Json] = {}
+    for record in originals:
+        for key, before, after in unequal_leaves(record["environment"], found):
+            if key in ("sha256", "cuda"):
+                continue
+            what = key.removeprefix("packages.")
+            difference = {"what": what, "recorded": before, "found": after}
+            differences.setdefault(what, difference)
+    return list(differences.values())
+
+
+def sources_of_difference(original: Json, found: Json) -> list[str]:
+    """What may make a stage's bits differ though code and parameters are the same, by its records."""
+    before, after = original["environment"], found["environment"]
+    settings, settings_now = parameters(original), parameters(found)
+    sources = []
+    if before["cuda"] or after["cuda"]:
+        devices = ", ".join(before["cuda"]) or "no CUDA device"
+        devices_now = ", ".join(after["cuda"]) or "no CUDA device"
+        sources.append(_change("device", devices, devices_now) or f"device: {devices}")
+        if not settings.get("deterministic"):
+            sources.append(
+                "CUDA kernels: atomic additions come in another order each time "
+                "(deterministic: false)"
+            )
+    if processor := _change("processor", before["cpu"], after["cpu"]):
+        sources.append(f"{processor} (vector units add up in another order)")
+    sources.append(_change("thread count", settings.get("threads"), settings_now.get("threads")))
+    if settings.get("use_vllm"):
+        sources.append(
+            "vLLM: a completion depends on the batch it is generated in, unless batch-invariant"
+        )
+    for name in COMPUTING:
+        versions = [side["packages"].get(name, ABSENT) for side in (before, after)]
+        sources.append(_change(name, *versions))
+    sources.append(_change("Python", before["python"], after["python"]))
+    return [source for source in sources if source]
+
+
+def _change(name: str, before: Any, after: Any) -> str:
+    """`name: before → after`, or nothing if they are equal."""
+    if before == after:
+        return ""
+    return f"{name}: {before} → {after}"

@@ -1,160 +1,169 @@
-"""The temporary git worktree in which a run is made again, with a DVC workspace of its own."""
+"""A temporary git worktree in which a run is made again, with a DVC workspace of its own.
+
+The user's workspace and DVC cache are only read: what the remote has is fetched into a cache beside
+the worktree, nothing that is computed enters either cache, and no checkpoint is resumed.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from regrpo.core import files
-from regrpo.core.dvc import object_path, parse_listing
+from regrpo.core.dvc import cache_folder, dvc_config
 from regrpo.core.errors import CannotCheck
 from regrpo.core.git import git
-from regrpo.core.pipeline import Snapshot, out_md5s
-from regrpo.records import record as record_module
+from regrpo.core.pipeline import CODE, Snapshot, record_path
 from regrpo.records import stage_run
 
 Json = dict[str, Any]
-Say = Callable[[str], None]
+
+SHARED_CACHE = "regrpo-shared-cache"
+"""The user's cache under the name of a remote: DVC lays both out alike."""
+EXTRAS = {"cuda": "vllm", "s3": "dvc-s3", "dev": "pytest"}
+"""The project's extras, each with a package by which an environment shows that it has it."""
+OF_OUTER_PROCESSES = (
+    "DVC_",
+    "REGRPO_",
+    "MLFLOW_RUN_ID",
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+)
+"""How the variables begin that a hook or a stage around this process would pass on."""
+HINTS = (
+    b"Use `dvc push`",
+    b"To track the changes with git",
+    b"To enable auto staging",
+    b"\tgit add ",
+    b"\tdvc config core.autostage",
+)
+"""What DVC advises to do next: there is nothing to do in a worktree that is about to go."""
 
 
 @contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the process as Ctrl-C does, so that what is temporary is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def opened(
+    snapshot: Snapshot, records: Mapping[str, Json], keep: bool = False
+) -> Iterator[tuple[Worktree, Worktree]]:
+    """Yield two worktrees of a revision: one to run it again in, one to restore the original in.
 
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _worktree(root: Path, commit: str, keep: bool) -> Iterator[tuple[Path, Path]]:
-    """(temporary folder, the project's root in a detached worktree of `commit`).
-
-    Both removed in the end.
+    Both are removed in the end, the first unless `keep`. Raises CannotCheck if git makes no
+    worktree, or DVC's configuration cannot be read.
     """
-    with _terminated():
+    with contextlib.ExitStack() as cleanup:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            cleanup.callback(signal.signal, number, signal.signal(number, _exit))
         folder = Path(tempfile.mkdtemp(prefix="regrpo-reproduce-")).resolve()
-        tree = folder / root.name
+        if not keep:
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         (folder / "tmp").mkdir()
-        try:
-            prefix = git("-C", str(root), "rev-parse", "--show-prefix") or ""
-            # No hooks: DVC's own would check the results out.
-            command = ["git", "-C", str(root), "-c", "core.hooksPath=/dev/null"]
-            command += ["worktree", "add", "--quiet", "--detach", str(tree), commit]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                found = (done.stderr.strip().splitlines() or ["git refused"])[-1]
-                remedy = "Mend the repository (`git fsck`), or free disk space."
-                raise CannotCheck(
-                    commit[:10], expected="a worktree of the commit", found=found, remedy=remedy
-                )
-            yield folder, tree / prefix
-        finally:
-            if not keep:
-                # Not `worktree prune`, which would forget worktrees of the user's on a disk that is
-                # not mounted.
-                git("-C", str(root), "worktree", "remove", "--force", "--force", str(tree))
-                shutil.rmtree(folder, ignore_errors=True)
+        worktrees = []
+        for name in ("made", "original"):
+            top = folder / name / snapshot.root.name
+            # Not `worktree prune`: it would also forget the user's worktrees on a disk that is
+            # not mounted now.
+            remove = ("worktree", "remove", "--force", "--force", str(top))
+            if name == "original" or not keep:
+                cleanup.callback(git, "-C", str(snapshot.root), *remove)
+            worktree = Worktree(snapshot, records, folder, _add(snapshot, top))
+            worktree.use_cache(worktree.caches[0])
+            worktrees.append(worktree)
+        yield worktrees[0], worktrees[1]
+
+
+def _exit(number: int, _: object) -> None:
+    """End the process as Ctrl-C does, so that what is temporary is removed."""
+    raise SystemExit(128 + number)
+
+
+def _add(snapshot: Snapshot, top: Path) -> Path:
+    """Make a worktree at `top`; returns the project's root in it."""
+    commit = str(snapshot.revision)
+    # No hooks: DVC's own would check the results out.
+    command = ["git", "-C", str(snapshot.root), "-c", "core.hooksPath=/dev/null"]
+    command += ["worktree", "add", "--quiet", "--detach", str(top), commit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotCheck(
+            commit[:10],
+            expected="a worktree of the commit",
+            found=_last_line(done.stderr),
+            remedy="Mend the repository (`git fsck`), or free disk space.",
+        )
+    inside = git("-C", str(snapshot.root), "rev-parse", "--show-prefix")
+    return top / (inside or "")
 
 
 @dataclass
-class Workspace:
-    """The temporary worktree with its own DVC workspace, and what the original's files are known to hold."""
+class Worktree:
+    """A worktree: `tree` is the project's root in it, `folder` the temporary folder around it.
 
+    `records` are those of every stage of the original run, `python` is the interpreter that stages
+    run with.
+    """
+
+    snapshot: Snapshot
+    records: Mapping[str, Json]
     folder: Path
     tree: Path
-    root: Path
-    snapshot: Snapshot
-    originals: Mapping[str, Json]
     python: str = sys.executable
-    caches: list[Path] = field(default_factory=list)
 
-    def configure(self) -> None:
-        """Its own DVC configuration.
+    @cached_property
+    def caches(self) -> tuple[Path, Path]:
+        """Where DVC's objects lie: in the user's cache, or in the temporary one."""
+        return cache_folder(self.snapshot.root), self.folder / "cache/files/md5"
 
-        The user's cache and remotes, whichever way their paths are written there.
-        """
+    def use_cache(self, cache: Path) -> None:
+        """Write the worktree's DVC configuration: one of the two caches, and the user's remotes."""
         from dvc.config import Config
-        from dvc.exceptions import DvcException
 
-        if not (self.root / ".dvc").is_dir() or not (self.tree / ".dvc").is_dir():
-            found = "no .dvc folder " + (
-                "here" if not (self.root / ".dvc").is_dir() else "in that commit"
-            )
-            raise CannotCheck(
-                "dvc",
-                expected="a DVC repository",
-                found=found,
-                remedy="Run `dvc init` and commit it.",
-            )
-        try:
-            theirs = Config(str(self.root / ".dvc"))
-            self.caches = [Path(str(theirs["cache"].get("dir") or self.root / ".dvc/cache"))]
-            with Config(str(self.tree / ".dvc")).edit("local") as ours:
-                # Copies: a link into the cache is one `open(…, "w")` away from damaging it.
-                ours["cache"] = {"dir": str(self.caches[0]), "type": ["reflink", "copy"]}
-                ours["remote"] = theirs["remote"] | {_SHARED: {"url": str(self.caches[0])}}
-                ours["core"] = {"analytics": False, "check_update": False}
-                if theirs["core"].get("remote"):
-                    ours["core"]["remote"] = theirs["core"]["remote"]
-        except (DvcException, UnicodeDecodeError) as error:
-            raise CannotCheck(
-                ".dvc/config",
-                expected="DVC's configuration",
-                found=" ".join(str(error).split())[:200],
-                remedy="Mend it (or .dvc/config.local), or restore it with git.",
-            ) from error
+        theirs = dvc_config(self.snapshot.root)
+        dvc_config(self.tree)  # refuses a broken one
+        shared = {SHARED_CACHE: {"url": str(self.caches[0].parents[1])}}
+        with Config(str(self.tree / ".dvc")).edit("local") as ours:
+            # Copies: a link into the cache is one `open(…, "w")` away from damaging it.
+            ours["cache"] = {"dir": str(cache.parents[1]), "type": ["reflink", "copy"]}
+            ours["remote"] = theirs["remote"] | shared
+            ours["core"] = {"analytics": False, "check_update": False}
+            if theirs["core"].get("remote"):
+                ours["core"]["remote"] = theirs["core"]["remote"]
+
+    # --- running there ----------------------------------------------------------------------------
 
     def variables(self) -> dict[str, str]:
-        """The environment of everything that runs there.
-
-        Its own code first, nothing of an outer DVC or git.
-        """
-        not_its_own = (
-            "DVC_",
-            "REGRPO_",
-            "MLFLOW_RUN_ID",
-            "GIT_DIR",
-            "GIT_WORK_TREE",
-            "GIT_INDEX_FILE",
-            "GIT_PREFIX",
-        )
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(not_its_own)
+        """The environment of what runs there: its own code, nothing of an outer DVC or git."""
+        variables = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(OF_OUTER_PROCESSES)
         }
-        return kept | {
-            "PATH": f"{Path(self.python).parent}{os.pathsep}{kept.get('PATH', os.defpath)}",
+        path = variables.get("PATH", os.defpath)
+        return variables | {
+            "PATH": f"{Path(self.python).parent}{os.pathsep}{path}",
             "PYTHONPATH": str(self.tree),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
             "REGRPO_TRACKING": "off",
             "REGRPO_NO_RESUME": "1",
-            # DVC's memory of hashes: none, so that it hashes everything, and none is left behind.
+            # Where DVC remembers hashes: an empty place, so that it hashes everything.
             "DVC_SITE_CACHE_DIR": str(self.folder / "site"),
             "TMPDIR": str(self.folder / "tmp"),
         }
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command there and catch what it says."""
+        """Run a command there and catch its output."""
         return subprocess.run(
             command,
             cwd=self.tree,
@@ -166,289 +175,207 @@ class Workspace:
         )
 
     def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run DVC there, that of this environment."""
         return self.run(sys.executable, "-m", "dvc", *arguments)
+
+    def repro(self, stages: Sequence[str] = ()) -> int:
+        """`dvc repro` of all stages, or of these alone; returns its exit code.
+
+        Everything is computed, nothing restored or put into a cache. Output goes to stderr, where
+        progress goes.
+        """
+        command = [self.python, "-m", "dvc", "repro", "--force", "--no-run-cache", "--no-commit"]
+        if stages:
+            command += ["--single-item", *stages]
+        process = subprocess.Popen(
+            command,
+            cwd=self.tree,
+            env=self.variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # a process group of its own, so that all of it can be ended
+        )
+        try:
+            _pass_on(process)
+            return process.wait()
+        finally:
+            _end(process)
+
+    def install(self) -> None:
+        """Run stages in a new virtual environment of that revision's constraints.txt from now on.
+
+        Raises CannotCheck if pip cannot install it.
+        """
+        packages: set[str] = set()
+        for record in self.records.values():
+            packages |= record["environment"]["packages"].keys()
+        extras = [extra for extra, sign in EXTRAS.items() if sign in packages]
+        venv = self.folder / "venv"
+        python = str(venv / "bin/python")
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip += ["-c", "constraints.txt", "-e", f".[{','.join(extras)}]"]
+        for command in ([sys.executable, "-m", "venv", str(venv)], pip):
+            done = self.run(*command)
+            if done.returncode:
+                raise CannotCheck(
+                    "constraints.txt",
+                    expected="to be installable",
+                    found=_last_line(done.stderr),
+                    remedy="Look at pip's message; without --install the environment at hand is used.",
+                )
+        self.python = python
 
     # --- what the run read ------------------------------------------------------------------------
 
     def restore_inputs(self, chosen: Mapping[str, Json]) -> None:
-        """Everything that the chosen stages read and do not make.
+        """Restore what the chosen stages read and do not make, from git, DVC's cache or its remote.
 
-        From git, DVC's cache or its remote, verified.
+        Raises CannotCheck for what is nowhere, or is not what the stages read when they ran.
         """
-        owners = {
-            out["path"]: stage
-            for stage, record in self.originals.items()
-            for out in record["outputs"]
-        }
-        owners |= {f"reports/{stage}/run.json": stage for stage in self.originals}
-
-        def owner(path: str) -> str | None:
-            return next((out for out in owners if path == out or path.startswith(f"{out}/")), None)
-
-        wanted: dict[str, str] = {}
-        external: list[tuple[str, Json, Json]] = []
+        makers = {}
+        for stage, record in self.records.items():
+            makers[record_path(stage)] = stage
+            for out in record["outputs"]:
+                makers[out["path"]] = stage
+        inputs = []
+        targets = []
         for stage, record in chosen.items():
             for item in record["inputs"]:
-                out = owner(item["path"])
-                if out is None or owners[out] not in chosen:
-                    external.append((stage, item, record))
-                    if out is not None and self.snapshot.read(out) is None:
-                        wanted[out] = out
-        brought = [
-            name
-            for name in (git("-C", str(self.tree), "ls-files", "*.dvc") or "").splitlines()
-            if any(_touch(name.removesuffix(".dvc"), item["path"]) for _, item, _ in external)
-        ]
-        if targets := [*wanted, *brought]:
-            self._checkout(targets)
-        for stage, item, record in external:
-            self._verify(stage, item, record)
+                output = _containing(item["path"], makers)
+                if output is not None and makers[output] in chosen:
+                    continue
+                inputs.append((stage, item))
+                if output is not None and self.snapshot.read(output) is None:
+                    targets.append(output)
+        paths = [item["path"] for _, item in inputs]
+        listed = git("-C", str(self.tree), "ls-files", "*.dvc") or ""
+        for name in listed.splitlines():  # data that users brought
+            if _containing(name.removesuffix(".dvc"), paths):
+                targets.append(name)
+        if targets:
+            self._checkout(list(dict.fromkeys(targets)))
+        for stage, item in inputs:
+            self.verify(stage, item)
 
-    def _checkout(self, targets: list[str]) -> None:
-        """From the user's cache, or where that lacks something from the remote."""
+    def _checkout(self, targets: Sequence[str]) -> None:
+        """Restore outputs from the user's cache, or where that lacks something from the remote.
+
+        Raises CannotCheck if that lacks it too.
+        """
         if self.dvc("checkout", *targets).returncode == 0:
             return
-        fetched = self._fetch(*targets)
+        # Into a cache of its own: new objects in the user's would change what `dvc status` says.
+        self.use_cache(self.caches[1])
+        self.dvc("fetch", "--remote", SHARED_CACHE, *targets)
+        fetched = self.dvc("fetch", *targets)
         if self.dvc("checkout", *targets).returncode:
             paths = [name.removesuffix(".dvc") for name in targets]
-            said = [line for line in fetched.stderr.splitlines() if line.startswith("ERROR")] or [
-                "ERROR: missing"
-            ]
+            missing = [path for path in paths if not (self.tree / path).exists()]
+            error = re.search("ERROR: (.*?)( - |$)", fetched.stderr, re.MULTILINE)
             raise CannotCheck(
-                ", ".join([path for path in paths if not (self.tree / path).exists()] or paths),
+                ", ".join(missing or paths),
                 expected="the run's data in DVC's cache or on its remote",
-                found=said[0].removeprefix("ERROR: ").partition(" - ")[0],
-                remedy="Add the remote that holds it (`dvc remote add -d`), or `dvc push` where the data still is.",
+                found=error[1] if error else "none",
+                remedy="Add the remote that holds it (`dvc remote add -d`), "
+                "or `dvc push` where the data still is.",
             )
 
-    def _fetch(self, *targets: str) -> subprocess.CompletedProcess[str]:
-        """From the remote into a temporary cache (new objects in the user's would change what `dvc status` says)."""
-        if len(self.caches) == 1:
-            self.caches.append(self.folder / "cache")
-            self.dvc("config", "--local", "cache.dir", str(self.caches[1]))
-        self.dvc("fetch", "--remote", _SHARED, *targets)
-        return self.dvc("fetch", *targets)
-
-    def _verify(self, stage: str, item: Json, record: Json) -> None:
-        found = self.fingerprint(item["path"])
-        if found["sha256"] == item["sha256"]:
+    def verify(self, stage: str, item: Json) -> None:
+        """Raise CannotCheck if an input that a stage recorded is another one here."""
+        names = unequal_files(item, self.fingerprint(item["path"]))
+        if not names:
             return
-        names = _unequal_files(item, found)
-        code, remedy = (
-            record["code"],
-            "Name the commit (or DVC experiment) that holds the run's code and data.",
-        )
-        here = (
-            f"{len(names)} with another SHA-256 or missing: "
-            + ", ".join(names[:3])
-            + " …" * (len(names) > 3)
-        )
-        if code.get("dirty") and _touch(item["path"], *_CODE):
-            here += f" (uncommitted when {stage} ran: its diff, SHA-256 {code['diff_sha256'][:12]}…, is not in git)"
-            remedy = "MLflow keeps the diff (code.diff of the stage's run): apply it, run the stages again, commit."
+        found = f"{len(names)} with another SHA-256 or missing: {', '.join(names[:3])}"
+        if len(names) > 3:
+            found += " …"
+        remedy = "Name the commit (or DVC experiment) that holds the run's code and data."
+        code = self.records[stage]["code"]
+        if code["dirty"] and item["path"].startswith(CODE):
+            diff = code["diff_sha256"][:12]
+            found += f" (uncommitted when {stage} ran: its diff, SHA-256 {diff}…, is not in git)"
+            remedy = (
+                "MLflow keeps the diff (code.diff of the stage's run): apply it, "
+                "run the stages again, commit."
+            )
         raise CannotCheck(
             item["path"],
             expected=f"the files that {stage} read when it ran",
-            found=here,
+            found=found,
             remedy=remedy,
         )
 
+    # --- what the run made, then and now ----------------------------------------------------------
+
     def fingerprint(self, path: str) -> Json:
-        """As the record has it, of what lies in the worktree now."""
+        """What lies at a path of the worktree now, as records describe inputs and outputs."""
         with contextlib.chdir(self.tree):
             if not Path(path).exists():
-                return {"path": path, "sha256": None, "size": 0}
+                return {"path": path, "files": {}}
             return stage_run.fingerprint(path)
 
-    # --- running ----------------------------------------------------------------------------------
-
-    def install(self, say: Say) -> None:
-        """A virtual environment of that commit's constraints.txt, in the temporary folder."""
-        venv = self.folder / "venv"
-        packages = {
-            name for record in self.originals.values() for name in record["environment"]["packages"]
-        }
-        extras = [
-            extra
-            for extra, sign in (("cuda", "vllm"), ("s3", "dvc-s3"), ("dev", "pytest"))
-            if sign in packages
-        ]
-        say("installing the environment of constraints.txt (this takes minutes) ...")
-        project = f".[{','.join(extras)}]" if extras else "."
-        for command in (
-            [sys.executable, "-m", "venv", str(venv)],
-            [
-                str(venv / "bin/python"),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "-c",
-                "constraints.txt",
-                "-e",
-                project,
-            ],
-        ):
-            done = self.run(*command)
-            if done.returncode:
-                found = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
-                remedy = "Look at pip's message; without --install the environment at hand is used."
-                raise CannotCheck(
-                    "constraints.txt", expected="to be installable", found=found, remedy=remedy
-                )
-        self.python = str(venv / "bin/python")
-
-    def environment(self) -> Json:
-        """What the stages will run in, as a record has it (CUDA devices excepted.
-
-        Torch is not loaded for this).
-        """
-        if self.python == sys.executable:
-            return stage_run.environment()
-        done = self.run(
-            self.python,
-            "-c",
-            "import json; from regrpo import records; print(json.dumps(records.environment()))",
-        )
-        return dict(json.loads(done.stdout))
-
-    def execute(self, only: Sequence[str], say: Say) -> None:
-        """`dvc repro` of all stages, or of these alone.
-
-        All computed, nothing restored, nothing put in the cache.
-        """
-        before = {stage: record["run"] for stage, record in self.originals.items()}
-        command = [self.python, "-m", "dvc", "repro", "--force", "--no-run-cache", "--no-commit"]
-        command += ["--single-item", *only] if only else []
-        # A session of its own, so that all of it can be ended; its lines go where progress goes.
-        process = subprocess.Popen(
-            command,
-            cwd=self.tree,
-            env=self.variables() | {"PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            _pass_on(process)
-            status = process.wait()
-        finally:
-            _end(process)
-        after = {stage: self.made(stage).get("run") for stage in only or before}
-        idle = [stage for stage, run in after.items() if run in (None, before[stage])]
-        if status or idle:
-            raise CannotCheck(
-                idle[0] if idle else "dvc repro",
-                expected="to run to its end, as it did",
-                found=f"exit code {status} of dvc (its own lines are above)",
-                remedy="If it is the environment, use --install; --keep leaves the worktree to look at.",
-            )
-
     def made(self, stage: str) -> Json:
-        """The record that the stage wrote there; empty where there is none."""
-        data = Snapshot(self.tree).read(f"reports/{stage}/run.json")
-        return (
-            {} if data is None else record_module.parse_record(data, f"reports/{stage}/run.json")[1]
-        )
+        """The record that lies in the worktree for a stage; empty if there is none."""
+        return Snapshot(self.tree).record(stage) or {}
 
-    # --- the original's files ---------------------------------------------------------------------
+    def restored(self, path: str) -> Path | None:
+        """A file among the recorded outputs, brought here if it is not in git.
 
-    def original(self, path: str, name: str = "") -> Path | None:
-        """The recorded bytes of an output (of file `name` in it, if a folder), verified.
-
-        None where no one has them.
+        Returns None if neither git, nor DVC's cache, nor its remote has the recorded bytes.
         """
-        stage, out = next(
-            (stage, out)
-            for stage, record in self.originals.items()
-            for out in record["outputs"]
-            if out["path"] == path
-        )
-        expected = out["files"].get(name) if name else out["sha256"]
-        target = self.folder / "original" / path / name
-        if not target.is_file():
-            data = self.snapshot.read(f"{path}/{name}" if name else path)
-            source = (
-                None
-                if data is not None
-                else self._cached(stage, path, name) or self._fetched(stage, path, name)
-            )
-            if data is None and source is None:
-                return None
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data) if data is not None else shutil.copyfile(str(source), target)
-        return target if files.sha256(target) == expected else None
-
-    def _cached(self, stage: str, path: str, name: str) -> Path | None:
-        outs = out_md5s(self.snapshot.lock()["stages"][stage])
-        found = self._object(outs.get(path, ""))
-        if found is None or not name:
-            return found
-        listing = parse_listing(found.read_bytes()) or {}
-        return self._object(listing.get(name, ""))
-
-    def _object(self, md5: str) -> Path | None:
-        objects = [object_path(cache / "files/md5", md5) for cache in self.caches]
-        return next((file for file in objects if md5 and file.is_file()), None)
-
-    def _fetched(self, stage: str, path: str, name: str) -> Path | None:
-        lock = self.tree / "dvc.lock"
-        ours = lock.read_bytes()
-        lock.write_bytes(self.snapshot.read("dvc.lock") or b"")
-        self._fetch(path)
-        lock.write_bytes(ours)
-        return self._cached(stage, path, name)
+        outputs = {}
+        for record in self.records.values():
+            for out in record["outputs"]:
+                outputs[out["path"]] = file_hashes(out)
+        output = str(_containing(path, outputs))
+        found = self.tree / path
+        if not found.is_file():
+            with contextlib.suppress(CannotCheck):
+                self._checkout([output])
+        if not found.is_file() or files.sha256(found) != outputs[output][path]:
+            return None
+        return found
 
 
-_CODE = ("stages", "regrpo", "custom")
+def file_hashes(item: Mapping[str, Any]) -> dict[str, str]:
+    """{path: SHA-256} of the files of a recorded input or output, the paths from the root."""
+    if "files" not in item:
+        return {item["path"]: item["sha256"]}
+    return {f"{item['path']}/{name}": digest for name, digest in item["files"].items()}
 
 
-_SHARED = "regrpo-shared-cache"
-"""The user's cache under the name of a remote: DVC lays both out alike."""
+def unequal_files(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """The paths, from the root, of the files that differ between two states of an in- or output."""
+    before, after = file_hashes(recorded), file_hashes(found)
+    return sorted(path for path in before | after if before.get(path) != after.get(path))
 
 
-def _touch(path: str, *others: str) -> bool:
-    """Whether one of two paths lies in the other."""
-    return any(
-        f"{path}/".startswith(f"{other}/") or f"{other}/".startswith(f"{path}/") for other in others
-    )
-
-
-def _unequal_files(recorded: Json, found: Json) -> list[str]:
-    """The paths of files that differ, between two fingerprints of one path."""
-    if "files" not in recorded or "files" not in found:
-        return [recorded["path"]]
-    before, after = recorded["files"], found["files"]
-    names = sorted(
-        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
-    )
-    return [f"{recorded['path']}/{name}" for name in names]
-
-
-_HINTS = (
-    b"Use `dvc push`",
-    b"To track the changes with git",
-    b"To enable auto staging",
-    b"\tgit add ",
-    b"\tdvc config core.autostage",
-)
-"""What DVC advises to do next: there is nothing to do in a worktree that is about to go."""
+def _containing(path: str, folders: Iterable[str]) -> str | None:
+    """The first of `folders` that is the path or lies around it. Returns None if none does."""
+    for folder in folders:
+        if PurePosixPath(path).is_relative_to(folder):
+            return folder
+    return None
 
 
 def _pass_on(process: subprocess.Popen[bytes]) -> None:
-    """Write a process's lines to stderr as they come, without DVC's hints and the blank lines about them."""
+    """Write a process's lines to stderr as they come, without blank lines and DVC's hints."""
     assert process.stdout is not None
-    with process.stdout as said:
-        for line in said:
-            if line.strip() and not line.startswith(_HINTS):
+    with process.stdout as lines:
+        for line in lines:
+            if line.strip() and not line.startswith(HINTS):
+                # Past sys.stderr: the stages' own lines go to the same file descriptor.
                 os.write(2, line)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process and all of its group: politely, then for good."""
-    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(10)
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no message"

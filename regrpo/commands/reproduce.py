@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-from regrpo.audit.reproduce import TOLERANCE, reproduce
+from regrpo.audit.reproduce import TOLERANCE, changed_parameter, reproduce
+
+Json = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Exit code 0: the verdict is as expected or better. 1: it is not. 2: the run could not be made again. "
-        "Workspace and DVC cache are only read."
+        "Exit code 0: the verdict is as expected or better. 1: it is not. 2: the run could not be "
+        "made again. Workspace and DVC cache are only read."
     )
     parser.add_argument(
         "target",
@@ -66,68 +69,78 @@ def run(args: argparse.Namespace) -> int:
             install=args.install,
             keep=args.keep,
             mlflow=not args.no_mlflow,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=_tell,
         )
     except KeyboardInterrupt:  # the worktree is gone by now
-        print("regrpo reproduce: interrupted; nothing is left behind", file=sys.stderr)
+        _tell("regrpo reproduce: interrupted; nothing is left behind")
         return 130
-    print(json.dumps(verdict, indent=2) if args.json else "\n".join(lines(verdict)))
+    if args.json:
+        print(json.dumps(verdict, indent=2))
+    else:
+        print("\n".join(lines(verdict)))
     if verdict["mlflow_error"]:
-        print(
-            f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}",
-            file=sys.stderr,
-        )
+        _tell(f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}")
         return 2
     return 0 if verdict["holds"] else 1
 
 
-def lines(verdict: dict[str, Any]) -> list[str]:
-    """The verdict for people."""
-    shown = []
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def lines(verdict: Json) -> Iterator[str]:
+    """The verdict for people; what it comes to stands last."""
     for stage in verdict["stages"]:
-        differing, seconds = stage["differing"], stage["reproduction"]["seconds"]
-        state = (
-            f"{len(differing)} of {stage['files']} files differ"
-            if differing
-            else f"identical ({stage['files']} files)"
-        )
-        shown.append(f"{stage['stage']:<11} {seconds or 0:6.1f} s  {state}")
-        for entry in differing:
-            how = (
-                f": {entry['how']['what']}" if "how" in entry else ""
-            )  # only where it departs; the rest follows from it
-            shown.append(f"{'':<23}{entry['path']}{how}")
+        yield from _stage_lines(stage)
     if verdict["evaluation"]:
-        shown += _evaluation_lines(verdict["evaluation"])
-    shown += [f"possible source: {source}" for source in verdict["sources_of_difference"]]
-    shown += [
-        f"note: {p['name']} is {p['commit']} at this commit, {p['recorded']} in the record"
-        for p in verdict["parameters"]
-    ]
-    shown += [f"note: {note}" for note in verdict["notes"]]
-    first, name = verdict["first_difference"], verdict["experiment"]
-    what = f"{verdict['revision'][:10]}" + (f" ({name})" if name else "")
-    if first:
-        step = f", training step {first['step']}" if first["step"] is not None else ""
-        tensor = f", tensor {first['tensor']}" if first["tensor"] else ""
-        what += f"; it departs in stage {first['stage']}: {first['file']}{tensor}{step}"
-    shown.append(
-        f"{verdict['verdict']}: {what}"
-        + ("" if verdict["holds"] else f" (expected: {verdict['expected']})")
-    )
+        yield from _evaluation_lines(verdict["evaluation"])
+    for source in verdict["sources_of_difference"]:
+        yield f"possible source: {source}"
+    for change in verdict["parameters"]:
+        yield f"note: {changed_parameter(change)}"
+    for note in verdict["notes"]:
+        yield f"note: {note}"
+    yield _summary(verdict)
     if verdict["reproduction_run_id"]:
-        shown.append(f"written to MLflow as run {verdict['reproduction_run_id']}")
+        yield f"written to MLflow as run {verdict['reproduction_run_id']}"
     if verdict["kept"]:
-        shown.append(f"kept: {verdict['kept']} (remove it with `git worktree remove --force`)")
-    return shown
+        yield f"kept: {verdict['kept']} (remove it with `git worktree remove --force`)"
 
 
-def _evaluation_lines(evaluation: dict[str, Any]) -> list[str]:
-    values, tolerance = evaluation["values"], evaluation["tolerance"]
-    largest = max((abs(value["difference"]) for value in values), default=0.0)
-    summary = (
-        f"evaluation: {len(values)} values, off by at most {largest:.3f} (tolerance {tolerance:g})"
-    )
+def _stage_lines(stage: Json) -> Iterator[str]:
+    differing = stage["differing"]
+    state = f"identical ({stage['files']} files)"
+    if differing:
+        state = f"{len(differing)} of {stage['files']} files differ"
+    yield f"{stage['stage']:<11} {stage['reproduction']['seconds']:6.1f} s  {state}"
+    for entry in differing:
+        line = f"{'':<23}{entry['path']}"
+        if "how" in entry:  # only in the stage where it departs; the rest follows from it
+            line += f": {entry['how']['what']}"
+        yield line
+
+
+def _evaluation_lines(evaluation: Json) -> Iterator[str]:
+    values, largest = len(evaluation["values"]), evaluation["largest_difference"]
+    summary = f"evaluation: {values} values, off by at most {largest:.3f}"
+    summary += f" (tolerance {evaluation['tolerance']:g})"
     if not evaluation["problems"]:
-        return [f"{summary}; the paired tests find no difference"]
-    return [summary, *(f"  {problem}" for problem in evaluation["problems"])]
+        summary += "; the paired tests find no difference"
+    yield summary
+    for problem in evaluation["problems"]:
+        yield f"  {problem}"
+
+
+def _summary(verdict: Json) -> str:
+    line = f"{verdict['verdict']}: {verdict['revision'][:10]}"
+    if verdict["experiment"]:
+        line += f" ({verdict['experiment']})"
+    if first := verdict["first_difference"]:
+        line += f"; it departs in stage {first['stage']}: {first['file']}"
+        if first["tensor"]:
+            line += f", tensor {first['tensor']}"
+        if first["step"] is not None:
+            line += f", training step {first['step']}"
+    if not verdict["holds"]:
+        line += f" (expected: {verdict['expected']})"
+    return line
