@@ -210,10 +210,13 @@ class Worktree:
         for record in self.records.values():
             packages |= record["environment"]["packages"].keys()
         extras = [extra for extra, sign in EXTRAS.items() if sign in packages]
+        project = "."
+        if extras:
+            project += f"[{','.join(extras)}]"
         venv = self.folder / "venv"
         python = str(venv / "bin/python")
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        pip += ["-c", "constraints.txt", "-e", f".[{','.join(extras)}]"]
+        pip += ["-c", "constraints.txt", "-e", project]
         for command in ([sys.executable, "-m", "venv", str(venv)], pip):
             done = self.run(*command)
             if done.returncode:
