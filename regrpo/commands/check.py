@@ -1,24 +1,21 @@
-"""regrpo check: the whole profile, the environment and free disk, in a second, before anything runs."""
+"""regrpo check: the whole profile, the environment and free disk, before anything runs."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import dataclasses
 import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from regrpo.commands import clone
-from regrpo.compare import promotion_rules
 from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.core.settings import Section
-from regrpo.plan import rules
+from regrpo.plan import parse_errors, rules
+from regrpo.plan.findings import Finding, lines, of_error
 
 FREE_BYTES = 2 * 10**9
 """What a run of the default needs at most, with its caches and records."""
@@ -35,70 +32,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Print what is wrong.
+
+    Exit code 0: nothing is; 1: something is; 2: something could not be checked.
+    """
     clone.enter()
     findings = check(arguments.profile)
-    problems = [finding for finding in findings if finding["problem"]]
     if arguments.json:
-        print(json.dumps(findings, indent=2))
-    elif problems:
-        for finding in problems:
-            print(f"FAIL  {finding['problem']}", file=sys.stderr)
+        print(json.dumps([dataclasses.asdict(one) for one in findings], indent=2))
+    elif findings:
+        text = lines(findings, "wrong") + lines(findings, "unchecked")
+        print("\n".join(text), file=sys.stderr)
     elif not arguments.quiet:
-        for finding in findings:
-            print(f"ok    {finding['what']}")
-    return max((finding["exit_code"] for finding in problems), default=0)
+        print("ok: every section of the profile, the environment, dvc.lock and free disk")
+    levels = {one.level for one in findings}
+    if "unchecked" in levels:
+        return 2
+    return 1 if levels else 0
 
 
-def check(profile: Path | None) -> list[dict[str, Any]]:
-    """Findings {what, problem, exit_code}; `problem` is None for what is as it should be."""
+def check(profile: Path | None) -> list[Finding]:
+    """What is wrong with the workspace and the profile, or could not be checked."""
     findings = []
-    for what, require in WORKSPACE.items():
-        findings += _findings(what, _refusal(require))
-    try:
-        path = profile or profiles.active_profile()
-        values = profiles.read_profile(path)
-    except RegrpoError as error:
-        return findings + _findings("profile", [error])
-    sections: dict[str, Section] = {}
-    for stage in profiles.SECTIONS:
-        errors: list[RegrpoError] = []
+    for require in (require_environment, require_disk, require_lock):
         try:
-            section = profiles.parse_section(section_model(stage), values[stage], stage)
-        except Refused as error:
-            errors = [error]
-        else:
-            errors += rules.refusals(rules.NAMES, {stage: section})
-            errors += rules.refusals(rules.READY, {stage: section})
-        if not errors:
-            sections[stage] = section
-        findings += _findings(f"{path}: {stage}", errors, f"{path}: ")
-    together = rules.joint_refusals(sections)
-    findings += _findings(f"{path}: limits, tasks and rewards go together", together, f"{path}: ")
-    return findings
-
-
-def section_model(stage: str) -> type[Section]:
-    """The parameters of a stage, or of `regrpo promote`."""
-    if stage == "promote":
-        return promotion_rules.Params
-    model: type[Section] = importlib.import_module(f"stages.{stage}").Params
-    return model
-
-
-def _refusal(require: Callable[[], None]) -> list[RegrpoError]:
+            require()
+        except RegrpoError as error:
+            findings.append(_finding(error))
     try:
-        require()
+        values = profiles.read_profile(profile or profiles.active_profile())
     except RegrpoError as error:
-        return [error]
-    return []
+        return [*findings, _finding(error)]
+    sections, problems = parse_errors.parse(values, clone.section_models())
+    errors = []
+    for table in (rules.NAMES, rules.COMMITS, rules.READY):
+        errors += rules.refusals(table, sections)
+    errors += rules.joint_refusals(sections, errors)
+    return findings + problems + [_finding(error) for error in errors]
 
 
-def _findings(what: str, errors: Iterable[RegrpoError], prefix: str = "") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
-        {"what": what, "problem": f"{prefix}{error}", "exit_code": error.exit_code}
-        for error in errors
-    ]
-    return found or [{"what": what, "problem": None, "exit_code": 0}]
+def _finding(error: RegrpoError) -> Finding:
+    if isinstance(error, Refused):
+        return of_error(error, "wrong")
+    return of_error(error, "unchecked")
 
 
 # --- the workspace --------------------------------------------------------------------------------
@@ -185,10 +161,3 @@ def require_disk() -> None:
             remedy="Free some (`dvc gc --workspace` drops cached results that no experiment of "
             "yours needs).",
         )
-
-
-WORKSPACE: dict[str, Callable[[], None]] = {
-    "environment: the pinned packages, on the python that DVC will start": require_environment,
-    f"disk: at least {FREE_BYTES / 1e9:.0f} GB free": require_disk,
-    "dvc.lock: whole, where there is one": require_lock,
-}

@@ -1,11 +1,15 @@
-"""The clone that a command works in: the current folder, whose `stages` and `custom` it imports."""
+"""The clone that a command works in: the folder whose `stages` and `custom` it imports."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
+from regrpo.compare import promotion_rules
 from regrpo.core.errors import CannotCheck
+from regrpo.core.profiles import SECTIONS
+from regrpo.core.settings import Section
 
 
 def enter() -> None:
@@ -25,3 +29,14 @@ def enter() -> None:
         )
     if sys.path[:1] != [str(root)]:
         sys.path.insert(0, str(root))
+
+
+def section_models() -> dict[str, type[Section]]:
+    """The parameters of each section: of the stages, and of `regrpo promote`."""
+    models: dict[str, type[Section]] = {}
+    for name in SECTIONS:
+        if name == "promote":
+            models[name] = promotion_rules.Params
+        else:
+            models[name] = importlib.import_module(f"stages.{name}").Params
+    return models

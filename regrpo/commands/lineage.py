@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "target",
         nargs="?",
         metavar="RUN|ARTIFACT",
-        help="an artifact's path or SHA-256 (6 digits or more), an MLflow run id, a stage, a git revision or a DVC "
-        "experiment (default: the workspace's pipeline)",
+        help="an artifact's path or SHA-256 (6 digits or more), an MLflow run id, a stage, "
+        "a git revision or a DVC experiment (default: the workspace's pipeline)",
     )
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--upstream", action="store_true", help="what it was made from (the default)")

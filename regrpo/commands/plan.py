@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from regrpo.commands import clone
-from regrpo.commands.check import section_model
 from regrpo.core import profiles
-from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.plan import parse_errors, rules
 from regrpo.plan import plan as planning
-from regrpo.plan import rules
-from regrpo.plan.findings import GIB, Finding, Target, of_error, one_line, size, wrong
-from regrpo.plan.parse_errors import explain
-
-WIDTH = 100
+from regrpo.plan.findings import GIB, Finding, Level, Target, item, of_error, size, wrapped
+from regrpo.plan.findings import lines as findings_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,34 +80,22 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
 def make(profile: Path, target: Target) -> dict[str, Any]:
     """The plan of a profile. Raises CannotCheck or Refused if it cannot be read as one."""
     values = profiles.read_profile(profile)
-    sections: dict[str, Any] = {}
-    findings: list[Finding] = []
-    for stage in profiles.SECTIONS:
-        model = section_model(stage)
-        try:
-            sections[stage] = model.model_validate(values[stage])
-        except ValidationError as error:
-            findings += explain(stage, model, values[stage], error)
-        except (TypeError, AttributeError) as error:  # a validator met what it was not made for
-            why = f"cannot be read: {one_line(error)}"
-            findings.append(wrong(stage, why, "text for keys, and no null for a number"))
-    findings += _refused(sections)
+    sections, findings = parse_errors.parse(values, clone.section_models())
+    refused = rules.refusals(rules.NAMES, sections)
+    findings += [of_error(error, _level(error, sections)) for error in refused]
+    together = rules.joint_refusals(sections, refused)
+    findings += [of_error(error, "wrong") for error in together]
+    pins = rules.refusals(rules.COMMITS, sections)
+    findings += [of_error(error, "warning") for error in pins]
     return planning.plan(profile, sections, target, findings)
 
 
-def _refused(sections: dict[str, Any]) -> list[Finding]:
-    """What rules refuse, of names and files and of what goes together."""
-    findings, sound = [], {}
-    for stage, section in sections.items():
-        errors = list(rules.refusals(rules.NAMES, {stage: section}))
-        if not errors:
-            sound[stage] = section
-        for error in errors:
-            # What comes with a package is missing here, and may be installed where it is to run.
-            packaged = stage == "base_model" and section.source.kind in ("gguf", "package")
-            missing = packaged and isinstance(error, CannotCheck)
-            findings.append(of_error(error, "needed" if missing else "wrong"))
-    return findings + [of_error(error, "wrong") for error in rules.joint_refusals(sound)]
+def _level(error: RegrpoError, sections: dict[str, Any]) -> Level:
+    # What comes with a package is missing here, and may be installed where it is to run.
+    of_base = isinstance(error, CannotCheck) and error.where.startswith("base_model")
+    if of_base and sections["base_model"].source.kind in ("gguf", "package"):
+        return "needed"
+    return "wrong"
 
 
 # --- printing -------------------------------------------------------------------------------------
@@ -124,43 +106,25 @@ VERDICTS = {
     "wrong": "wrong: it would fail",
     "unknown": "nothing is wrong; whether it fits is unknown",
 }
-TITLES = {
-    "wrong": "Wrong",
-    "warning": "Warnings",
-    "needed": "Needed on the machine that trains",
-    "unchecked": "Not checked",
-}
 
 
 def lines(plan: dict[str, Any]) -> list[str]:
     """The plan for a terminal of 100 columns: verdict, what is wrong, memory and time, the rest."""
     text = [f"{plan['profile']}: {VERDICTS[plan['verdict']]}", _target_line(plan), ""]
-    text += _findings(plan, "wrong")
+    findings = [Finding(**one) for one in plan["findings"]]
+    text += findings_lines(findings, "wrong")
     for one in plan["advice"]:
         text += _advice(one)
     if plan["phases"]:
         text += [*_table(plan["phases"]), ""]
-    for level in ("warning", "needed", "unchecked"):
-        text += _findings(plan, level)
+    text += findings_lines(findings, "warning")
+    text += findings_lines(findings, "needed")
+    text += findings_lines(findings, "unchecked")
     if plan["assumptions"]:
         text.append("Assumed for the times (order of magnitude only) and sizes (docs/plan.md):")
         for assumption in plan["assumptions"]:
-            text += _item(assumption)
+            text += item(assumption)
     return text
-
-
-def _wrapped(text: str, first: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=first,
-        subsequent_indent=" " * len(first),
-        break_on_hyphens=False,
-    )
-
-
-def _item(text: str) -> list[str]:
-    return _wrapped(text, "  - ")
 
 
 def _target_line(plan: dict[str, Any]) -> str:
@@ -176,27 +140,17 @@ def _target_line(plan: dict[str, Any]) -> str:
     return f"for {where}; {model}"
 
 
-def _findings(plan: dict[str, Any], level: str) -> list[str]:
-    chosen = [one for one in plan["findings"] if one["level"] == level]
-    if not chosen:
-        return []
-    text = [TITLES[level]]
-    for one in chosen:
-        text += _item(f"{one['key']}: {one['why']}. Would do: {one['would_do']}")
-    return [*text, ""]
-
-
 def _advice(one: dict[str, Any]) -> list[str]:
-    text = _wrapped(f"{one['phase']} does not fit; its largest part is {one['largest']}.", "")
+    text = wrapped(f"{one['phase']} does not fit; its largest part is {one['largest']}.", "")
     changes = one["changes"]
     if not changes:
         none = "No setting of the profile makes it fit: take a larger GPU, more of them, or a "
-        return [*text, *_wrapped(none + "smaller base.", "  "), ""]
+        return [*text, *wrapped(none + "smaller base.", "  "), ""]
     any_one = "Any one of these lines makes it fit:"
     text.append(f"  {any_one if len(changes) > 1 else 'This makes it fit:'}")
     for change in changes:
         keys = [f"{key}: {_in_yaml(value)}" for key, value in change["keys"].items()]
-        text += _item(f"{', '.join(keys)}  ({_gib(change['total'])})")
+        text += item(f"{', '.join(keys)}  ({_gib(change['total'])})")
     return [*text, ""]
 
 
@@ -220,7 +174,7 @@ def _table(phases: list[dict[str, Any]]) -> list[str]:
         text.append(" ".join(columns))
         terms = sorted(one["terms"].items(), key=lambda term: -term[1])
         shown = ", ".join(f"{name} {_gib(size)}" for name, size in terms)
-        text += _wrapped(shown, "    ")
+        text += wrapped(shown, "    ")
     return text
 
 

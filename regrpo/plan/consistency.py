@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from regrpo.core import files
 from regrpo.core.errors import Refused
-from regrpo.core.hub import is_commit
 from regrpo.core.settings import nearest
 from regrpo.plan import model_shape
 from regrpo.plan.findings import Finding, Target, count, one_line, unchecked, warning, wrong
@@ -39,22 +37,14 @@ def data(section: Any) -> Iterator[Finding]:
     if section.eval is None:
         why = "must be a number: reasoning-gym has no evaluation split"
         yield wrong("prepare.eval", why, "a tenth of the size, say")
-    splits = {"eval": section.eval or 0, "dev": section.dev}
-    total = sum(splits.values())
+    total = (section.eval or 0) + section.dev
     if total >= source.size:
-        largest = max(splits, key=lambda name: splits[name])
-        room = splits[largest] - total + source.size
-        yield wrong(
-            f"prepare.{largest}",
-            f"eval and dev take {total} questions, and {source.size} rows are drawn in all "
-            "(prepare.source.size)",
-            f"less than {max(2, room)}, or a larger size",
-        )
+        why = f"eval and dev take {total} questions, and {source.size} rows are drawn in all"
+        yield wrong("prepare.source.size", why, f"more than {total}, or a smaller eval or dev")
 
 
-def arithmetic(stage: str, section: Any, target: Target) -> Iterator[Finding]:
-    """Batches, groups, the generation cycle, save points, schedules."""
-    yield from _processes(stage, section, target)
+def arithmetic(stage: str, section: Any) -> Iterator[Finding]:
+    """The generation cycle, save points, schedules."""
     boundary = math.lcm(section.cycle, section.logging_steps)
     steps = section.save_steps
     if steps % boundary:
@@ -81,23 +71,19 @@ def arithmetic(stage: str, section: Any, target: Target) -> Iterator[Finding]:
             "to what `learning_rate` says",
             f"at most {section.max_steps - 1}; {max(1, section.max_steps // 10)} is usual",
         )
-    cores = os.cpu_count() or 1
-    if section.threads > cores and target.device(section.device) == "cpu":
-        yield warning(f"{stage}.threads", f"{section.threads} threads on {cores} cores", f"{cores}")
 
 
-def _processes(stage: str, section: Any, target: Target) -> Iterator[Finding]:
+def processes(stage: str, section: Any, target: Target) -> Iterator[Finding]:
     """What --gpus says against what the profile launches."""
-    processes, launched = target.processes(section), section.processes
-    if processes == launched:
+    planned, launched = target.processes(section), section.processes
+    if planned == launched:
         return
     if target.device(section.device) == "cuda":
-        why = f"starts {count(launched, 'process')}, and --gpus says {processes}"
-        would_do = f"launch: {{processes: {processes}, backend: nccl}}, or --gpus {launched}"
+        why = f"starts {count(launched, 'process')}, and --gpus says {planned}"
+        would_do = f"launch: {{processes: {planned}, backend: nccl}}, or --gpus {launched}"
         # One process uses one GPU of several; several find too few or leave some idle.
         yield (warning if launched == 1 else wrong)(f"{stage}.launch", why, would_do)
-    problem = section.group_problem(processes) if stage == "grpo" else None
-    if problem:
+    if stage == "grpo" and (problem := section.group_problem(planned)):
         yield wrong(f"grpo.{problem.key}", problem.why, problem.would_do)
 
 
@@ -207,24 +193,3 @@ def _epochs(stage: str, section: Any, processes: int, rows: int) -> Iterator[Fin
         why = f"{section.max_steps} steps see every row {seen:.0f} times"
         of_ten = math.ceil(10 * rows * per_row / of_a_step)
         yield warning(f"{stage}.max_steps", why, f"{of_ten} for 10 epochs")
-
-
-# --- pins -----------------------------------------------------------------------------------------
-
-
-def pins(sections: Mapping[str, Any]) -> Iterator[Finding]:
-    """Revisions that are no commit: placeholders, which a run refuses."""
-    for stage, section in sections.items():
-        for key, value in _leaves(section.model_dump(), stage):
-            if key.endswith(".revision") and value is not None and not is_commit(str(value)):
-                why = f"{value!r} is a placeholder, no commit: the stage will refuse it"
-                yield warning(key, why, "the 40 hex digits of a commit")
-
-
-def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """A section's values with their dotted keys."""
-    if isinstance(value, dict):
-        for name, one in value.items():
-            yield from _leaves(one, f"{key}.{name}")
-    else:
-        yield key, value

@@ -1,8 +1,8 @@
-"""What `regrpo plan` finds, and for what it plans."""
+"""What `regrpo check` and `regrpo plan` find, and for what a profile is planned."""
 
 from __future__ import annotations
 
-import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +12,19 @@ from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import nearest
 
 GIB = 2**30
+WIDTH = 100
+"""Columns of the terminal that findings are printed for."""
 TRAINED = ("sft", "grpo")
 EXTRA = "pip install -c constraints.txt -e '.[cuda]'"
+
+
+Level = Literal["wrong", "warning", "needed", "unchecked"]
+TITLES: dict[Level, str] = {
+    "wrong": "Wrong",
+    "warning": "Warnings",
+    "needed": "Needed on the machine that trains",
+    "unchecked": "Not checked",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,7 @@ class Finding:
     known here).
     """
 
-    level: Literal["wrong", "warning", "needed", "unchecked"]
+    level: Level
     key: str
     why: str
     would_do: str
@@ -36,8 +47,8 @@ needed = partial(Finding, "needed")
 unchecked = partial(Finding, "unchecked")
 
 
-def of_error(error: RegrpoError, level: Literal["wrong", "needed", "unchecked"]) -> Finding:
-    """A refusal as a finding, in one line."""
+def of_error(error: RegrpoError, level: Level) -> Finding:
+    """An error as a finding, in one line."""
     why = one_line(f"expected {error.expected}; found {error.found}", 400)
     return Finding(level, error.where, why, error.remedy.removesuffix("."))
 
@@ -48,6 +59,28 @@ def one_line(error: object, length: int = 200) -> str:
     if len(text) > length:
         return f"{text[:length].rpartition(' ')[0]} …"
     return text.removesuffix(".")
+
+
+def lines(findings: Iterable[Finding], level: Level) -> list[str]:
+    """The findings of a level for a terminal, under their title. Returns [] if there are none."""
+    text = []
+    for one in findings:
+        if one.level == level:
+            text += item(f"{one.key}: {one.why}. Would do: {one.would_do}")
+    return [TITLES[level], *text, ""] if text else []
+
+
+def item(text: str) -> list[str]:
+    """One entry of a list, wrapped."""
+    return wrapped(text, "  - ")
+
+
+def wrapped(text: str, first: str) -> list[str]:
+    """Lines of at most WIDTH columns, the further ones as far in as `first`."""
+    rest = " " * len(first)
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )
 
 
 def one_of(given: object, known: Iterable[str]) -> str:
@@ -114,13 +147,16 @@ class Trained:
         return bool(getattr(self.config, "use_vllm", False))
 
 
-UNITS = {"gib": GIB, "g": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
-
-
 def size(text: str) -> int:
     """Bytes of "80GiB", "24 GB" or "80" (GiB). Raises Refused for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|GB|G|MiB|MB)?\s*", text, re.IGNORECASE)
-    value = float(match[1]) * UNITS[(match[2] or "GiB").lower()] if match else 0
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    # A bare number would be bytes to pydantic; nobody means bytes of a GPU.
+    with_unit = f"{text}GiB" if text.strip().isdecimal() else text
+    try:
+        value = TypeAdapter(ByteSize).validate_python(with_unit)
+    except ValidationError:
+        value = ByteSize(0)
     if value <= 0:
         raise Refused(
             "--gpu-memory",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
@@ -10,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from regrpo.core.errors import RegrpoError
-from regrpo.core.profiles import read_yaml
-from regrpo.core.settings import LAUNCH_CONFIGS, nearest
+from regrpo.core.settings import LAUNCH_CONFIGS
 from regrpo.plan import step_time
 from regrpo.plan.findings import (
     EXTRA,
@@ -21,7 +19,6 @@ from regrpo.plan.findings import (
     count,
     needed,
     one_line,
-    unchecked,
     warning,
     wrong,
 )
@@ -69,11 +66,8 @@ def evaluation(section: Any, target: Target) -> Iterator[Finding]:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def launched(
-    stage: str, section: Any, target: Target, spread: tuple[str, list[Finding]]
-) -> Iterator[Finding]:
-    """How a stage's processes are started: the backend, the sharding, accelerate's file."""
-    how, problems = spread
+def launched(stage: str, section: Any, target: Target, how: str) -> Iterator[Finding]:
+    """How a stage's processes are started: the backend, and the sharding."""
     if section.processes == 1:
         return
     on_cpu = target.device(section.device) == "cpu"
@@ -81,7 +75,6 @@ def launched(
         why = f"nccl needs GPUs, and {stage} is planned for this CPU"
         would_do = "gloo; for another machine device: cuda, or --gpu"
         yield wrong(f"{stage}.launch.backend", why, would_do)
-    yield from problems
     if on_cpu and how.startswith("FSDP"):
         why = f"accelerate trains DDP on CPUs where {how} is asked for, and the stage refuses that"
         yield wrong(f"{stage}.launch.config", why, "launch without config, or device: cuda")
@@ -103,24 +96,11 @@ def spread(asked: Any, key: str) -> tuple[str, list[Finding]]:
         return "DDP", [wrong(key, why, shipped)]
     except Exception as error:  # whatever a strange file makes accelerate raise
         text = one_line(error)
-        why = text if asked.config in text else f"{asked.config}: {text}"
-        return "DDP", [wrong(key, why, _meant_in(text) or shipped)]
+        return "DDP", [wrong(key, f"{asked.config}: {text}", shipped)]
     if read.distributed_type == DistributedType.MULTI_CPU:
         why = "accelerate starts one process for MULTI_CPU, and the stage refuses that"
         return "DDP", [wrong(key, f"{asked.config}: {why}", "launch without config")]
     return sharding.requested(asked), []
-
-
-def _meant_in(text: str) -> str | None:
-    """The name of accelerate's that is most like the one that it refuses."""
-    from accelerate.commands.config.config_args import ClusterConfig
-    from accelerate.utils import DistributedType
-
-    quoted = re.search(r"'(\w+)'", text)
-    if quoted is None:
-        return None
-    kinds = [kind.value for kind in DistributedType]
-    return nearest(quoted[1], [*kinds, *ClusterConfig.__dataclass_fields__])
 
 
 # --- packages -------------------------------------------------------------------------------------
@@ -134,19 +114,11 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def requires(distribution: str) -> list[str]:
-    """What an installed distribution says that it needs. Returns [] if it is not installed."""
-    try:
-        return metadata.requires(distribution) or []
-    except metadata.PackageNotFoundError:
-        return []
-
-
 def vllm_range() -> str:
     """The versions of vLLM that the installed TRL says it supports, as `<=0.31.0,>=0.22.0`."""
     from packaging.requirements import Requirement
 
-    asked = [Requirement(line) for line in requires("trl")]
+    asked = [Requirement(line) for line in metadata.requires("trl") or []]
     return next(str(one.specifier) for one in asked if one.name == "vllm")
 
 
@@ -205,7 +177,6 @@ def versions(
             yield _missing(need, elsewhere=on_gpu and not target.here)
         if need.package == "vllm":
             yield from _version_of_vllm(need.key)
-            yield from _torch_of_vllm(need.key)
     if target.is_used_by(sections.values()):
         yield from _torch_findings(target)
 
@@ -238,20 +209,6 @@ def _version_of_vllm(key: str) -> Iterator[Finding]:
         yield wrong(key, why, f"pip install 'vllm{vllm_range()}'")
 
 
-def _torch_of_vllm(key: str) -> Iterator[Finding]:
-    """The torch that an installed vLLM was built for against the installed one."""
-    from packaging.requirements import Requirement
-    from packaging.version import Version
-
-    found = installed("torch") or "0"
-    version = Version(found).base_version  # a CPU build of torch says 2.13.0+cpu
-    for asked in map(Requirement, requires("vllm")):
-        applies = asked.name == "torch" and (asked.marker is None or asked.marker.evaluate())
-        if applies and not asked.specifier.contains(version, prereleases=True):
-            why = f"the installed vLLM needs {asked.name}{asked.specifier}; found torch {found}"
-            yield wrong(key, why, EXTRA)
-
-
 def _torch_findings(target: Target) -> Iterator[Finding]:
     import torch
 
@@ -274,7 +231,7 @@ def _pinned(name: str) -> str | None:
 # --- vLLM in grpo ---------------------------------------------------------------------------------
 
 
-def vllm(stage: Trained, sections: Mapping[str, Any]) -> Iterator[Finding]:
+def vllm(stage: Trained) -> Iterator[Finding]:
     """Generation by vLLM: on the trainer's GPU, or by a server that no stage starts."""
     config = stage.config
     if stage.device == "cpu":
@@ -285,61 +242,20 @@ def vllm(stage: Trained, sections: Mapping[str, Any]) -> Iterator[Finding]:
         why = f"{share} is no share of the GPU's memory that leaves room to train"
         yield wrong("grpo.vllm_gpu_memory_utilization", why, "0.3 (TRL's own)")
     if config.vllm_mode == "server":
-        yield from _server(stage, sections.get("validate"))
+        yield _server(stage)
     elif stage.processes % config.vllm_tensor_parallel_size:
         processes = count(stage.processes, "process")
         why = f"{config.vllm_tensor_parallel_size} does not divide {processes}"
         yield wrong("grpo.vllm_tensor_parallel_size", why, "1")
-    yield from _engine(stage.section.passed_through)
 
 
-def _server(stage: Trained, validate: Any | None) -> Iterator[Finding]:
-    """TRL's vLLM server, and its window where the shipped configuration is the server's."""
+def _server(stage: Trained) -> Finding:
+    """TRL's vLLM server, which no stage starts."""
     config = stage.config
     address = f"{config.vllm_server_host}:{config.vllm_server_port}"
-    yield needed(
+    return needed(
         "grpo.vllm_mode",
         f"a vLLM server at {config.vllm_server_base_url or address}, on GPUs of its own beside "
         f"the {stage.processes} that train",
         f"CUDA_VISIBLE_DEVICES=… trl vllm-serve --config {SERVER}, once sft has run",
     )
-    shipped = read_yaml(SERVER) if SERVER.exists() else {}
-    is_shipped = shipped.get("port") == config.vllm_server_port and not config.vllm_server_base_url
-    window = shipped.get("max_model_len")
-    if validate is None or not window or not is_shipped:
-        return
-    prompt, completion = validate.max_prompt_tokens, config.max_completion_length
-    whole = prompt + completion
-    if whole > window:
-        yield wrong(
-            "grpo.max_completion_length",
-            f"prompt and completion ({prompt} + {completion} = {whole} tokens) exceed "
-            f"max_model_len of {SERVER}, {window}",
-            f"at most {window - prompt}, or max_model_len: {whole} there",
-        )
-
-
-def _engine(passed: Mapping[str, Any]) -> Iterator[Finding]:
-    """Where vLLM is installed, its own EngineArgs with what TRL passes on."""
-    if importlib.util.find_spec("vllm") is None:
-        return
-    try:
-        engine = importlib.import_module("vllm").EngineArgs
-    # its compiled parts fail in their own ways on a machine that they were not built for
-    except Exception as error:
-        why = f"vLLM cannot be imported: {one_line(error)}"
-        yield unchecked("grpo.use_vllm", why, "plan on the machine itself")
-        return
-    try:
-        engine(
-            model="models/sft",
-            gpu_memory_utilization=passed.get("vllm_gpu_memory_utilization", 0.3),
-            tensor_parallel_size=passed.get("vllm_tensor_parallel_size", 1),
-            max_model_len=passed.get("vllm_max_model_length"),
-            enable_sleep_mode=passed.get("vllm_enable_sleep_mode", False),
-            model_impl=passed.get("vllm_model_impl", "auto"),
-            max_num_batched_tokens=4096,
-            logprobs_mode="processed_logprobs",
-        )
-    except (ValueError, TypeError) as error:
-        yield wrong("grpo.use_vllm", one_line(error), "correct the vllm_… keys")

@@ -80,7 +80,7 @@ place in the tile, on completions only (trl/kernels/chunked_logprob.py).
 
 @dataclass(frozen=True)
 class Training:
-    """The work of sft or grpo on one device: sequences, tokens, bytes a weight, how it is trained."""
+    """The work of sft or grpo on one device: sequences, bytes a weight, how it is trained."""
 
     batch: int
     prompt: int

@@ -1,9 +1,9 @@
-"""A section that does not parse: each wrong key, why, and a value that would do."""
+"""The sections of a profile; of one that does not parse, each wrong key and what would do."""
 
 from __future__ import annotations
 
 import json
-import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,24 @@ from pydantic import ValidationError
 from regrpo.core.library import library_defaults
 from regrpo.core.profiles import DEFAULT_PROFILE, find_problems, read_yaml
 from regrpo.core.settings import Section
-from regrpo.plan.findings import Finding, wrong
+from regrpo.plan.findings import Finding, one_line, wrong
 
-LONGEST_EXAMPLE = 100
-"""Characters; of a longer value only the profile is named."""
+
+def parse(
+    values: Mapping[str, Any], models: Mapping[str, type[Section]]
+) -> tuple[dict[str, Any], list[Finding]]:
+    """The sections that parse, and what is wrong with the others."""
+    sections: dict[str, Any] = {}
+    findings: list[Finding] = []
+    for stage, model in models.items():
+        try:
+            sections[stage] = model.model_validate(values[stage])
+        except ValidationError as error:
+            findings += explain(stage, model, values[stage], error)
+        except (TypeError, AttributeError) as error:  # a validator met what it was not made for
+            why = f"cannot be read: {one_line(error)}"
+            findings.append(wrong(stage, why, "text for keys, and no null for a number"))
+    return sections, findings
 
 
 def explain(stage: str, model: type[Section], values: Any, error: ValidationError) -> list[Finding]:
@@ -23,56 +37,48 @@ def explain(stage: str, model: type[Section], values: Any, error: ValidationErro
     findings = []
     for key, why, would_do in find_problems(model, values, error):
         path = key.split(".") if key else []
-        would_do = would_do or _example(stage, model, path, values)
+        if not would_do:
+            would_do = _example([stage, *path], _at(values, path)) or ""
+        if not would_do and why == "is missing":
+            would_do = "add it"
+        if not would_do:
+            would_do = _library_default(model, key) or "leave it out"
         findings.append(wrong(".".join([stage, *path]), why, would_do))
     return findings
 
 
-def _example(stage: str, model: type[Section], path: list[str], values: Any) -> str:
-    """A shipped profile's value for a key, else its default, else the values that its type names."""
-    given = _at(values, path)
+def _example(path: list[str], given: Any) -> str | None:
+    """The value of a shipped profile at a path, where that is another one than the given."""
     for profile in (DEFAULT_PROFILE, *sorted(Path("profiles").glob("*.yaml"))):
-        value = _at(read_yaml(profile), [stage, *path])
+        value = _at(read_yaml(profile), path)
+        # The profile that is checked may itself be a shipped one.
         if value not in (None, given):
-            shown = in_yaml(value)
-            named = f"as in {profile}"
-            return f"{shown}, {named}" if len(shown) <= LONGEST_EXAMPLE else named
-    field = model.model_fields.get(path[0]) if path else None
-    if field is None:
-        own = library_default(model, ".".join(path))
-        return own or "leave it out"
-    if len(path) > 1:
-        return " or ".join(_literals(field.annotation, path[1])) or "leave it out"
-    return f"what {DEFAULT_PROFILE} has there" if field.is_required() else "leave it out"
+            return f"{one_line(_in_yaml(value), 100)}, as in {profile}"
+    return None
 
 
 def _at(values: Any, path: list[str]) -> Any:
     """The value at a path of keys. Returns None if there is none."""
     for part in path:
-        values = values.get(part) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            return None
+        values = values.get(part)
     return values
 
 
-def _literals(annotation: Any, name: str) -> list[str]:
-    """The values that a field of a nested section may have, if its type lists them."""
-    for section in typing.get_args(annotation):
-        field = getattr(section, "model_fields", {}).get(name)
-        if field and typing.get_origin(field.annotation) is typing.Literal:
-            return list(map(str, typing.get_args(field.annotation)))
-    return []
+def _library_default(model: type[Section], key: str) -> str | None:
+    """The default for a key of the library that a section passes through to, with its name."""
+    library = str(getattr(model, "library", ""))
+    if not library:
+        return None
+    default = library_defaults(library).get(key)
+    if default is None:
+        return None
+    return f"{_in_yaml(default)} ({library.rpartition(':')[2]}'s own)"
 
 
-def in_yaml(value: Any) -> str:
+def _in_yaml(value: Any) -> str:
     """A value as a profile has it, in one line."""
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, default=str).replace('"', "")
-
-
-def library_default(model: type[Section], key: str) -> str | None:
-    """The default for a key of the library that a section passes through to, with its name."""
-    library = str(getattr(model, "library", ""))
-    default = library_defaults(library).get(key) if library else None
-    if default is None:
-        return None
-    return f"{in_yaml(default)} ({library.rpartition(':')[2]}'s own)"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.hub import RAW_MODELS, require_safetensors
 from regrpo.inputs import base_models
 from regrpo.plan import (
@@ -48,57 +48,42 @@ def plan(
     `found` are the findings so far. What is wrong with the profile is a finding, and never raised.
     """
     findings = list(found)
-    config, shape, problems = _base(sections, findings)
-    findings += problems
-    if shape is None:
-        config = None  # no model can be made of it
-    stages = []
-    for name in TRAINED:
-        if name in sections and (name == "grpo" or sections[name].max_steps):
-            stage, problems = _trained(name, sections[name], target, config)
-            findings += problems
-            if stage is not None:
-                stages.append(stage)
-    findings += _of_stages(stages, sections, target)
-    if "prepare" in sections:
-        findings += consistency.data(sections["prepare"])
-    if "evaluate" in sections:
-        findings += library_settings.evaluation(sections["evaluate"], config)
-    findings += consistency.pins(sections)
-    findings += consistency.epochs(sections, target)
-    findings += consistency.lengths(sections, shape)
-    uncounted = list(_not_counted(sections))
+    config, shape = _base(sections, findings)
+    stages = _stages(sections, target, config, findings)
+    findings += _together(stages, sections, target, config, shape)
+    uncounted = _not_counted(sections)
     findings += uncounted
     phases: list[dict[str, Any]] = []
     advice: list[dict[str, Any]] = []
     if shape is not None:
-        works, problems = _workloads(stages, sections, config, target, findings)
-        findings += problems
-        for work in works:
-            estimated, problems = _estimate(work, shape, sections[work.name], target)
-            findings += problems
+        for work in _workloads(stages, sections, config, target, findings):
+            without_room = list(_vllm_room(work, shape))
+            findings += without_room
+            estimated = _phases(work, shape, sections[work.name], target, findings)
             phases += estimated
             # vLLM's share comes first: nothing else can be advised before it has room.
-            in_want = any(one.level == "wrong" for one in problems)
-            if not in_want and not all(one["fits"] for one in estimated):
+            if not without_room and not all(one["fits"] for one in estimated):
                 advice.append(advise(shape, work))
     findings = list(dict.fromkeys(findings))
-    on_gpu = target.is_used_by(sections.values())
     return {
         "profile": str(profile),
         "verdict": _verdict(findings, phases, bool(uncounted)),
-        "target": {
-            "gpu": target.gpu if on_gpu else None,
-            "gpu_memory": target.memory if on_gpu else None,
-            "gpus": max((stage.processes for stage in stages), default=1),
-            "here": target.here,
-        },
+        "target": _target(stages, sections, target),
         "base": dataclasses.asdict(shape) if shape else None,
         "findings": [dataclasses.asdict(one) for one in findings],
         "phases": phases,
         "advice": advice,
         "assumptions": list(step_time.ASSUMPTIONS) if phases else [],
     }
+
+
+def _target(stages: list[Trained], sections: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    """The GPUs that the profile uses, if it uses any."""
+    gpu: dict[str, Any] = {"gpu": None, "gpu_memory": None}
+    if target.is_used_by(sections.values()):
+        gpu = {"gpu": target.gpu, "gpu_memory": target.memory}
+    processes = max((stage.processes for stage in stages), default=1)
+    return gpu | {"gpus": processes, "here": target.here}
 
 
 def _verdict(findings: list[Finding], phases: list[dict[str, Any]], uncounted: bool) -> str:
@@ -113,36 +98,35 @@ def _verdict(findings: list[Finding], phases: list[dict[str, Any]], uncounted: b
 
 
 def _base(
-    sections: Mapping[str, Any], known: list[Finding]
-) -> tuple[Any, model_shape.Shape | None, list[Finding]]:
-    """The base's configuration and shape where they can be known, and why not."""
+    sections: Mapping[str, Any], findings: list[Finding]
+) -> tuple[Any, model_shape.Shape | None]:
+    """The base's configuration and shape where they can be known; else findings say why not."""
     key = "base_model.source"
-    if "base_model" not in sections or any(one.key.startswith(key) for one in known):
-        return None, None, []
-    section = sections["base_model"]
+    if "base_model" not in sections or any(one.key == key for one in findings):
+        return None, None
+    source = sections["base_model"].source
     try:
-        config = model_shape.find_config(section)
-    except RegrpoError as error:
-        return None, None, [of_error(error, "wrong")]
+        config = model_shape.find_config(sections["base_model"])
+        if config is not None:
+            if config.architectures:
+                base_models.require_causal(config)
+            shape = model_shape.read(config)
+    except CannotCheck as error:
+        findings.append(unchecked(key, error.found, error.remedy.removesuffix(".")))
+    except Refused as error:
+        findings.append(of_error(error, "wrong"))
     except Exception as error:  # transformers reads files that may hold anything
-        problem = wrong(key, one_line(error, 250), "a folder that `save_pretrained` wrote")
-        return None, None, [problem]
-    if config is None:
+        would_do = "a folder that `save_pretrained` wrote"
+        findings.append(wrong(key, one_line(error, 250), would_do))
+    else:
+        if source.kind == "local":
+            findings += _folder(RAW_MODELS / source.path)
+        if config is not None:
+            return config, shape
         why = "memory, times, window and LoRA's targets: unknown until base_model has run"
         would_do = "dvc repro base_model, or base_model.source.config in the profile"
-        return None, None, [unchecked(key, why, would_do)]
-    problems: list[Finding] = []
-    if section.source.kind == "local":
-        problems += _folder(RAW_MODELS / section.source.path)
-    try:
-        if config.architectures:
-            base_models.require_causal(config)
-        return config, model_shape.read(config), problems
-    except CannotCheck as error:
-        problems.append(unchecked(key, error.found, error.remedy.removesuffix(".")))
-    except Refused as error:
-        problems.append(of_error(error, "wrong"))
-    return config, None, problems
+        findings.append(unchecked(key, why, would_do))
+    return None, None
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
@@ -160,18 +144,36 @@ def _folder(folder: Path) -> Iterator[Finding]:
 # --- the stages that train ------------------------------------------------------------------------
 
 
+def _stages(
+    sections: Mapping[str, Any], target: Target, base: Any, findings: list[Finding]
+) -> list[Trained]:
+    """The training stages whose settings their library accepts; findings say what is wrong."""
+    stages = []
+    for name in TRAINED:
+        # Without steps sft is left out.
+        if name not in sections or not sections[name].max_steps:
+            continue
+        stage, problems = _trained(name, sections[name], target, base)
+        findings += problems
+        if stage is not None:
+            stages.append(stage)
+    return stages
+
+
 def _trained(
     name: str, section: Any, target: Target, base: Any
 ) -> tuple[Trained | None, list[Finding]]:
     """A training stage with its library's configuration, or None where that cannot be built."""
-    spread = machine.spread(section.launch, f"{name}.launch.config")
+    spread, problems = machine.spread(section.launch, f"{name}.launch.config")
     findings = [
+        *problems,
         *machine.launched(name, section, target, spread),
         *library_settings.used_in_training(name, section, base),
     ]
     if unusable := list(library_settings.unusable(name, section)):
         return None, findings + unusable
-    findings += consistency.arithmetic(name, section, target)
+    findings += consistency.processes(name, section, target)
+    findings += consistency.arithmetic(name, section)
     device = target.device(section.device)
     config, problems = library_settings.build(name, section, device)
     # What the library refuses may have been said above, with a value that would do.
@@ -179,20 +181,30 @@ def _trained(
     findings += [one for one in problems if one.key not in known]
     if config is None:
         return None, findings
-    stage = Trained(name, section, config, device, target.processes(section), spread[0])
+    stage = Trained(name, section, config, device, target.processes(section), spread)
     return stage, findings
 
 
-def _of_stages(
-    stages: list[Trained], sections: Mapping[str, Any], target: Target
+def _together(
+    stages: list[Trained],
+    sections: Mapping[str, Any],
+    target: Target,
+    config: Any,
+    shape: model_shape.Shape | None,
 ) -> Iterator[Finding]:
+    """What the sections ask of the machine, of the libraries and of each other."""
     for stage in stages:
         yield from machine.precision(stage, target)
         if stage.uses_vllm:
-            yield from machine.vllm(stage, sections)
+            yield from machine.vllm(stage)
     if "evaluate" in sections:
         yield from machine.evaluation(sections["evaluate"], target)
+        yield from library_settings.evaluation(sections["evaluate"], config)
     yield from machine.versions(stages, sections, target)
+    if "prepare" in sections:
+        yield from consistency.data(sections["prepare"])
+    yield from consistency.epochs(sections, target)
+    yield from consistency.lengths(sections, shape)
 
 
 # --- memory and time ------------------------------------------------------------------------------
@@ -203,42 +215,47 @@ def _workloads(
     sections: Mapping[str, Any],
     config: Any,
     target: Target,
-    known: list[Finding],
-) -> tuple[list[Workload], list[Finding]]:
-    """The work of each stage, and adapters that do not fit the base."""
+    findings: list[Finding],
+) -> list[Workload]:
+    """The work of each stage; an adapter that does not fit the base is a finding."""
     found = []
-    problems = []
     for stage in stages:
-        lora = stage.section.lora
-        try:
-            adapter = model_shape.adapter(config, lora, f"{stage.name}.lora") if lora else None
-        except Refused as error:
-            problems.append(wrong(error.where, error.found, error.remedy))
-            continue
+        adapter = None
+        if stage.section.lora:
+            try:
+                adapter = model_shape.adapter(config, stage.section.lora, f"{stage.name}.lora")
+            except Refused as error:
+                findings.append(wrong(error.where, error.found, error.remedy))
+                continue
         found.append(workload.of_training(stage, sections, target, adapter))
+    # A share of the GPU that is no number was named above.
     share = "evaluate.model_args.gpu_memory_utilization"
-    if "evaluate" in sections and not any(one.key == share for one in known):
+    if "evaluate" in sections and not any(one.key == share for one in findings):
         found.append(workload.of_evaluation(sections["evaluate"], sections, target))
-    return found, problems
+    return found
 
 
-def _estimate(
-    work: Workload, shape: model_shape.Shape, section: Any, target: Target
-) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """Each phase of a stage: terms, total, limit, seconds of an optimizer step; and findings."""
-    problems = list(_vllm_room(work, shape))
+def _phases(
+    work: Workload,
+    shape: model_shape.Shape,
+    section: Any,
+    target: Target,
+    findings: list[Finding],
+) -> list[dict[str, Any]]:
+    """Each phase of a stage: terms, total, limit, seconds of an optimizer step."""
     seconds: dict[str, float] = {}
     steps = None
     if work.train is not None:
-        steps = section.max_steps if section.max_steps > 0 else None
+        if section.max_steps > 0:
+            steps = section.max_steps
         roof = _roof(work, section, target)
         if roof is not None:
             seconds = _seconds(work, shape, roof)
         else:
             why = f"no peak arithmetic and bandwidth are known for {target.gpu}"
             would_do = f"--gpu with one of {', '.join(step_time.CARDS)}"
-            problems.append(unchecked("step time", why, would_do))
-    phases = [
+            findings.append(unchecked("step time", why, would_do))
+    return [
         {
             "phase": phase.name,
             "terms": phase.terms,
@@ -250,7 +267,6 @@ def _estimate(
         }
         for phase in work.phases(shape)
     ]
-    return phases, problems
 
 
 def _roof(work: Workload, section: Any, target: Target) -> step_time.Roof | None:
@@ -301,14 +317,15 @@ def _vllm_room(work: Workload, shape: model_shape.Shape) -> Iterator[Finding]:
     yield wrong(key, f"{generate.vllm} of {limit / GIB:.0f} GiB {lacking}", would_do)
 
 
-def _not_counted(sections: Mapping[str, Any]) -> Iterator[Finding]:
+def _not_counted(sections: Mapping[str, Any]) -> list[Finding]:
     """What memory leaves out because it is not known here."""
+    why = "its memory (4 bytes a weight) is not counted until its files are here"
+    findings = []
     for stage in ("grpo", "evaluate"):
-        classifiers = sections[stage].classifiers if stage in sections else {}
-        for name, one in classifiers.items():
+        if stage not in sections:
+            continue
+        for name, one in sections[stage].classifiers.items():
             if workload.classifier_folder(one) is None:
-                yield unchecked(
-                    f"{stage}.classifiers.{name}",
-                    "its memory (4 bytes a weight) is not counted until its files are here",
-                    f"hf download {one.repo} --revision {one.revision}",
-                )
+                would_do = f"hf download {one.repo} --revision {one.revision}"
+                findings.append(unchecked(f"{stage}.classifiers.{name}", why, would_do))
+    return findings

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,21 @@ from regrpo.train import rewards, sharding
 Rule = Callable[[Any], None]
 
 
-def refusals(rules: Mapping[str, list[Rule]], sections: Mapping[str, Any]) -> Iterator[RegrpoError]:
+def refusals(rules: Mapping[str, list[Rule]], sections: Mapping[str, Any]) -> list[RegrpoError]:
     """What the rules of each section refuse."""
+    errors = []
     for stage, section in sections.items():
         for rule in rules.get(stage, []):
-            yield from refusal(rule, section)
+            errors += _refusal(rule, section)
+    return errors
 
 
-def refusal(rule: Rule, given: Any) -> Iterator[RegrpoError]:
-    """What one rule refuses, if it does."""
+def _refusal(rule: Rule, given: Any) -> list[RegrpoError]:
     try:
         rule(given)
     except RegrpoError as error:
-        yield error
+        return [error]
+    return []
 
 
 # --- rules of one section -------------------------------------------------------------------------
@@ -161,14 +163,19 @@ NAMES: dict[str, list[Rule]] = {
     "evaluate": [require_tasks, require_classifiers],
 }
 """Names and files, which every profile must have right wherever it is to run."""
-READY: dict[str, list[Rule]] = {
+COMMITS: dict[str, list[Rule]] = {
     "prepare": [require_source_commit],
     "base_model": [require_source_commit],
-    "sft": [require_launch],
-    "grpo": [require_launch, require_vllm_for_grpo, require_classifier_commits],
-    "evaluate": [require_vllm_for_evaluate, require_classifier_commits],
+    "grpo": [require_classifier_commits],
+    "evaluate": [require_classifier_commits],
 }
-"""What a run needs here and now; a plan tells of it in more detail, and of placeholders mildly."""
+"""Pins, which a run must have and a plan can do without."""
+READY: dict[str, list[Rule]] = {
+    "sft": [require_launch],
+    "grpo": [require_launch, require_vllm_for_grpo],
+    "evaluate": [require_vllm_for_evaluate],
+}
+"""What a run needs here and now; a plan judges it in more detail, for its own machine."""
 
 
 # --- rules of several sections --------------------------------------------------------------------
@@ -220,8 +227,11 @@ JOINT: dict[Rule, tuple[str, ...]] = {
 """Each with the sections that it reads, which must be right for themselves."""
 
 
-def joint_refusals(sections: Mapping[str, Any]) -> Iterator[RegrpoError]:
-    """What does not go together, among the sections that are there."""
+def joint_refusals(sections: Mapping[str, Any], refused: list[RegrpoError]) -> list[RegrpoError]:
+    """What does not go together, among the sections that are there and not refused themselves."""
+    unsound = {error.where.partition(".")[0] for error in refused}
+    errors = []
     for rule, names in JOINT.items():
-        if sections.keys() >= set(names):
-            yield from refusal(rule, sections)
+        if sections.keys() - unsound >= set(names):
+            errors += _refusal(rule, sections)
+    return errors

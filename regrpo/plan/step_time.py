@@ -118,7 +118,7 @@ def of_card(name: str, half: bool) -> Roof | None:
 
 
 def of_this_cpu(threads: int) -> Roof:
-    """This CPU's roof: one thread is measured, since several wait for each other under other work."""
+    """This CPU's roof. One thread is measured: several would wait for each other."""
     flops, bandwidth = _one_thread()
     name = f"this CPU, {threads} × one thread, measured"
     return Roof(name, threads * flops, bandwidth, 0.0, training=0.7, decoding=0.7)

@@ -25,14 +25,14 @@ def here(project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_good_profile_is_told_section_by_section(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def words(text: str) -> str:
+    """What is printed, without its line breaks."""
+    return " ".join(text.split())
+
+
+def test_a_good_profile_is_ok(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("ok  ") == 12
-    assert "params.yaml: model_card" in said
-    assert "params.yaml: promote" in said
+    assert capsys.readouterr().out.startswith("ok: every section of the profile")
 
 
 def test_quiet_says_nothing_where_all_is_well(
@@ -50,8 +50,10 @@ def test_every_wrong_section_is_told_at_once(
         {"grpo": {"num_generations": 5}, "sft": {"learning_rate": "fast"}, "prepare": {"dev": 0}},
     )
     assert cli.main(["check"]) == 1
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[1].strip() for line in said] == ["prepare", "sft", "grpo"]
+    title, *said = capsys.readouterr().err.splitlines()
+    assert title == "Wrong"
+    keys = [line.split(":")[0].strip() for line in said if line.startswith("  - ")]
+    assert keys == ["- prepare.dev", "- sft.learning_rate", "- grpo.num_generations"]
 
 
 def test_a_misspelled_task_is_found_before_anything_is_trained(
@@ -59,7 +61,8 @@ def test_a_misspelled_task_is_found_before_anything_is_trained(
 ) -> None:
     edit_yaml(here / "params.yaml", {"evaluate": {"tasks": ["heldout", "gsm8kk", "gsm8k"]}})
     assert cli.main(["check"]) == 1
-    assert "found gsm8kk, which none of their files names" in capsys.readouterr().err
+    said = words(capsys.readouterr().err)
+    assert "found gsm8kk, which none of their files names" in said
 
 
 def test_data_without_answers_want_rewards_and_tasks_that_need_none(
@@ -67,15 +70,13 @@ def test_data_without_answers_want_rewards_and_tasks_that_need_none(
 ) -> None:
     edit_yaml(here / "params.yaml", {"prepare": {"verifier": "none"}})
     assert cli.main(["check"]) == 1
-    assert (
-        "grpo.reward_funcs: exact_answer: expected a dataset with a verifier"
-        in capsys.readouterr().err
+    assert "grpo.reward_funcs: exact_answer: expected a dataset with a verifier" in words(
+        capsys.readouterr().err
     )
     edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": {"length_penalty": 1.0}}})
     assert cli.main(["check"]) == 1
-    assert (
-        "params.yaml: evaluate.tasks: expected tasks that need no verifiable answer"
-        in capsys.readouterr().err
+    assert "evaluate.tasks: expected tasks that need no verifiable answer" in words(
+        capsys.readouterr().err
     )
     task = {"tasks": ["heldout_text"]}
     edit_yaml(here / "params.yaml", {"evaluate": task, "promote": {"task": "heldout_text"}})
@@ -89,17 +90,15 @@ def test_the_rule_of_promotion_is_checked_with_the_profile(
     assert cli.main(["check", "--quiet"]) == 0, "a further metric of a task that is asked"
     edit_yaml(here / "params.yaml", {"promote": {"task": "gsm8k"}})
     assert cli.main(["check"]) == 1
-    assert (
-        "params.yaml: promote.task: expected a task of evaluate.tasks (heldout, "
-        in capsys.readouterr().err
+    assert "promote.task: expected a task of evaluate.tasks (heldout, " in words(
+        capsys.readouterr().err
     )
     edit_yaml(here / "params.yaml", {"promote": {"max_loss": -0.1, "alpha": 1.0, "maxloss": 0.1}})
     assert cli.main(["check"]) == 1
-    said = capsys.readouterr().err
-    assert all(
-        key in said
-        for key in ("`max_loss`", "`alpha`", "`maxloss`: unknown key (would do: max_loss)")
-    )
+    said = words(capsys.readouterr().err)
+    assert "promote.max_loss: " in said
+    assert "promote.alpha: " in said
+    assert "promote.maxloss: unknown key. Would do: max_loss" in said
 
 
 def test_rewards_formats_and_files_are_looked_up_by_name(
@@ -122,7 +121,7 @@ def test_rewards_formats_and_files_are_looked_up_by_name(
         },
     )
     assert cli.main(["check"]) == 2
-    said = capsys.readouterr().err
+    said = words(capsys.readouterr().err)
     assert "found custom.rewards:none, exct_answer (did you mean `exact_answer`?)." in said
     assert "a file or folder at data/raw/mine.jsonl" in said
     assert "a file or folder at models/raw/mine" in said
@@ -137,12 +136,10 @@ def test_vllm_that_is_not_installed_is_named_before_anything_trains(
     )
     edit_yaml(here / "params.yaml", {"grpo": {"use_vllm": True}, "evaluate": {"backend": "vllm"}})
     assert cli.main(["check"]) == 1
-    said = capsys.readouterr().err
-    assert (
-        "params.yaml: grpo.use_vllm: expected a CUDA device and the vllm package; found device auto, vllm not"
-        in said
-    )
-    assert "params.yaml: evaluate.backend: expected a CUDA device" in said
+    said = words(capsys.readouterr().err)
+    expected = "grpo.use_vllm: expected a CUDA device and the vllm package; found device auto, vllm"
+    assert expected in said
+    assert "evaluate.backend: expected a CUDA device" in said
     assert "Set `backend: hf`; or, on a CUDA machine, pip install" in said
 
 
@@ -151,9 +148,8 @@ def test_sfts_limit_of_a_prompt_needs_prepares(
 ) -> None:
     edit_yaml(here / "params.yaml", {"sft": {"max_prompt_tokens": 60}})
     assert cli.main(["check"]) == 1
-    assert (
-        "params.yaml: sft.max_prompt_tokens: expected prepare.max_prompt_tokens beside it"
-        in capsys.readouterr().err
+    assert "sft.max_prompt_tokens: expected prepare.max_prompt_tokens beside it" in words(
+        capsys.readouterr().err
     )
     edit_yaml(here / "params.yaml", {"prepare": {"max_prompt_tokens": 40}})
     assert cli.main(["check"]) == 0
@@ -165,23 +161,23 @@ def test_a_classifier_at_a_branch_is_refused_with_the_command_that_prints_its_co
     judge = {"repo": "textdetox/some-classifier", "revision": "main", "positive": ["neutral"]}
     edit_yaml(here / "params.yaml", {"evaluate": {"classifiers": {"tox": judge}}})
     assert cli.main(["check"]) == 1
-    said = capsys.readouterr().err
-    assert "params.yaml: evaluate.classifiers.tox.revision" in said
+    said = words(capsys.readouterr().err)
+    assert "evaluate.classifiers.tox.revision" in said
     assert "hf models info textdetox/some-classifier --revision main --expand sha" in said
 
 
 def test_findings_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_yaml(here / "params.yaml", {"sft": {"threads": 0}})
     assert cli.main(["check", "--json"]) == 1
-    findings = json.loads(capsys.readouterr().out)
-    assert [finding["what"] for finding in findings if finding["problem"]] == ["params.yaml: sft"]
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert (finding["level"], finding["key"]) == ("wrong", "sft.threads")
 
 
 def test_a_profile_that_is_not_there_could_not_be_checked(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["check", "--profile", "profiles/none.yaml"]) == 2
-    assert "expected a YAML file; found no such file" in capsys.readouterr().err
+    assert "expected a YAML file; found no such file" in words(capsys.readouterr().err)
 
 
 def test_another_python_on_the_path_is_told_with_the_line_that_helps(
@@ -229,7 +225,7 @@ def test_a_stage_refuses_a_wrong_profile_before_it_does_anything(here: Path) -> 
     edit_yaml(here / "params.yaml", {"model_card": {"lisense": "MIT"}})
     done = run(here, "python", "-m", "stages.prepare", check=False)
     assert done.returncode == 1
-    assert "`lisense`: unknown key (would do: license)" in done.stderr
+    assert "model_card.lisense: unknown key. Would do: license" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (here / "data/prepared").exists()
 

@@ -20,11 +20,11 @@ from tests.support.projects import edit_yaml
 @pytest.mark.parametrize(
     ("content", "why", "would_do"),
     [
-        ("distributed_type: FSPD", "'FSPD' is not a valid DistributedType", "FSDP"),
+        ("distributed_type: FSPD", "'FSPD' is not a valid DistributedType", "fsdp2.yaml"),
         (
             "distributed_type: FSDP\nfsdp_konfig: {}",
             "unknown keys (['fsdp_konfig'])",
-            "fsdp_config",
+            "fsdp2.yaml",
         ),
         (
             "distributed_type: FSDP\nfsdp_config: null",
@@ -79,17 +79,6 @@ def test_a_vllm_server_is_needed_and_takes_nothing_of_the_trainers_gpu(
     assert not [one for one in told["phases"][:3] if "vLLM" in one["terms"]]
 
 
-def test_an_installed_vllm_built_for_another_torch_is_told(
-    here: Path, gemma: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs = ["numpy", "torch==1.2.3; python_version > '3'", "torch==0.1; python_version < '3'"]
-    real = machine.requires
-    monkeypatch.setattr(machine, "requires", lambda name: needs if name == "vllm" else real(name))
-    (found,) = [one for one in command.make(gemma, HERE)["findings"] if one["level"] == "wrong"]
-    assert found["key"] == "grpo.use_vllm"
-    assert found["why"].startswith("the installed vLLM needs torch==1.2.3; found torch ")
-
-
 def test_the_range_of_vllm_that_would_do_is_said_where_none_is_installed(
     here: Path, gemma: Path
 ) -> None:
@@ -141,34 +130,6 @@ def test_the_pinned_vllm_is_held_against_trls_range_where_none_is_installed(
     (here / "constraints.txt").write_text(text.replace("\nvllm==", "\nvllm==9."))
     found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
     assert "is pinned in constraints.txt, and TRL" in found[0]["why"]
-
-
-def test_an_installed_vllm_judges_its_own_arguments(
-    here: Path,
-    gemma: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
-) -> None:
-    request.addfinalizer(
-        lambda: sys.modules.pop("vllm", None)
-    )  # or TRL would take the stand-in for vLLM ever after
-    (tmp_path / "packages").mkdir()
-    (tmp_path / "packages/vllm.py").write_text(
-        "from typing import Any\nclass EngineArgs:\n    def __init__(self, **given: Any) -> None:\n"
-        "        if given['max_model_len'] != 1024:\n            raise ValueError(f'not {given}')\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path / "packages"))
-    real = machine.installed
-    monkeypatch.setattr(
-        machine, "installed", lambda name: "0.30.0" if name == "vllm" else real(name)
-    )
-    assert not [
-        one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"
-    ]
-    edit_yaml(here / GEMMA, {"grpo": {"vllm_max_model_length": 2048}})
-    found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
-    assert [one["key"] for one in found] == ["grpo.use_vllm"]
 
 
 def test_a_gguf_base_without_its_extra_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

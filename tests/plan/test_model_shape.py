@@ -101,7 +101,7 @@ def test_a_base_that_is_not_here_leaves_memory_unknown_and_says_so(
     assert cli.main(["plan"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("params.yaml: nothing is wrong; whether it fits is unknown")
-    assert "base_model.source.revision: 'TODO' is a placeholder, no commit" in said
+    assert "base_model.source.revision: expected a commit of model nobody/nothing" in said
     assert "unknown until base_model has run" in said
 
 

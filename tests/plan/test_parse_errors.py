@@ -20,14 +20,9 @@ def test_a_section_that_is_none_is_told_as_that(here: Path, section: str) -> Non
     found = [
         one for one in command.make(Path("mine.yaml"), HERE)["findings"] if one["level"] == "wrong"
     ]
-    assert found == [
-        {
-            "level": "wrong",
-            "key": section,
-            "why": "input should be a mapping; found None",
-            "would_do": "as in params.yaml",
-        }
-    ]
+    (one,) = found
+    assert (one["key"], one["why"]) == (section, "input should be a mapping; found None")
+    assert one["would_do"].endswith("as in params.yaml")
 
 
 def test_the_default_profile_is_no_example_for_what_is_wrong_in_itself(here: Path) -> None:

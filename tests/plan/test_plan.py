@@ -13,7 +13,7 @@ import pytest
 from regrpo import cli
 from regrpo.commands import plan as command
 from regrpo.plan.findings import Target
-from tests.support.plans import GEMMA, GLOO, GYM, HERE, HUB, SCRATCH, SERVER, VLLM
+from tests.support.plans import GEMMA, GLOO, GYM, HERE, HUB, SCRATCH, VLLM
 from tests.support.projects import ROOT, edit_yaml
 
 
@@ -480,9 +480,9 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         "params.yaml",
         {"prepare": {"eval": 40000}},
         [],
-        "prepare.eval",
+        "prepare.source.size",
         "take 40100 questions, and 32000 rows are drawn",
-        "less than 31900",
+        "more than 40100",
     ),
     "a task to be promoted by that is not asked": (
         "params.yaml",
@@ -540,14 +540,6 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         "starts 4 processes, and --gpus says 2",
         "or --gpus 4",
     ),
-    "prompts beyond the server's window": (
-        GEMMA,
-        {"grpo": {**SERVER, "max_completion_length": 800}},
-        [],
-        "grpo.max_completion_length",
-        "= 1312 tokens) exceed max_model_len of profiles/launch",
-        "at most 512",
-    ),
     "a GPU too small for vLLM": (
         GEMMA,
         {"sft": {"max_steps": 0}, "evaluate": {"backend": "hf", "batch_size": 1}},
@@ -594,7 +586,7 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         [],
         "sft.launch.backend",
         "is missing",
-        "gloo or nccl",
+        "add it",
     ),
     "a misspelled argument of lm-eval's vLLM": (
         GEMMA,
