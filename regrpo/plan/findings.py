@@ -157,7 +157,8 @@ def size(text: str) -> int:
         value = TypeAdapter(ByteSize).validate_python(with_unit)
     except ValidationError:
         value = ByteSize(0)
-    if value <= 0:
+    # pydantic reads as far as it can: "1.2.3GB" is a byte to it.
+    if value < 2**20:
         raise Refused(
             "--gpu-memory",
             expected="a size as 80GiB",
