@@ -561,7 +561,7 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         {"evaluate": {"model_args": {"gpu_memory_utilization": "half"}}},
         [],
         "evaluate.model_args.gpu_memory_utilization",
-        "must be a number; found 'half'",
+        "must be a number above 0 and at most 1; found 'half'",
         "0.9",
     ),
     "no number of questions from a source without an evaluation split": (
