@@ -1,6 +1,7 @@
-"""Fail if a deterministic output has another hash than the committed dvc.lock says, on the processor it was made on.
+"""Fail if a deterministic output differs in hash from the committed dvc.lock.
 
-Varying by law: run.json, and the card's marked block; reports/model_card/metrics.json has the hash of the rest of it.
+That holds on the processor it was made on. Varying by law: run.json, and the card's marked block;
+reports/model_card/metrics.json has the hash of the rest of it.
 """
 
 import json
@@ -43,7 +44,8 @@ def main() -> int:
             file=sys.stderr,
         )
     print(
-        f"same bytes: {len(after) - len(different)} of {len(after)} outputs identical to the committed dvc.lock"
+        f"same bytes: {len(after) - len(different)} of {len(after)} outputs "
+        "identical to the committed dvc.lock"
     )
     return 1 if different else 0
 

@@ -1,4 +1,4 @@
-"""Peak memory and time of prepare and validate, by the number of rows: memory must not grow with it.
+"""Peak memory and time of prepare and validate, by number of rows: memory must not grow with it.
 
     python benchmarks/data_memory.py --rows 1000000,10000000 --stages prepare
 

@@ -1,9 +1,9 @@
-"""profiles/gemma-3-1b-pt.yaml at its true size, without its weights: memory and time beside the plan.
+"""profiles/gemma-3-1b-pt.yaml at true size, without its weights: memory and time beside the plan.
 
-    python benchmarks/gpu_shapes.py make            a base of random weights, and the profile's variants
-    python benchmarks/gpu_shapes.py plan            `regrpo plan --json` of each, in plan-VARIANT.json
-    python benchmarks/gpu_shapes.py run [CASE ...]  a few optimizer steps of each case: cases.json
-    python benchmarks/gpu_shapes.py table           what was measured beside what was planned
+    python benchmarks/gpu_shapes.py make           a base of random weights, profile variants
+    python benchmarks/gpu_shapes.py plan           `regrpo plan --json`, in plan-VARIANT.json
+    python benchmarks/gpu_shapes.py run [CASE ...] a few optimizer steps of each case: cases.json
+    python benchmarks/gpu_shapes.py table          what was measured beside what was planned
 
 Run it in the root of a copy of the project: it writes into models/raw/, profiles/ and the root.
 Cases are STAGE-VARIANT: the stage's own train() with the variant's own settings, on sequences of

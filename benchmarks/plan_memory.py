@@ -1,4 +1,4 @@
-"""What `regrpo plan` predicts of memory beside what the stages' own training code takes on this CPU.
+"""The memory that `regrpo plan` predicts beside what the stages' training code takes on this CPU.
 
     python benchmarks/plan_memory.py [--cases sft-full-2,…] [--folder DIR]
 
@@ -123,7 +123,7 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
 
 
 def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
-    """Lay out the base, its source and rows of exactly the case's length in the working directory."""
+    """Lay out base, source and rows of exactly the case's length in the working directory."""
     import pandas as pd
 
     from regrpo.train import saving

@@ -14,9 +14,11 @@ COMMANDS = {
     "check": "the whole profile, the environment and free disk, before anything runs",
     "plan": "whether a profile will train and fit on a GPU, before a second of it is spent",
     "sync": "bring MLflow up to date with the files (idempotent)",
-    "report": "one page about a run, reports/index.html: states, gate, curves, evaluation, samples, lineage",
+    "report": "one page about a run, reports/index.html: "
+    "states, gate, curves, evaluation, samples, lineage",
     "compare": "what differs between runs, and whether they differ by more than chance",
-    "promote": "register a run's model in MLflow; champion only if audit, doctor and paired test allow it",
+    "promote": "register a run's model in MLflow; "
+    "champion only if audit, doctor and paired test allow it",
     "audit": "whether a run is what its records say, to the byte",
     "lineage": "which run made what from what, upstream or downstream",
     "reproduce": "make a run again in a temporary worktree, and say whether the same came out",

@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports each train
 if importlib.util.find_spec("pydantic") is None or importlib.util.find_spec("ruamel") is None:
     # DVC starts stages with the `python` of PATH, which need not be the project's.
     sys.exit(
-        f"regrpo: expected the project's environment; found {sys.executable}, which lacks its packages. "
-        "Run `make install`, then `source .venv/bin/activate`, and start dvc again (or use `make repro`)."
+        f"regrpo: expected the project's environment; found {sys.executable}, which lacks "
+        "its packages. Run `make install`, then `source .venv/bin/activate`, and start dvc again "
+        "(or use `make repro`)."
     )

@@ -7,7 +7,6 @@ samples.parquet,curves.png}. Run it by hand: python -m stages.grpo
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,13 +19,14 @@ from regrpo.records import stage_run
 from regrpo.train import doctor, launch, rewards, worker
 from regrpo.train.classifiers import Classifier, ClassifierName, load_all
 from regrpo.train.early_stopping import EarlyStopping
+from regrpo.train.groups import Grouped
 
 SFT = Path("models/sft")
 OUT = Path("models/grpo")
 DATA = Path("data/prepared")
 
 
-class Params(Training):
+class Params(Grouped):
     library = "trl.trainer.grpo_config:GRPOConfig"
     owned: ClassVar[dict[str, str]] = Training.owned | {
         "reward_weights": "the weights stand in grpo.reward_funcs",
@@ -38,7 +38,6 @@ class Params(Training):
     dev_every: int = Field(ge=0)
     sample_every: int = Field(gt=0)
     max_steps: int = Field(gt=0)
-    num_generations: int = Field(ge=2)
     max_completion_length: int = Field(gt=0)
     beta: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=1.0, gt=0)
@@ -64,27 +63,6 @@ class Params(Training):
             raise invalid(problem)
         return self
 
-    def group_problem(self, processes: int) -> Problem | None:
-        """What is wrong if the completions generated at once are not whole batches and groups."""
-        # Completions of one micro-step.
-        at_once = self.per_device_train_batch_size * processes
-        stated = self.passed_through.get("generation_batch_size")
-        completions = stated or at_once * self.generation_steps
-        shape = f"per_device_train_batch_size {self.per_device_train_batch_size}"
-        if processes > 1:
-            shape += f" × {processes} processes"
-        if completions % at_once:
-            why = f"({completions}) must be a multiple of {at_once} ({shape})"
-            whole = -(-completions // at_once) * at_once
-            return Problem("generation_batch_size", why, str(whole))
-        if completions % self.num_generations:
-            why = (
-                f"({self.num_generations}) must divide the completions generated at once, "
-                f"{completions} ({shape} × {completions // at_once})"
-            )
-            return Problem("num_generations", why, _group_sizes(completions, self.num_generations))
-        return None
-
     @model_validator(mode="after")
     def _dev_needs_whole_models(self) -> Self:
         if self.dev_every and self.launch and self.launch.config:
@@ -92,37 +70,9 @@ class Params(Training):
             raise invalid(Problem("dev_every", why, "0"))
         return self
 
-    @property
-    def generation_steps(self) -> int:
-        """Micro-steps that use one generation's completions, as TRL counts them."""
-        at_once = self.per_device_train_batch_size * self.processes
-        generated = self.passed_through.get("generation_batch_size") or 0
-        return (
-            self.passed_through.get("steps_per_generation")
-            or generated // at_once
-            or self.gradient_accumulation_steps
-        )
-
-    @property
-    def cycle(self) -> int:
-        """Optimizer steps of one generation's use: TRL does not save its buffer of completions."""
-        micro_steps = math.lcm(
-            self.generation_steps * self.passed_through.get("num_iterations", 1),
-            self.gradient_accumulation_steps,
-        )
-        return micro_steps // self.gradient_accumulation_steps
-
     def trainer_settings(self, device: str) -> dict[str, Any]:
         weights = list(self.reward_funcs.values())
         return super().trainer_settings(device) | {"reward_weights": weights}
-
-
-def _group_sizes(completions: int, near: int) -> str:
-    """The divisors of the completions generated at once that are next to a group size."""
-    divisors = [n for n in range(2, completions + 1) if completions % n == 0]
-    below = [n for n in divisors if n < near][-1:]
-    above = [n for n in divisors if n > near][:1]
-    return " or ".join(map(str, below + above)) or "none: raise per_device_train_batch_size"
 
 
 def watchers(params: Params, history: Any, cutter: prompts.Cutter, verifier: Any) -> list[Any]:

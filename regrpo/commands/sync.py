@@ -1,4 +1,4 @@
-"""regrpo sync: tell MLflow everything that journals, experiments and workspace hold and it does not."""
+"""regrpo sync: tell MLflow what journals, experiments and workspace hold and it does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print each row made or ended (or the latest pipeline's, if nothing was) and where they are."""
+    """Print each row made or ended (if none, the latest pipeline's) and where they are."""
     changed = sync()
     latest = state.latest_pipeline()
     if args.json:

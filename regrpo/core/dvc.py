@@ -14,7 +14,7 @@ from regrpo.core.profiles import read_yaml
 
 
 def entry_now(stage: str) -> dict[str, Any]:
-    """The dvc.lock entry (without outs) that DVC will write for `stage` from what lies in the workspace now."""
+    """The dvc.lock entry (without outs) that DVC will write for `stage` as things are now."""
     declared = read_yaml(Path("dvc.yaml"))["stages"][stage]
     profile = str(read_yaml(Path("params.yaml"))["profile"])
     section = (read_yaml(Path(profile)) or {}).get(stage)
@@ -26,7 +26,7 @@ def entry_now(stage: str) -> dict[str, Any]:
 
 
 def path_of(declared: Any) -> str:
-    """The path in an entry of dvc.yaml's lists: a string, or a mapping of one path to its options."""
+    """The path in an entry of dvc.yaml's lists: a string, or one path's mapping to its options."""
     if isinstance(declared, Mapping):
         return str(next(iter(declared)))
     return str(declared)
@@ -41,7 +41,7 @@ def declared_outputs(stage: Mapping[str, Any]) -> list[Any]:
 
 
 def md5_of(data: bytes) -> str:
-    """MD5 in hex. An identity within the pipeline, not a protection: records hold SHA-256 besides."""
+    """MD5 in hex. It identifies within the pipeline, no more: records hold SHA-256 too."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
@@ -54,7 +54,7 @@ def dvc_md5(path: Path) -> str:
 
 
 def folder_md5(files: Mapping[str, str]) -> str:
-    """DVC's hash of a folder: the MD5 of its sorted listing, ending in `.dir`; `files` is {name: MD5}."""
+    """DVC's hash of a folder: the MD5 of its sorted listing, and `.dir`; `files` is {name: MD5}."""
     listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
     return md5_of(json.dumps(listing, sort_keys=True).encode()) + ".dir"
 
@@ -68,7 +68,7 @@ def parse_listing(data: bytes) -> dict[str, str] | None:
 
 
 def files_in(path: Path) -> Iterator[Path]:
-    """The files that DVC sees at a path: itself, or all below a folder that .dvcignore lets through."""
+    """The files that DVC sees at a path: itself, or what .dvcignore lets through of a folder."""
     from pathspec import GitIgnoreSpec
 
     if path.is_file():
@@ -86,7 +86,7 @@ def files_in(path: Path) -> Iterator[Path]:
 
 
 def dvc_root() -> Path:
-    """The root of the repository that the user sees, also from DVC's temporary experiment workspaces."""
+    """The root of the user's repository, also from DVC's temporary experiment workspaces."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
@@ -130,6 +130,6 @@ def read_object(cache: Path, md5: str) -> bytes | None:
 
 
 def read_object_inside(cache: Path, folder: str, name: str) -> bytes | None:
-    """A file of a folder output, of which `folder` is the MD5. Returns None as `read_object` does."""
+    """A file of a folder output, whose MD5 is `folder`. Returns None as `read_object` does."""
     listing = parse_listing(read_object(cache, folder) or b"")
     return read_object(cache, (listing or {}).get(name, ""))

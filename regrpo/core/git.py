@@ -1,4 +1,4 @@
-"""git's answers about the current repository, and the references under which DVC keeps experiments."""
+"""git's answers about the current repository, and the references of DVC's experiments."""
 
 from __future__ import annotations
 

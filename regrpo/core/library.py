@@ -95,7 +95,7 @@ def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
 
 
 def _imported_from(tree: ast.Module, name: str, module: str) -> str | None:
-    """Where a base class comes from ("package.module:Class"). Returns None if it is not imported."""
+    """Where a base class comes from ("package.module:Class"). None if it is not imported."""
     if name == "TrainingArguments":  # TRL imports it from transformers itself, which loads lazily
         return "transformers.training_args:TrainingArguments"
     for node in ast.walk(tree):

@@ -52,7 +52,7 @@ def stage_key(entry: Mapping[str, Any]) -> str:
 
 
 def pipeline_key(lock: Mapping[str, Any]) -> str | None:
-    """SHA-256 over the keys of all stages. Returns None if dvc.lock does not hold every stage yet."""
+    """SHA-256 over the keys of all stages. Returns None if dvc.lock lacks a stage."""
     stages = lock.get("stages", {})
     if not set(STAGES) <= set(stages):
         return None
@@ -171,7 +171,7 @@ def chain_misfits(
 
 
 def hashes(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(path, SHA-256) of recorded inputs or outputs: each as a whole, and a folder's files besides."""
+    """(path, SHA-256) of recorded inputs or outputs: each as a whole, a folder's files besides."""
     for item in items:
         yield item["path"], item["sha256"]
         for name, digest in (item.get("files") or {}).items():
@@ -222,7 +222,7 @@ class Snapshot:
         return {path: data for path, data in known.items() if data is not None}
 
     def output(self, path: str) -> bytes | None:
-        """A single-file output's bytes, from here or the repository's DVC cache. None if neither has it."""
+        """A single-file output's bytes, from here or the DVC cache. None if neither has it."""
         data = self.read(path)
         if data is not None:
             return data
@@ -245,7 +245,7 @@ class Snapshot:
         return recorded_params(self.lock()["stages"])
 
     def profile(self) -> str:
-        """The path of the profile that dvc.lock's parameters came from; the last stage's, if they differ."""
+        """The profile that dvc.lock's parameters came from; the last stage's, if they differ."""
         return recorded_profile(self.lock()["stages"])
 
     def record(self, stage: str) -> Json | None:

@@ -7,7 +7,7 @@ import signal
 from typing import TypeVar
 
 FOLDER = "REGRPO_LAUNCH"
-"""Names, in the processes that a stage started (regrpo.train.launch), the folder they exchange by."""
+"""Names the folder that a stage's processes (regrpo.train.launch) exchange by; set in them only."""
 PARENT = "REGRPO_LAUNCH_PARENT"
 """Names the id of the process that started this one."""
 T = TypeVar("T")

@@ -60,7 +60,7 @@ def _count(tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt], where: str
 
 
 def require_cut(sft: int | None, prepare: int | None) -> None:
-    """Refuse a limit of sft's own beside none of prepare's, which says that questions may be cut."""
+    """Refuse a limit of sft's own without prepare's, which says that questions may be cut."""
     if sft and not prepare:
         raise Refused(
             "sft.max_prompt_tokens",

@@ -143,7 +143,7 @@ class Lora(Section):
 
 
 class Launch(Section):
-    """Several processes for one training, by torchrun or, with a configuration of accelerate's, by accelerate."""
+    """Several processes for one training, by torchrun or, with its configuration, accelerate."""
 
     processes: int = Field(gt=0)
     nodes: int = Field(default=1, gt=0)
@@ -200,7 +200,8 @@ class Quantization(Section):
                 f"{stage}.quantization",
                 expected="the package bitsandbytes, which quantises the weights",
                 found="none",
-                remedy="On a CUDA machine `pip install -c constraints.txt -e '.[cuda]'`; elsewhere set it to null.",
+                remedy="On a CUDA machine `pip install -c constraints.txt -e '.[cuda]'`; "
+                "elsewhere set it to null.",
             )
         from transformers import BitsAndBytesConfig
 
@@ -296,11 +297,11 @@ class Training(PassThrough):
 
     @property
     def cycle(self) -> int:
-        """Optimizer steps after which nothing is in flight, so that a run can be resumed to the same bits."""
+        """Optimizer steps after which nothing is in flight: a run resumes to the same bits."""
         return 1
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
-        """Arguments for the library's configuration class: the profile's, and what the device asks."""
+        """Arguments for the library's configuration class: the profile's and the device's."""
         fields = library_fields(self.library)
         named = {name: getattr(self, name) for name in type(self).model_fields if name in fields}
         settings: dict[str, Any] = {"dataloader_pin_memory": device != "cpu"}
@@ -309,7 +310,7 @@ class Training(PassThrough):
         settings |= self.passed_through | named
         if self.launch and self.processes > 1:
             settings["ddp_backend"] = self.launch.backend
-        # A checkpoint falls on the end of a cycle and of a logging window, whatever the profile says.
+        # A checkpoint falls on the end of a cycle and of a logging window for any profile.
         boundary = math.lcm(self.cycle, self.logging_steps)
         return settings | {
             "report_to": "none",

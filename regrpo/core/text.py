@@ -1,4 +1,4 @@
-"""Text as people see it: what others wrote made safe to show, and one format for each kind of number.
+"""Text as people see it: what others wrote made safe to show, one format for each kind of number.
 
 Card, pages and terminal say a text or a number alike because they all take it from here.
 """
@@ -30,7 +30,7 @@ def visible(text: object, limit: int = 2000) -> str:
 
 
 def one_line(text: object, limit: int = 2000) -> str:
-    """As `visible`, on one line, for terminals and table cells: ⏎ and ⇥ stand for newline and tab."""
+    """As `visible`, on one line, for terminals and table cells: ⏎ is a newline, ⇥ a tab."""
     shown = (
         character if character.isprintable() else ESCAPES.get(character) or _escape(character)
         for character in cut(str(text), limit)
@@ -82,7 +82,7 @@ def mermaid(text: object, limit: int = 60) -> str:
 
 # --- numbers --------------------------------------------------------------------------------------
 # `kind` is that of a metric: shares ("binary") are said in percent, differences of them in
-# percentage points, measures ("continuous") with four digits, and other numbers with three decimals.
+# percentage points, measures ("continuous") with four digits, other numbers with three decimals.
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -173,7 +173,7 @@ def distinguishable(ci95: Sequence[float]) -> str:
 
 
 def ranges(numbers: Iterable[int], most: int = 8) -> str:
-    """Whole numbers as ranges of neighbours: 3–5, 9; of more than `most` ranges the middle is left out."""
+    """Whole numbers as ranges: 3–5, 9; of more than `most` ranges the middle is left out."""
     # Neighbours have the same distance to their place in the sorted list.
     runs = groupby(enumerate(sorted(set(numbers))), key=lambda item: item[1] - item[0])
     shown = []

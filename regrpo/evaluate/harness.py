@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def surroundings() -> Iterator[None]:
-    """What must hold before lm-eval is imported: a cache of this run's own, quiet logs, few bars."""
+    """What must hold before lm-eval is imported: this run's own cache, quiet logs, few bars."""
     import logging
 
     # `datasets` reuses its cache for a file that was rewritten with the same time stamp, hence a
@@ -66,7 +66,8 @@ def load_model(
         lines = str(error).splitlines() or [type(error).__name__]
         raise Refused(
             "evaluate.model_args",
-            expected=f"arguments of lm-eval's {backend} backend, and a model that it loads ({folder})",
+            expected=f"arguments of lm-eval's {backend} backend, "
+            f"and a model that it loads ({folder})",
             found=lines[0],
             remedy="Correct them in the profile.",
         ) from error

@@ -44,10 +44,11 @@ class Estimate(_Result):
 
 
 class Pair(_Result):
-    """A later model against an earlier one on the same questions; differences are later minus earlier.
+    """A later model against an earlier one on the same questions.
 
-    `gained` counts questions that only the later model got right, `lost` those that only the
-    earlier one did; they and `p_mcnemar` are None for a continuous metric.
+    Differences are later minus earlier. `gained` counts questions that only the later model got
+    right, `lost` those that only the earlier one did; they and `p_mcnemar` are None for a
+    continuous metric.
     """
 
     difference: float

@@ -147,12 +147,13 @@ def bootstrap_interval(values: Values, *, resamples: int, seed: int) -> Interval
 
 
 def minimum_detectable_effect(differences: Values, kind: Kind) -> float | None:
-    """The smallest true difference that this many questions would show at α = 0.05 (two-sided) with 80 % power.
+    """The smallest true difference that this many questions would show.
 
-    (z₀.₉₇₅ + z₀.₈₀) · sd / √n with sd the standard deviation of the per-question differences (Miller 2024, power
-    analysis); None for one question of a continuous metric, which has none. For a binary metric sd² is the discordant
-    share, its value where there is no true difference (Connor 1987, Biometrics 43:207), and no effect of fewer than
-    FEWEST_DISCORDANT questions can be shown.
+    At α = 0.05 (two-sided) with 80 % power: (z₀.₉₇₅ + z₀.₈₀) · sd / √n with sd the standard
+    deviation of the per-question differences (Miller 2024, power analysis); None for one question
+    of a continuous metric, which has none. For a binary metric sd² is the discordant share, its
+    value where there is no true difference (Connor 1987, Biometrics 43:207), and no effect of fewer
+    than FEWEST_DISCORDANT questions can be shown.
     """
     import numpy as np
     from statsmodels.stats.power import NormalIndPower

@@ -166,7 +166,8 @@ def _describe(name: str, harness: Any, origin: Origin) -> Task:
     if not metrics:
         raise Refused(
             f"evaluate.tasks: {name}",
-            expected="a metric that is a mean over questions, so that models can be compared question by question",
+            expected="a metric that is a mean over questions, "
+            "so that models can be compared question by question",
             found=", ".join(harness.aggregation()),
             remedy="Take it off the list.",
         )
@@ -213,7 +214,7 @@ def _few_shot(harness: Any) -> dict[str, Any] | None:
 
 
 def with_judges(task: Task, judges: Mapping[str, Judge]) -> Task:
-    """One of our main tasks with a metric per classifier more, and their mean if there are several."""
+    """One of our main tasks with a metric per classifier besides, and the mean of several."""
     if not judges or task.origin != "ours" or task.metrics[0].role != "main":
         return task
     descriptions = {

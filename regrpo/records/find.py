@@ -1,4 +1,4 @@
-"""Where pipelines lie (workspace, commits, DVC experiments), and which of them a user's name means."""
+"""Where pipelines lie (workspace, commits, DVC experiments), and which one a user's name means."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def experiments(root: Path) -> dict[str, str]:
 
 
 def revisions(root: Path) -> Iterator[Place]:
-    """Every DVC experiment, and every commit that changed dvc.lock, newest first (HEAD, branches, tags)."""
+    """DVC experiments, and commits (HEAD, branches, tags) that changed dvc.lock, newest first."""
     for name, commit in experiments(root).items():
         yield Place(f"experiment {name}", Snapshot(root, commit))
     everywhere = ("--branches", "--tags", "--remotes", "HEAD")
@@ -162,7 +162,7 @@ class Finder:
         return [_named(target, self.find, target) for target in targets]
 
     def sweep(self, name: str) -> list[Named]:
-        """The runs of a sweep: the DVC experiments NAME-1, NAME-2, … and MLflow's rows tagged with it.
+        """A sweep's runs: the DVC experiments NAME-1, NAME-2, … and MLflow's rows tagged with it.
 
         Those that are queued, running or failed come with that as their problem. Raises CannotCheck
         if there are none.
@@ -238,7 +238,7 @@ class Finder:
     # --- MLflow -----------------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[Rows], T]) -> T | None:
-        """MLflow's answer. Returns None if it is not to be asked, or cannot be (`mlflow_problem`)."""
+        """MLflow's answer. None if it is not to be asked, or cannot be (`mlflow_problem`)."""
         if self.rows is None or self.mlflow_problem:
             return None
         try:
@@ -253,7 +253,7 @@ class Finder:
         return self._ask(lambda rows: rows.tagged(**tags)) or []
 
     def _of_row(self, row: Row) -> Place:
-        """The place that holds every stage's run of a pipeline's row, or what a reproduction made again.
+        """The place of every stage's run of a pipeline's row, or of what a reproduction made.
 
         Raises CannotCheck if the row's results are nowhere.
         """

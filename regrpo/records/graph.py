@@ -82,7 +82,7 @@ class Graph:
         return [name for name, run in self.runs.items() if artifact in run.inputs]
 
     def made_for(self, artifact: str, reader: str) -> list[str]:
-        """The makers of a reader's input: of several in a place of the reader's, the last before it."""
+        """The makers of a reader's input: of several in one of its places, the last before it."""
         read_by = self.runs[reader]
         makers = self.makers(artifact)
         own = [name for name in makers if self.runs[name].shares_a_place_with(read_by)]
@@ -93,7 +93,7 @@ class Graph:
         return [name for name in earlier if self.runs[name].ended == last]
 
     def next_runs(self, run: str, direction: Direction) -> list[str]:
-        """The runs that made a run's inputs (upstream), or read its outputs (downstream), in stage order.
+        """The makers of a run's inputs (upstream), or readers of its outputs, in stage order.
 
         If several runs made the very same artifact, only those of the reader's own pipeline and it
         belong together; both ways follow the same edges, so that A is upstream of B exactly if B is
@@ -177,7 +177,7 @@ def of_places(places: Iterable[Place]) -> Graph:
 
 
 def _add_outputs(graph: Graph, record: Record, data: bytes) -> None:
-    """A run with what it made, its own record included; a record written anew is of the same run."""
+    """A run with what it made, its record included; a record written anew is of the same run."""
     run = Run(
         record.stage,
         record.run,
@@ -258,7 +258,7 @@ def ask(
 def _starts(
     graph: Graph, target: str | None, find: Callable[[str], Place], direction: Direction
 ) -> tuple[list[str], set[str] | None]:
-    """The runs to start from (none: the ends of the pipeline), and the one pipeline that is meant."""
+    """The runs to start from (none: the pipeline's ends), and the one pipeline meant."""
     here = {name for name, run in graph.runs.items() if "workspace" in run.places}
     if target is None:
         return [], here
@@ -283,7 +283,7 @@ def _is_hash(target: str) -> bool:
 
 
 def _matching(graph: Graph, target: str) -> list[str]:
-    """The artifacts of that SHA-256 (or with a file of it inside), or of that path (or around it)."""
+    """The artifacts of that SHA-256 (or with a file of it), or of that path (or around it)."""
     if _is_hash(target):
         found = {name for name, one in graph.artifacts.items() if one.sha256.startswith(target)}
         for digest, folders in graph.files.items():
@@ -362,7 +362,7 @@ def _branch(graph: Graph, run: str, direction: Direction, seen: set[str]) -> Ite
 
 
 def mermaid(graph: Graph) -> str:
-    """A Mermaid flowchart: runs are rounded, artifacts square; no code, and no stage's own record."""
+    """A Mermaid flowchart: runs rounded, artifacts square; no code, and no stage's own record."""
     names: dict[str, str] = {}
     lines = ["flowchart LR"]
     for name, run in graph.runs.items():

@@ -149,7 +149,7 @@ class Tree:
 
 
 def path_hashes(path: str, listing: Mapping[str, Digest]) -> tuple[str, str]:
-    """(SHA-256, MD5) of a path as run.json and as dvc.lock spell them, from the files found there."""
+    """(SHA-256, MD5) of a path as run.json and dvc.lock spell them, from the files there."""
     if set(listing) == {path}:
         return listing[path].sha256, str(listing[path].md5)
     inner = {name[len(path) + 1 :]: digest for name, digest in listing.items()}

@@ -65,12 +65,12 @@ class Journal:
             shutil.copyfile(source, target)
 
     def close(self, status: str, record: Mapping[str, Any] | None) -> None:
-        """Say how the stage ended (MLflow's FINISHED, FAILED or KILLED), with its run.json if it finished."""
+        """Say how the stage ended: FINISHED (with its run.json), FAILED or KILLED, as in MLflow."""
         closed = {"status": status, "ended": time.time(), "record": record}
         files.write_json(self.folder / "closed.json", closed)
 
     def mlflow_run_id(self, is_following: Callable[[], bool], patience: float = 30.0) -> str | None:
-        """The id under which the tracker filed this run. Returns None if it did not within `patience` seconds."""
+        """The tracker's id for this run. None if it gave none within `patience` seconds."""
         notes = self.folder / "mlflow.json"
         started = time.monotonic()
         while enabled() and not notes.exists():
@@ -139,7 +139,7 @@ class JournalReader:
 
     @property
     def tracker_notes(self) -> dict[str, Any]:
-        """What the tracker noted: run_id, parent_run_id, model_id, offset, described, ended; or error."""
+        """Its notes: run_id, parent_run_id, model_id, offset, described, ended; or error."""
         path = self.folder / "mlflow.json"
         return files.read_json(path) if path.exists() else {}
 
@@ -197,7 +197,7 @@ def journal_of(stage: str, run: str) -> JournalReader | None:
 
 
 def is_alive(process: Sequence[float] | None) -> bool:
-    """Whether the process [id, start time in seconds] still runs; one that waits to be reaped does not."""
+    """Whether the process [id, start time in seconds] still runs; an unreaped one does not."""
     import psutil
 
     if not process:

@@ -37,7 +37,7 @@ P = TypeVar("P", bound=Section)
 
 
 def environment() -> dict[str, Any]:
-    """Every installed distribution, Python, system and device, with a SHA-256 over them (`sha256`)."""
+    """All installed distributions, Python, system, device, and a SHA-256 over them (`sha256`)."""
     packages = {}
     for distribution in metadata.distributions():
         if distribution.name:
@@ -53,7 +53,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_state() -> tuple[dict[str, Any], str]:
-    """({revision, dirty, diff_sha256}, diff) of the code against the commit the experiment started from.
+    """({revision, dirty, diff_sha256}, diff) of the code against the experiment's first commit.
 
     Untracked files count as changes. Without a git repository the revision and the flag are None.
     """
@@ -264,7 +264,7 @@ def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
 
 
 def _keep_reports(journal: Journal, name: str) -> None:
-    """Copy the stage's report files to the journal: an experiment's workspace is gone before MLflow has them."""
+    """Copy the stage's reports to the journal: MLflow may come after the workspace is gone."""
     folder = Path("reports") / name
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name not in (".gitignore", "run.json"):

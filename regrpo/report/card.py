@@ -221,7 +221,7 @@ def seeds(facts: Facts) -> str:
 
 
 def brought_in(facts: Facts) -> dict[str, str]:
-    """SHA-256 of the folders that the user filled (data/raw, models/raw), where they hold anything."""
+    """SHA-256 of the user's folders (data/raw, models/raw), where they hold anything."""
     found = {}
     for artifact in facts.runs["prepare"]["inputs"] + facts.runs["base_model"]["inputs"]:
         is_raw = artifact["path"] in ("data/raw", "models/raw")
@@ -349,7 +349,7 @@ def _hydra(value: Any) -> str:
 
 
 def _is_simple(override: str) -> bool:
-    """Whether Hydra's grammar takes it: plain keys (a reward named custom.x:f is none), no escapes."""
+    """Whether Hydra's grammar takes it: plain keys (not a reward custom.x:f), no escapes."""
     key, _, value = override.partition("=")
     is_plain = re.fullmatch(r"([\w./-]+\.ya?ml:)?[+~]?\w+(\.\w+)*", key)
     return is_plain is not None and not set(value) & set("\\$\n")

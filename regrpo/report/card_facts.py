@@ -134,7 +134,7 @@ def _prompt(stored: Any, dataset: Json) -> Any:
 
 
 def require_one_chain(facts: Facts) -> None:
-    """Raise Refused unless every stage read what its predecessor wrote, and models/grpo is grpo's."""
+    """Raise Refused unless each stage read what the last wrote, and models/grpo is grpo's."""
     for misfit in chain_misfits(facts.runs):
         raise _mixed(misfit)
     for stage, path, expected in facts.files("outputs"):

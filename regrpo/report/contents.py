@@ -1,4 +1,4 @@
-"""What the report page shows, as plain data: what a pipeline's files say as far as they can be read.
+"""What the report page shows, as plain data: what a pipeline's files say if they can be read.
 
 A pipeline need not be whole: what is missing, out of date or unreadable is said, and the rest is
 shown.

@@ -159,9 +159,10 @@ def interval_chart(
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """At most `count` + 1 round numbers within [low, high], a step of 1, 2 or 5 times a power of ten apart.
+    """At most `count` + 1 round numbers within [low, high].
 
-    The steps are those of Heckbert, "Nice numbers for graph labels" (Graphics Gems, 1990).
+    They are 1, 2 or 5 times a power of ten apart, as in Heckbert, "Nice numbers for graph labels"
+    (Graphics Gems, 1990).
     """
     if not high > low:
         return [low]

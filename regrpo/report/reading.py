@@ -40,7 +40,7 @@ class Reader:
         return self.snapshot.revision is None
 
     def guarded(self, where: str, read: Callable[[], T]) -> T | None:
-        """What `read` returns. None, with a problem noted, if it finds other content than it reads."""
+        """What `read` returns. None, with a problem noted, if it cannot read the content."""
         try:
             return read()
         except RegrpoError as error:
@@ -56,7 +56,7 @@ class Reader:
         return None
 
     def yaml(self, path: str) -> Json:
-        """A YAML file's mapping; an empty one if it is not there. Raises TypeError for another type."""
+        """A YAML file's mapping; empty if there is none. Raises TypeError for another type."""
         content = parse_yaml(self.snapshot.read(path) or b"{}", path)
         if not isinstance(content, dict):
             raise TypeError(f"expected a mapping, found {type(content).__name__}")

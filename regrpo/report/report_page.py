@@ -283,7 +283,10 @@ def _difference_charts(headline: Task, gain: Gain | None) -> list[Figure]:
             row("the rest", gain.learned, gain.learned_ci95, 3),
         ]
         title = "GRPO's gain, taken apart"
-        note = "From SFT to GRPO in all; what opening the reasoning gives SFT, untrained; what is left."
+        note = (
+            "From SFT to GRPO in all; "
+            "what opening the reasoning gives SFT, untrained; what is left."
+        )
         figures.append((title, note, _difference_chart(title, parts, headline)))
     return figures
 

@@ -52,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Execution:
-    """The newest execution of the pipeline here: its last journal, and when it started (UTC seconds)."""
+    """The pipeline's newest execution here: its last journal, and its start (UTC seconds)."""
 
     journal: JournalReader
     started: float

@@ -55,7 +55,7 @@ def _shown(value: float | str) -> str:
 
 
 def escaped(content: str) -> str:
-    """Text on one line without markup, in which nothing hides: XML forbids some control characters."""
+    """Text on one line, without markup and with nothing hidden: XML forbids some controls."""
     return html.escape(one_line(content, LONGEST))
 
 

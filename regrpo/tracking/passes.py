@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from regrpo.tracking.store import Store
 
 GRACE = 20.0
-"""Seconds after the end of a DVC experiment's process in which DVC may still write its reference."""
+"""Seconds after a DVC experiment's process ended in which DVC may still write its reference."""
 
 
 @dataclass

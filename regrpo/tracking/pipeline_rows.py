@@ -109,7 +109,7 @@ def _log_files(store: Store, run_id: str, contents: Mapping[str, bytes]) -> None
 
 
 def add_reproduction(store: Store, verdict: Mapping[str, Any]) -> str:
-    """A run for the verdict of `regrpo reproduce`, tagged with what it reproduced. Returns its id."""
+    """A run for `regrpo reproduce`'s verdict, tagged with what it reproduced. Returns its id."""
     key, original = verdict["pipeline_key"], verdict["mlflow_run_id"]
     if original is None and key:
         original = store.find_run(regrpo__pipeline_key=key, regrpo__kind="pipeline")

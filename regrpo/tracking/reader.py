@@ -1,4 +1,4 @@
-"""MLflow to be looked at: runs, curves, models and artifacts as plain data; nothing is made or changed."""
+"""MLflow read only: runs, curves, models and artifacts as plain data."""
 
 from __future__ import annotations
 

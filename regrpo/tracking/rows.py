@@ -180,7 +180,7 @@ def stage_params(params: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
-    """A finished stage run's tags: what made it, and `regrpo.output.<path>`, an output's SHA-256."""
+    """A finished stage run's tags: what made it, and outputs' SHA-256 (`regrpo.output.<path>`)."""
     tags = identity_tags(record) | {"regrpo.environment": record["environment"]["sha256"]}
     for out in record["outputs"]:
         tags[f"regrpo.output.{out['path']}"] = out["sha256"]

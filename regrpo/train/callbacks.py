@@ -87,7 +87,7 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         return self.rows
 
     def restore(self, state: list[dict[str, float]]) -> None:
-        """Go on after these rows, and send them again: whoever watches sees a curve without a gap."""
+        """Go on after these rows, and send them again: the watched curve has no gap."""
         self.rows = state
         for row in state:
             values = dict(row)
@@ -181,7 +181,7 @@ class RequireHealth(TrainerCallback):  # type: ignore[misc]
 
 @dataclass(eq=False)
 class StopEarly(TrainerCallback):  # type: ignore[misc]
-    """Ends the run at the step that the rule names; stands after the history among the callbacks."""
+    """Ends the run at the step that the rule names; among the callbacks it follows the history."""
 
     rule: EarlyStopping
     history: History

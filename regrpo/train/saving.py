@@ -1,4 +1,4 @@
-"""Whole model folders without pickles; LoRA adapters kept beside the merged weights, with a card."""
+"""Whole model folders without pickles; LoRA adapters beside the merged weights, with a card."""
 
 from __future__ import annotations
 

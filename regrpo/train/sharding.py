@@ -1,4 +1,4 @@
-"""How a model is spread over processes: as the profile asks, as it is, and its state out of shards."""
+"""How a model is spread over processes: as asked, as it is, and its state out of shards."""
 
 from __future__ import annotations
 

@@ -78,7 +78,8 @@ def require_world(stage: str, params: Training) -> None:
             f"{stage}.launch",
             expected=f"{params.processes} processes",
             found=str(processes.world_size()),
-            remedy=f"The launcher did not start what it was asked for: correct {params.launch.config}.",
+            remedy="The launcher did not start what it was asked for: "
+            f"correct {params.launch.config}.",
         )
 
 

@@ -27,6 +27,7 @@ def test_a_parquet_file_that_cannot_be_read_is_refused_by_file_and_remedy(
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
         Refused,
-        match=r"train\.parquet(, from row 0)?: expected a whole Parquet file with UTF-8 text; found .*dvc checkout",
+        match=r"train\.parquet(, from row 0)?: expected a whole Parquet file with UTF-8 text; "
+        r"found .*dvc checkout",
     ):
         files.read_rows(path)

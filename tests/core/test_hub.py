@@ -54,7 +54,8 @@ def told(endpoint: str, repo: str, folder: Path, **extra: str) -> str:
     A process of its own, as the client reads its settings once.
     """
     code = (
-        "import sys\nfrom regrpo.core.hub import snapshot\nfrom regrpo.core.errors import RegrpoError\n"
+        "import sys\nfrom regrpo.core.hub import snapshot\n"
+        "from regrpo.core.errors import RegrpoError\n"
         f"try:\n    snapshot({repo!r}, 'f' * 40, 'base_model.source')\n"
         "except RegrpoError as error:\n    print(error.exit_code, error)\n"
     )
@@ -90,8 +91,8 @@ def test_a_gated_model_without_a_token_says_where_to_accept_its_licence(
         "2 base_model.source: google/gated at ffffffffffff: expected its files from the hub; found"
     )
     assert (
-        "a gated model and no login. Accept its licence at https://huggingface.co/google/gated, then `hf auth"
-        in said
+        "a gated model and no login. "
+        "Accept its licence at https://huggingface.co/google/gated, then `hf auth" in said
     )
     assert "a login that was not granted access" in told(
         hub, "google/gated", tmp_path, HF_TOKEN="hf_" + "a" * 34

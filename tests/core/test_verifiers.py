@@ -76,7 +76,8 @@ def test_gold_scores_1_and_what_is_not_gold_scores_0(verifier: Verifier, gold: s
 def test_reasoning_before_the_answer_is_in_the_asked_format_and_other_text_after_it_is_not(
     verifier: Verifier,
 ) -> None:
-    reasoning = f"{verifier.reasoning_opening}3{'</think>' if '<think>' in verifier.reasoning_opening else ''}"
+    opening = verifier.reasoning_opening
+    reasoning = f"{opening}3{'</think>' if '<think>' in opening else ''}"
     assert verifier.is_formatted(f"{reasoning}{verifier.render('7')}")
     assert not verifier.is_formatted(f"{verifier.render('7')} or so")
     assert not verifier.is_formatted(verifier.render("seven"))

@@ -1,4 +1,7 @@
-"""profiles/gemma-3-1b-pt.yaml end to end on tiny folders of three architectures and GSM8K-shaped files, on the CPU."""
+"""profiles/gemma-3-1b-pt.yaml end to end on the CPU.
+
+On tiny folders of three architectures and GSM8K-shaped files.
+"""
 
 from __future__ import annotations
 

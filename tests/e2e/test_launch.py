@@ -266,7 +266,7 @@ def test_a_stage_told_to_end_ends_its_workers(
 
 @pytest.mark.slow
 def test_what_was_not_started_as_asked_is_refused_before_a_step(base: Path, tmp_path: Path) -> None:
-    """accelerate starts one process for MULTI_CPU, and trains DDP for FSDP on CPUs, and says neither."""
+    """accelerate silently starts one process for MULTI_CPU, and trains DDP for FSDP on CPUs."""
     one_process = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_CPU",

@@ -44,7 +44,10 @@ KEPT = ("prepare", "base_model", "validate", "sft")
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A baseline that MLflow was told nothing of (its database is made under the queue), and a sweep of two by two."""
+    """A sweep of two by two, and a baseline that MLflow was told nothing of.
+
+    MLflow's database is made under the queue.
+    """
     folder = make_project(tmp_path_factory.mktemp("sweep") / "project", SMALL)
     run(folder, "dvc", "repro", REGRPO_TRACKING="off")
     commit(folder, "results")

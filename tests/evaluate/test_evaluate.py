@@ -1,4 +1,4 @@
-"""The evaluate stage as a process: the real lm-eval on tiny models that know what they were taught."""
+"""The evaluate stage as a process: the real lm-eval on tiny models that know what was taught."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ def test_a_continuous_metric_of_the_users_own_is_read_and_a_value_that_is_no_num
         .replace("filter_list", "process_results: !function lengths.length\nfilter_list")
     )
     (root / "custom/eval_tasks/lengths.py").write_text(
-        "def length(doc, results):\n    return {'length': len(results[0]) / 4 if results[0] != '7' else float('nan')}\n"
+        "def length(doc, results):\n"
+        "    return {'length': len(results[0]) / 4 if results[0] != '7' else float('nan')}\n"
     )
     found = ask("lengths", known(lambda context: "<answer>10"))
     assert {row["value"] for row in found} == {0.5}

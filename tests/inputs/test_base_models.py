@@ -166,7 +166,8 @@ def test_the_hub_without_network_is_told_with_what_to_do(
     )
     with pytest.raises(
         CannotCheck,
-        match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*copy the folder to models/raw/",
+        match=r"google/gemma-3-1b-pt at ffffffffffff.*no route to host.*"
+        r"copy the folder to models/raw/",
     ):
         hub.bring(tmp_path / "out", 0)
 
@@ -272,7 +273,10 @@ def test_a_tokenizer_without_padding_token_is_refused_and_the_profile_can_name_o
 def test_a_profile_gives_a_pretrained_base_its_chat_template(raw: Path) -> None:
     from transformers import AutoTokenizer
 
-    template = "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+    template = (
+        "{% for message in messages %}"
+        "[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+    )
     tokenizers.amend(raw, None, template)
     tokenizer = AutoTokenizer.from_pretrained(raw)
     assert (
@@ -293,7 +297,7 @@ def test_a_folder_that_lacks_nothing_keeps_its_bytes(raw: Path) -> None:
 def package(
     raw: Path, monkeypatch: pytest.MonkeyPatch, pre: str | None = None, **values: str
 ) -> base_model.Package:
-    """An installed distribution `tiny-weights` 1.0 with a GGUF file in it, and the source that names it."""
+    """An installed distribution `tiny-weights` 1.0 with a GGUF file, and the source naming it."""
     site = raw.parent / "site"
     (site / "tiny_weights").mkdir(parents=True)
     (site / "tiny_weights-1.0.dist-info").mkdir()
@@ -331,7 +335,8 @@ def test_weights_come_out_of_an_installed_package(
         ({"file": "tiny_weights/other.gguf"}, "found no such file in it"),
         (
             {"sha256": "0" * 64},
-            r"expected SHA-256 0{64} \(tiny-weights==1.0\); found [0-9a-f]{64} \(tiny-weights 1.0\)",
+            r"expected SHA-256 0{64} \(tiny-weights==1.0\); "
+            r"found [0-9a-f]{64} \(tiny-weights 1.0\)",
         ),
     ],
 )

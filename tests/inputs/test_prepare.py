@@ -92,7 +92,8 @@ def test_the_stage_tells_a_broken_line_in_one_line_and_leaves_nothing_half_writt
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(
-        "prepare: data/raw/train.jsonl, line 21: expected one JSON object; found Unterminated string"
+        "prepare: data/raw/train.jsonl, line 21: expected one JSON object; "
+        "found Unterminated string"
     )
     assert {
         file.name: files.sha256(file) for file in (folder / "data/prepared").iterdir()

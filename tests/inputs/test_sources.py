@@ -170,7 +170,8 @@ def test_a_branch_name_is_refused_and_its_commit_shown(monkeypatch: pytest.Monke
     sources.require_commit("openai/gsm8k", commit, "dataset", "key")
     with pytest.raises(
         Refused,
-        match=rf"key: expected a commit of dataset openai/gsm8k, 40 hex .*'main', which now points to {commit}",
+        match=rf"key: expected a commit of dataset openai/gsm8k, 40 hex .*"
+        rf"'main', which now points to {commit}",
     ):
         sources.require_commit("openai/gsm8k", "main", "dataset", "key")
 

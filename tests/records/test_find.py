@@ -1,4 +1,4 @@
-"""Every name that a run has leads to the place that holds its files; what leads nowhere is refused."""
+"""Every name of a run leads to the place that holds its files; what leads nowhere is refused."""
 
 from __future__ import annotations
 

@@ -189,7 +189,8 @@ def test_a_phone_never_scrolls_the_page_sideways(
         outside = page.evaluate(
             """width => [...document.querySelectorAll('body *')].filter(one => {
                 const box = one.getBoundingClientRect();
-                return box.right > width + 1 && box.width > 0 && !one.closest('.scroll') && !one.closest('svg');
+                return box.right > width + 1 && box.width > 0 &&
+                    !one.closest('.scroll') && !one.closest('svg');
             }).map(one => one.outerHTML.slice(0, 120))""",
             width,
         )
@@ -197,7 +198,8 @@ def test_a_phone_never_scrolls_the_page_sideways(
         small = page.evaluate(
             """() => [...document.querySelectorAll('svg.chart text')].filter(one =>
                 one.getBoundingClientRect().height > 0 && Math.min(
-                    one.getBoundingClientRect().height, one.getBoundingClientRect().width || 99) < 8)
+                    one.getBoundingClientRect().height,
+                    one.getBoundingClientRect().width || 99) < 8)
                 .map(one => one.textContent)"""
         )
         assert [text for text in small if len(text) > 1] == []
@@ -227,7 +229,8 @@ def test_the_keyboard_reaches_every_link_and_scroll_container_and_shows_where_it
             name, *look = page.evaluate(
                 """() => { const one = document.activeElement, style = getComputedStyle(one);
                     const box = one.getBoundingClientRect();
-                    return [one.dataset.wanted ?? 'none', style.outlineStyle, parseFloat(style.outlineWidth),
+                    return [one.dataset.wanted ?? 'none', style.outlineStyle,
+                            parseFloat(style.outlineWidth),
                             box.right > 0 && box.bottom > 0 && box.top < innerHeight]; }"""
             )
             if name in reached:

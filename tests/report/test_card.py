@@ -30,19 +30,21 @@ HOSTILE = (
     f"# head `x` ![i](http://x/y.png)\n{BEGIN}\n\u202e\x1b[31m"
 )
 REPORTS = """
-data/prepared/dataset.json: {source: reasoning-gym task chain_sum, revision: reasoning-gym 0.1.25, license: Apache-2.0,
-  format: chain_sum, verifier: exact_int, prompt_style: text,
-  splits: {sft: {rows: 1838, classes: 598}, train: {rows: 947, classes: 322}, dev: {rows: 100, classes: 97},
-           eval: {rows: 300, classes: 299}}}
-reports/base_model/source.json: {kind: scratch, source: made from scratch, revision: seed 0, license: Apache-2.0,
-  parameters: 294144, architecture: Gemma3ForCausalLM, window: 256, vocabulary: 106, chat_template: true, files: {}}
+data/prepared/dataset.json: {source: reasoning-gym task chain_sum, revision: reasoning-gym 0.1.25,
+  license: Apache-2.0, format: chain_sum, verifier: exact_int, prompt_style: text,
+  splits: {sft: {rows: 1838, classes: 598}, train: {rows: 947, classes: 322},
+           dev: {rows: 100, classes: 97}, eval: {rows: 300, classes: 299}}}
+reports/base_model/source.json: {kind: scratch, source: made from scratch, revision: seed 0,
+  license: Apache-2.0, parameters: 294144, architecture: Gemma3ForCausalLM, window: 256,
+  vocabulary: 106, chat_template: true, files: {}}
 reports/validate/verdict.json: {passed: true, rows: {}, failed_checks: 0, checks: [
   {check: unique_ids, split: sft, rows: 1838, failed: 0, passed: true},
   {check: unique_ids, split: eval, rows: 300, failed: 0, passed: true},
   {check: gold_scores_1, split: eval, rows: 300, failed: 0, passed: true}]}
 reports/sft/metrics.json: {steps: 1200, rows: 76800, loss: 0.21734, mean_token_accuracy: 0.91862}
-reports/grpo/metrics.json: {steps: 80, reward_first: 0.39261, reward_last: 0.94378, dev_accuracy_first: 0.37,
-  dev_accuracy_last: 0.951, completion_length_last: 10.834, prompts_seen: 1281}
+reports/grpo/metrics.json: {steps: 80, reward_first: 0.39261, reward_last: 0.94378,
+  dev_accuracy_first: 0.37, dev_accuracy_last: 0.951, completion_length_last: 10.834,
+  prompts_seen: 1281}
 reports/grpo/health.json: {verdict: warnings, fired: 1, rules: [
   {rule: grad_norm, what: norm above 10, verdict: fired, steps: [3, 4, 5, 9], worst: 12.817,
    change: learning_rate (lower)},
@@ -352,7 +354,10 @@ def known_numbers() -> list[float]:
 
 
 def unaccounted(text: str) -> set[str]:
-    """Numbers of the card that no file holds, within the rounding that they are shown with (shares also as percent)."""
+    """Numbers of the card that no file holds.
+
+    Within the rounding that they are shown with; shares also as percent.
+    """
     text = re.sub(r"```bibtex\n.*?```", "", text, flags=re.DOTALL)
     text = re.sub(
         r"```(text|mermaid)\n.*?```", "", text, flags=re.DOTALL
@@ -523,8 +528,8 @@ def test_a_lora_run_names_adapter_and_real_base(reports: Path) -> None:
     text = the_card()
     start = "for the model that the stage started from"
     assert (
-        f"merged into the weights here; the adapter itself is `models/grpo/adapter`, {start} (`models/sft`)"
-        in text
+        "merged into the weights here; "
+        f"the adapter itself is `models/grpo/adapter`, {start} (`models/sft`)" in text
     )
     assert f"`models/sft/adapter`, {start} (weights made from scratch" in text
     assert "LoRA was not used" not in text
@@ -545,8 +550,8 @@ def test_stock_gsm8k_says_that_its_few_shot_examples_were_trained_on(reports: Pa
     edit("data/prepared/dataset.json", format="gsm8k", verifier="final_number")
     text = the_card()
     assert (
-        "`gsm8k` draws its 5 few-shot examples from split `train` of `openai/gsm8k`, which is also the data"
-        in text
+        "`gsm8k` draws its 5 few-shot examples from split `train` of `openai/gsm8k`, "
+        "which is also the data" in text
     )
     assert "`platinum` draws" not in text
     stock["gsm8k"]["few_shot"] = None
@@ -712,7 +717,10 @@ def snippet(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What the card's own snippet prints for a text and for a chat prompt, the model having learned both by heart."""
+    """What the card's own snippet prints for a text and for a chat prompt.
+
+    The model has learned both by heart.
+    """
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
@@ -769,7 +777,10 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             script = Path(f"{style}.py")
             script.write_text(snippet(the_card()))
             scripts.append(str(script))
-        run = "import runpy, sys\nfor script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
+        run = (
+            "import runpy, sys\n"
+            "for script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
+        )
         done = subprocess.run(
             [sys.executable, "-c", run, *scripts], capture_output=True, text=True, check=False
         )

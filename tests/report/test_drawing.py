@@ -1,4 +1,4 @@
-"""Charts are well-formed SVG, say what the numbers say, and are the same bytes for the same numbers."""
+"""Charts are well-formed SVG and say what the numbers say; same numbers, same bytes."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_a_line_chart_names_itself_its_axes_and_its_series() -> None:
     assert [element.text for element in root.iter("title")] == ["Reward"]
     (words,) = (element.text for element in root.iter("desc"))
     assert (
-        words
-        == "Reward, over the step: train goes from 0.1 at 1 to 0.9 at 40; dev goes from 0.2 at 0 to 0.8 at 40."
+        words == "Reward, over the step: train goes from 0.1 at 1 to 0.9 at 40; "
+        "dev goes from 0.2 at 0 to 0.8 at 40."
     )
     assert {"step", "share", "train", "dev", "0.0", "1.0", "20", "40"} <= set(texts(svg))
     assert svg == line_chart(

@@ -112,8 +112,8 @@ def test_a_whole_pipeline_is_shown_with_its_numbers(
         in page.words
     )
     assert (
-        "Not distinguishable. Of the same 6 questions it answers 3 right that the warm-started model"
-        in page.words
+        "Not distinguishable. "
+        "Of the same 6 questions it answers 3 right that the warm-started model" in page.words
     )
     assert "exact McNemar p = 0.625" in page.words
     assert "Newly right (3 of 6)" in page.words
@@ -238,9 +238,8 @@ def journal(
     stage: str, run: str, execution: list[float] | None, closed: str | None = "FINISHED"
 ) -> None:
     """What a stage that ran here leaves."""
-    folder = Path(
-        f".regrpo/journal/20261122T14{STAGES.index(stage):02}{int((execution or [0])[0]):02}-{stage}"
-    )
+    second = int((execution or [0])[0])
+    folder = Path(f".regrpo/journal/20261122T14{STAGES.index(stage):02}{second:02}-{stage}")
     facts = {
         "stage": stage,
         "run": run,
@@ -482,7 +481,8 @@ def test_the_page_needs_nothing_heavy(inside: Callable[..., Path]) -> None:
     inside()
     code = (
         "import sys; from regrpo import cli; assert cli.main(['report']) == 0; "
-        "heavy = {'torch', 'mlflow', 'scipy', 'matplotlib', 'transformers', 'trl', 'dvc.repo', 'lm_eval'}; "
+        "heavy = {'torch', 'mlflow', 'scipy', 'matplotlib', 'transformers', 'trl', "
+        "'dvc.repo', 'lm_eval'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -21,10 +21,8 @@ from regrpo.records import stage_run
 from regrpo.train import doctor
 
 HOSTILE = (
-    "</style></title><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7*7 }} \u202eRTL\x1b[31m\x00 "
-    + "ا" * 40
-    + "x" * 5000
-    + "\n" * 300
+    "</style></title><script>alert(1)</script><img src=x onerror=alert(1)>"
+    "{{ 7*7 }} \u202eRTL\x1b[31m\x00 " + "ا" * 40 + "x" * 5000 + "\n" * 300
 )
 OUTS: dict[str, list[str]] = {
     "prepare": ["data/prepared", "reports/prepare/metrics.json"],

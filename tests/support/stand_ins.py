@@ -70,7 +70,7 @@ def causal(
 
 
 def classifier(folder: Path, labels: tuple[str, ...], seed: int = 0, **config: Any) -> None:
-    """An XLM-RoBERTa sequence classifier with these labels, whose values differ from text to text."""
+    """An XLM-RoBERTa sequence classifier with these labels; its values differ by text."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import (
         PreTrainedTokenizerFast,
@@ -131,8 +131,10 @@ def gsm8k_row(index: int) -> dict[str, str]:
     bought, price = index % 17 + 2, index // 17 + 3
     total = bought * price
     return {
-        "question": f"Mia buys {bought} pens at {price} dollars each in shop {index}. How many dollars does she pay?",
-        "answer": f"She pays {bought} * {price} = <<{bought}*{price}={total}>>{total} dollars.\n#### {total:,}",
+        "question": f"Mia buys {bought} pens at {price} dollars each in shop {index}. "
+        "How many dollars does she pay?",
+        "answer": f"She pays {bought} * {price} = <<{bought}*{price}={total}>>{total} dollars.\n"
+        f"#### {total:,}",
     }
 
 

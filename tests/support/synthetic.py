@@ -266,7 +266,8 @@ def _contents(
     if stage == "grpo":
         told = (
             history
-            or "step,reward,completions/mean_length,dev_accuracy\n0,,,0.2\n1,0.3,5.5,\n2,0.5,6.5,0.6\n"
+            or "step,reward,completions/mean_length,dev_accuracy\n"
+            "0,,,0.2\n1,0.3,5.5,\n2,0.5,6.5,0.6\n"
         )
         return {
             "reports/grpo/health.json": b'{"verdict": "healthy"}',
@@ -277,7 +278,8 @@ def _contents(
         return {"reports/prepare/metrics.json": json.dumps(counts).encode()}
     if stage == "base_model":
         return {
-            "reports/base_model/source.json": b'{"source": "made from scratch", "revision": "seed 0", "parameters": 1}'
+            "reports/base_model/source.json": b'{"source": "made from scratch", '
+            b'"revision": "seed 0", "parameters": 1}'
         }
     return {}
 

@@ -32,7 +32,7 @@ SPLITS = {"sft": ("sft",), "grpo": ("train", "dev"), "evaluate": ("eval",)}
 
 @contextlib.contextmanager
 def repository(root: Path, database: str | None = None) -> Iterator[None]:
-    """Be in an empty repository that is told to a database (its own mlflow.db), under its own name."""
+    """Be in an empty repository told to a database (its own mlflow.db), under its own name."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [
             name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))

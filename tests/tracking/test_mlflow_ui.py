@@ -58,7 +58,8 @@ class Served:
     views: dict[str, str]
 
     def run(self, run_id: str, rest: str = "") -> str:
-        return f"{self.address}/#/experiments/{self.experiment}/runs/{run_id}{rest}?workflowType=machine_learning"
+        runs = f"{self.address}/#/experiments/{self.experiment}/runs"
+        return f"{runs}/{run_id}{rest}?workflowType=machine_learning"
 
 
 def write_two(root: Path) -> dict[str, str]:

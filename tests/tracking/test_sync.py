@@ -44,7 +44,10 @@ def test_with_the_server_down_the_journal_waits_and_is_sent_later(
 def test_a_sync_with_nothing_to_do_loads_no_mlflow(root: Path, store: Store) -> None:
     write_pipeline(root)
     assert len(sync.sync()) == 1
-    code = "import sys; from regrpo.cli import main; assert main(['sync']) == 0; assert 'mlflow' not in sys.modules"
+    code = (
+        "import sys; from regrpo.cli import main; assert main(['sync']) == 0; "
+        "assert 'mlflow' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "FINISHED" in done.stdout

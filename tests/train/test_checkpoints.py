@@ -106,7 +106,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(
 
 
 def test_a_kill_after_an_early_stop_does_not_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were there a checkpoint of the very step, the resumed run would train one more before it looked at its rule."""
+    """With a checkpoint of that very step, it would train one more before its rule is asked."""
     from regrpo.train import saving
 
     case = "grpo stopped early"

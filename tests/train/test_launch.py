@@ -86,12 +86,14 @@ def one_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (
             "grpo",
             {"launch": TWO, "per_device_train_batch_size": 4},
-            r"must divide the completions generated at once, 8 \(per_device_train_batch_size 4 × 2 processes × 1\)",
+            r"must divide the completions generated at once, 8 "
+            r"\(per_device_train_batch_size 4 × 2 processes × 1\)",
         ),
         (
             "grpo",
             {"launch": TWO, "per_device_train_batch_size": 16, "generation_batch_size": 48},
-            r"`generation_batch_size`: \(48\) must be a multiple of 32 \(per_device_train_batch_size 16 × 2 processes\)",
+            r"`generation_batch_size`: \(48\) must be a multiple of 32 "
+            r"\(per_device_train_batch_size 16 × 2 processes\)",
         ),
     ],
 )

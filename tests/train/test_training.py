@@ -126,8 +126,8 @@ def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(
     )
     assert Path("models/grpo/adapter/README.md").read_bytes() == card
     assert (
-        b"Gemma3ForCausalLM of 294,144 parameters (made from scratch), after this pipeline's warm start"
-        in card
+        b"Gemma3ForCausalLM of 294,144 parameters (made from scratch), "
+        b"after this pipeline's warm start" in card
     )
 
 
@@ -380,7 +380,7 @@ def test_the_last_step_is_logged_and_dev_accuracy_has_its_own_step(
 
 
 def test_the_saved_tokenizer_does_not_tell_how_it_was_loaded(folder: Path, tmp_path: Path) -> None:
-    """HF_HUB_OFFLINE, or a tokenizer of the hub's cache, must not change the bytes of a model folder."""
+    """HF_HUB_OFFLINE, or the hub cache's tokenizer, must not change a model folder's bytes."""
     from transformers import AutoTokenizer
 
     from regrpo.core.tokenizers import save
