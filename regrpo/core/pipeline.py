@@ -74,7 +74,7 @@ def recorded_params(entries: Mapping[str, Json]) -> Json:
 
 
 def recorded_profile(entries: Mapping[str, Json]) -> str:
-    """The path of the profile that these entries' parameters came from; the last one's, if they differ."""
+    """The profile that dvc.lock's parameters came from; the last stage's, if they differ."""
     profile = ""
     for entry in entries.values():
         for path in entry.get("params", {}):
