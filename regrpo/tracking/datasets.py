@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from regrpo.core import files
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store
@@ -13,20 +15,51 @@ if TYPE_CHECKING:
 CONTEXTS = {"prepared": "gate", "dev": "validation", "eval": "evaluation"}
 """What MLflow calls the use of a split, or of all of them; every other is for training."""
 
+COLUMN_TYPES = {
+    "int64": "long",
+    "double": "double",
+    "bool": "boolean",
+    "string": "string",
+    "large_string": "string",
+}
+"""Arrow's name of a column's type → MLflow's; every other (lists, messages) is an `object`."""
 
-def log_datasets(store: Store, run_id: str, inputs: Iterable[Mapping[str, Any]]) -> None:
-    """Log the prepared files among a record's inputs: name, digest, path and use."""
+
+def log_datasets(
+    store: Store, run_id: str, inputs: Iterable[Mapping[str, Any]], folder: Path
+) -> None:
+    """Log the prepared files among a record's inputs: name, digest, path, use, columns and rows.
+
+    Columns and rows are read from the repository at `folder`, if the recorded bytes still lie there.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     found = []
     for item in inputs:
-        path, sha256 = PurePosixPath(item["path"]), item["sha256"]
+        path, sha256 = Path(item["path"]), item["sha256"]
         if path.is_relative_to("data/prepared") and path.suffix in ("", ".parquet"):
             # MLflow's digest takes 36 characters: the whole one is a tag.
             source = json.dumps({"uri": item["path"]})
-            dataset = Dataset(path.name, sha256[:32], "local", source)
+            schema, profile = _schema_and_profile(folder / path, sha256)
+            dataset = Dataset(path.name, sha256[:32], "local", source, schema, profile)
             context = CONTEXTS.get(path.stem, "training")
             tags = [InputTag("mlflow.data.context", context), InputTag("sha256", sha256)]
             found.append(DatasetInput(dataset, tags))
     if found:
         store.client.log_inputs(run_id, found)
+
+
+def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None]:
+    """A Parquet file's columns and its number of rows, as MLflow spells them.
+
+    Returns (None, None) for a folder, and if the file does not hold the bytes of this SHA-256.
+    """
+    import pyarrow.parquet as pq
+
+    if not path.is_file() or files.sha256(path) != sha256:
+        return None, None
+    columns = []
+    for column in pq.read_schema(path):
+        columns.append({"name": column.name, "type": COLUMN_TYPES.get(str(column.type), "object")})
+    rows = pq.read_metadata(path).num_rows
+    return json.dumps({"mlflow_colspec": columns}), json.dumps({"num_rows": rows})

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from regrpo.core.dvc import dvc_root
 from regrpo.core.pipeline import Snapshot
 from regrpo.records.journal import JournalReader
 from regrpo.tracking import datasets, models, notes, rows
@@ -77,7 +78,7 @@ def _fill(store: Store, run_id: str, row: rows.Row, ended: float) -> None:
     store.log_final_metrics(run_id, row.metrics, ended)
     _log_curves(store, run_id, row.curves, ended)
     splits = [item for item in row.datasets if item["path"].endswith(".parquet")]
-    datasets.log_datasets(store, run_id, splits)
+    datasets.log_datasets(store, run_id, splits, dvc_root())
     models.link_models(store, run_id, row.hashes)
     store.log_json(run_id, row.hashes, rows.OUTPUTS)
     # The UI's comparison opens with the first table: evaluate's.

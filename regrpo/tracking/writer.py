@@ -6,6 +6,7 @@ Every step notes in the journal how far it is, so that a pass which was cut off 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.dvc import dvc_root
@@ -103,9 +104,14 @@ def _close_run(store: Store, journal: JournalReader, closed: Mapping[str, Any]) 
     model_id = None
     if record:
         store.log_tags(run_id, rows.record_tags(record))
-        datasets.log_datasets(store, run_id, record["inputs"])
+        workspace = Path(journal.facts["workspace"])
+        datasets.log_datasets(store, run_id, record["inputs"], workspace)
         store.log_json(run_id, record, "run.json")
         model_id = models.log_model(store, journal, record)
+        if journal.stage == "evaluate":
+            evaluation = rows.read_evaluation(journal.reports().get("metrics.json"))
+            if evaluation:
+                models.log_scores(store, run_id, record, evaluation, ended)
     kept = journal.folder / "files"
     if kept.is_dir():
         store.client.log_artifacts(run_id, str(kept))

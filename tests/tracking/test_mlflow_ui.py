@@ -235,12 +235,12 @@ def test_the_views_charts_lay_both_runs_curves_over_each_other(page: Page, serve
     visit(page, served.views["curves"])
     card = (
         page.get_by_test_id("experiment-view-compare-runs-card")
-        .filter(has_text="GRPO/reward")
+        .filter(has_text="GRPO/dev_accuracy")
         .first
     )
     assert curves(card) == 2
-    assert "lr-2 (GRPO/reward)" in card.inner_text()
-    assert re.search(r"tiny-sums [0-9a-f]{12} \(GRPO/reward\)", card.inner_text())
+    assert "lr-2 (GRPO/dev_accuracy)" in card.inner_text()
+    assert re.search(r"tiny-sums [0-9a-f]{12} \(GRPO/dev_accuracy\)", card.inner_text())
     titles = page.get_by_test_id("experiment-view-compare-runs-section-header").all_inner_texts()
     assert [re.sub(r"\s", "", title).removesuffix("Addchart") for title in titles[:2]] == [
         "GRPO(7)",

@@ -64,15 +64,40 @@ def test_a_row_has_headline_curves_tables_description_datasets_and_models(pipeli
     }
     source = json.loads(used["eval.parquet"].dataset.source)
     assert source == {"uri": "data/prepared/eval.parquet"}
+    assert json.loads(used["eval.parquet"].dataset.profile) == {"num_rows": 4}
+    assert json.loads(used["eval.parquet"].dataset.schema)["mlflow_colspec"] == [
+        {"name": "id", "type": "string"},
+        {"name": "question", "type": "string"},
+        {"name": "source_row", "type": "long"},
+    ]
     assert len(store.client.get_run(row.info.run_id).outputs.model_outputs) == 3
 
 
+def test_evaluated_models_have_their_scores_on_the_dataset_they_were_asked(pipeline: Store) -> None:
+    store, asked = pipeline, "eval.parquet"
+    scores = {}
+    for model in store.client.search_logged_models([store.experiment_id]):
+        found = [one for one in model.metrics if one.key in ("heldout", "asked")]
+        scores[model.name] = [(one.key, one.value, one.dataset_name) for one in found]
+    assert scores == {
+        "tiny-sums-base": [("heldout", 0.0, asked)],
+        "tiny-sums-sft": [("heldout", 0.5, asked)],
+        "tiny-sums-grpo": [("heldout", 0.75, asked)],
+    }
+    evaluate = only(store, stage="evaluate")
+    assert evaluate.data.metrics["heldout"] == 0.75, "a run shows its last model's"
+    assert len(store.client.get_run(evaluate.info.run_id).inputs.model_inputs) == 3
+
+
 def held(store: Store, folder: Path) -> dict[str, Any]:
-    """How much every run of the store holds: points of each metric, models, and rows of a table."""
+    """How much every run of the store holds: points of each metric, data, models, rows of a table."""
     found: dict[str, Any] = {}
     for run in runs(store):
         run_id, name = run.info.run_id, run.info.run_name
-        found[name] = len(store.client.get_run(run_id).outputs.model_outputs)
+        whole = store.client.get_run(run_id)
+        found[f"{name}: datasets"] = len(whole.inputs.dataset_inputs)
+        found[f"{name}: models read"] = len(whole.inputs.model_inputs)
+        found[f"{name}: models made"] = len(whole.outputs.model_outputs)
         for metric in run.data.metrics:
             history = store.client.get_metric_history(run_id, metric)
             found[f"{name}: {metric}"] = len(history)

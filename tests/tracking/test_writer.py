@@ -100,6 +100,7 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
         digest("models/sft 0"),
         "models/sft",
     )
+    assert model.params["sft.seed"] == "0"
     assert {metric.key: metric.value for metric in model.metrics} == {"steps": 1200.0}
     assert [a.path for a in store.client.list_logged_model_artifacts(model.model_id)] == ["MLmodel"]
 
