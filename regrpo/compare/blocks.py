@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from regrpo.compare.compare import UNCHANGED
+from regrpo.compare.relations import UNCHANGED
 from regrpo.compare.seed_tests import FEWEST_SEEDS
 from regrpo.core.text import (
     cut,
