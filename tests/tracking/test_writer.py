@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regrpo.core import files
 from regrpo.records import follower_process
 from regrpo.records.journal import JournalReader
 from regrpo.tracking import passes
@@ -109,6 +110,20 @@ def test_a_finished_stage_has_its_run_with_everything(root: Path, store: Store) 
     assert str(root) not in said
     assert platform.node() not in said
     assert getpass.getuser() not in (run.data.tags["mlflow.user"], model.tags["mlflow.user"])
+
+
+def test_a_split_that_is_no_parquet_file_is_logged_without_columns(
+    root: Path, store: Store
+) -> None:
+    split = root / "data/prepared/train.parquet"
+    split.parent.mkdir(parents=True)
+    split.write_text("no Parquet")
+    made = record("sft")
+    made["inputs"] = [{"path": "data/prepared/train.parquet", "sha256": files.sha256(split)}]
+    open_journal(root).close("FINISHED", made)
+    assert passes.sync_once(store).failures == []
+    [used] = only(store).inputs.dataset_inputs
+    assert (used.dataset.schema, used.dataset.profile) == (None, None)
 
 
 def test_a_running_stage_is_watched_live_and_no_line_is_sent_twice(
