@@ -152,13 +152,13 @@ def _notes(read: Sequence[Run]) -> list[str]:
     ]
 
 
-def of_runs(read: Sequence[Run], *, resamples: int = 10_000, examples: int = 5) -> Json:
+def of_runs(read: Sequence[Run], *, examples: int = 5) -> Json:
     """The comparison of runs that were read; see `compare`."""
     questions = Questions()
     for run in read:
         questions.read(run)
     arms = find_arms(read)
-    on_questions = over_questions(read, arms, questions, resamples, examples)
+    on_questions = over_questions(read, arms, questions, examples)
     on_seeds = over_seeds(arms, on_questions["pairs"])
     return {
         "schema_version": SCHEMA_VERSION,

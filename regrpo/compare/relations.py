@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from regrpo.compare.runs import SEEDS, Run
@@ -17,47 +18,72 @@ MOST_DIFFSTATS = 3
 UNCHANGED = "no change of code"
 BESIDE = ("sampled", "control", "format")
 """The roles of tasks that never decide."""
+MOST_SETTINGS = 2
+"""Parameters that an arm's name shows."""
+
+
+# --- what differs ---------------------------------------------------------------------------------
 
 
 def differing(facts: Sequence[Mapping[str, str]]) -> list[Json]:
     """[{name, values (one per run, None where it has none)}] of what is not the same everywhere."""
-    names = dict.fromkeys(name for one in facts for name in one)
-    lines = [{"name": name, "values": [one.get(name) for one in facts]} for name in names]
-    return [line for line in lines if len(set(line["values"])) > 1]
+    names = dict.fromkeys(name for of_run in facts for name in of_run)
+    lines = []
+    for name in names:
+        values = [of_run.get(name) for of_run in facts]
+        if len(set(values)) > 1:
+            lines.append({"name": name, "values": values})
+    return lines
 
 
 def code_differences(read: Sequence[Run]) -> Json:
-    """Revisions, uncommitted changes, the differing files that stages read (MD5), diffstats from the first run."""
-    stats_of = []
-    first = read[0].revisions[0]
-    for other in [one for one in dict.fromkeys(run.revisions[0] for run in read) if one != first][
-        :MOST_DIFFSTATS
-    ]:
-        shown = git(
-            "-C", str(read[0].snapshot.root), "diff", "--stat=90", first, other, "--", *CODE
-        )
-        text = UNCHANGED if shown == "" else shown
-        stats_of.append(
-            {"from": first, "to": other, "text": text or "one of the two is not in this repository"}
-        )
+    """Where the code differs: revisions, uncommitted changes, files that stages read (SHA-256).
+
+    With git's diffstats from the first run's revision.
+    """
+    revisions = [{"revision": ", ".join(_short_revisions(run))} for run in read]
+    uncommitted = [{"diff": ", ".join(run.diffs) or "none"} for run in read]
     return {
-        "revisions": differing(
-            [{"revision": ", ".join(one[:12] for one in run.revisions)} for run in read]
-        ),
-        "uncommitted": differing([{"diff": ", ".join(run.diffs) or "none"} for run in read]),
+        "revisions": differing(revisions),
+        "uncommitted": differing(uncommitted),
         "files": differing([run.code for run in read]),
-        "diffstats": stats_of,
+        "diffstats": _diffstats(read),
     }
 
 
-def ordered_tasks(evaluation: Evaluation | None) -> list[str]:
-    """The tasks, those that decide first, then formats, controls and sampled answers."""
-    tasks = evaluation.tasks if evaluation else {}
-    order = {role: index for index, role in enumerate(("format", "control", "sampled"), 1)}
-    decisive = decisive_tasks(evaluation)
-    return sorted(
-        tasks, key=lambda name: (name not in decisive, order.get(tasks[name].role, 0), name)
-    )
+def _short_revisions(run: Run) -> list[str]:
+    return [revision[:12] for revision in run.revisions]
+
+
+def _diffstats(read: Sequence[Run]) -> list[Json]:
+    root = read[0].snapshot.root
+    first, *others = dict.fromkeys(run.revisions[0] for run in read)
+    return [
+        {"from": first, "to": other, "text": _diffstat(root, first, other)}
+        for other in others[:MOST_DIFFSTATS]
+    ]
+
+
+def _diffstat(root: Path, first: str, other: str) -> str:
+    shown = git("-C", str(root), "diff", "--stat=90", first, other, "--", *CODE)
+    if shown is None:
+        return "one of the two is not in this repository"
+    return shown or UNCHANGED
+
+
+def relation(difference: float, p: float, kind: Kind) -> str:
+    """Better or worse, or not distinguishable.
+
+    Of a metric that is not right or wrong: higher or lower.
+    """
+    if p >= stats.ALPHA or difference == 0:
+        return "not distinguishable"
+    if kind == "binary":
+        return "better" if difference > 0 else "worse"
+    return "higher" if difference > 0 else "lower"
+
+
+# --- tasks ----------------------------------------------------------------------------------------
 
 
 def decisive_tasks(evaluation: Evaluation | None) -> list[str]:
@@ -69,26 +95,36 @@ def decisive_tasks(evaluation: Evaluation | None) -> list[str]:
     return [name for name, task in evaluation.tasks.items() if task.role not in BESIDE]
 
 
-def other_task(x: Evaluation, y: Evaluation, name: str) -> str | None:
-    a, b = x.tasks.get(name), y.tasks.get(name)
-    if a is None or b is None:
+def ordered_tasks(evaluation: Evaluation | None) -> list[str]:
+    """The tasks, those that decide first, then formats, controls and sampled answers."""
+    if evaluation is None:
+        return []
+    tasks = evaluation.tasks
+    decisive = decisive_tasks(evaluation)
+    last = {"format": 1, "control": 2, "sampled": 3}
+
+    def place(name: str) -> tuple[bool, int, str]:
+        return name not in decisive, last.get(tasks[name].role, 0), name
+
+    return sorted(tasks, key=place)
+
+
+def other_task(before: Evaluation, after: Evaluation, name: str) -> str | None:
+    """Why a task of this name is not the same in both evaluations. Returns None if it is."""
+    x, y = before.tasks.get(name), after.tasks.get(name)
+    if x is None or y is None:
         return "one report does not know it"
-    if (a.metric, a.version) != (b.metric, b.version):
-        return f"another task under the same name: {a.metric} of version {a.version}, {b.metric} of version {b.version}"
-    if x.verifier != y.verifier and a.role not in ("stock", "custom"):
-        return f"the answers were judged by different verifiers: {x.verifier} and {y.verifier}"
+    if (x.metric, x.version) != (y.metric, y.version):
+        measures = f"{x.metric} of version {x.version}, {y.metric} of version {y.version}"
+        return f"another task under the same name: {measures}"
+    # lm-eval's own tasks, and custom ones, judge without our verifier.
+    if before.verifier != after.verifier and x.role not in ("stock", "custom"):
+        verifiers = f"{before.verifier} and {after.verifier}"
+        return f"the answers were judged by different verifiers: {verifiers}"
     return None
 
 
-def relation(difference: float, p: float, kind: Kind) -> str:
-    """Better or worse (of a metric that is not right or wrong.
-
-    Higher or lower), or not distinguishable.
-    """
-    if p >= stats.ALPHA or difference == 0:
-        return "not distinguishable"
-    words = ("better", "worse") if kind == "binary" else ("higher", "lower")
-    return words[difference < 0]
+# --- seeds of one setting -------------------------------------------------------------------------
 
 
 @dataclass
@@ -98,42 +134,71 @@ class Arm:
     `repeats` are further runs of the same seeds.
     """
 
-    name: str
-    runs: list[Run]
-    repeats: list[Run]
+    name: str = ""
+    runs: list[Run] = field(default_factory=list)
+    repeats: list[Run] = field(default_factory=list)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """That of the first run: `find_arms` takes evaluated runs only."""
+        found = self.runs[0].evaluation
+        assert found is not None
+        return found
+
+    def add(self, run: Run) -> None:
+        known = {seeds_of(one) for one in self.runs}
+        if seeds_of(run) in known:
+            self.repeats.append(run)
+        else:
+            self.runs.append(run)
 
 
-def arm_seeds(run: Run) -> tuple[str | None, ...]:
+def seeds_of(run: Run) -> tuple[str | None, ...]:
+    """The run's values of SEEDS, None for a seed that it does not have."""
     return tuple(run.params.get(name) for name in SEEDS)
 
 
 def find_arms(read: Iterable[Run]) -> list[Arm]:
     """The evaluated runs by setting, each arm named by what sets it apart from the others."""
-    arms: dict[str, Arm] = {}
+    by_setting: dict[str, Arm] = {}
     for run in read:
-        if run.evaluation is None or run.setting is None:
-            continue
-        arm = arms.setdefault(run.setting, Arm("", [], []))
-        known = {arm_seeds(one) for one in arm.runs}
-        (arm.repeats if arm_seeds(run) in known else arm.runs).append(run)
-    firsts = [
-        {name: value for name, value in arm.runs[0].params.items() if name not in SEEDS}
-        for arm in arms.values()
-    ]
-    apart = differing(firsts)
-    for index, arm in enumerate(arms.values()):
-        told = [
-            f"{line['name']}={line['values'][index]}"
-            for line in apart
-            if not line["name"].startswith("model_card.")
-        ]
-        shown = ", ".join(told[:2]) + (f", and {len(told) - 2} more" if len(told) > 2 else "")
-        arm.name = (
-            arm.runs[0].name
-            if len(arm.runs) == 1 and len(arms) > 1
-            else shown or f"{arm.runs[0].name} and its seeds"
-        )
-    names = [arm.name for arm in arms.values()]
-    for index, arm in enumerate(arms.values()):  # settings that differ in code or raw data alone
-        arm.name += f" (code of {arm.runs[0].name})" if names.count(names[index]) > 1 else ""
-    return list(arms.values())
+        if run.evaluation is not None and run.setting is not None:
+            by_setting.setdefault(run.setting, Arm()).add(run)
+    arms = list(by_setting.values())
+    names = _names(arms)
+    for arm, name in zip(arms, names, strict=True):
+        arm.name = name
+        # The parameters are the same where settings differ in code or raw data alone.
+        if names.count(name) > 1:
+            arm.name += f" (code of {arm.runs[0].name})"
+    return arms
+
+
+def _names(arms: Sequence[Arm]) -> list[str]:
+    apart = differing([_setting(arm.runs[0]) for arm in arms])
+    names = []
+    for index, arm in enumerate(arms):
+        first = arm.runs[0].name
+        settings = [f"{line['name']}={line['values'][index]}" for line in apart]
+        if len(arm.runs) == 1 and len(arms) > 1:
+            names.append(first)
+        elif settings:
+            names.append(_shown(settings))
+        else:
+            names.append(f"{first} and its seeds")
+    return names
+
+
+def _setting(run: Run) -> dict[str, str]:
+    """The parameters that decide the results, but for the seeds."""
+    return {
+        name: value
+        for name, value in run.params.items()
+        if name not in SEEDS and not name.startswith("model_card.")
+    }
+
+
+def _shown(settings: Sequence[str]) -> str:
+    shown = ", ".join(settings[:MOST_SETTINGS])
+    more = len(settings) - MOST_SETTINGS
+    return f"{shown}, and {more} more" if more > 0 else shown
