@@ -14,21 +14,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from regrpo.compare import runs, sentences
+from regrpo.compare import runs
 from regrpo.compare.questions import over_questions
 from regrpo.compare.relations import Arm, code_differences, differing, find_arms, ordered_tasks
-from regrpo.compare.runs import SEEDS, Questions, Run
+from regrpo.compare.runs import MODEL, SEEDS, Questions, Run
 from regrpo.compare.seeds import over_seeds
+from regrpo.compare.sentences import sentences
 from regrpo.core.errors import CannotCheck
 from regrpo.core.pipeline import load
-from regrpo.evaluate.results import SAMPLES
+from regrpo.evaluate.results import SAMPLES, Task
 from regrpo.records.find import Finder, Named, Rows
 
 Json = dict[str, Any]
+Curve = list[tuple[float, float]]
+"""(optimizer step, value)."""
 SCHEMA_VERSION = 1
 CURVES = ("reward", "dev_accuracy", "completions/mean_length", "entropy")
 """Columns of GRPO's history."""
 MOST_LINES = 6
+"""Lines of a chart of training curves."""
 
 
 def compare(
@@ -40,39 +44,67 @@ def compare(
     examples: int = 5,
     curves: bool = False,
 ) -> Json:
-    """Compare the named runs and those of a sweep.
+    """Compare the named runs and those of a sweep; the first is the baseline of the others.
 
-    The first is the baseline that the others are compared with.
-
-    {schema_version, runs, left_out, notes, differs {parameters, data, environment, code}, metrics,
-    decisive, questions {comparisons, pairs}, seeds {covers, arms, comparisons}, verdict
-    [sentences]}; with `curves` those of the training, too. Raises CannotCheck where fewer than two
-    runs can be read.
+    {schema_version, runs, differs {parameters, data, environment, code}, metrics, questions
+    {comparisons, model, pairs}, seeds {varying, covers, arms, comparisons}, verdict [sentences],
+    asked, left_out, notes}; with `curves` those of the training, too. Raises CannotCheck if fewer
+    than two runs can be read.
     """
     finder = Finder(root, rows)
     named = finder.each(targets)
-    missing_from_sweep: list[str] = []
-    if sweep is not None:
-        members = finder.sweep(sweep)
-        named += members
-        missing_from_sweep = [one.name for one in members if one.place is None]
-    read, left_out = _read(named)
+    members = [] if sweep is None else finder.sweep(sweep)
+    read, left_out = _read([*named, *members])
     notes = []
     if finder.mlflow_problem:
         notes.append(f"{finder.mlflow_problem}; git and DVC only")
     if len(read) < 2:
         raise _too_few(read, targets, sweep, left_out, notes)
-    if missing_from_sweep:
-        notes.append(
-            f"sweep {sweep} is not whole: {len(members) - len(missing_from_sweep)} of {len(members)} runs are there"
-        )
-    result = of_runs(read, examples=examples)
-    result |= {
-        "asked": {"runs": list(targets), "sweep": sweep},
-        "left_out": left_out,
-        "notes": notes + _notes(read),
-    }
-    return result | ({"curves": find_curves(read, find_arms(read))} if curves else {})
+    there = [member for member in members if member.place is not None]
+    if len(there) < len(members):
+        counts = f"{len(there)} of {len(members)} runs are there"
+        notes.append(f"sweep {sweep} is not whole: {counts}")
+    result = _comparison(read, examples)
+    result["asked"] = {"runs": list(targets), "sweep": sweep}
+    result["left_out"] = left_out
+    result["notes"] = notes + _notes(read)
+    if curves:
+        result["curves"] = _curves(read)
+    return result
+
+
+# --- the runs -------------------------------------------------------------------------------------
+
+
+def _read(named: Sequence[Named]) -> tuple[list[Run], list[Json]]:
+    """The runs that can be read, under names of their own, and the others with the reason."""
+    left_out: list[Json] = []
+    there = []
+    snapshots = []
+    for one in named:
+        if one.place is None:
+            left_out.append({"name": one.name, "reason": one.problem})
+        else:
+            there.append(one)
+            snapshots.append(one.place.snapshot)
+    read: list[Run] = []
+    for one, snapshot in zip(there, load(snapshots, runs.READ), strict=True):
+        try:
+            run = runs.read_run(one, snapshot)
+        except CannotCheck as error:
+            left_out.append({"name": one.name, "reason": error.found})
+            continue
+        run.name = _own_name(run.name, read)
+        read.append(run)
+    return read, left_out
+
+
+def _own_name(name: str, read: Sequence[Run]) -> str:
+    """The name as no other run has it; ids are cut to 12 digits, as far as anybody reads."""
+    if re.fullmatch("[0-9a-f]{32,40}", name):
+        name = name[:12]
+    same = [run for run in read if run.name.partition(" (")[0] == name]
+    return f"{name} ({len(same) + 1})" if same else name
 
 
 def _too_few(
@@ -82,78 +114,52 @@ def _too_few(
     left_out: Sequence[Json],
     notes: Sequence[str],
 ) -> CannotCheck:
-    reasons: dict[str, list[str]] = {}
+    # Reasons that differ in the run's name alone are said once.
+    names_by_reason: dict[str, list[str]] = {}
     for one in left_out:
-        reasons.setdefault(one["reason"].replace(one["name"], "NAME"), []).append(one["name"])
-    why = [
-        f"{', '.join(names)}: {reason.replace('NAME', names[0])}"
-        for reason, names in reasons.items()
-    ]
-    remedy = "Name another: `workspace` is one, `dvc exp list` and `git log -- dvc.lock` show more."
-    if sweep is not None:
+        reason = one["reason"].replace(one["name"], "NAME")
+        names_by_reason.setdefault(reason, []).append(one["name"])
+    found = [f"{len(read) or 'none'} that can be read"]
+    for reason, names in names_by_reason.items():
+        text = reason.replace("NAME", names[0]).rstrip(".")
+        found.append(f"{', '.join(names)}: {text}")
+    found += [note.rstrip(".") for note in notes]
+    if sweep is None:
+        subject = " ".join(targets) or "no run"
+        remedy = (
+            "Name another: `workspace` is one, `dvc exp list` and `git log -- dvc.lock` show more."
+        )
+    else:
+        subject = f"sweep {sweep}"
         remedy = (
             "Wait until `dvc queue status` shows two that are done, or name another run besides."
         )
     return CannotCheck(
-        f"sweep {sweep}" if sweep is not None else " ".join(targets) or "no run",
-        expected="two runs to compare",
-        found="; ".join(
-            [
-                f"{len(read) or 'none'} that can be read",
-                *(one.rstrip(".") for one in [*why, *notes]),
-            ]
-        ),
-        remedy=remedy,
+        subject, expected="two runs to compare", found="; ".join(found), remedy=remedy
     )
 
 
-def _read(named: Sequence[Named]) -> tuple[list[Run], list[Json]]:
-    """The runs that can be read, under names of their own, and the others with the reason."""
-    left_out = [{"name": one.name, "reason": one.problem} for one in named if one.place is None]
-    there = [one for one in named if one.place is not None]
-    snapshots = load([one.place.snapshot for one in there if one.place], runs.READ)
-    read: list[Run] = []
-    for one, snapshot in zip(there, snapshots, strict=True):
-        try:
-            run = runs.read_run(one, snapshot)
-        except CannotCheck as error:
-            left_out.append({"name": one.name, "reason": error.found})
-            continue
-        run.name = _short(run.name)
-        same = sum(other.name.partition(" (")[0] == run.name for other in read)
-        run.name += f" ({same + 1})" if same else ""
-        read.append(run)
-    return read, left_out
-
-
-def _short(name: str) -> str:
-    """Ids are cut to 12 digits, as far as anybody reads."""
-    return name[:12] if re.fullmatch("[0-9a-f]{32,40}", name) else name
-
-
 def _notes(read: Sequence[Run]) -> list[str]:
-    found = [
-        f"{run.name}: {run.problem}; its finished stages are compared"
-        for run in read
-        if run.problem
-    ]
+    unfinished, twins, without_answers = [], [], []
     for index, run in enumerate(read):
-        twin = next(
-            (
-                one
-                for one in read[:index]
-                if one.key and one.key == run.key and one.made == run.made
-            ),
-            None,
-        )
-        found += [f"{twin.name} and {run.name} are one and the same run"] if twin else []
-    return found + [
-        f"{run.name}: no answers to compare: {run.no_answers}" for run in read if run.no_answers
-    ]
+        if run.problem:
+            unfinished.append(f"{run.name}: {run.problem}; its finished stages are compared")
+        twin = next((other for other in read[:index] if _same_run(other, run)), None)
+        if twin is not None:
+            twins.append(f"{twin.name} and {run.name} are one and the same run")
+        if run.no_answers:
+            without_answers.append(f"{run.name}: no answers to compare: {run.no_answers}")
+    return [*unfinished, *twins, *without_answers]
 
 
-def of_runs(read: Sequence[Run], *, examples: int = 5) -> Json:
-    """The comparison of runs that were read; see `compare`."""
+def _same_run(x: Run, y: Run) -> bool:
+    return x.key is not None and x.key == y.key and x.made == y.made
+
+
+# --- the comparison -------------------------------------------------------------------------------
+
+
+def _comparison(read: Sequence[Run], examples: int) -> Json:
     questions = Questions()
     for run in read:
         questions.read(run)
@@ -172,7 +178,7 @@ def of_runs(read: Sequence[Run], *, examples: int = 5) -> Json:
         "metrics": _metrics(read),
         "questions": on_questions,
         "seeds": on_seeds,
-        "verdict": sentences.sentences(on_questions, on_seeds),
+        "verdict": sentences(on_questions, on_seeds),
     }
 
 
@@ -195,50 +201,60 @@ def _plain(run: Run, arms: Sequence[Arm]) -> Json:
 
 
 def _metrics(read: Sequence[Run]) -> list[Json]:
-    """[{task, metric, role, kind, model, values [{value, ci95} or None]}]: MODEL, of the headline every model."""
+    """[{task, metric, role, kind, model, values}], the compared model's first.
+
+    Of the headline every model has a line, of other tasks MODEL alone. A value is {value, ci95}, or
+    None for a run that has none.
+    """
     lines: dict[tuple[str, str], Json] = {}
     for index, run in enumerate(read):
+        if run.evaluation is None:
+            continue
         for name in ordered_tasks(run.evaluation):
-            assert run.evaluation is not None
             task = run.evaluation.tasks[name]
-            for model in task.models if task.role == "headline" else (runs.MODEL,):
-                if model not in task.models:
-                    continue
-                line = lines.setdefault(
-                    (name, model),
-                    {
-                        "task": name,
-                        "metric": task.metric,
-                        "role": task.role,
-                        "kind": task.kind,
-                        "model": model,
-                        "values": [None] * len(read),
-                    },
-                )
+            for model in _shown_models(task):
+                line = lines.setdefault((name, model), _metric(name, task, model, len(read)))
                 line["values"][index] = task.models[model].model_dump(exclude={"stderr"})
-    return sorted(lines.values(), key=lambda line: line["model"] != runs.MODEL)
+    return sorted(lines.values(), key=lambda line: line["model"] != MODEL)
 
 
-def find_curves(read: Sequence[Run], arms: Sequence[Arm]) -> Json:
-    """{metric: {line.
+def _shown_models(task: Task) -> list[str]:
+    if task.role == "headline":
+        return list(task.models)
+    return [MODEL] if MODEL in task.models else []
 
-    [(step, value)]}}: a line per run, or where there are more than MOST_LINES one per arm, its
-    mean.
 
-    Of still more, the first MOST_LINES.
-    """
-    groups = {run.name: [run] for run in read}
-    if len(groups) > MOST_LINES:
-        groups = {f"{arm.name} ×{len(arm.runs)}": arm.runs for arm in arms}
-    chosen = list(groups.items())[:MOST_LINES]
+def _metric(name: str, task: Task, model: str, n_runs: int) -> Json:
     return {
-        metric: {name: _mean_curve([runs.curve(run, metric) for run in of]) for name, of in chosen}
-        for metric in CURVES
+        "task": name,
+        "metric": task.metric,
+        "role": task.role,
+        "kind": task.kind,
+        "model": model,
+        "values": [None] * n_runs,
     }
 
 
-def _mean_curve(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The mean at each step that every line has."""
-    every = [dict(line) for line in lines]
-    steps = sorted(set.intersection(*(set(one) for one in every)))
-    return [(step, sum(one[step] for one in every) / len(every)) for step in steps]
+# --- training curves ------------------------------------------------------------------------------
+
+
+def _curves(read: Sequence[Run]) -> dict[str, dict[str, Curve]]:
+    """{metric: {name of the line: curve}}: a line per run, at most MOST_LINES.
+
+    Of more runs than MOST_LINES, a line per arm, the mean over its runs.
+    """
+    groups = {run.name: [run] for run in read}
+    if len(groups) > MOST_LINES:
+        groups = {f"{arm.name} ×{len(arm.runs)}": arm.runs for arm in find_arms(read)}
+    shown = list(groups.items())[:MOST_LINES]
+    curves = {}
+    for metric in CURVES:
+        curves[metric] = {name: _curve(group, metric) for name, group in shown}
+    return curves
+
+
+def _curve(group: Sequence[Run], metric: str) -> Curve:
+    """The mean at each step that every run of the group has logged."""
+    every = [dict(runs.curve(run, metric)) for run in group]
+    steps = set(every[0]).intersection(*every[1:])
+    return [(step, sum(line[step] for line in every) / len(every)) for step in sorted(steps)]
