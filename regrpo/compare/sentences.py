@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from regrpo.compare.seed_tests import FEWEST_SEEDS
@@ -19,17 +19,24 @@ def sentences(questions: Json, seeds: Json) -> list[str]:
 
     Over seeds where there are enough of them, else over questions.
     """
-    said = _over_seeds(seeds)
-    pairs = questions["pairs"]
+    pairs, comparisons = questions["pairs"], questions["comparisons"]
+    found = _over_seeds(seeds)
     if len(pairs) <= FEW:
         for pair in pairs:
-            said += _pair(pair, questions["comparisons"])
+            found += _pair(pair, comparisons)
     else:
-        said.append(_count(pairs, questions["comparisons"]))
-    said += _too_few_seeds(seeds)
-    if questions["comparisons"]:
-        said.append("Intervals over the questions cover the questions only, not the seeds.")
-    return said
+        found.append(_count(pairs, comparisons))
+    found += _too_few_seeds(seeds)
+    if comparisons:
+        found.append("Intervals over the questions cover the questions only, not the seeds.")
+    return found
+
+
+def reason(refused: Json) -> str:
+    """Why two runs' answers to a task, or all their answers, cannot be compared."""
+    if refused["task"] is None:
+        return str(refused["reason"])
+    return f"{refused['task']}: {refused['reason']}"
 
 
 # --- over seeds -----------------------------------------------------------------------------------
@@ -38,22 +45,21 @@ def sentences(questions: Json, seeds: Json) -> list[str]:
 def _over_seeds(seeds: Json) -> list[str]:
     tested = [line for line in seeds["comparisons"] if line["design"]]
     if len(tested) > FEW:
-        counts = ", ".join(
-            f"{count} {word}"
-            for word, count in Counter(line["relation"] for line in tested).items()
-        )
+        counts = _counted(line["relation"] for line in tested)
+        settings = f"{len(tested)} settings against {tested[0]['before']}"
         return [
-            f"Over seeds, of {len(tested)} settings against {tested[0]['before']}: {counts} (t tests"
-            f"{_holm(len(tested))}). The intervals cover {seeds['covers']}."
+            f"Over seeds, of {settings}: {counts} (t tests{_holm(len(tested))}). "
+            f"The intervals cover {seeds['covers']}."
         ]
-    said = [_difference(line, seeds) for line in tested]
+    found = [_difference(line, seeds) for line in tested]
     if len(seeds["arms"]) == 1 and seeds["arms"][0]["enough"]:
         for task, mean in seeds["arms"][0]["means"].items():
-            said.append(
-                f"One setting over {mean['n']} seeds: {task} {mean['mean']:.3f} on average (95 % t interval "
-                f"{interval(mean['ci95'])}). The interval covers {seeds['covers']}."
+            found.append(
+                f"One setting over {mean['n']} seeds: {task} {mean['mean']:.3f} on average "
+                f"(95 % t interval {interval(mean['ci95'])}). "
+                f"The interval covers {seeds['covers']}."
             )
-    return said
+    return found
 
 
 def _too_few_seeds(seeds: Json) -> list[str]:
@@ -61,118 +67,131 @@ def _too_few_seeds(seeds: Json) -> list[str]:
     most = max((arm["seeds"] for arm in arms), default=0)
     if most == 1 or (len(arms) == 1 and not arms[0]["enough"]):
         return [f"Too few seeds ({most} of {FEWEST_SEEDS}) for an interval over seeds."]
-    few = [
-        f"{line['after']} and {line['before']} ({line['seeds'][1]} and {line['seeds'][0]})"
-        for line in seeds["comparisons"]
-        if not line["design"]
-    ]
-    shown = "; ".join(few[:FEW]) + (f"; and {len(few) - FEW} more" if len(few) > FEW else "")
-    return (
-        [f"Too few seeds, of the {FEWEST_SEEDS} that each setting needs, to compare {shown}."]
-        if few
-        else []
-    )
+    few = []
+    for line in seeds["comparisons"]:
+        if not line["design"]:
+            before, after = line["seeds"]
+            few.append(f"{line['after']} and {line['before']} ({after} and {before})")
+    if not few:
+        return []
+    shown = "; ".join(few[:FEW])
+    if len(few) > FEW:
+        shown += f"; and {len(few) - FEW} more"
+    return [f"Too few seeds, of the {FEWEST_SEEDS} that each setting needs, to compare {shown}."]
 
 
 def _difference(line: Json, seeds: Json) -> str:
-    means = {
-        arm["name"]: arm["means"][line["task"]]
-        for arm in seeds["arms"]
-        if line["task"] in arm["means"]
-    }
-    x, y, n = means[line["before"]]["mean"], means[line["after"]]["mean"], line["seeds"]
-    paired = line["design"] == "paired t"
-    how = (
-        f"over {n[0]} seeds, paired by seed"
-        if paired
-        else f"over {n[1]} and {n[0]} seeds, Welch's t"
-    )
+    """One setting against another on one task, over seeds."""
+    before, after, task = line["before"], line["after"], line["task"]
+    means = {arm["name"]: arm["means"].get(task) for arm in seeds["arms"]}
+    n_before, n_after = line["seeds"]
+    if line["design"] == "paired t":
+        how = f"over {n_before} seeds, paired by seed"
+    else:
+        how = f"over {n_after} and {n_before} seeds, Welch's t"
     figures = (
-        f"{y:.3f} against {x:.3f}, {signed(line['difference'])} (95 % t interval {interval(line['ci95'], sign=True)}), "
+        f"{means[after]['mean']:.3f} against {means[before]['mean']:.3f}, "
+        f"{signed(line['difference'])} "
+        f"(95 % t interval {interval(line['ci95'], sign=True)}), "
         f"{p_equals(line['p_holm'])}{_holm(line['comparisons'])}"
     )
-    covered = f" The interval covers {seeds['covers']}."
+    covered = f"The interval covers {seeds['covers']}."
     if line["relation"] == "not distinguishable":
-        need = line["seeds_needed"]
-        would = f"about {need:,} seeds each" if need else "no number of seeds"
+        needed = line["seeds_needed"]
+        would = f"about {needed:,} seeds each" if needed else "no number of seeds"
         return (
-            f"{line['after']} and {line['before']} are not distinguishable on {line['task']} {how}: {figures}. So many "
-            f"seeds show differences from {line['detectable']:.3f} on; {would} would show the one seen.{covered}"
+            f"{after} and {before} are not distinguishable on {task} {how}: {figures}. "
+            f"So many seeds show differences from {line['detectable']:.3f} on; "
+            f"{would} would show the one seen. {covered}"
         )
-    alone, of = line["format_only"]
-    form = (
-        f" In {alone} of {of} pairs of runs it is a difference in format following only."
-        if alone
-        else ""
-    )
-    better = f"{line['after']} is {line['relation']} than {line['before']}"
-    return f"{better} on {line['task']} {how}: {figures}.{covered}{form}"
+    text = f"{after} is {line['relation']} than {before} on {task} {how}: {figures}. {covered}"
+    format_only, of = line["format_only"]
+    if format_only:
+        pairs = f"{format_only} of {of} pairs of runs"
+        text += f" In {pairs} it is a difference in format following only."
+    return text
 
 
 # --- over questions -------------------------------------------------------------------------------
 
 
 def _pair(pair: Json, comparisons: int) -> list[str]:
-    a, b = pair["before"], pair["after"]
+    before, after = pair["before"], pair["after"]
     decisive = [line for line in pair["tasks"] if line["decisive"]]
     if not decisive:
-        reasons = dict.fromkeys(
-            f"{one['task']}: {one['reason']}" if one["task"] else one["reason"]
-            for one in pair["refused"]
-        )
-        return [
-            f"{b} and {a} cannot be compared on their answers. {'; '.join(reasons) or 'No task decides'}."
-        ]
+        reasons = dict.fromkeys(reason(refused) for refused in pair["refused"])
+        why = "; ".join(reasons) or "No task decides"
+        return [f"{after} and {before} cannot be compared on their answers. {why}."]
     if pair["identical"]:
-        n = decisive[0]["questions"]
-        return [
-            f"{b} and {a} are not distinguishable: their answers are the same, byte for byte ({n:,} questions)."
-        ]
-    said = [_task(line, a, b, comparisons) for line in decisive]
-    return said + (
-        [_format(pair["format"])] if pair["format"] and pair["format"]["differs"] else []
-    )
+        same = f"their answers are the same, byte for byte ({decisive[0]['questions']:,} questions)"
+        return [f"{after} and {before} are not distinguishable: {same}."]
+    found = [_task(line, before, after, comparisons) for line in decisive]
+    if pair["format"] and pair["format"]["differs"]:
+        found.append(_format(pair["format"]))
+    return found
 
 
-def _task(line: Json, a: str, b: str, comparisons: int) -> str:
-    counts = f"{line['gained']} gained, {line['lost']} lost, " if line["gained"] is not None else ""
+def _task(line: Json, before: str, after: str, comparisons: int) -> str:
+    """One run against another on one task."""
     figures = (
-        f"{line['after']:.3f} against {line['before']:.3f}, {signed(line['difference'])} (95 % interval "
-        f"{interval(line['ci95'], sign=True)}), {counts}{line['test']} {p_equals(line['p_holm'])}{_holm(comparisons)}"
+        f"{line['after']:.3f} against {line['before']:.3f}, {signed(line['difference'])} "
+        f"(95 % interval {interval(line['ci95'], sign=True)}), "
     )
+    if line["gained"] is not None:
+        figures += f"{line['gained']} gained, {line['lost']} lost, "
+    figures += f"{line['test']} {p_equals(line['p_holm'])}{_holm(comparisons)}"
     on = f"on {line['task']} with {line['questions']:,} questions"
     if line["relation"] != "not distinguishable":
-        return f"{b} is {line['relation']} than {a} {on}: {figures}."
-    need, least = line["questions_needed"], line["minimum_detectable_effect"]
-    shows = f" So many questions show differences from {least:.3f} on;" if least is not None else ""
-    would = f"about {need:,}" if need else "no number of questions"
-    return f"{b} and {a} are not distinguishable {on}: {figures}.{shows} {would} would show the one seen."
+        return f"{after} is {line['relation']} than {before} {on}: {figures}."
+    text = f"{after} and {before} are not distinguishable {on}: {figures}."
+    if line["minimum_detectable_effect"] is not None:
+        least = f"{line['minimum_detectable_effect']:.3f}"
+        text += f" So many questions show differences from {least} on;"
+    needed = line["questions_needed"]
+    would = f"about {needed:,}" if needed else "no number of questions"
+    return f"{text} {would} would show the one seen."
 
 
 def _format(form: Json) -> str:
-    probes = "; ".join(
-        f"{line['probe']} ({line['questions']:,} questions) {line['after']:.3f} against {line['before']:.3f}, "
-        f"{p_equals(line['p'])}"
-        for line in form["probes"]
+    if form["only"]:
+        start = "They differ only in format following"
+    else:
+        start = "They differ in format following too, and it is not shown to be all"
+    figures = [f"answers in the asked form {form['after']:.3f} against {form['before']:.3f}"]
+    figures += [_probe(line) for line in form["probes"]]
+    return f"{start}: {'; '.join(figures)}."
+
+
+def _probe(line: Json) -> str:
+    return (
+        f"{line['probe']} ({line['questions']:,} questions) "
+        f"{line['after']:.3f} against {line['before']:.3f}, {p_equals(line['p'])}"
     )
-    start = (
-        "They differ only in format following"
-        if form["only"]
-        else "They differ in format following too, and it is not shown to be all"
-    )
-    return f"{start}: answers in the asked form {form['after']:.3f} against {form['before']:.3f}; {probes}."
 
 
 def _count(pairs: Sequence[Json], comparisons: int) -> str:
-    counts = Counter(pair["relation"] for pair in pairs)
-    only = sum(1 for pair in pairs if pair["format"] and pair["format"]["only"])
-    bases = {pair["before"] for pair in pairs}
-    against = next(iter(bases)) if len(bases) == 1 else "the run of the same seeds"
-    tested = f" (exact McNemar test{_holm(comparisons)})" if comparisons else ""
-    form = f"; {only} of them by format following only" if only else ""
-    said = ", ".join(f"{count} {word}" for word, count in counts.items())
-    return f"On the questions, of {len(pairs)} runs against {against}: {said}{tested}{form}."
+    """What came out of many pairs, counted."""
+    baselines = {pair["before"] for pair in pairs}
+    against = baselines.pop() if len(baselines) == 1 else "the run of the same seeds"
+    text = f"On the questions, of {len(pairs)} runs against {against}: "
+    text += _counted(pair["relation"] for pair in pairs)
+    if comparisons:
+        text += f" (exact McNemar test{_holm(comparisons)})"
+    format_only = [pair for pair in pairs if pair["format"] and pair["format"]["only"]]
+    if format_only:
+        text += f"; {len(format_only)} of them by format following only"
+    return f"{text}."
+
+
+# --- parts of sentences ---------------------------------------------------------------------------
+
+
+def _counted(relations: Iterable[str]) -> str:
+    """2 better, 1 worse."""
+    return ", ".join(f"{count} {relation}" for relation, count in Counter(relations).items())
 
 
 def _holm(comparisons: int) -> str:
-    return f" after Holm's correction over {comparisons} comparisons" if comparisons > 1 else ""
+    if comparisons <= 1:
+        return ""
+    return f" after Holm's correction over {comparisons} comparisons"
