@@ -11,12 +11,15 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from regrpo.compare.relations import UNCHANGED
+from regrpo.compare.runs import MODEL
 from regrpo.compare.seed_tests import FEWEST_SEEDS
+from regrpo.compare.sentences import reason
 from regrpo.core.text import (
     cut,
     estimate,
@@ -26,29 +29,35 @@ from regrpo.core.text import (
     or_dash,
     p_value,
     prose,
+    score,
     signed,
 )
 
 Json = dict[str, Any]
+Table = list[list[str]]
+"""Rows of cells, first the header."""
 WIDTH = 100
+NARROWEST = 8
+"""Characters to which a column is cut at most, so that a table keeps to WIDTH."""
 FEW_RUNS = 3
 """Runs up to which each is a column; more are rows."""
 MOST_COLUMNS = 3
 """Differing parameters up to which each is a column beside the runs; of more, the seeds."""
+MOST_TASKS = 4
+"""Tasks that are columns where the runs are rows."""
 MOST = 10
 """Lines of one kind of difference; the rest is in the JSON."""
+MOST_VALUES = 6
+"""Values of one difference that are counted out where the runs are many."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A heading with what stands under it.
-
-    Sentences, a table (first its header), lines to keep as they are.
-    """
+    """A heading with what stands under it: sentences, a table, lines to keep as they are."""
 
     title: str
     sentences: list[str] = field(default_factory=list)
-    table: list[list[str]] = field(default_factory=list)
+    table: Table = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     name: str = ""
 
@@ -66,26 +75,23 @@ def markdown(result: Json) -> str:
 def _as_text(block: Block) -> Iterator[str]:
     yield block.title
     for sentence in block.sentences:
-        yield textwrap.fill(
-            one_line(sentence), WIDTH, initial_indent="  ", subsequent_indent="    "
-        )
-    if block.table:
-        yield from (
-            f"  {line}"
-            for line in _aligned([[one_line(cell) for cell in row] for row in block.table])
-        )
-    yield from (f"  {one_line(line, WIDTH - 2)}" for line in block.lines)
+        line = one_line(sentence)
+        yield textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    for line in _aligned(block.table):
+        yield f"  {line}"
+    for line in block.lines:
+        yield f"  {one_line(line, WIDTH - 2)}"
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    while sum(widths) + 2 * (len(widths) - 1) > WIDTH - 2 and max(widths) > 8:
+def _aligned(table: Table) -> Iterator[str]:
+    shown = [[one_line(cell) for cell in row] for row in table]
+    widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
+    gaps = 2 * (len(widths) - 1)
+    while sum(widths) + gaps > WIDTH - 2 and max(widths) > NARROWEST:
         widths[widths.index(max(widths))] -= 1
-    for row in table:
-        yield "  ".join(
-            (cell if len(cell) <= width else cut(cell, width)).ljust(width)
-            for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
+    for row in shown:
+        cells = [cut(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        yield "  ".join(cells).rstrip()
 
 
 def _as_markdown(block: Block) -> Iterator[str]:
@@ -93,8 +99,9 @@ def _as_markdown(block: Block) -> Iterator[str]:
     if block.sentences:
         yield "\n".join(f"- {prose(sentence)}" for sentence in block.sentences)
     if block.table:
-        head, *rows = [["" if cell is None else prose(cell) for cell in row] for row in block.table]
-        yield "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+        head, *rows = [[prose(cell) for cell in row] for row in block.table]
+        lines = [head, ["---"] * len(head), *rows]
+        yield "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if block.lines:
         yield fence("\n".join(f"  {one_line(line)}" for line in block.lines), "text")
 
@@ -105,263 +112,321 @@ def _as_markdown(block: Block) -> Iterator[str]:
 def blocks(result: Json) -> Iterator[Block]:
     """What is to be said, in order."""
     yield Block("Verdict", result["verdict"], name="verdict")
-    told = [f"{one['name']}: left out: {one['reason']}" for one in result["left_out"]] + result[
-        "notes"
-    ]
-    if told:
-        yield Block("Not compared, and notes", told, name="notes")
+    notes = [f"{run['name']}: left out: {run['reason']}" for run in result["left_out"]]
+    notes += result["notes"]
+    if notes:
+        yield Block("Not compared, and notes", notes, name="notes")
     yield Block("Runs", table=_runs(result), name="runs")
     yield from _differences(result)
     if result["metrics"]:
-        yield Block(
-            "Metrics (with 95 % intervals over the questions)",
-            table=_metrics(result),
-            name="metrics",
-        )
-    yield from _seeds(result)
-    yield from _questions(result)
+        title = "Metrics (with 95 % intervals over the questions)"
+        yield Block(title, table=_metrics(result), name="metrics")
+    yield from _seeds(result["seeds"])
+    yield from _questions(result["questions"]["pairs"])
 
 
-def _runs(result: Json) -> list[list[str]]:
-    apart = [line["name"] for line in result["differs"]["parameters"]]
-    varying = [name for name in result["seeds"]["varying"] if name in apart]
-    told = apart if len(apart) <= MOST_COLUMNS else varying
+def _table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """Rows of one set of columns, named in each, as a table. No rows are no table."""
+    if not rows:
+        return []
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
+
+
+def _runs(result: Json) -> Table:
     values = {line["name"]: line["values"] for line in result["differs"]["parameters"]}
-    rows = [["run", "is", "pipeline", "ended (UTC)", "doctor", *told]]
+    columns = list(values)
+    if len(columns) > MOST_COLUMNS:
+        columns = [name for name in result["seeds"]["varying"] if name in values]
+    rows = []
     for index, run in enumerate(result["runs"]):
         kind, _, name = run["place"].partition(" ")
-        rows.append(
-            [
-                run["name"],
-                kind if name == run["name"] else run["place"],
-                (run["pipeline_key"] or "unfinished")[:12],
-                (run["ended"] or "")[:16].replace("T", " "),
-                run["health"] or "—",
-                *(str(values[one][index] or "—") for one in told),
-            ]
-        )
-    return rows
+        row = {
+            "run": run["name"],
+            "is": kind if name == run["name"] else run["place"],
+            "pipeline": (run["pipeline_key"] or "unfinished")[:12],
+            "ended (UTC)": (run["ended"] or "")[:16].replace("T", " "),
+            "doctor": run["health"] or "—",
+        }
+        for column in columns:
+            row[column] = values[column][index] or "—"
+        rows.append(row)
+    return _table(rows)
+
+
+# --- what differs ---------------------------------------------------------------------------------
 
 
 def _differences(result: Json) -> Iterator[Block]:
-    differs, names = result["differs"], [run["name"] for run in result["runs"]]
-    for what in ("parameters", "data"):
-        if differs[what]:
-            yield Block(f"What differs: {what}", table=_sides(differs[what], names), name=what)
-    code = differs["code"]
-    changed = code["revisions"] + code["uncommitted"]
-    moved = any(one["text"] != UNCHANGED for one in code["diffstats"])
-    differs_in_code = bool(code["files"] or code["uncommitted"] or moved)
-    if differs_in_code:
-        paths = [line["name"] for line in code["files"]]
-        more = f" and {len(paths) - MOST} more (--json)" if len(paths) > MOST else ""
-        said = (
-            f"Of what the stages read: {', '.join(paths[:MOST])}{more}."
-            if paths
-            else "All that the stages read is the same."
-        )
-        lines = [line for one in code["diffstats"] for line in _diffstat(one)]
-        yield Block(
-            "What differs: code",
-            [said],
-            _sides(changed, names) if changed else [],
-            lines,
-            name="code",
-        )
-    if differs["environment"]:
-        yield Block(
-            "What differs: environment",
-            table=_sides(differs["environment"], names),
-            name="environment",
-        )
-    same = [what for what in ("parameters", "data", "environment") if not differs[what]]
-    same += [] if differs_in_code else ["code, at different commits" if changed else "code"]
+    differs = result["differs"]
+    names = [run["name"] for run in result["runs"]]
+    found = {
+        "parameters": _difference("parameters", differs["parameters"], names),
+        "data": _difference("data", differs["data"], names),
+        "code": _code(differs["code"], names),
+        "environment": _difference("environment", differs["environment"], names),
+    }
+    for block in found.values():
+        if block is not None:
+            yield block
+    same = [what for what in ("parameters", "data", "environment") if found[what] is None]
+    if found["code"] is None:
+        at_other_commits = bool(differs["code"]["revisions"])
+        same.append("code, at different commits" if at_other_commits else "code")
     if same:
         yield Block(f"The same everywhere: {', '.join(same)}", name="same")
 
 
-def _diffstat(one: Json) -> Iterator[str]:
-    yield f"git diff --stat {one['from'][:12]} {one['to'][:12]}"
-    *lines, total = [line.strip() for line in one["text"].splitlines()]
-    yield from (f"  {line}" for line in lines[:MOST])
-    yield from [f"  … {len(lines) - MOST} more files"] if len(lines) > MOST else []
+def _difference(what: str, lines: Sequence[Json], names: Sequence[str]) -> Block | None:
+    if not lines:
+        return None
+    return Block(f"What differs: {what}", table=_sides(lines, names), name=what)
+
+
+def _code(code: Json, names: Sequence[str]) -> Block | None:
+    """What differs in the code that stages read. Returns None if at most the commits differ."""
+    moved = [diffstat for diffstat in code["diffstats"] if diffstat["text"] != UNCHANGED]
+    if not (code["files"] or code["uncommitted"] or moved):
+        return None
+    paths = [line["name"] for line in code["files"]]
+    files = "All that the stages read is the same."
+    if paths:
+        files = f"Of what the stages read: {', '.join(paths[:MOST])}"
+        if len(paths) > MOST:
+            files += f" and {len(paths) - MOST} more (--json)"
+        files += "."
+    changed = code["revisions"] + code["uncommitted"]
+    table = _sides(changed, names) if changed else []
+    lines: list[str] = []
+    for diffstat in code["diffstats"]:
+        lines += _diffstat(diffstat)
+    return Block("What differs: code", [files], table, lines, name="code")
+
+
+def _diffstat(diffstat: Json) -> Iterator[str]:
+    yield f"git diff --stat {diffstat['from'][:12]} {diffstat['to'][:12]}"
+    *files, total = [line.strip() for line in diffstat["text"].splitlines()]
+    for line in files[:MOST]:
+        yield f"  {line}"
+    if len(files) > MOST:
+        yield f"  … {len(files) - MOST} more files"
     yield f"  {total}"
 
 
-def _sides(lines: Sequence[Json], names: Sequence[str]) -> list[list[str]]:
+def _sides(lines: Sequence[Json], names: Sequence[str]) -> Table:
     """A table of differing values: a column per run, or for many runs how many have which."""
     few = len(names) <= FEW_RUNS
-    rows = [["", *names] if few else ["", "values (runs)"]]
-    for line in lines[:MOST] if len(lines) > MOST + 2 else lines:
-        values = ["—" if value is None else _short_hash(value) for value in line["values"]]
+    head = ["", *names] if few else ["", "values (runs)"]
+    rows = []
+    for line in lines:
+        values = [_short_hash(or_dash(value)) for value in line["values"]]
         rows.append([line["name"], *values] if few else [line["name"], _counted(values)])
-    if len(lines) > MOST + 2:
-        rows.append([f"… and {len(lines) - MOST} more (--json)", *[""] * (len(rows[0]) - 1)])
-    return rows
+    # One or two lines more take no more place than the line that says so.
+    if len(rows) > MOST + 2:
+        more = f"… and {len(rows) - MOST} more (--json)"
+        rows = [*rows[:MOST], [more, *[""] * (len(head) - 1)]]
+    return [head, *rows]
 
 
 def _counted(values: Sequence[str]) -> str:
     counts = Counter(values)
-    said = [f"{value} ({count})" for value, count in list(counts.items())[:6]]
-    return ", ".join(said) + (f", … {len(counts)} values" if len(counts) > 6 else "")
+    shown = [f"{value} ({count})" for value, count in counts.items()][:MOST_VALUES]
+    if len(counts) > MOST_VALUES:
+        shown.append(f"… {len(counts)} values")
+    return ", ".join(shown)
 
 
-def _metrics(result: Json) -> list[list[str]]:
+def _short_hash(value: str) -> str:
+    return value[:12] + "…" if re.fullmatch(r"[0-9a-f]{32,64}(\.dir)?", value) else value
+
+
+# --- metrics and seeds ----------------------------------------------------------------------------
+
+
+def _metrics(result: Json) -> Table:
     names = [run["name"] for run in result["runs"]]
-    labels = [
-        f"{line['task']} ({line['metric']})"
-        + (f", {line['model']}" if line["model"] != "grpo" else "")
-        for line in result["metrics"]
-    ]
+    lines = result["metrics"]
     if len(names) <= FEW_RUNS:
-        return [["", *names]] + [
-            [label, *(_value(value) for value in line["values"])]
-            for label, line in zip(labels, result["metrics"], strict=True)
-        ]
-    kept = [(line["task"], line) for line in result["metrics"] if line["model"] == "grpo"][:4]
-    return [["run", *(task for task, _ in kept)]] + [
-        [
-            name,
-            *(
-                _value(line["values"][index], with_interval=number == 0)
-                for number, (_, line) in enumerate(kept)
-            ),
-        ]
-        for index, name in enumerate(names)
-    ]
+        rows = [[_label(line), *map(_estimate, line["values"])] for line in lines]
+        return [["", *names], *rows]
+    shown = [line for line in lines if line["model"] == MODEL][:MOST_TASKS]
+    rows = []
+    for index, name in enumerate(names):
+        cells = [_score(line["values"][index]) for line in shown]
+        if shown:  # one interval a row: there is no place for more
+            cells[0] = _estimate(shown[0]["values"][index])
+        rows.append([name, *cells])
+    return [["run", *(line["task"] for line in shown)], *rows]
 
 
-def _value(value: Json | None, with_interval: bool = True) -> str:
+def _label(line: Json) -> str:
+    label = f"{line['task']} ({line['metric']})"
+    return label if line["model"] == MODEL else f"{label}, {line['model']}"
+
+
+def _estimate(value: Json | None) -> str:
     if value is None:
         return "—"
-    return estimate(value["value"], value["ci95"]) if with_interval else f"{value['value']:.3f}"
+    return estimate(value["value"], value["ci95"])
 
 
-def _seeds(result: Json) -> Iterator[Block]:
-    seeds = result["seeds"]
-    if not any(arm["seeds"] > 1 for arm in seeds["arms"]):
+def _score(value: Json | None) -> str:
+    if value is None:
+        return "—"
+    return score(value["value"])
+
+
+def _seeds(seeds: Json) -> Iterator[Block]:
+    arms = seeds["arms"]
+    if not any(arm["seeds"] > 1 for arm in arms):
         return
-    rows = [["setting", "seeds", "task", "mean (95 % t interval)"]]
-    for arm in seeds["arms"]:
-        rows += [
-            [arm["name"], str(arm["seeds"]), task, _mean(mean)]
-            for task, mean in arm["means"].items()
-        ]
-    repeats = [name for arm in seeds["arms"] for name in arm["repeats"]]
-    said = [f"Vary: {', '.join(seeds['varying'])}."] if seeds["varying"] else []
-    said += [f"Left out, of the same seeds as another: {', '.join(repeats)}."] if repeats else []
-    yield Block("Over seeds", said, rows, name="seeds")
+    sentences = []
+    if seeds["varying"]:
+        sentences.append(f"Vary: {', '.join(seeds['varying'])}.")
+    repeats = list(chain.from_iterable(arm["repeats"] for arm in arms))
+    if repeats:
+        sentences.append(f"Left out, of the same seeds as another: {', '.join(repeats)}.")
+    yield Block("Over seeds", sentences, _means(arms), name="seeds")
     tested = [line for line in seeds["comparisons"] if line["design"]]
     if tested:
-        rows = [["setting", "task", "difference", "95 % t interval", "p (Holm)", "is"]]
-        rows += [
-            [
-                line["after"],
-                line["task"],
-                signed(line["difference"]),
-                interval(line["ci95"], sign=True),
-                p_value(line["p_holm"]),
-                line["relation"],
-            ]
-            for line in tested
-        ]
-        yield Block(f"Over seeds, minus {tested[0]['before']}", table=rows, name="seeds")
+        title = f"Over seeds, minus {tested[0]['before']}"
+        yield Block(title, table=_seed_differences(tested), name="seeds")
 
 
-def _mean(mean: Json) -> str:
-    known = (
-        interval(mean["ci95"]) if mean["ci95"] else f"too few seeds: {mean['n']} of {FEWEST_SEEDS}"
-    )
-    return f"{mean['mean']:.3f} ({known})"
+def _means(arms: Sequence[Json]) -> Table:
+    rows = []
+    for arm in arms:
+        for task, mean in arm["means"].items():
+            known = f"too few seeds: {mean['n']} of {FEWEST_SEEDS}"
+            if mean["ci95"]:
+                known = interval(mean["ci95"])
+            row = {
+                "setting": arm["name"],
+                "seeds": str(arm["seeds"]),
+                "task": task,
+                "mean (95 % t interval)": f"{score(mean['mean'])} ({known})",
+            }
+            rows.append(row)
+    return _table(rows)
 
 
-def _questions(result: Json) -> Iterator[Block]:
-    questions = result["questions"]
-    pairs = questions["pairs"]
+def _seed_differences(tested: Sequence[Json]) -> Table:
+    rows = []
+    for line in tested:
+        row = {
+            "setting": line["after"],
+            "task": line["task"],
+            "difference": signed(line["difference"]),
+            "95 % t interval": interval(line["ci95"], sign=True),
+            "p (Holm)": p_value(line["p_holm"]),
+            "is": line["relation"],
+        }
+        rows.append(row)
+    return _table(rows)
+
+
+# --- over questions -------------------------------------------------------------------------------
+
+
+def _questions(pairs: Sequence[Json]) -> Iterator[Block]:
     if len(pairs) > FEW_RUNS:
-        rows = [
-            ["run", "against", "task", "value", "difference", "95 % interval", "p (Holm)", "is"]
-        ]
-        for pair in pairs:
-            rows += [
-                [
-                    pair["after"],
-                    pair["before"],
-                    line["task"],
-                    f"{line['after']:.3f}",
-                    signed(line["difference"]),
-                    interval(line["ci95"], sign=True),
-                    p_value(line["p_holm"]),
-                    _is(pair, line),
-                ]
-                for line in pair["tasks"]
-                if line["decisive"]
-            ] or [[pair["after"], pair["before"], "—", "", "", "", "", _refused(pair)]]
-        yield Block("On the shared questions", table=rows, name="pairs")
+        yield Block("On the shared questions", table=_many_pairs(pairs), name="pairs")
         return
     for pair in pairs:
-        said = [
-            f"{one['task']}: {one['reason']}" if one["task"] else one["reason"]
-            for one in pair["refused"]
-        ]
+        title = f"{pair['after']} minus {pair['before']}, on the shared questions"
+        sentences = [reason(refused) for refused in pair["refused"]]
         if pair["settings"]:
-            said.append(
-                f"The questions were put with other settings: {', '.join(pair['settings'])}."
-            )
+            settings = ", ".join(pair["settings"])
+            sentences.append(f"The questions were put with other settings: {settings}.")
+        table = _tasks(pair["tasks"])
         if pair["identical"]:
-            said.append("The answers are the same, byte for byte.")
-        rows = [
-            ["", "questions", "difference", "95 % interval", "gained", "lost", "p", "shows from"]
-        ]
-        for line in pair["tasks"]:
-            n, of = line["questions"], line["of"]
-            rows.append(
-                [
-                    line["task"],
-                    str(n) if of == [n, n] else f"{n} of {of[0]}, {of[1]}",
-                    signed(line["difference"]),
-                    interval(line["ci95"], sign=True),
-                    or_dash(line["gained"]),
-                    or_dash(line["lost"]),
-                    p_value(line["p"]),
-                    or_dash(line["minimum_detectable_effect"], ".3f"),
-                ]
-            )
-        yield Block(
-            f"{pair['after']} minus {pair['before']}, on the shared questions",
-            said,
-            rows if pair["tasks"] and not pair["identical"] else [],
-            list(_examples(pair)),
-            name="pair",
-        )
+            sentences.append("The answers are the same, byte for byte.")
+            table = []
+        yield Block(title, sentences, table, list(_examples(pair)), name="pair")
 
 
-def _is(pair: Json, line: Json) -> str:
+def _many_pairs(pairs: Sequence[Json]) -> Table:
+    """A row for each task that decides, or one with the reason if none does."""
+    rows = []
+    for pair in pairs:
+        decisive = [line for line in pair["tasks"] if line["decisive"]]
+        for line in decisive:
+            row = {
+                "run": pair["after"],
+                "against": pair["before"],
+                "task": line["task"],
+                "value": score(line["after"]),
+                "difference": signed(line["difference"]),
+                "95 % interval": interval(line["ci95"], sign=True),
+                "p (Holm)": p_value(line["p_holm"]),
+                "is": _relation(pair, line),
+            }
+            rows.append(row)
+        if not decisive:
+            rows.append(_refused(pair))
+    return _table(rows)
+
+
+def _relation(pair: Json, line: Json) -> str:
     if pair["identical"]:
         return "same answers"
-    return f"{line['relation']}{', format only' if (pair['format'] or {}).get('only') else ''}"
+    if pair["format"] and pair["format"]["only"]:
+        return f"{line['relation']}, format only"
+    return str(line["relation"])
 
 
-def _refused(pair: Json) -> str:
-    return "; ".join(dict.fromkeys(one["reason"] for one in pair["refused"])) or "no task decides"
+def _refused(pair: Json) -> dict[str, str]:
+    reasons = dict.fromkeys(refused["reason"] for refused in pair["refused"])
+    return {
+        "run": pair["after"],
+        "against": pair["before"],
+        "task": "—",
+        "value": "",
+        "difference": "",
+        "95 % interval": "",
+        "p (Holm)": "",
+        "is": "; ".join(reasons) or "no task decides",
+    }
+
+
+def _tasks(lines: Sequence[Json]) -> Table:
+    rows = []
+    for line in lines:
+        row = {
+            "": line["task"],
+            "questions": _shared_questions(line),
+            "difference": signed(line["difference"]),
+            "95 % interval": interval(line["ci95"], sign=True),
+            "gained": or_dash(line["gained"]),
+            "lost": or_dash(line["lost"]),
+            "p": p_value(line["p"]),
+            "shows from": or_dash(line["minimum_detectable_effect"], ".3f"),
+        }
+        rows.append(row)
+    return _table(rows)
+
+
+def _shared_questions(line: Json) -> str:
+    shared = line["questions"]
+    before, after = line["of"]
+    if before == after == shared:
+        return str(shared)
+    return f"{shared} of {before}, {after}"
 
 
 def _examples(pair: Json) -> Iterator[str]:
     """Discordant questions, each cut to a line for the question and one for what each run said."""
-    examples = pair.get("examples") or {}
-    for way, said in (("gained", pair["after"]), ("lost", pair["before"])):
-        for one in examples.get(way, []):
-            right = f"   (right: {_brief(one['answer'], 30)})" if one["answer"] else ""
-            yield f"only {said} right: {_brief(one['question'], 50)}{right}"
+    examples = pair.get("examples") or {"gained": [], "lost": []}
+    for way, right_run in (("gained", pair["after"]), ("lost", pair["before"])):
+        for example in examples[way]:
+            line = f"only {right_run} right: {_brief(example['question'], 50)}"
+            if example["answer"]:
+                line += f"   (right: {one_line(example['answer'], 30)})"
+            yield line
             for side in ("before", "after"):
-                yield f"    {pair[side]}: {_brief(one[side], 74)}"
+                yield f"    {pair[side]}: {_brief(example[side], 74)}"
 
 
 def _brief(text: str | None, most: int) -> str:
     if text is None:
         return "(choices were scored, nothing was written)"
     return one_line(text, most)
-
-
-def _short_hash(value: str) -> str:
-    return value[:12] + "…" if re.fullmatch(r"[0-9a-f]{32,64}(\.dir)?", value) else value
