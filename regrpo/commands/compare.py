@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="an MLflow run id, a DVC experiment, a git revision, or `workspace`; the first is the baseline",
+        help="an MLflow run id, a DVC experiment, a git revision, or `workspace`; "
+        "the first is the baseline",
     )
     parser.add_argument(
         "--sweep",

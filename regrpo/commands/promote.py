@@ -25,15 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--alias",
         choices=("candidate", "champion"),
         default="candidate",
-        help="champion asks for a clean audit, a doctor who found nothing fatal, and a paired test against the present "
-        "champion that is not worse (`promote:` in the profile); default: %(default)s",
+        help="champion asks for a clean audit, a doctor who found nothing fatal, and a paired test "
+        "against the present champion that is not worse (`promote:` in the profile); "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="judge, and say what would happen; change nothing"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.epilog = (
-        "Safe to repeat: a run has one version. Exit code 0: done. 1: a rule fails, nothing was changed. "
+        "Safe to repeat: a run has one version. Exit code 0: done. "
+        "1: a rule fails, nothing was changed. "
         "2: something could not be checked, nothing was changed."
     )
 

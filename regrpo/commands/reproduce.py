@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expect",
         choices=("identical", "equivalent"),
-        help="the verdict that makes the exit code 0 (default: identical; equivalent if CUDA was used)",
+        help="the verdict that makes the exit code 0 "
+        "(default: identical; equivalent if CUDA was used)",
     )
     parser.add_argument(
         "--tolerance",

@@ -2,10 +2,12 @@
 
 `promote(target)` returns plain data:
 
-    verdict     "registered" | "refused" (a rule fails) | "not checkable" (none fails, but one is unknown)
+    verdict     "registered" | "refused" (a rule fails) | "not checkable" (none fails, one is
+                unknown)
     rules       the rows of audit, doctor and comparison (see promotion_rules)
     comparison  the paired comparison with the champion, or None
-    model, version, created, alias, replaced, reigns, dry_run, target, pipeline_key, tags, notes, mlflow
+    model, version, created, alias, replaced, reigns, dry_run, target, pipeline_key, tags, notes,
+    mlflow
 """
 
 from __future__ import annotations

@@ -26,7 +26,10 @@ MOST_SETTINGS = 2
 
 
 def differing(facts: Sequence[Mapping[str, str]]) -> list[Json]:
-    """[{name, values (one per run, None where it has none)}] of what is not the same everywhere."""
+    """[{name, values}] of what is not the same everywhere.
+
+    One value per run, None for a run that has none of that name.
+    """
     names = dict.fromkeys(name for of_run in facts for name in of_run)
     lines = []
     for name in names:

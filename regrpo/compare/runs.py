@@ -208,7 +208,7 @@ def _evaluation(reports: Mapping[str, bytes]) -> tuple[Evaluation | None, str | 
 
 
 def _inputs_from_outside(records: ByStage, entries: ByStage) -> dict[str, str]:
-    """{path: SHA-256} of what stages read and no stage made: each file, the folders of RAW whole."""
+    """{path: SHA-256} of what stages read and no stage made: files, the folders of RAW whole."""
     made = {stage: out_md5s(entry) for stage, entry in entries.items()}
     found: dict[str, str] = {}
     for record in records.values():
@@ -257,7 +257,7 @@ def _made(records: ByStage) -> dict[str, str]:
 def _data(
     snapshot: Snapshot, records: ByStage, entries: ByStage, reports: Mapping[str, bytes]
 ) -> dict[str, str]:
-    """Source, revision, rows and hashes of the data; source, revision and hash of the base model."""
+    """Source, revision, rows, hashes of the data; source, revision and hash of the base model."""
     folder = out_md5s(entries["prepare"])["data/prepared"]
     dataset = read_object_inside(_cache(snapshot.root), folder, "dataset.json") or b"{}"
     names = ("source", "revision", "verifier", "prompt_style")

@@ -66,10 +66,11 @@ class Tested:
 
 
 def compare_questions(before: Values, after: Values, kind: Kind) -> Tested:
-    """`after` against `before`, the same questions in the same order, as `stats.compare` would, without the interval.
+    """`after` against `before` on the same questions in the same order.
 
-    p is the exact McNemar test's or, for a continuous metric, the paired t test's. The other way round gives exactly
-    the same with signs turned. Raises ValueError for no questions, unequal numbers of them, or what is not finite.
+    As `stats.compare` would, without the interval: p is the exact McNemar test's or, for a
+    continuous metric, the paired t test's. The other way round gives exactly the same with signs
+    turned. Raises ValueError for no questions, unequal numbers of them, or what is not finite.
     """
     from scipy.stats import ttest_1samp
     from statsmodels.stats.contingency_tables import mcnemar
@@ -164,9 +165,9 @@ def _vary(values: Values) -> bool:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values of several comparisons after Holm's correction (Holm 1979, Scand. J. Statist.
+    """p-values of several comparisons after Holm's correction.
 
-    6:65).
+    Holm 1979, Scand. J. Statist. 6:65.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -184,10 +185,11 @@ def fewest_discordant(alpha: float) -> int:
 
 
 def detectable_difference(deviation: float, n: int, alpha: float = ALPHA, *, binary: bool) -> float:
-    """The smallest true mean difference that `n` questions show at `alpha` (two-sided) with 80 % power.
+    """The smallest true mean difference that `n` questions show with 80 % power.
 
-    As `stats.minimum_detectable_effect` (Miller 2024, arXiv:2411.00640; Connor 1987), for any `alpha`: with m
-    comparisons α / m, Bonferroni's bound, on the safe side of Holm's. NaN for one question of a continuous metric.
+    As `stats.minimum_detectable_effect` (Miller 2024, arXiv:2411.00640; Connor 1987), for any
+    two-sided `alpha`: with m comparisons α / m, Bonferroni's bound, on the safe side of Holm's. NaN
+    for one question of a continuous metric.
     """
     effect = _z_effect(alpha) * deviation / math.sqrt(n)
     return min(1.0, max(effect, fewest_discordant(alpha) / n)) if binary else effect
@@ -198,9 +200,8 @@ def questions_for(
 ) -> int | None:
     """The number of questions for which `difference` is the detectable one.
 
-    The inverse of `detectable_difference`.
-
-    None where there is no difference to show, or where more than MOST would be needed.
+    The inverse of `detectable_difference`. Returns None if there is no difference to show, or if
+    more than MOST would be needed.
     """
     if not difference or math.isnan(deviation):
         return None
@@ -212,7 +213,7 @@ def questions_for(
 
 @cache
 def _z_effect(alpha: float) -> float:
-    """z₁₋α⸝₂ + z₀.₈₀: the effect, in standard errors, that a two-sided z test shows with 80 % power."""
+    """z₁₋α⸝₂ + z₀.₈₀: the effect, in standard errors, that a z test shows with 80 % power."""
     from statsmodels.stats.power import NormalIndPower
 
     # ratio=0: one sample, here that of the paired differences.
@@ -224,7 +225,10 @@ def _z_effect(alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over `n` seeds with its standard deviation and, from FEWEST_SEEDS on, Student's t interval."""
+    """A mean over `n` seeds with its standard deviation.
+
+    `ci95` is Student's t interval, None below FEWEST_SEEDS.
+    """
 
     n: int
     mean: float
@@ -236,10 +240,8 @@ class Mean:
 class SeedDifference:
     """One setting's mean over seeds against another's, later minus earlier.
 
-    `n` seeds each (before, after).
-
-    `seeds_needed` is the number in each setting that would show the difference seen; None where
-    there is none to show, or where it is more than MOST.
+    `n` seeds each (before, after). `seeds_needed` is the number in each setting that would show the
+    difference seen, None if there is none to show, or if it is more than MOST.
     """
 
     design: Literal["paired t", "Welch t"]
@@ -274,11 +276,11 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
 def compare_seeds(
     before: Sequence[float], after: Sequence[float], *, paired: bool, comparisons: int = 1
 ) -> SeedDifference | None:
-    """`after` against `before`, one number per seed; None where either has fewer than FEWEST_SEEDS.
+    """`after` against `before`, one number per seed.
 
     Paired by seed: Student's t of the differences. Otherwise Welch's t (Welch 1947, Biometrika
-    34:28). Power as in Cohen 1988, chapter 2, at α / `comparisons`. Raises ValueError for a paired
-    comparison of unequal numbers.
+    34:28). Power as in Cohen 1988, chapter 2, at α / `comparisons`. Returns None if either has
+    fewer than FEWEST_SEEDS. Raises ValueError for a paired comparison of unequal numbers.
     """
     import numpy as np
     from scipy.stats import ttest_1samp, ttest_ind
