@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo.compare import blocks, compare
+from regrpo.compare import compare, render
 from regrpo.tracking.lookup import Lookup
 
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=2, allow_nan=False))
     elif args.md:
-        print(blocks.markdown(result), end="")
+        print(render.markdown(result), end="")
     else:
-        print(blocks.text(result), end="")
+        print(render.text(result), end="")
     return 0

@@ -3,8 +3,8 @@
 What differs between them, their metrics, and whether they differ by more than chance.
 
 `compare` finds and reads the runs and returns plain data (numbers, texts, lists), which
-regrpo.compare.blocks renders. Two runs are compared on the questions that both were asked; settings
-that ran with several seeds, over their seeds.
+regrpo.compare.render and regrpo.compare.page write for people. Two runs are compared on the
+questions that both were asked; settings that ran with several seeds, over their seeds.
 """
 
 from __future__ import annotations

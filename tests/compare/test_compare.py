@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from regrpo import cli
-from regrpo.compare import blocks, compare, runs
+from regrpo.compare import compare, render, runs
 from regrpo.core.errors import CannotCheck
 from regrpo.core.profiles import read_yaml
 from regrpo.tracking import lookup
@@ -127,7 +127,7 @@ def test_two_copies_of_one_run_are_not_distinguishable(root: Path) -> None:
     )
     assert "HEAD and workspace are one and the same run" in result["notes"]
     assert not any(result["differs"][what] for what in ("parameters", "data", "environment"))
-    assert "The same everywhere: parameters, data, environment, code" in blocks.text(result)
+    assert "The same everywhere: parameters, data, environment, code" in render.text(result)
 
 
 def test_a_difference_too_small_to_see_comes_with_how_many_questions_would_do(root: Path) -> None:
@@ -330,7 +330,7 @@ def test_commits_that_changed_no_code_are_no_difference(root: Path) -> None:
     (root / "notes.txt").touch()
     synthetic.commit(root)
     experiment(root, "b", evaluation({"heldout": right(0.6)}), {"grpo.seed": 1})
-    said = blocks.text(compared("a", "b"))
+    said = render.text(compared("a", "b"))
     assert "What differs: code" not in said
     assert "The same everywhere: data, environment, code, at different commits" in said
 
@@ -409,7 +409,7 @@ def test_four_seeds_are_too_few(root: Path) -> None:
     assert [arm["means"]["heldout"]["ci95"] for arm in result["seeds"]["arms"]] == [None, None]
     assert result["seeds"]["comparisons"][0]["design"] is None
     assert any("Too few seeds, of the 5" in sentence for sentence in result["verdict"])
-    assert "too few seeds: 4 of 5" in blocks.text(result)
+    assert "too few seeds: 4 of 5" in render.text(result)
 
 
 def test_one_seed_only_is_too_few(root: Path) -> None:
@@ -584,7 +584,7 @@ def test_questions_put_in_another_way_are_said(root: Path) -> None:
     experiment(root, "b", evaluation({"heldout": right(0.6)}), {"evaluate.max_gen_toks": 32})
     result = compared("a", "b")
     assert pair_of(result)["settings"] == ["evaluate.max_gen_toks"]
-    assert "The questions were put with other settings: evaluate.max_gen_toks." in blocks.text(
+    assert "The questions were put with other settings: evaluate.max_gen_toks." in render.text(
         result
     )
 
@@ -867,14 +867,14 @@ def evil(root: Path) -> Path:
 
 
 def test_text_fits_100_columns_and_prints_no_control_character(evil: Path) -> None:
-    said = blocks.text(compared("a", "b"))
+    said = render.text(compared("a", "b"))
     assert all(len(line) <= 100 for line in said.splitlines())
     assert all(character.isprintable() or character == "\n" for character in said)
     assert "\\x1b[31m" in said
 
 
 def test_markdown_escapes_what_is_not_ours(evil: Path) -> None:
-    said = blocks.markdown(compared("a", "b"))
+    said = render.markdown(compared("a", "b"))
     outside = re.sub(r"```text\n.*?\n```", "", said, flags=re.DOTALL)
     assert "<script>" not in re.sub(r"\\<", "", outside)
     assert said.count("\n```") == 2, "the fence opens and closes once"
@@ -930,7 +930,7 @@ def test_many_runs_are_rows_and_their_curves_are_drawn_by_setting(
 ) -> None:
     monkeypatch.chdir(two_rates)
     result = compared(sweep="lr", curves=True)
-    said = blocks.text(result)
+    said = render.text(result)
     assert len(re.findall(r"^  lr-\d+ +experiment", said, flags=re.MULTILINE)) == 10
     assert all(len(line) <= 100 for line in said.splitlines())
     assert list(result["curves"]["reward"]) == [
