@@ -1,7 +1,7 @@
 """What a profile passes on to libraries, judged by the libraries themselves.
 
-Their objects are built as the stages will build them: TRL's configuration, and transformers' model
-on the meta device. Nothing needs a GPU.
+Their objects are built as the stages will build them: TRL's configuration, torch's optimizer,
+transformers' processors of logits and its model on the meta device. Nothing needs a GPU.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from regrpo.core.library import constructor_parameters, library_class
@@ -59,6 +59,11 @@ def used_in_training(stage: str, section: Any, base: Any) -> Iterator[Finding]:
     `base` is the model's configuration, or None while it is not known.
     """
     yield from _choices(stage, section)
+    yield from _refused_numbers(stage, section.passed_through, _optimizer_numbers())
+    if stage == "grpo":
+        sampling = _sampling_numbers(section.passed_through)
+        yield from _refused_numbers(stage, section.passed_through, sampling)
+        yield from _generation_arguments(section.passed_through)
     arguments = section.passed_through.get("model_init_kwargs")
     if isinstance(arguments, dict) and base is not None:
         yield from _model_arguments(f"{stage}.model_init_kwargs", arguments, base)
@@ -71,6 +76,65 @@ def _choices(stage: str, section: Any) -> Iterator[Finding]:
         if known and isinstance(value, str) and value not in known:
             why = f"{value!r} is none of {', '.join(known)}"
             yield wrong(f"{stage}.{key}", why, one_of(value, known))
+
+
+def _refused_numbers(
+    stage: str, passed: Mapping[str, Any], takers: Mapping[str, Callable[[Any], object]]
+) -> Iterator[Finding]:
+    """The profile's numbers that their taker refuses, in its words."""
+    for key, taker in takers.items():
+        if passed.get(key) is None:
+            continue
+        try:
+            taker(passed[key])
+        except REFUSALS as error:
+            why = f"{one_line(error)}; found {passed[key]}"
+            yield wrong(f"{stage}.{key}", why, "leave it out")
+
+
+def _optimizer_numbers() -> dict[str, Callable[[Any], object]]:
+    """{key: torch's AdamW with this number}: sft and grpo make it after their data are ready."""
+    import torch
+
+    def adamw(**settings: Any) -> None:
+        torch.optim.AdamW([torch.zeros(1)], **settings)
+
+    return {
+        "adam_beta1": lambda value: adamw(betas=(value, 0.999)),
+        "adam_beta2": lambda value: adamw(betas=(0.9, value)),
+        "adam_epsilon": lambda value: adamw(eps=value),
+        "weight_decay": lambda value: adamw(weight_decay=value),
+    }
+
+
+def _sampling_numbers(passed: Mapping[str, Any]) -> dict[str, Callable[[Any], object]]:
+    """{key: transformers' processor of logits with this number}: grpo makes it after sft."""
+    from transformers import generation
+
+    takers: dict[str, Callable[[Any], object]] = {
+        "min_p": generation.MinPLogitsWarper,
+        "repetition_penalty": generation.RepetitionPenaltyLogitsProcessor,
+    }
+    # For TRL's defaults no processor is made.
+    if passed.get("top_p") != 1:
+        takers["top_p"] = generation.TopPLogitsWarper
+    if passed.get("top_k") not in (0, -1):
+        takers["top_k"] = generation.TopKLogitsWarper
+    return takers
+
+
+def _generation_arguments(passed: Mapping[str, Any]) -> Iterator[Finding]:
+    """What transformers' GenerationConfig has no use for; vLLM has names of its own."""
+    from transformers import GenerationConfig
+
+    given = passed.get("generation_kwargs")
+    if not isinstance(given, dict) or passed.get("use_vllm"):
+        return
+    usual = GenerationConfig()
+    for name in usual.update(**given):
+        near = nearest(name, usual.to_dict()) or "leave it out"
+        why = "is no argument of transformers' GenerationConfig"
+        yield wrong(f"grpo.generation_kwargs.{name}", why, near)
 
 
 def _model_arguments(key: str, given: Mapping[str, Any], base: Any) -> Iterator[Finding]:
