@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def differing(facts: Sequence[Mapping[str, str]]) -> list[Json]:
 
     One value per run, None for a run that has none of that name.
     """
-    names = dict.fromkeys(name for of_run in facts for name in of_run)
+    names = dict.fromkeys(chain.from_iterable(facts))
     lines = []
     for name in names:
         values = [of_run.get(name) for of_run in facts]

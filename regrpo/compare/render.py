@@ -21,12 +21,14 @@ NARROWEST = 8
 
 def text(result: Json) -> str:
     """The comparison as plain text, at most WIDTH columns where words allow it."""
-    return "\n\n".join("\n".join(_as_text(block)) for block in blocks(result)) + "\n"
+    shown = ["\n".join(_as_text(block)) for block in blocks(result)]
+    return "\n\n".join(shown) + "\n"
 
 
 def markdown(result: Json) -> str:
     """The comparison as GitHub's Markdown."""
-    return "\n\n".join("\n\n".join(_as_markdown(block)) for block in blocks(result)) + "\n"
+    shown = ["\n\n".join(_as_markdown(block)) for block in blocks(result)]
+    return "\n\n".join(shown) + "\n"
 
 
 def _as_text(block: Block) -> Iterator[str]:
@@ -41,8 +43,8 @@ def _as_text(block: Block) -> Iterator[str]:
 
 
 def _aligned(table: Table) -> Iterator[str]:
-    shown = [[one_line(cell) for cell in row] for row in table]
-    widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
+    shown = [list(map(one_line, row)) for row in table]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     gaps = 2 * (len(widths) - 1)
     while sum(widths) + gaps > WIDTH - 2 and max(widths) > NARROWEST:
         widths[widths.index(max(widths))] -= 1
@@ -56,7 +58,7 @@ def _as_markdown(block: Block) -> Iterator[str]:
     if block.sentences:
         yield "\n".join(f"- {prose(sentence)}" for sentence in block.sentences)
     if block.table:
-        head, *rows = [[prose(cell) for cell in row] for row in block.table]
+        head, *rows = [list(map(prose, row)) for row in block.table]
         lines = [head, ["---"] * len(head), *rows]
         yield "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if block.lines:

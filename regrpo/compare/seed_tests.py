@@ -84,9 +84,12 @@ def compare_questions(before: Values, after: Values, kind: Kind) -> Tested:
         )  # looks at the discordant questions only
         return Tested(n, mean, MCNEMAR, p, gained, lost, math.sqrt((gained + lost) / n))
     deviation = float(d.std(ddof=1)) if n > 1 else math.nan
-    # Without variation there is no t: equal everywhere, or apart by one and the same amount
-    # everywhere.
-    p = float(ttest_1samp(d, 0).pvalue) if _vary(d) else 1.0 if n == 1 or mean == 0 else 0.0
+    if _vary(d):
+        p = float(ttest_1samp(d, 0).pvalue)
+    elif n == 1 or mean == 0:
+        p = 1.0
+    else:  # without variation there is no t: apart by one and the same amount everywhere
+        p = 0.0
     return Tested(n, mean, PAIRED_T, p, None, None, deviation)
 
 

@@ -148,8 +148,10 @@ def _correct(tested: Sequence[Json]) -> None:
 
 def _format_only(line: Json, arms: Sequence[Arm], pairs: Sequence[Json]) -> tuple[int, int]:
     """Of the two arms' pairs of runs with a finding on format: how many differ in it alone, all."""
-    compared = [arm for arm in arms if arm.name in (line["before"], line["after"])]
-    names = {run.name for run in chain.from_iterable(arm.runs for arm in compared)}
+    names: set[str] = set()
+    for arm in arms:
+        if arm.name in (line["before"], line["after"]):
+            names.update(run.name for run in arm.runs)
     findings = []
     for pair in pairs:
         if {pair["before"], pair["after"]} <= names and pair["format"]:
