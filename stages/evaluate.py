@@ -153,7 +153,7 @@ def summarise(
 def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
     """sft → grpo on the headline: what opening the reasoning gives sft (`elicited`), and the rest.
 
-    None where the headline or that control was not run.
+    None if the headline or that control was not run.
     """
     if not {HEADLINE, OPENED} <= set(samples["task"]):
         return None

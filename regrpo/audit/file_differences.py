@@ -58,7 +58,7 @@ def compare_tensors(original: Path, found: Path) -> Json:
     """Two safetensors files, one tensor in memory at a time.
 
     Adds `tensors`, those that differ in the files' order: [{name, what, max_abs_difference}]; the
-    largest difference is None where it is no number.
+    largest difference is None if it is no number.
     """
     from safetensors import safe_open
 
@@ -182,14 +182,16 @@ def compare_evaluations(
     tolerance: float,
     resamples: int = 10_000,
 ) -> Json:
-    """Is there more than chance between two evaluations (metrics and samples) of the same questions?
+    """Is there more than chance between two evaluations of the same questions?
+
+    An evaluation is its metrics and its samples.
 
     Per task and model the values must lie within `tolerance` of each other, and a paired test over
     the shared questions must find nothing: the exact McNemar test for a binary metric, Holm's
     correction over all of them (Holm 1979; without it, fifteen comparisons at 0.05 would accuse
     every second reproduction), the paired bootstrap's 95 % interval for a continuous one. Returns
-    {equivalent, tolerance, largest_difference, values: [{task, model, original, reproduction, difference, questions,
-    gained, lost, p, ci95, within, found_difference}], problems: [text]}.
+    {equivalent, tolerance, largest_difference, values: [{task, model, original, reproduction,
+    difference, questions, gained, lost, p, ci95, within, found_difference}], problems: [text]}.
     """
     before, after = _scores(original), _scores(found)
     problems = []
@@ -255,7 +257,7 @@ def _paired_test(before: pd.DataFrame, after: pd.DataFrame, resamples: int) -> J
 
 
 def _correct_for_many(values: list[Json]) -> None:
-    """Let Holm's correction decide where there are p-values; the corrected ones stand as `p_holm`."""
+    """Let Holm's correction decide among the p-values; the corrected ones stand as `p_holm`."""
     from statsmodels.stats.multitest import multipletests
 
     tested = [value for value in values if value["p"] is not None]

@@ -35,11 +35,11 @@ Say = Callable[[str], None]
 
 SCHEMA_VERSION = 1
 TOLERANCE = 0.02
-"""How far an evaluation value may lie from the recorded one in an equivalent reproduction (absolute)."""
+"""How far an evaluation's value may lie from the recorded one (absolute), if equivalent."""
 SPARE = 2 * 10**9
-"""Free bytes that a reproduction needs besides what it writes (what `regrpo check` asks of every run)."""
+"""Free bytes that a reproduction needs besides what it writes, as `regrpo check` asks them."""
 VENV = 8 * 10**9
-"""Free bytes that --install needs besides, on a CPU: wheels as they come, and what they unpack to."""
+"""Free bytes that --install needs besides: wheels as they come, and what they unpack to."""
 
 
 def reproduce(
@@ -261,6 +261,7 @@ def _execute(tree: Worktree, chosen: Mapping[str, Json], stages: Sequence[str]) 
             next(iter(idle), "dvc repro"),
             expected="to run to its end, as it did",
             found=f"exit code {status} of dvc (its own lines are above)",
-            remedy="If it is the environment, use --install; --keep leaves the worktree to look at.",
+            remedy="If it is the environment, use --install; "
+            "--keep leaves the worktree to look at.",
         )
     return made

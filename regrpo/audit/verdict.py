@@ -230,7 +230,7 @@ def environment_differences(originals: Iterable[Json], found: Json) -> list[Json
 
 
 def sources_of_difference(original: Json, found: Json) -> list[str]:
-    """What may make a stage's bits differ though code and parameters are the same, by its records."""
+    """What may make a stage's bits differ though code and parameters are the same."""
     before, after = original["environment"], found["environment"]
     settings, settings_now = parameters(original), parameters(found)
     sources = []

@@ -224,7 +224,8 @@ class Worktree:
                     "constraints.txt",
                     expected="to be installable",
                     found=_last_line(done.stderr),
-                    remedy="Look at pip's message; without --install the environment at hand is used.",
+                    remedy="Look at pip's message; "
+                    "without --install the environment at hand is used.",
                 )
         self.python = python
 

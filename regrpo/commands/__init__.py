@@ -1,4 +1,4 @@
-"""The commands of `regrpo`.
+"""What people type, a file a command: parse, one call that returns plain data, print.
 
-Each module parses, makes one call that returns plain data, and prints it.
+Imports every other package, and `stages` (`clone` finds them in the current folder).
 """

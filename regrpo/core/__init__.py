@@ -1,6 +1,15 @@
 """What every stage stands on.
 
-Errors, files, profiles, git and DVC as they are, what a correct answer is.
-
 Imports no other package of regrpo.
+
+errors                        Refused and CannotCheck, the errors that users see
+files                         written whole or not at all; hashes; Parquet and JSON
+git, dvc                      what git and DVC say of a repository
+pipeline                      dvc.lock and records at a revision, and whether they fit
+profiles, settings, library   profiles, their sections, and libraries' own keys
+hub                           what users bring: data/raw/, models/raw/, a hub commit
+verifiers                     what a correct answer is
+prompts, tokenizers           text as models read it
+hardware, processes           device, threads, seeds; several processes
+text                          foreign text made safe, and the formats of numbers
 """

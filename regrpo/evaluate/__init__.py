@@ -1,4 +1,10 @@
-"""Measuring with lm-eval, the statistics of it, and the one schema of results that everybody reads.
+"""Measuring.
 
 Imports core, inputs and train.
+
+results          the one schema of metrics.json and samples.parquet
+tasks, harness   lm-eval's tasks and controls, and asking a model
+stats            estimates, paired comparisons, detectable effects
+text_overlap     ROUGE-L and chrF
+picture          comparison.png
 """

@@ -108,7 +108,7 @@ class Evaluation(_Result):
 
     @property
     def headline_task(self) -> Task | None:
-        """The results that the models are judged by; None where no such task was evaluated."""
+        """The results that the models are judged by; None if no such task was evaluated."""
         return self.tasks.get(self.headline or "")
 
     @property

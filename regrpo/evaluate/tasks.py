@@ -33,7 +33,7 @@ Row = dict[str, Any]
 class Metric:
     """One number of a task, by lm-eval's own name and filter ("none": unfiltered).
 
-    `key` is its name in our reports; `kind` is None where the values decide.
+    `key` is its name in our reports; `kind` is None if the values decide.
     """
 
     key: str

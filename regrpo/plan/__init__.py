@@ -1,4 +1,10 @@
-"""Before a run: will it train, will it fit, how long will it take?
+"""Before a run: will it train, will it fit, how long will it take? Imports core to compare.
 
-Imports core to compare.
+plan, findings                  the whole plan; what it and `check` find
+rules, parse_errors             names a profile uses; keys that do not parse
+consistency, library_settings   numbers against each other; libraries' own word
+machine                         GPU, processes, packages, a vLLM server
+model_shape, workload           sizes of the model and of the work
+memory, advice                  peaks by phase and term; what would fit
+step_time                       a roofline
 """

@@ -163,7 +163,7 @@ def _stages(
 def _trained(
     name: str, section: Any, target: Target, base: Any
 ) -> tuple[Trained | None, list[Finding]]:
-    """A training stage with its library's configuration, or None where that cannot be built."""
+    """A training stage with its library's configuration, or None if that cannot be built."""
     spread, problems = machine.spread(section.launch, f"{name}.launch.config")
     findings = [
         *problems,

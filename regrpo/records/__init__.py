@@ -1,4 +1,13 @@
-"""What a run leaves behind (run.json, the journal), and how it is found again.
+"""What a run leaves behind, and how it is found again.
 
 Imports core to evaluate.
+
+Observers: nothing here changes what a stage computes.
+
+stage_run                   the frame around a stage, and its run.json
+record                      run.json as a checked model
+journal, follower_process   what a stage tells the tracker, and starting it
+find                        the one resolver of names of runs
+graph                       which run made what from what
+hashing                     bytes hashed: workspace, git, cache, remote
 """

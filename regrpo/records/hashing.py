@@ -180,12 +180,12 @@ class Remote:
             ) from error
 
     def read(self, md5: str) -> bytes | None:
-        """A small object's bytes (a folder's listing); None where it is not there."""
+        """A small object's bytes (a folder's listing); None if it is not there."""
         data: bytes | None = self._try(md5, lambda stream: stream.read())
         return data
 
     def digests(self, wanted: Iterable[str]) -> dict[str, Digest | None]:
-        """{MD5: what was found under that name}; None where there is nothing."""
+        """{MD5: what was found under that name}; None if there is nothing."""
         names = sorted(set(wanted))
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(lambda md5: self._try(md5, _slow), names)

@@ -26,7 +26,7 @@ METRIC_REPORTS = {"metrics.json": "", "verdict.json": "", "health.json": "health
 
 
 def enabled() -> bool:
-    """Whether MLflow is to be told anything (REGRPO_TRACKING=off says no)."""
+    """Whether MLflow is used at all (REGRPO_TRACKING=off says no)."""
     return os.environ.get("REGRPO_TRACKING", "").lower() not in ("off", "0", "false", "no")
 
 

@@ -1,4 +1,9 @@
 """The model card and the HTML pages.
 
 Imports core to tracking.
+
+card, card_facts                  the card's Markdown, and the facts in it
+contents, stage_states, reading   what the report page shows, as plain data
+pages, report_page, templates/    self-contained HTML
+drawing, lineage_drawing, svg     charts and the lineage graph as SVG
 """

@@ -120,7 +120,7 @@ def pairs(task: Task) -> str:
 def gain_words(facts: Facts) -> str | None:
     """GRPO's gain on the headline task, split by the control that opens the reasoning.
 
-    None where it was not measured, or where opening the reasoning gives nothing.
+    None if it was not measured, or if opening the reasoning gives nothing.
     """
     gain, headline = facts.evaluation.gain, facts.evaluation.headline_task
     if gain is None or headline is None or not gain.is_split:

@@ -1,4 +1,10 @@
-"""MLflow: the only package that imports mlflow. Files are the record; this is a view of them.
+"""MLflow: a view of the files, and the only package that imports mlflow.
 
 Imports core to records.
+
+follower, sync, passes, state       one process a repository, or `regrpo sync`
+store, writer                       an experiment; a journal becomes a stage's run
+rows, pipeline_rows                 what a row holds: parameters, metrics, tags
+models, datasets, tables, notes     the rest of what people look at there
+reader, lookup, registry, address   MLflow read only; names; models; where it is
 """

@@ -30,7 +30,7 @@ def log_datasets(
 ) -> None:
     """Log the prepared files among a record's inputs: name, digest, path, use, columns and rows.
 
-    Columns and rows are read from the repository at `folder`, if the recorded bytes still lie there.
+    Columns and rows are read from the repository at `folder`, if the recorded bytes lie there.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -52,8 +52,8 @@ def log_datasets(
 def _schema_and_profile(path: Path, sha256: str) -> tuple[str | None, str | None]:
     """A Parquet file's columns and its number of rows, as MLflow spells them.
 
-    Returns (None, None) for a folder, for what is no Parquet file, and if the file does not hold the
-    bytes of this SHA-256.
+    Returns (None, None) for a folder, for what is no Parquet file, and if the file does not hold
+    the bytes of this SHA-256.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,12 @@
-"""Around TRL's trainers: rewards, callbacks, checkpoints, several processes, the doctor.
+"""sft and grpo around TRL's trainers.
 
 Imports core and inputs.
+
+rewards, classifiers              reward functions by name
+trainers, groups                  what both stages set; groups of completions
+callbacks, early_stopping         the history, dev accuracy, what ends a run
+doctor, curves                    what is wrong with a run, and its picture
+checkpoints                       complete ones, to resume from
+saving                            model folders and LoRA adapters
+launch, agent, worker, sharding   several processes, and how a model is spread
 """

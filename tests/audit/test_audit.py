@@ -1,4 +1,4 @@
-"""Pipelines in which there is nothing to find: finished, cloned, restored, named in several ways."""
+"""Pipelines with nothing to find: finished, cloned, restored, named in several ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands on a finished pipeline: what they print, the pages, and repositories that are broken."""
+"""The commands on a finished pipeline: what they print, pages, broken repositories."""
 
 from __future__ import annotations
 

@@ -222,9 +222,7 @@ def test_a_value_beyond_the_tolerance_is_not_equivalent() -> None:
     assert found["problems"][0] == "heldout of model0: 0.500 → 0.477, beyond 0.02"
 
 
-def test_a_value_within_the_tolerance_is_not_equivalent_where_the_paired_test_finds_a_difference() -> (
-    None
-):
+def test_a_value_within_tolerance_is_not_equivalent_if_the_paired_test_finds_a_difference() -> None:
     many = [1.0, 0.0] * 1000
     found = judged(evaluation(many), evaluation(flipped(many, *range(0, 60, 2))))
     assert [value["within"] for value in found["values"]] == [True]

@@ -161,7 +161,8 @@ IN_MLFLOW: dict[str, tuple[Callable[[], object], Callable[[], Planted]]] = {
     ),
     "hash of the logged model": (
         lambda: sql(
-            "update logged_model_tags set tag_value = 'x' where tag_key = 'regrpo.sha256' and tag_value = ?",
+            "update logged_model_tags set tag_value = 'x' "
+            "where tag_key = 'regrpo.sha256' and tag_value = ?",
             output_sha("grpo", "models/grpo"),
         ),
         lambda: of_run(

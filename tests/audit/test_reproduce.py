@@ -39,7 +39,7 @@ RAW = "data/raw/mine.jsonl"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature run with data that DVC tracks, its results committed and in MLflow, its cache pushed to a remote."""
+    """A miniature run: DVC tracks its data, results are committed, its cache is pushed."""
     folder = make_project(tmp_path_factory.mktemp("made") / "project", SECTIONS)
     (folder / RAW).write_text('{"question": "1+1=", "answer": "2"}\n')
     run(folder, "dvc", "add", RAW)
@@ -319,8 +319,8 @@ def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
         changed.write_bytes((before or b"") + b"\n# changed\n")
         said = refusal("--no-mlflow")
         assert (
-            f"workspace: expected what lies here to be committed; found uncommitted changes in {path}. "
-            in said
+            f"workspace: expected what lies here to be committed; "
+            f"found uncommitted changes in {path}. " in said
         )
         assert "name the revision: `regrpo reproduce HEAD`" in said
         changed.unlink() if before is None else changed.write_bytes(before)

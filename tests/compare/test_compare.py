@@ -382,8 +382,8 @@ def test_two_settings_of_five_seeds_are_compared_by_seed_in_the_first_sentence(
         "grpo.learning_rate=0.0003 is better than grpo.learning_rate=0.0001 on heldout"
     )
     assert (
-        "The interval covers the GRPO seed only (grpo.seed); not the choice of questions, prepare.seed,"
-        in result["verdict"][0]
+        "The interval covers the GRPO seed only (grpo.seed); "
+        "not the choice of questions, prepare.seed," in result["verdict"][0]
     )
     against = {pair["after"]: pair["before"] for pair in result["questions"]["pairs"]}
     assert against == {f"lr-{n + 5}": f"lr-{n}" for n in range(1, 6)}
@@ -457,7 +457,8 @@ def test_a_second_run_of_the_same_seeds_does_not_count_twice(root: Path) -> None
     [
         (
             ["grpo.seed"],
-            "the GRPO seed only (grpo.seed); not the choice of questions, prepare.seed, base_model.seed, "
+            "the GRPO seed only (grpo.seed); not the choice of questions, "
+            "prepare.seed, base_model.seed, "
             "sft.seed, evaluate.seed",
         ),
         (

@@ -259,7 +259,8 @@ def test_a_candidate_carries_hashes_card_and_verdicts_and_is_the_same_version_wh
     assert source.startswith("models:/m-")
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db:
         sha = db.execute(
-            "select tag_value from logged_model_tags where model_id = ? and tag_key = 'regrpo.sha256'",
+            "select tag_value from logged_model_tags "
+            "where model_id = ? and tag_key = 'regrpo.sha256'",
             [source[8:]],
         ).fetchone()
     assert sha == (tags["regrpo.output.models/grpo"],)
@@ -303,8 +304,8 @@ def test_a_worse_run_stays_out_and_nothing_is_changed(
         in said.err
     )
     assert (
-        "-3.0 points is allowed (promote.max_loss); the loss is significant (McNemar p = 0.002, under 0.05"
-        in said.err
+        "-3.0 points is allowed (promote.max_loss); "
+        "the loss is significant (McNemar p = 0.002, under 0.05" in said.err
     )
     assert registered() == before
     assert promoted("run2")["version"] == "2", "a candidate may be worse"
@@ -347,8 +348,8 @@ def test_what_the_audit_cannot_look_at_bars_the_champion_with_code_2(
     assert cli.main(["promote", "run1", "--alias", "champion"]) == 2
     said = capsys.readouterr().err
     assert (
-        "run1 does not become champion: audit: not checkable: models/grpo: neither here nor in DVC's cache"
-        in said
+        "run1 does not become champion: audit: not checkable: "
+        "models/grpo: neither here nor in DVC's cache" in said
     )
     assert registered()["aliases"] == {}
 
@@ -370,8 +371,8 @@ def test_runs_with_different_questions_are_not_compared(
     assert cli.main(["promote", "run3", "--alias", "champion"]) == 2
     said = capsys.readouterr().err
     assert (
-        "heldout: expected both runs evaluated on the same questions; found 0 shared of 40 here and 40 there"
-        in said
+        "heldout: expected both runs evaluated on the same questions; "
+        "found 0 shared of 40 here and 40 there" in said
     )
     assert rules(promoted("run3"))["comparison"] == "unknown", "it may be a candidate all the same"
 

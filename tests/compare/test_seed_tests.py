@@ -1,4 +1,4 @@
-"""regrpo.compare.seed_tests against scipy, statsmodels, regrpo.evaluate.stats, published examples and simulations."""
+"""seed_tests against scipy, statsmodels, evaluate.stats, published examples and simulations."""
 
 from __future__ import annotations
 

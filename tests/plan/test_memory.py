@@ -22,7 +22,7 @@ from tests.support.projects import ROOT
 def _kept(
     architecture: str, layers: int, lora: Lora | None, autocast: bool, rows: int, tokens: int
 ) -> int:
-    """Bytes that autograd keeps in a forward of the decoder, parameters aside, by torch's own hooks."""
+    """Bytes that autograd keeps in the decoder's forward, parameters aside, by torch's hooks."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM

@@ -90,7 +90,7 @@ def test_evaluated_models_have_their_scores_on_the_dataset_they_were_asked(pipel
 
 
 def held(store: Store, folder: Path) -> dict[str, Any]:
-    """How much every run of the store holds: points of each metric, data, models, rows of a table."""
+    """How much every run of the store holds: points of metrics, data, models, rows of a table."""
     found: dict[str, Any] = {}
     for run in runs(store):
         run_id, name = run.info.run_id, run.info.run_name
