@@ -125,11 +125,11 @@ def test_the_same_bytes_from_another_path_without_observers(finished: Path, tmp_
         "    def checkpoint_folder(self, device): return Path('.checkpoints') / self.stage\n"
         "@contextlib.contextmanager\n"
         "def stage(name, model):\n"
-        "    from regrpo import params\n"
-        "    yield Run(name, params.parse_section(model, "
-        "params.read_profile(params.active_profile())[name], name))\n"
+        "    from regrpo.core import profiles\n"
+        "    section = profiles.read_profile(profiles.active_profile())[name]\n"
+        "    yield Run(name, profiles.parse_section(model, section, name))\n"
         "observers.stage, observers.Run = stage, Run\n"
-        "import regrpo\n"
+        "import regrpo.records\n"
         "sys.modules['regrpo.records.stage_run'] = regrpo.records.stage_run = observers\n"
         "importlib.import_module('stages.' + sys.argv[1]).main()\n"
     )
@@ -162,7 +162,9 @@ def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
 
     assert touched("regrpo/tracking/follower.py", comment) == set()
     assert touched("regrpo/records/stage_run.py", comment) == set()
-    assert touched("regrpo/train/rewards.py", comment) == {"grpo"}
+    assert touched("regrpo/core/text.py", comment) == set(STAGES)
+    assert touched("regrpo/train/rewards.py", comment) == {"sft", "grpo"}
+    assert touched("regrpo/inputs/gate.py", comment) == {"prepare", "base_model", "validate"}
     assert touched("custom/rewards.py", comment) == {"grpo", "evaluate"}
     assert touched(
         "data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')
