@@ -12,7 +12,7 @@ import re
 def short_thought(completions, **columns):
     """1 for a thought of at most four characters, falling to 0 at twenty.
 
-    None where there is no thought.
+    None if there is no thought.
     """
 
     def score(text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,3 +94,12 @@ def test_a_package_says_what_it_is_for_and_re_exports_nothing(package: str) -> N
     tree = ast.parse((ROOT / "regrpo" / package / "__init__.py").read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     assert len(tree.body) == 1, "a docstring and nothing else"
+
+
+@pytest.mark.parametrize("package", [name for name in ORDER if name != "commands"])
+def test_a_package_says_where_each_of_its_modules_stands(package: str) -> None:
+    folder = ROOT / "regrpo" / package
+    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    words = set(re.findall(r"\w+", said))
+    missing = [file.stem for file in folder.glob("*.py") if file.stem not in words | {"__init__"}]
+    assert missing == []

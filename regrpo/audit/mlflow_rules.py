@@ -56,7 +56,7 @@ class Tracker:
             if any(record.mlflow_run_id for record in self.evidence.records.values()):
                 self._cannot_check(str(error))
             else:
-                self._note("no run of this pipeline was told to MLflow")
+                self._note("no run of this pipeline was sent to MLflow")
         except Exception as error:  # MLflow, its database layer and its HTTP client raise their own
             self._cannot_check(name_error(error))
 
@@ -70,7 +70,7 @@ class Tracker:
         else:
             run = next(iter(self.reader.tagged(regrpo__run=record.run)), None)
             if run is None:
-                text = "the run was not told to MLflow (`regrpo sync` does, if its journal is here)"
+                text = "the run was not sent to MLflow (`regrpo sync` does, if its journal is here)"
                 self._note(text, stage)
                 return None
         where = f"MLflow run {run['id']}"

@@ -1,4 +1,4 @@
-"""What people type, a file a command: parse, one call that returns plain data, print.
+"""What people type, a file a command: parse, ask for plain data, print it.
 
 Imports every other package, and `stages` (`clone` finds them in the current folder).
 """

@@ -1,7 +1,4 @@
-"""regrpo compare.
-
-What differs between runs, their metrics, and whether they differ by more than chance.
-"""
+"""regrpo compare: what differs between runs, and whether they differ by more than chance."""
 
 from __future__ import annotations
 

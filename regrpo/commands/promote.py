@@ -1,7 +1,4 @@
-"""regrpo promote.
-
-A run's model as a version in MLflow's model registry, and its place among them.
-"""
+"""regrpo promote: a run's model as a version in MLflow's registry, and its place there."""
 
 from __future__ import annotations
 

@@ -70,22 +70,24 @@ def run(args: argparse.Namespace) -> int:
             install=args.install,
             keep=args.keep,
             mlflow=not args.no_mlflow,
-            say=_tell,
+            say=_print_progress,
         )
     except KeyboardInterrupt:  # the worktree is gone by now
-        _tell("regrpo reproduce: interrupted; nothing is left behind")
+        _print_progress("regrpo reproduce: interrupted; nothing is left behind")
         return 130
     if args.json:
         print(json.dumps(verdict, indent=2))
     else:
         print("\n".join(lines(verdict)))
     if verdict["mlflow_error"]:
-        _tell(f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}")
+        _print_progress(
+            f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}"
+        )
         return 2
     return 0 if verdict["holds"] else 1
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,4 @@
-"""Runs compared honestly.
-
-What differs between them, their metrics, and whether they differ by more than chance.
+"""Compares runs: what differs, their metrics, and whether by more than chance.
 
 `compare` finds and reads the runs and returns plain data (numbers, texts, lists), which
 regrpo.compare.render and regrpo.compare.page write for people. Two runs are compared on the

@@ -58,7 +58,7 @@ def _tested(result: Json) -> list[Json]:
 
 
 def _differences(result: Json) -> str:
-    """The forest chart.
+    """The forest chart of what decides.
 
     Differences over seeds, then over questions, each with its 95 % interval. Of many runs, only
     the tasks that decide are shown.

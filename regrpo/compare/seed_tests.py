@@ -1,6 +1,4 @@
-"""Comparing many runs.
-
-Paired differences over questions, means over seeds, and how much data would show more.
+"""Many runs: paired tests over questions, means over seeds, and how much data would do.
 
 Over questions the figures are those of `stats.compare`, for many pairs at once: every pair with as
 many questions is resampled with the same draws. Over seeds they are Student's and Welch's t. What a
@@ -121,7 +119,7 @@ def question_intervals(
 def bootstrap_intervals(differences: Values, *, resamples: int, seed: int) -> Values:
     """95 % percentile bootstrap intervals of the mean of each column of an (n, k) array.
 
-    An array (k, 2).
+    Returns an array (k, 2).
 
     The draws are those of `scipy.stats.bootstrap` with this seed, shared by all columns. The upper
     limit is taken from the values with their signs turned, so that a turned comparison has exactly
@@ -174,15 +172,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     from statsmodels.stats.multitest import multipletests
 
-    return (
-        [float(p) for p in multipletests(list(p_values), method="holm")[1]] if len(p_values) else []
-    )
+    if not len(p_values):
+        return []
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
 
 
 def fewest_discordant(alpha: float) -> int:
     """Discordant questions below which the exact McNemar test cannot come under `alpha`.
 
-    2 · 0.5^m < α.
+    With m of them its smallest p-value is 2 · 0.5^m.
     """
     return math.floor(1 - math.log2(alpha)) + 1
 

@@ -172,9 +172,9 @@ LAUNCH_CONFIGS = Path("profiles/launch")
 
 
 class Quantization(Section):
-    """bitsandbytes' weights in 4 or 8 bits, by transformers' names (QLoRA: Dettmers et al.
+    """bitsandbytes' weights in 4 or 8 bits, by transformers' names.
 
-    2023, arXiv:2305.14314).
+    QLoRA: Dettmers et al. 2023, arXiv:2305.14314.
     """
 
     load_in_4bit: bool = False

@@ -138,9 +138,8 @@ def bootstrap_interval(values: Values, *, resamples: int, seed: int) -> Interval
         n_resamples=resamples,
         confidence_level=1 - ALPHA,
         method="percentile",
-        batch=max(
-            1, 5_000_000 // len(values)
-        ),  # bounds memory: about 100 MB of indices and values at a time
+        # Bounds memory: about 100 MB of indices and values at a time.
+        batch=max(1, 5_000_000 // len(values)),
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(low), float(high)

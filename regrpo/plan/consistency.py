@@ -11,7 +11,7 @@ from regrpo.core import files
 from regrpo.core.errors import Refused
 from regrpo.core.settings import nearest
 from regrpo.plan import model_shape
-from regrpo.plan.findings import Finding, Target, count, one_line, unchecked, warning, wrong
+from regrpo.plan.findings import Finding, Target, count, short_message, unchecked, warning, wrong
 
 REPEATED = 50
 """Epochs beyond which a warning is due: what a model sees so often it learns by heart."""
@@ -33,7 +33,7 @@ def data(section: Any) -> Iterator[Finding]:
         next(source.parts(section.seed)["train"])
     except Refused as error:
         taken = f"the fields of {DATASETS[source.task][1].__name__}"
-        yield wrong("prepare.source.config", one_line(error.found), taken)
+        yield wrong("prepare.source.config", short_message(error.found), taken)
     if section.eval is None:
         why = "must be a number: reasoning-gym has no evaluation split"
         yield wrong("prepare.eval", why, "a tenth of the size, say")

@@ -49,11 +49,11 @@ unchecked = partial(Finding, "unchecked")
 
 def of_error(error: RegrpoError, level: Level) -> Finding:
     """An error as a finding, in one line."""
-    why = one_line(f"expected {error.expected}; found {error.found}", 400)
+    why = short_message(f"expected {error.expected}; found {error.found}", 400)
     return Finding(level, error.where, why, error.remedy.removesuffix("."))
 
 
-def one_line(error: object, length: int = 200) -> str:
+def short_message(error: object, length: int = 200) -> str:
     """A library's message in one line of at most so many characters, without its full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     if len(text) > length:

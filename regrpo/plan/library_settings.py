@@ -14,7 +14,7 @@ from typing import Any
 
 from regrpo.core.library import constructor_parameters, library_class
 from regrpo.core.settings import nearest
-from regrpo.plan.findings import Finding, one_line, one_of, warning, wrong
+from regrpo.plan.findings import Finding, one_of, short_message, warning, wrong
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
@@ -88,7 +88,7 @@ def _refused_numbers(
         try:
             taker(passed[key])
         except REFUSALS as error:
-            why = f"{one_line(error)}; found {passed[key]}"
+            why = f"{short_message(error)}; found {passed[key]}"
             yield wrong(f"{stage}.{key}", why, "leave it out")
 
 
@@ -174,9 +174,9 @@ def _refusal(key: str, given: Mapping[str, Any], error: Exception) -> Finding:
             return wrong(f"{key}.{name}", "is no argument of from_pretrained", near)
         # The library quotes what it would take, and often what it was given.
         quoted = set(re.findall(r"[\"'=](\w+)[\"']", text)) - {value}
-        why = f"{one_line(text)}; found {value!r}"
+        why = f"{short_message(text)}; found {value!r}"
         return wrong(f"{key}.{name}", why, nearest(value, quoted) or "leave it out")
-    return wrong(key, one_line(text, 300), "leave it out")
+    return wrong(key, short_message(text, 300), "leave it out")
 
 
 # --- lm-eval's models -----------------------------------------------------------------------------
@@ -228,5 +228,7 @@ def build(stage: str, section: Any, device: str) -> tuple[Any | None, list[Findi
     deprecated = []
     for one in caught:
         if issubclass(one.category, FutureWarning) and "deprecated" in str(one.message):
-            deprecated.append(warning(stage, one_line(one.message), "see the library's own words"))
+            deprecated.append(
+                warning(stage, short_message(one.message), "see the library's own words")
+            )
     return config, deprecated

@@ -18,7 +18,7 @@ from regrpo.plan.findings import (
     Trained,
     count,
     needed,
-    one_line,
+    short_message,
     warning,
     wrong,
 )
@@ -80,27 +80,27 @@ def launched(stage: str, section: Any, target: Target, how: str) -> Iterator[Fin
         yield wrong(f"{stage}.launch.config", why, "launch without config, or device: cuda")
 
 
-def spread(asked: Any, key: str) -> tuple[str, list[Finding]]:
+def spread(launch: Any, key: str) -> tuple[str, list[Finding]]:
     """How `launch` spreads the model, or DDP and accelerate's own refusal of the file it names."""
-    if asked is None or asked.config is None:
+    if launch is None or launch.config is None:
         return "DDP", []
     from accelerate.commands.config.config_args import load_config_from_file  # type: ignore[import-untyped]
     from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 
     shipped = "a file as profiles/launch/fsdp2.yaml (`accelerate config` writes one)"
     try:
-        sharding.accelerate_config(asked)
-        read = load_config_from_file(asked.config)
+        sharding.accelerate_config(launch)
+        read = load_config_from_file(launch.config)
     except RegrpoError as error:
-        why = f"{asked.config}: expected {error.expected}; found {error.found}"
+        why = f"{launch.config}: expected {error.expected}; found {error.found}"
         return "DDP", [wrong(key, why, shipped)]
     except Exception as error:  # whatever a strange file makes accelerate raise
-        text = one_line(error)
-        return "DDP", [wrong(key, f"{asked.config}: {text}", shipped)]
+        text = short_message(error)
+        return "DDP", [wrong(key, f"{launch.config}: {text}", shipped)]
     if read.distributed_type == DistributedType.MULTI_CPU:
         why = "accelerate starts one process for MULTI_CPU, and the stage refuses that"
-        return "DDP", [wrong(key, f"{asked.config}: {why}", "launch without config")]
-    return sharding.requested(asked), []
+        return "DDP", [wrong(key, f"{launch.config}: {why}", "launch without config")]
+    return sharding.requested(launch), []
 
 
 # --- packages -------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def vllm_range() -> str:
     """The versions of vLLM that the installed TRL says it supports, as `<=0.31.0,>=0.22.0`."""
     from packaging.requirements import Requirement
 
-    asked = [Requirement(line) for line in metadata.requires("trl") or []]
-    return next(str(one.specifier) for one in asked if one.name == "vllm")
+    requirements = [Requirement(line) for line in metadata.requires("trl") or []]
+    return next(str(one.specifier) for one in requirements if one.name == "vllm")
 
 
 class Need(NamedTuple):

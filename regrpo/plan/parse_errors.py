@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from regrpo.core.library import library_defaults
 from regrpo.core.profiles import DEFAULT_PROFILE, find_problems, read_yaml
 from regrpo.core.settings import Section
-from regrpo.plan.findings import Finding, one_line, wrong
+from regrpo.plan.findings import Finding, short_message, wrong
 
 
 def parse(
@@ -27,7 +27,7 @@ def parse(
         except ValidationError as error:
             findings += explain(stage, model, values[stage], error)
         except (TypeError, AttributeError) as error:  # a validator met what it was not made for
-            why = f"cannot be read: {one_line(error)}"
+            why = f"cannot be read: {short_message(error)}"
             findings.append(wrong(stage, why, "text for keys, and no null for a number"))
     return sections, findings
 
@@ -53,7 +53,7 @@ def _example(path: list[str], given: Any) -> str | None:
         value = _at(read_yaml(profile), path)
         # The profile that is checked may itself be a shipped one.
         if value not in (None, given):
-            return f"{one_line(_in_yaml(value), 100)}, as in {profile}"
+            return f"{short_message(_in_yaml(value), 100)}, as in {profile}"
     return None
 
 

@@ -33,7 +33,7 @@ from regrpo.plan.findings import (
     Target,
     Trained,
     of_error,
-    one_line,
+    short_message,
     unchecked,
     wrong,
 )
@@ -117,7 +117,7 @@ def _base(
         findings.append(of_error(error, "wrong"))
     except Exception as error:  # transformers reads files that may hold anything
         would_do = "a folder that `save_pretrained` wrote"
-        findings.append(wrong(key, one_line(error, 250), would_do))
+        findings.append(wrong(key, short_message(error, 250), would_do))
     else:
         if source.kind == "local":
             findings += _folder(RAW_MODELS / source.path)

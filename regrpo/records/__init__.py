@@ -2,7 +2,8 @@
 
 Imports core to evaluate.
 
-Observers: nothing here changes what a stage computes.
+Observers, as stage_run and journal call themselves: no other output of a stage depends on them,
+and a test runs the pipeline without them.
 
 stage_run                   the frame around a stage, and its run.json
 record                      run.json as a checked model

@@ -23,9 +23,10 @@ SETTINGS = {
 
 
 class Reader:
-    """An MLflow store as an auditor sees it. A run is a mapping with
+    """An MLflow store, read only.
 
-    `id`, `experiment`, `status`, `deleted`, `params`, `metrics` (the latest of each) and `tags`.
+    A run is a mapping of `id`, `experiment`, `status`, `deleted`, `params`, `metrics` (the latest
+    of each) and `tags`.
     """
 
     def __init__(self, client: Any, uri: str) -> None:

@@ -1,6 +1,4 @@
-"""What the YAML files beside this one call.
-
-The evaluation questions, the text a model goes on from, and the score.
+"""The functions that our lm-eval tasks name: questions, the text to go on from, the score.
 
 Where the dataset has a verifier, the score is that and nothing else, over the opening and the
 completion together; without one, completions are compared with a reference.
