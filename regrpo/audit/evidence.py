@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from regrpo.core.dvc import (
@@ -17,7 +17,7 @@ from regrpo.core.dvc import (
     read_object,
 )
 from regrpo.core.errors import CannotCheck, Refused, first_line
-from regrpo.core.pipeline import Snapshot, out_md5s, record_path
+from regrpo.core.pipeline import Snapshot, maker_of, out_md5s, record_path
 from regrpo.core.profiles import parse_yaml
 from regrpo.records import hashing
 from regrpo.records.find import Place
@@ -125,10 +125,7 @@ class Evidence:
 
     def maker(self, path: str) -> str | None:
         """The stage that makes a path, or a folder around it."""
-        for stage, entry in self.lock.items():
-            if any(PurePosixPath(path).is_relative_to(out) for out in out_md5s(entry)):
-                return stage
-        return None
+        return maker_of(path, {stage: out_md5s(entry) for stage, entry in self.lock.items()})
 
     def files_at(self, path: str) -> dict[str, Digest] | None:
         """The files at a path here, by name from the root. Returns None if there is nothing."""
