@@ -37,10 +37,10 @@ endif
 	@$(BIN)/regrpo report
 
 test: install    ## the quick tests (10 minutes at most)
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
 
 test-slow: install  ## the long tests: kills, browsers, servers, sweeps, whole profiles
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow and not gpu"
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "slow and not gpu"
 
 lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/ruff format --check .

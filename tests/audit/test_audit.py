@@ -70,6 +70,7 @@ def test_a_clone_without_a_remote_is_not_told_to_pull(copy: Path, tmp_path: Path
         assert all("no remote" in text and "`dvc repro`" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_experiments_restored_and_applied_are_complete_and_traced(told: Path) -> None:
     first = {one["stage"]: one["run"] for one in audited()["stages"]}
     run(told, "dvc", "exp", "run", "-q", "-n", "short", "-S", "evaluate.bootstrap=300")

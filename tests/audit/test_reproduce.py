@@ -92,6 +92,7 @@ def copy(folder: Path, target: Path) -> Path:
 # --- the three verdicts ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # the stages of a whole run once more; another learning rate below is quick
 def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_identically(
     made: Path, tmp_path: Path
 ) -> None:

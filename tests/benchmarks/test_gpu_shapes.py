@@ -40,6 +40,7 @@ def test_the_variants_are_whole_profiles_without_vllm(folder: Path) -> None:
     assert "FAIL" not in checked.stdout
 
 
+@pytest.mark.slow
 def test_a_case_is_measured_and_stands_beside_the_plan(folder: Path) -> None:
     gpu_shapes(folder, "plan")
     assert json.loads((folder / "plan-lora.json").read_text())["phases"]

@@ -15,6 +15,7 @@ from regrpo.core import files, profiles
 from tests.support import stand_ins
 from tests.support.projects import edit_yaml, make_project, run
 
+pytestmark = pytest.mark.slow
 PROFILE = "profiles/gemma-3-1b-pt.yaml"
 STAND_INS: dict[str, dict[str, Any]] = {
     "prepare": {
@@ -78,13 +79,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(
     scope="module",
-    params=[
-        "gemma",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("gemma_with_images", "llama", "qwen")
-        ),
-    ],
+    params=["gemma", "gemma_with_images", "llama", "qwen"],
 )
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The profile's run on a tiny folder of an architecture and files with GSM8K's columns.

@@ -18,16 +18,11 @@ from tests.support.projects import environment, make_project, run
 from tests.support.results import outputs, rows
 
 SEED = 20261122
-TENTHS = (6, 0, 1, 2, 3, 4, 5, 7, 8, 9)
-"""One kill in each tenth of a run's time.
-
-That of `make test` comes first, in the middle of training.
-"""
 MOMENTS = [
     random.Random(f"{SEED}-{tenth}").uniform(tenth / 10, min((tenth + 1) / 10, 0.95))
-    for tenth in TENTHS
+    for tenth in range(10)
 ]
-"""Shares of an uninterrupted run's time, so that the kills spread over all stages.
+"""One kill in each tenth of an uninterrupted run's time, so that they spread over all stages.
 
 The end is left out, lest it be over before the kill.
 """
@@ -114,13 +109,8 @@ def kill_at_a_checkpoint(folder: Path, stage: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        pytest.param(moment, marks=[] if number < 1 else pytest.mark.slow)
-        for number, moment in enumerate(MOMENTS)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_pipeline_goes_on_to_the_same_bytes(
     moment: float, reference: tuple[dict[str, str], float], tmp_path: Path
 ) -> None:

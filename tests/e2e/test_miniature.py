@@ -179,6 +179,7 @@ def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
     assert touched("params.yaml", comment) == set()
 
 
+@pytest.mark.slow
 def test_experiments_have_their_rows_in_the_same_store(finished: Path) -> None:
     """In the workspace, in a temporary folder, and restored wholly from cache."""
     done = run(finished, "dvc", "exp", "run", "-n", "short", "-S", "grpo.max_steps=3")
