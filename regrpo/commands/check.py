@@ -14,7 +14,7 @@ from pathlib import Path
 from regrpo.commands import clone
 from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.plan import parse_errors, rules
+from regrpo.plan import machine, parse_errors, rules
 from regrpo.plan.findings import Finding, lines, of_error
 
 FREE_BYTES = 2 * 10**9
@@ -58,23 +58,16 @@ def check(profile: Path | None) -> list[Finding]:
         try:
             require()
         except RegrpoError as error:
-            findings.append(_finding(error))
+            findings.append(of_error(error))
     try:
         values = profiles.read_profile(profile or profiles.active_profile())
     except RegrpoError as error:
-        return [*findings, _finding(error)]
+        return [*findings, of_error(error)]
     sections, problems = parse_errors.parse(values, clone.section_models())
-    errors = []
-    for table in (rules.NAMES, rules.COMMITS, rules.READY):
-        errors += rules.refusals(table, sections)
+    errors = rules.refusals(sections, rules.NAMES, rules.COMMITS, rules.READY)
     errors += rules.joint_refusals(sections, errors)
-    return findings + problems + [_finding(error) for error in errors]
-
-
-def _finding(error: RegrpoError) -> Finding:
-    if isinstance(error, Refused):
-        return of_error(error, "wrong")
-    return of_error(error, "unchecked")
+    findings += problems + list(map(of_error, errors))
+    return findings + list(machine.versions_of_vllm(sections))
 
 
 # --- the workspace --------------------------------------------------------------------------------

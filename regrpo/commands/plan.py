@@ -12,7 +12,17 @@ from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.plan import parse_errors, rules
 from regrpo.plan import plan as planning
-from regrpo.plan.findings import GIB, Finding, Level, Target, item, of_error, size, wrapped
+from regrpo.plan.findings import (
+    GIB,
+    Finding,
+    Level,
+    Sections,
+    Target,
+    item,
+    of_error,
+    size,
+    wrapped,
+)
 from regrpo.plan.findings import lines as findings_lines
 
 
@@ -52,6 +62,7 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
     """
     import torch
 
+    from regrpo.plan.memory import CUDA
     from regrpo.plan.step_time import CARDS, memory_of
 
     if gpus is not None and gpus < 1:
@@ -60,11 +71,13 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
         )
     here = torch.cuda.is_available() and not gpu
     name = gpu or (torch.cuda.get_device_name(0) if here else "A100")
-    known = memory_of(name)
+    known, taken = memory_of(name), 0
     if memory:
         room = size(memory)
     elif here:
-        room = torch.cuda.get_device_properties(0).total_memory
+        free, room = torch.cuda.mem_get_info(0)
+        # This process's own context is counted as every stage's.
+        taken = max(0, room - free - CUDA.context)
     elif known:
         room = known * GIB
     else:
@@ -74,23 +87,23 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
             found=name,
             remedy="Say how much memory it has: --gpu-memory 48GiB.",
         )
-    return Target(name, room, gpus, stated=bool(gpu or memory or gpus), here=here)
+    stated = bool(gpu or memory or gpus)
+    return Target(name, room - taken, gpus, stated, here, taken)
 
 
 def make(profile: Path, target: Target) -> dict[str, Any]:
     """The plan of a profile. Raises CannotCheck or Refused if it cannot be read as one."""
     values = profiles.read_profile(profile)
     sections, findings = parse_errors.parse(values, clone.section_models())
-    refused = rules.refusals(rules.NAMES, sections)
-    findings += [of_error(error, _level(error, sections)) for error in refused]
-    together = rules.joint_refusals(sections, refused)
-    findings += [of_error(error, "wrong") for error in together]
-    pins = rules.refusals(rules.COMMITS, sections)
-    findings += [of_error(error, "warning") for error in pins]
+    refused = rules.refusals(sections, rules.NAMES)
+    for error in refused + rules.joint_refusals(sections, refused):
+        findings.append(of_error(error, _level(error, sections)))
+    for error in rules.refusals(sections, rules.COMMITS):
+        findings.append(of_error(error, "warning"))
     return planning.plan(profile, sections, target, findings)
 
 
-def _level(error: RegrpoError, sections: dict[str, Any]) -> Level:
+def _level(error: RegrpoError, sections: Sections) -> Level:
     # What comes with a package is missing here, and may be installed where it is to run.
     of_base = isinstance(error, CannotCheck) and error.where.startswith("base_model")
     if of_base and sections["base_model"].source.kind in ("gguf", "package"):
@@ -117,9 +130,8 @@ def lines(plan: dict[str, Any]) -> list[str]:
         text += _advice(one)
     if plan["phases"]:
         text += [*_table(plan["phases"]), ""]
-    text += findings_lines(findings, "warning")
-    text += findings_lines(findings, "needed")
-    text += findings_lines(findings, "unchecked")
+    for level in ("warning", "needed", "unchecked"):
+        text += findings_lines(findings, level)
     if plan["assumptions"]:
         text.append("Assumed for the times (order of magnitude only) and sizes (docs/plan.md):")
         for assumption in plan["assumptions"]:
@@ -160,37 +172,30 @@ def _in_yaml(value: Any) -> str:
 
 def _table(phases: list[dict[str, Any]]) -> list[str]:
     """One block a phase: total against the limit and time, then its terms, the largest first."""
-    text = [f"{'phase':16} {'peak':>11} {'of':>11}   {'':4} {'a step':>9} {'all steps':>10}"]
+    form = "{:22} {:>11} {:>11}   {:4} {:>9} {:>10}".format
+    text = [form("phase", "peak", "of", "", "a step", "all steps")]
     for one in phases:
-        seconds, steps = one["seconds_per_step"], one["steps"]
-        columns = [
-            f"{one['phase']:16}",
-            f"{_gib(one['total']):>11}",
-            f"{_gib(one['limit']):>11}  ",
-            f"{'fits' if one['fits'] else 'NOT':4}",
-            f"{_duration(seconds) if seconds else '':>9}",
-            f"{_duration(seconds * steps) if seconds and steps else '':>10}",
-        ]
-        text.append(" ".join(columns))
+        step = one["seconds_per_step"] or 0
+        times = _duration(step), _duration(step * (one["steps"] or 0))
+        fits = "fits" if one["fits"] else "NOT"
+        text.append(form(one["phase"], _gib(one["total"]), _gib(one["limit"]), fits, *times))
         terms = sorted(one["terms"].items(), key=lambda term: -term[1])
-        shown = ", ".join(f"{name} {_gib(size)}" for name, size in terms)
-        text += wrapped(shown, "    ")
+        text += wrapped(", ".join(f"{name} {_gib(size)}" for name, size in terms), "    ")
     return text
 
 
 def _gib(size: int) -> str:
-    if size >= 10 * GIB:
-        return f"{size / GIB:.1f} GiB"
-    if size >= GIB / 10:
+    if size < GIB / 10:
+        return f"{size / 2**20:.1f} MiB"
+    if size < 10 * GIB:
         return f"{size / GIB:.2f} GiB"
-    return f"{size / 2**20:.1f} MiB"
+    return f"{size / GIB:.1f} GiB"
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
+    """ "" for none."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 60:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds:.2g} s" if seconds else ""

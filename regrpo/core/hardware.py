@@ -18,19 +18,47 @@ def find_device(wanted: str, where: str = "device") -> str:
 
     Raises Refused, saying `where` it is asked for, if CUDA is and there is none.
     """
-    import torch
-
-    available = torch.cuda.is_available()
+    problem = None if wanted == "cpu" else cuda_problem()
     if wanted == "auto":
-        return "cuda" if available else "cpu"
-    if wanted != "cpu" and not available:
+        return "cpu" if problem else "cuda"
+    if problem:
         raise Refused(
             where,
             expected=f"a CUDA device, as the profile asks for (device: {wanted})",
-            found=f"none (torch {torch.__version__})",
-            remedy="Set `device: auto` or `cpu`, or run on a machine with CUDA (README: CUDA).",
+            found=f"none ({problem})",
+            remedy="Set `device: auto` or `cpu`, or run on a machine with CUDA (docs/gpu.md).",
         )
     return wanted
+
+
+def cuda_problem() -> str | None:
+    """Why torch can use no GPU here (no CUDA build, no driver, one too old). None if it can."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    build = f"torch {torch.__version__}"
+    if torch.version.cuda is None:
+        return f"{build} is no CUDA build"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition(". ")[0].removesuffix(".")
+        return f"{build} for CUDA {torch.version.cuda}: {reason}"
+    return f"{build}: no GPU"
+
+
+def require_nccl(where: str) -> None:
+    """Raises Refused if this torch has no NCCL, by which GPUs exchange gradients."""
+    import torch
+
+    if not torch.distributed.is_nccl_available():
+        raise Refused(
+            where,
+            expected="NCCL in torch (backend: nccl)",
+            found=f"none (torch {torch.__version__})",
+            remedy="Install a CUDA build of torch for Linux, or set `backend: gloo`.",
+        )
 
 
 def require_bf16(section: str, wanted: bool, device: str) -> None:

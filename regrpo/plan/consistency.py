@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from regrpo.core import files
+from regrpo.core import files, text
 from regrpo.core.errors import Refused
 from regrpo.core.settings import nearest
 from regrpo.plan import model_shape
-from regrpo.plan.findings import Finding, Target, count, short_message, unchecked, warning, wrong
+from regrpo.plan.findings import (
+    Findings,
+    Sections,
+    Target,
+    short_message,
+    unchecked,
+    warning,
+    wrong,
+)
 
 REPEATED = 50
 """Epochs beyond which a warning is due: what a model sees so often it learns by heart."""
 
 
-def data(section: Any) -> Iterator[Finding]:
+def data(section: Any) -> Findings:
     """A generator's task and settings by its first row, and the splits against what it draws."""
     source = section.source
     if source.kind != "reasoning_gym":
@@ -43,13 +50,13 @@ def data(section: Any) -> Iterator[Finding]:
         yield wrong("prepare.source.size", why, f"more than {total}, or a smaller eval or dev")
 
 
-def arithmetic(stage: str, section: Any) -> Iterator[Finding]:
+def arithmetic(stage: str, section: Any) -> Findings:
     """The generation cycle, save points, schedules."""
     boundary = math.lcm(section.cycle, section.logging_steps)
     steps = section.save_steps
     if steps % boundary:
-        above = -(-steps // boundary) * boundary
-        below = max(boundary, steps // boundary * boundary)
+        above = steps - steps % boundary + boundary
+        below = max(boundary, above - boundary)
         yield warning(
             f"{stage}.save_steps",
             f"{steps} is no multiple of {boundary} (generation cycle {section.cycle}, logging "
@@ -61,7 +68,7 @@ def arithmetic(stage: str, section: Any) -> Iterator[Finding]:
             "grpo.max_steps",
             f"{section.max_steps} steps end inside a generation cycle of {section.cycle}: "
             "the last completions are not used up",
-            f"{-(-section.max_steps // section.cycle) * section.cycle}",
+            f"{section.max_steps - section.max_steps % section.cycle + section.cycle}",
         )
     warmup = section.passed_through.get("warmup_steps", 0)
     if 0 < section.max_steps <= warmup:
@@ -73,13 +80,14 @@ def arithmetic(stage: str, section: Any) -> Iterator[Finding]:
         )
 
 
-def processes(stage: str, section: Any, target: Target) -> Iterator[Finding]:
+def processes(stage: str, section: Any, target: Target) -> Findings:
     """What --gpus says against what the profile launches."""
     planned, launched = target.processes(section), section.processes
     if planned == launched:
         return
-    if target.device(section.device) == "cuda":
-        why = f"starts {count(launched, 'process')}, and --gpus says {planned}"
+    if target.device(section) == "cuda":
+        starts = text.count(launched, "process", "processes")
+        why = f"starts {starts}, and --gpus says {planned}"
         would_do = f"launch: {{processes: {planned}, backend: nccl}}, or --gpus {launched}"
         # One process uses one GPU of several; several find too few or leave some idle.
         yield (warning if launched == 1 else wrong)(f"{stage}.launch", why, would_do)
@@ -90,7 +98,7 @@ def processes(stage: str, section: Any, target: Target) -> Iterator[Finding]:
 # --- lengths --------------------------------------------------------------------------------------
 
 
-def lengths(sections: Mapping[str, Any], shape: model_shape.Shape | None) -> Iterator[Finding]:
+def lengths(sections: Sections, shape: model_shape.Shape | None) -> Findings:
     """Prompt and completion against the base's window, vLLM's, and each other."""
     if "validate" not in sections:
         return
@@ -100,89 +108,80 @@ def lengths(sections: Mapping[str, Any], shape: model_shape.Shape | None) -> Ite
         why = f"{prompt} tokens leave nothing of the base's window of {window}"
         yield wrong("validate.max_prompt_tokens", why, f"at most {window // 2}")
         return
+    for stage, key in (("grpo", "max_completion_length"), ("evaluate", "max_gen_toks")):
+        if stage in sections:
+            yield from _completion(f"{stage}.{key}", prompt, getattr(sections[stage], key), window)
     if "grpo" in sections:
-        completion = sections["grpo"].max_completion_length
-        yield from _completion("grpo.max_completion_length", prompt, completion, window)
-        yield from _vllm_window(sections["grpo"], prompt + completion, window)
-    if "evaluate" in sections:
-        completion = sections["evaluate"].max_gen_toks
-        yield from _completion("evaluate.max_gen_toks", prompt, completion, window)
+        yield from _vllm_window(sections["grpo"], prompt, window)
     if "sft" in sections and sections["sft"].max_steps:
         yield from _of_sft(sections["sft"], prompt, window)
 
 
-def _completion(key: str, prompt: int, completion: int, window: float) -> Iterator[Finding]:
-    whole = prompt + completion
-    if whole > window:
-        yield wrong(
-            key,
-            f"prompt and completion ({prompt} + {completion} = {whole} tokens) exceed the base's "
-            f"window of {window}",
-            f"at most {window - prompt}",
-        )
+def _completion(key: str, prompt: int, completion: int, window: float) -> Findings:
+    parts = f"{prompt} + {completion} = {prompt + completion} tokens"
+    if prompt + completion > window:
+        why = f"prompt and completion ({parts}) exceed the base's window of {window}"
+        yield wrong(key, why, f"at most {window - prompt}")
 
 
-def _vllm_window(grpo: Any, needed: int, window: float) -> Iterator[Finding]:
+def _vllm_window(grpo: Any, prompt: int, window: float) -> Findings:
     key, limit = "grpo.vllm_max_model_length", grpo.passed_through.get("vllm_max_model_length")
-    if not limit:
-        return
     completion = grpo.max_completion_length
-    if limit < needed:
-        parts = f"{needed - completion} + {completion} = {needed}"
+    needed = prompt + completion
+    if limit and limit < needed:
+        parts = f"{prompt} + {completion} = {needed}"
         yield wrong(key, f"{limit} tokens do not hold prompt and completion ({parts})", f"{needed}")
-    elif limit > window:
+    elif limit and limit > window:
         why = f"{limit} exceeds the base's window of {window}: vLLM refuses it"
         yield wrong(key, why, f"at most {window}")
 
 
-def _of_sft(sft: Any, prompt: int, window: float) -> Iterator[Finding]:
-    longest = sft.passed_through.get("max_length", 1024)
-    prompt = sft.max_prompt_tokens or prompt
-    if longest and longest > window:
+def _of_sft(sft: Any, prompt: int, window: float) -> Findings:
+    longest = sft.passed_through.get("max_length", 1024) or math.inf
+    own = sft.max_prompt_tokens or 0
+    if math.inf > longest > window:
         why = f"{longest} tokens exceed the base's window of {window}"
         yield wrong("sft.max_length", why, f"at most {window}")
-    elif sft.max_prompt_tokens and prompt >= window:
-        why = f"{prompt} tokens leave nothing of the base's window of {window}"
+    elif own >= window:
+        why = f"{own} tokens leave nothing of the base's window of {window}"
         yield wrong("sft.max_prompt_tokens", why, f"less than {window}")
-    elif longest and longest < prompt:
+    elif longest < (own or prompt):
         yield warning(
             "sft.max_length",
-            f"{longest} tokens are fewer than a prompt may have ({prompt}): such rows keep no "
-            "completion to learn from",
-            f"{prompt} and the length of a solution",
+            f"{longest} tokens are fewer than a prompt may have ({own or prompt}): such rows keep "
+            "no completion to learn from",
+            f"{own or prompt} and the length of a solution",
         )
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def rows_prepared(section: Any) -> dict[str, int]:
-    """Rows per split, if data/prepared/ was made with these parameters; else {}."""
+def rows_prepared(section: Any) -> dict[str, Any]:
+    """What prepare says of each split, if data/prepared/ was made with these parameters."""
     counts, record = Path("reports/prepare/metrics.json"), Path("reports/prepare/run.json")
-    if not counts.exists() or not model_shape.was_made_with(section, record, "prepare"):
-        return {}
-    return {split: one["rows"] for split, one in files.read_json(counts).items()}
+    if counts.exists() and model_shape.was_made_with(section, record, "prepare"):
+        return dict(files.read_json(counts))
+    return {}
 
 
-def epochs(sections: Mapping[str, Any], target: Target) -> Iterator[Finding]:
+def epochs(sections: Sections, target: Target) -> Findings:
     """Steps against the rows that there are."""
-    prepare = sections.get("prepare")
-    rows = rows_prepared(prepare) if prepare else {}
+    splits = rows_prepared(sections["prepare"]) if "prepare" in sections else {}
     for stage, split in (("sft", "sft"), ("grpo", "train")):
-        section = sections.get(stage)
-        if section is None or section.max_steps <= 0:
+        if stage not in sections or sections[stage].max_steps <= 0:
             continue
-        if split not in rows:
+        if split in splits:
+            yield from _epochs(stage, sections[stage], target, splits[split]["rows"])
+        else:
             why = "epochs: rows unknown until prepare has run"
             yield unchecked(f"{stage}.max_steps", why, "dvc repro prepare")
-        else:
-            yield from _epochs(stage, section, target.processes(section), rows[split])
 
 
-def _epochs(stage: str, section: Any, processes: int, rows: int) -> Iterator[Finding]:
+def _epochs(stage: str, section: Any, target: Target, rows: int) -> Findings:
     accumulate = section.gradient_accumulation_steps
-    of_a_step = section.per_device_train_batch_size * accumulate * processes
-    per_row = section.num_generations if stage == "grpo" else 1
+    of_a_step = section.per_device_train_batch_size * accumulate * target.processes(section)
+    per_row = getattr(section, "num_generations", 1)
     if stage == "grpo" and rows * per_row < of_a_step:
         most = rows * per_row // accumulate // per_row * per_row
         why = f"a step needs {of_a_step // per_row} different prompts, and train has {rows}"

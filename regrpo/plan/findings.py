@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -41,16 +41,20 @@ class Finding:
     would_do: str
 
 
+Findings = Iterator[Finding]
+Sections = Mapping[str, Any]
+"""The sections of a profile that parse, by name."""
 wrong = partial(Finding, "wrong")
 warning = partial(Finding, "warning")
 needed = partial(Finding, "needed")
 unchecked = partial(Finding, "unchecked")
 
 
-def of_error(error: RegrpoError, level: Level) -> Finding:
-    """An error as a finding, in one line."""
+def of_error(error: RegrpoError, level: Level | None = None) -> Finding:
+    """An error as a finding, in one line; without a level, wrong or unchecked by its class."""
     why = short_message(f"expected {error.expected}; found {error.found}", 400)
-    return Finding(level, error.where, why, error.remedy.removesuffix("."))
+    by_class: Level = "wrong" if isinstance(error, Refused) else "unchecked"
+    return Finding(level or by_class, error.where, why, error.remedy.removesuffix("."))
 
 
 def short_message(error: object, length: int = 200) -> str:
@@ -103,17 +107,18 @@ class Target:
     """Whether the command line names a GPU: `device: auto` then means it."""
     here: bool = False
     """Whether this machine has it, so that what is missing is missing now."""
+    taken: int = 0
+    """Bytes that other processes hold of its memory; `memory` is what they leave."""
 
-    def device(self, wanted: str) -> Literal["cpu", "cuda"]:
-        """The device that a stage's `device` means on this target."""
-        if wanted == "auto" and (self.stated or self.here):
-            return "cuda"
-        return "cuda" if wanted == "cuda" else "cpu"
+    def device(self, section: Any) -> Literal["cpu", "cuda"]:
+        """The device that a section means on this target."""
+        if section.device == "auto":
+            return "cuda" if self.stated or self.here else "cpu"
+        return "cuda" if section.device == "cuda" else "cpu"
 
     def is_used_by(self, sections: Iterable[Any]) -> bool:
         """Whether one of the sections runs on the GPU."""
-        wanted = [section.device for section in sections if hasattr(section, "device")]
-        return any(self.device(one) == "cuda" for one in wanted)
+        return any(self.device(one) == "cuda" for one in sections if hasattr(one, "device"))
 
     def processes(self, section: Any) -> int:
         """Processes that train together: what --gpus says, else what the profile launches."""
@@ -144,7 +149,7 @@ class Trained:
 
     @property
     def uses_vllm(self) -> bool:
-        return bool(getattr(self.config, "use_vllm", False))
+        return self.name == "grpo" and bool(self.config.use_vllm)
 
 
 def size(text: str) -> int:
@@ -166,8 +171,3 @@ def size(text: str) -> int:
             remedy="Write a number and GiB or GB.",
         )
     return int(value)
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun: "1 process", "2 processes"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}es"

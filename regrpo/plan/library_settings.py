@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from regrpo.core.library import constructor_parameters, library_class
 from regrpo.core.settings import nearest
-from regrpo.plan.findings import Finding, one_of, short_message, warning, wrong
+from regrpo.plan.findings import Finding, Findings, one_of, short_message, warning, wrong
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
@@ -38,11 +39,13 @@ FILES = ("accelerator_config", "fsdp_config", "deepspeed")
 """Fields that may name a file; others of their type must be mappings."""
 MODEL_ARGUMENTS = ("attn_implementation", "dtype", "quantization_config", "use_kernels")
 """Usual arguments of from_pretrained that its signature hides: what a misspelled one may mean."""
+NO_TOP_K = (0, -1)
+"""For these TRL makes no processor of logits."""
 REFUSALS = (ValueError, TypeError, AttributeError, KeyError, OSError, ZeroDivisionError)
 """What the libraries raise of settings that they do not take."""
 
 
-def unusable(stage: str, section: Any) -> Iterator[Finding]:
+def unusable(stage: str, section: Any) -> Findings:
     """Values with which nothing else can be reckoned."""
     mappings = set(library_class(section.library)._VALID_DICT_FIELDS) - set(FILES)
     for key, value in section.passed_through.items():
@@ -53,23 +56,22 @@ def unusable(stage: str, section: Any) -> Iterator[Finding]:
             yield wrong(f"{stage}.{key}", f"must be at least 1; found {value}", "at least 1")
 
 
-def used_in_training(stage: str, section: Any, base: Any) -> Iterator[Finding]:
+def used_in_training(stage: str, section: Any, base: Any) -> Findings:
     """Values that the trainer's configuration takes and training fails on.
 
     `base` is the model's configuration, or None while it is not known.
     """
+    passed = section.passed_through
     yield from _choices(stage, section)
-    yield from _refused_numbers(stage, section.passed_through, _optimizer_numbers())
+    yield from _refused_numbers(stage, passed)
     if stage == "grpo":
-        sampling = _sampling_numbers(section.passed_through)
-        yield from _refused_numbers(stage, section.passed_through, sampling)
-        yield from _generation_arguments(section.passed_through)
-    arguments = section.passed_through.get("model_init_kwargs")
+        yield from _generation_arguments(passed)
+    arguments = passed.get("model_init_kwargs")
     if isinstance(arguments, dict) and base is not None:
         yield from _model_arguments(f"{stage}.model_init_kwargs", arguments, base)
 
 
-def _choices(stage: str, section: Any) -> Iterator[Finding]:
+def _choices(stage: str, section: Any) -> Findings:
     fields = {field.name: field for field in dataclasses.fields(library_class(section.library))}
     for key, value in section.passed_through.items():
         known = fields[key].metadata.get("choices") or CHOICES.get(key, ())
@@ -78,52 +80,37 @@ def _choices(stage: str, section: Any) -> Iterator[Finding]:
             yield wrong(f"{stage}.{key}", why, one_of(value, known))
 
 
-def _refused_numbers(
-    stage: str, passed: Mapping[str, Any], takers: Mapping[str, Callable[[Any], object]]
-) -> Iterator[Finding]:
-    """The profile's numbers that their taker refuses, in its words."""
-    for key, taker in takers.items():
-        if passed.get(key) is None:
-            continue
-        try:
-            taker(passed[key])
-        except REFUSALS as error:
-            why = f"{short_message(error)}; found {passed[key]}"
-            yield wrong(f"{stage}.{key}", why, "leave it out")
+def _refused_numbers(stage: str, passed: Mapping[str, Any]) -> Findings:
+    """Numbers that torch's AdamW or transformers' processors of logits refuse, in their words.
 
-
-def _optimizer_numbers() -> dict[str, Callable[[Any], object]]:
-    """{key: torch's AdamW with this number}: sft and grpo make it after their data are ready."""
+    sft and grpo make these after their data are ready.
+    """
     import torch
+    from transformers import generation
 
-    def adamw(**settings: Any) -> None:
-        torch.optim.AdamW([torch.zeros(1)], **settings)
-
-    return {
+    adamw = partial(torch.optim.AdamW, [torch.zeros(1)])
+    takers: dict[str, Callable[[Any], object]] = {
         "adam_beta1": lambda value: adamw(betas=(value, 0.999)),
         "adam_beta2": lambda value: adamw(betas=(0.9, value)),
         "adam_epsilon": lambda value: adamw(eps=value),
         "weight_decay": lambda value: adamw(weight_decay=value),
-    }
-
-
-def _sampling_numbers(passed: Mapping[str, Any]) -> dict[str, Callable[[Any], object]]:
-    """{key: transformers' processor of logits with this number}: grpo makes it after sft."""
-    from transformers import generation
-
-    takers: dict[str, Callable[[Any], object]] = {
         "min_p": generation.MinPLogitsWarper,
         "repetition_penalty": generation.RepetitionPenaltyLogitsProcessor,
+        "top_p": generation.TopPLogitsWarper,
+        "top_k": generation.TopKLogitsWarper,
     }
-    # For TRL's defaults no processor is made.
-    if passed.get("top_p") != 1:
-        takers["top_p"] = generation.TopPLogitsWarper
-    if passed.get("top_k") not in (0, -1):
-        takers["top_k"] = generation.TopKLogitsWarper
-    return takers
+    for key, taker in takers.items():
+        value = passed.get(key)
+        if value is None or (key == "top_k" and value in NO_TOP_K):
+            continue
+        try:
+            taker(value)
+        except REFUSALS as error:
+            why = f"{short_message(error)}; found {value}"
+            yield wrong(f"{stage}.{key}", why, "leave it out")
 
 
-def _generation_arguments(passed: Mapping[str, Any]) -> Iterator[Finding]:
+def _generation_arguments(passed: Mapping[str, Any]) -> Findings:
     """What transformers' GenerationConfig has no use for; vLLM has names of its own."""
     from transformers import GenerationConfig
 
@@ -137,7 +124,7 @@ def _generation_arguments(passed: Mapping[str, Any]) -> Iterator[Finding]:
         yield wrong(f"grpo.generation_kwargs.{name}", why, near)
 
 
-def _model_arguments(key: str, given: Mapping[str, Any], base: Any) -> Iterator[Finding]:
+def _model_arguments(key: str, given: Mapping[str, Any], base: Any) -> Findings:
     """transformers' own from_pretrained, without weights and on the meta device."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -182,7 +169,7 @@ def _refusal(key: str, given: Mapping[str, Any], error: Exception) -> Finding:
 # --- lm-eval's models -----------------------------------------------------------------------------
 
 
-def evaluation(section: Any, base: Any) -> Iterator[Finding]:
+def evaluation(section: Any, base: Any) -> Findings:
     """evaluate.model_args against what lm-eval's backend takes and passes on."""
     key, given = "evaluate.model_args", section.model_args
     if section.backend == "vllm":
@@ -193,7 +180,7 @@ def evaluation(section: Any, base: Any) -> Iterator[Finding]:
         yield from _model_arguments(key, others, base)
 
 
-def _arguments_of_vllm(key: str, given: Mapping[str, Any]) -> Iterator[Finding]:
+def _arguments_of_vllm(key: str, given: Mapping[str, Any]) -> Findings:
     """The share of the GPU, and names that differ from a known one by a slip of the pen."""
     share = given.get("gpu_memory_utilization", 0.9)
     if not isinstance(share, int | float) or not 0 < share <= 1:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from regrpo.core.errors import RegrpoError
+from regrpo.core import hardware, text
+from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import LAUNCH_CONFIGS
 from regrpo.plan import step_time
 from regrpo.plan.findings import (
     EXTRA,
+    GIB,
     Finding,
+    Findings,
+    Sections,
     Target,
     Trained,
-    count,
     needed,
+    of_error,
     short_message,
     warning,
     wrong,
@@ -30,7 +34,7 @@ SERVER = LAUNCH_CONFIGS / "vllm-server.yaml"
 # --- the card -------------------------------------------------------------------------------------
 
 
-def precision(stage: Trained, target: Target) -> Iterator[Finding]:
+def precision(stage: Trained, target: Target) -> Findings:
     """bf16 and fp16 against the hardware."""
     config, name = stage.config, stage.name
     if config.bf16 and stage.device == "cuda" and not _has_bf16(target):
@@ -56,9 +60,9 @@ def _has_bf16(target: Target) -> bool:
     return True
 
 
-def evaluation(section: Any, target: Target) -> Iterator[Finding]:
+def evaluation(section: Any, target: Target) -> Findings:
     """evaluate's backend against its device."""
-    if section.backend == "vllm" and target.device(section.device) == "cpu":
+    if section.backend == "vllm" and target.device(section) == "cpu":
         why = "vllm is asked for, and evaluate runs on a CPU"
         yield wrong("evaluate.backend", why, "hf, or device: cuda")
 
@@ -66,11 +70,16 @@ def evaluation(section: Any, target: Target) -> Iterator[Finding]:
 # --- processes ------------------------------------------------------------------------------------
 
 
-def launched(stage: str, section: Any, target: Target, how: str) -> Iterator[Finding]:
+def launched(stage: str, section: Any, target: Target, how: str) -> Findings:
     """How a stage's processes are started: the backend, and the sharding."""
     if section.processes == 1:
         return
-    on_cpu = target.device(section.device) == "cpu"
+    if section.launch.backend == "nccl" and target.here:
+        try:
+            hardware.require_nccl(f"{stage}.launch.backend")
+        except Refused as error:
+            yield of_error(error)
+    on_cpu = target.device(section) == "cpu"
     if on_cpu and section.launch.backend == "nccl":
         why = f"nccl needs GPUs, and {stage} is planned for this CPU"
         would_do = "gloo; for another machine device: cuda, or --gpu"
@@ -87,20 +96,18 @@ def spread(launch: Any, key: str) -> tuple[str, list[Finding]]:
     from accelerate.commands.config.config_args import load_config_from_file  # type: ignore[import-untyped]
     from accelerate.utils import DistributedType  # type: ignore[import-untyped]
 
-    shipped = "a file as profiles/launch/fsdp2.yaml (`accelerate config` writes one)"
+    would_do = "a file as profiles/launch/fsdp2.yaml (`accelerate config` writes one)"
     try:
-        sharding.accelerate_config(launch)
-        read = load_config_from_file(launch.config)
-    except RegrpoError as error:
-        why = f"{launch.config}: expected {error.expected}; found {error.found}"
-        return "DDP", [wrong(key, why, shipped)]
-    except Exception as error:  # whatever a strange file makes accelerate raise
-        text = short_message(error)
-        return "DDP", [wrong(key, f"{launch.config}: {text}", shipped)]
-    if read.distributed_type == DistributedType.MULTI_CPU:
+        how = sharding.requested(launch)
+        if load_config_from_file(launch.config).distributed_type != DistributedType.MULTI_CPU:
+            return how, []
         why = "accelerate starts one process for MULTI_CPU, and the stage refuses that"
-        return "DDP", [wrong(key, f"{launch.config}: {why}", "launch without config")]
-    return sharding.requested(launch), []
+        would_do = "launch without config"
+    except RegrpoError as error:
+        why = f"expected {error.expected}; found {error.found}"
+    except Exception as error:  # whatever a strange file makes accelerate raise
+        why = short_message(error)
+    return "DDP", [wrong(key, f"{launch.config}: {why}", would_do)]
 
 
 # --- packages -------------------------------------------------------------------------------------
@@ -114,12 +121,19 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def vllm_range() -> str:
-    """The versions of vLLM that the installed TRL says it supports, as `<=0.31.0,>=0.22.0`."""
+def wanted_version(distribution: str, package: str) -> str:
+    """What an installed distribution wants of a package, as `<=0.31.0,>=0.22.0`, or ""."""
     from packaging.requirements import Requirement
 
-    requirements = [Requirement(line) for line in metadata.requires("trl") or []]
-    return next(str(one.specifier) for one in requirements if one.name == "vllm")
+    try:
+        requirements = map(Requirement, metadata.requires(distribution) or [])
+    except metadata.PackageNotFoundError:
+        return ""
+    for one in requirements:
+        # An extra is named like the package that it adds.
+        if one.name == package and (not one.marker or one.marker.evaluate({"extra": package})):
+            return str(one.specifier)
+    return ""
 
 
 class Need(NamedTuple):
@@ -166,17 +180,14 @@ def needs(stages: Iterable[Trained], evaluate: Any | None) -> Iterator[Need]:
     yield from found.values()
 
 
-def versions(
-    stages: Iterable[Trained], sections: Mapping[str, Any], target: Target
-) -> Iterator[Finding]:
+def versions(stages: Iterable[Trained], sections: Sections, target: Target) -> Findings:
     """Installed packages against what the profile, TRL and vLLM ask for."""
     for need in needs(stages, sections.get("evaluate")):
         stage = need.key.partition(".")[0]
-        on_gpu = target.device(sections[stage].device) == "cuda"
+        on_gpu = target.device(sections[stage]) == "cuda"
         if installed(need.package) is None:
             yield _missing(need, elsewhere=on_gpu and not target.here)
-        if need.package == "vllm":
-            yield from _version_of_vllm(need.key)
+    yield from versions_of_vllm(sections)
     if target.is_used_by(sections.values()):
         yield from _torch_findings(target)
 
@@ -193,32 +204,54 @@ def _missing(need: Need, elsewhere: bool) -> Finding:
 
 
 def _supported() -> str:
-    return f"TRL {installed('trl')} supports vllm{vllm_range()}"
+    return f"TRL {installed('trl')} supports vllm{wanted_version('trl', 'vllm')}"
 
 
-def _version_of_vllm(key: str) -> Iterator[Finding]:
-    """The installed vLLM, or else the pinned one, against what TRL supports."""
+def versions_of_vllm(sections: Sections) -> Findings:
+    """The installed vLLM, or else the pinned one, against what TRL supports and its own torch."""
+    key = ""
+    if "evaluate" in sections and sections["evaluate"].backend == "vllm":
+        key = "evaluate.backend"
+    if "grpo" in sections and sections["grpo"].passed_through.get("use_vllm"):
+        key = "grpo.use_vllm"
+    found = installed("vllm")
+    version = found or _pinned("vllm")
+    if not key or not version:
+        return
+    what = "installed" if found else "pinned in constraints.txt"
+    supported = wanted_version("trl", "vllm")
+    if not _holds(version, supported):
+        why = f"vLLM {version} is {what}, and {_supported()}"
+        yield wrong(key, why, f"pip install 'vllm{supported}'")
+    torch, built_for = installed("torch"), wanted_version("vllm", "torch")
+    if torch and not _holds(torch, built_for):
+        why = f"vLLM {version} is built for torch{built_for}, and torch {torch} is installed"
+        yield wrong(key, why, EXTRA)
+
+
+def _holds(version: str, specifier: str) -> bool:
+    """Whether a version, whatever its build, is one of a specifier's."""
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
 
-    found = installed("vllm")
-    version = found or _pinned("vllm")
-    if version and Version(version).base_version not in SpecifierSet(vllm_range()):
-        what = "installed" if found else "pinned in constraints.txt"
-        why = f"vLLM {version} is {what}, and {_supported()}"
-        yield wrong(key, why, f"pip install 'vllm{vllm_range()}'")
+    return Version(version).base_version in SpecifierSet(specifier)
 
 
-def _torch_findings(target: Target) -> Iterator[Finding]:
+def _torch_findings(target: Target) -> Findings:
     import torch
 
     pinned = _pinned("torch")
     if torch.version.cuda is None:
         why = f"cuda needs a CUDA build of torch; torch {torch.__version__} here is none"
         yield (wrong if target.here else needed)("device", why, EXTRA)
+    elif problem := hardware.cuda_problem():
+        yield needed("device", problem, "a GPU with a driver for this CUDA, or device: cpu")
     elif target.here and pinned and pinned != torch.__version__.partition("+")[0]:
         found = f"torch {torch.__version__} (CUDA {torch.version.cuda})"
         yield warning("device", f"{found} is not the pinned {pinned}", "make install")
+    if target.here and target.taken:
+        why = f"other processes hold {target.taken / GIB:.1f} GiB of the {target.gpu}'s memory"
+        yield warning("device", why, "end them (nvidia-smi lists them), or CUDA_VISIBLE_DEVICES=…")
 
 
 def _pinned(name: str) -> str | None:
@@ -231,7 +264,7 @@ def _pinned(name: str) -> str | None:
 # --- vLLM in grpo ---------------------------------------------------------------------------------
 
 
-def vllm(stage: Trained) -> Iterator[Finding]:
+def vllm(stage: Trained) -> Findings:
     """Generation by vLLM: on the trainer's GPU, or by a server that no stage starts."""
     config = stage.config
     if stage.device == "cpu":
@@ -244,9 +277,35 @@ def vllm(stage: Trained) -> Iterator[Finding]:
     if config.vllm_mode == "server":
         yield _server(stage)
     elif stage.processes % config.vllm_tensor_parallel_size:
-        processes = count(stage.processes, "process")
+        processes = text.count(stage.processes, "process", "processes")
         why = f"{config.vllm_tensor_parallel_size} does not divide {processes}"
         yield wrong("grpo.vllm_tensor_parallel_size", why, "1")
+    if config.vllm_importance_sampling_correction:
+        yield from _biased(config)
+
+
+UNBIASED = {"top_p": (1, None), "top_k": (0, -1), "min_p": (0, None), "repetition_penalty": (1,)}
+"""What leaves a token's probability as the model gives it."""
+
+
+def _biased(config: Any) -> Findings:
+    """Sampling settings that bias TRL's correction of the mismatch between trainer and vLLM.
+
+    TRL 1.16 asks vLLM for `processed_logprobs` (trl/generation/vllm_generation.py): after all of
+    these, and normalised over the tokens that are left. The trainer's own are over the whole
+    vocabulary, only divided by the temperature. The ratio of both then carries the share of
+    probability that was kept: a mean of 0.90 for top_p 0.8, 0.97 for top_k 20 (measured in
+    github.com/huggingface/trl/pull/7269, closed; the issue is 6789, open on 2026-11-27).
+    """
+    given = {key: getattr(config, key) for key in UNBIASED} | (config.generation_kwargs or {})
+    for key, harmless in UNBIASED.items():
+        if given[key] not in harmless:
+            why = (
+                f"with {given[key]} vLLM's log-probabilities are those of other distributions than "
+                "the trainer's, and TRL's importance-sampling correction is biased"
+            )
+            would_do = f"{harmless[0]}, or vllm_importance_sampling_correction: false"
+            yield warning(f"grpo.{key}", why, would_do)
 
 
 def _server(stage: Trained) -> Finding:

@@ -15,29 +15,21 @@ TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 """TRL 1.16 computes log-probabilities in tiles of so many tokens and words
 (trl/kernels/chunked_logprob.py)."""
 OPTIMIZER_BYTES = {
-    "adamw": 8.0,
-    "paged_adamw_32bit": 8.0,
     "adamw_8bit": 2.0,
-    "adamw_bnb_8bit": 2.0,
-    "paged_adamw": 8.0,
-    "paged_adamw_8bit": 2.0,
-    "adamw_torch_8bit": 2.0,
-    "adamw_torch_4bit": 1.0,
-    "lion_32bit": 4.0,
+    "adamw_4bit": 1.0,
+    "lion": 4.0,
     "lion_8bit": 1.0,
-    "paged_lion_8bit": 1.0,
-    "paged_lion_32bit": 4.0,
     "adafactor": 0.1,
     "sgd": 0.0,
     "rmsprop": 4.0,
     "adagrad": 4.0,
 }
-"""Bytes of state per trainable parameter: Adam's two moments are 8 in float32, 2 in 8 bits.
+"""Bytes of state per trainable parameter; any other optimizer counts as Adam in float32.
 
-Rajbhandari et al. 2020, arXiv:1910.02054, section 3.1; Dettmers et al. 2022, arXiv:2110.02861.
+Adam's two moments are 8 bytes in float32, 2 in 8 bits (Rajbhandari et al. 2020, arXiv:1910.02054,
+section 3.1; Dettmers et al. 2022, arXiv:2110.02861).
 """
 ADAM_BYTES = 8.0
-"""Of an optimizer that the table does not have."""
 QUANTISED_BYTES = {8: 1.0, 4: 0.5 + 0.5 / 8, 4.5: 0.5 + 0.127 / 8}
 """Of a weight in 8 bits, in 4, and in 4 with double quantisation (4.5).
 
@@ -139,6 +131,36 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """A stage's work on one device, ready to be estimated."""
+
+    name: str
+    device: Device
+    train: Training | None
+    generate: Generation | None
+    limit: int
+    """Bytes that the stage may take."""
+    judges: int = 0
+    """Bytes of evaluate's classifiers."""
+
+    @property
+    def vllm(self) -> int:
+        """Bytes of vLLM's share of the device."""
+        share = self.generate.vllm if self.generate else None
+        return round((share or 0) * self.limit)
+
+    def vllm_does_not_start(self, shape: Shape) -> bool:
+        """Whether vLLM's share has no room for the weights and one sequence's cache."""
+        return bool(self.vllm) and not self.sequences_in_cache(shape)
+
+    def sequences_in_cache(self, shape: Shape) -> int:
+        """Sequences that vLLM's cache holds at once."""
+        assert self.generate
+        tokens = self.generate.prompt + self.generate.completion
+        return max(0, self.vllm - vllm_base(shape)) // cache_per_sequence(shape, tokens, 2)
+
+
+@dataclass(frozen=True)
 class Phase:
     """The peak of a phase: bytes by term, the terms that stand at the same moment."""
 
@@ -154,88 +176,85 @@ class Phase:
         return max(self.terms, key=lambda name: self.terms[name])
 
 
-def _phase(name: str, *terms: dict[str, int]) -> Phase:
-    """A phase of all those terms that are not nothing; later ones replace earlier ones."""
-    together: dict[str, int] = {}
-    for some in terms:
-        together |= some
-    return Phase(name, {term: size for term, size in together.items() if size})
-
-
 # --- the phases -----------------------------------------------------------------------------------
 
 
-def train_peak(shape: Shape, work: Training, device: Device, name: str) -> Phase:
+def phases(shape: Shape, work: Workload) -> list[Phase]:
+    """The peaks of a stage's phases, without the terms that are nothing."""
+    parts = {}
+    if work.train:
+        parts[f"{work.name}, train"] = training_terms(shape, work, work.train)
+    if work.train and work.generate:
+        parts[f"{work.name}, generate"] = generating_terms(shape, work, work.train, work.generate)
+    elif work.generate:
+        parts[work.name] = evaluating_terms(shape, work, work.generate)
+    found = []
+    for name, terms in parts.items():
+        found.append(Phase(name, {term: size for term, size in terms.items() if size}))
+    return found
+
+
+def training_terms(shape: Shape, work: Workload, train: Training) -> dict[str, int]:
     """The larger of two moments of a training step.
 
     The backward of the head, with all activations, and the end of the backward, with all gradients.
     """
-    of_a_layer = activations_per_layer(shape, work) * work.batch * work.tokens
-    states = shape.hidden * 4 * work.batch * work.tokens
+    tokens = train.batch * train.tokens
+    of_a_layer = activations_per_layer(shape, train) * tokens
+    states = shape.hidden * 4 * tokens
     activations = shape.layers * of_a_layer
-    if work.checkpointing:  # the layers' inputs, and one layer whole
+    if train.checkpointing:  # the layers' inputs, and one layer whole
         activations = shape.layers * states + of_a_layer
     activations += 3 * states  # outside of the layers
     layer = shape.linear_parameters // shape.layers
-    gathered = 2 * layer * work.weight_bytes if work.sharded else 0
+    gathered = 2 * layer * train.weight_bytes if train.sharded else 0
     head = {
         "activations": activations,
-        "log-probabilities": _head(shape, work, device),
-        "casts to bf16": casts(shape, work),
+        "log-probabilities": _head(shape, train, work.device),
+        "casts to bf16": casts(shape, train),
         "gathered layers": gathered,
     }
-    gradients = _gradients(shape, work) // work.parts
-    embedding = 0 if work.adapter else shape.embedding * 4 // work.parts
+    gradients = 0 if train.accumulate > 1 else _gradients(shape, train)
+    if not train.adapter:
+        gradients += shape.embedding * 4
     end = {
-        "gradients": embedding + (0 if work.accumulate > 1 else gradients),
+        "gradients": gradients // train.parts,
         "activations": of_a_layer,
         "gathered layers": gathered,
     }
-    peak = head if sum(head.values()) >= sum(end.values()) else end
-    return _phase(name, resident(shape, work), peak, _overhead(device, activations))
+    peak = max(head, end, key=lambda terms: sum(terms.values()))
+    asleep = work.generate and work.generate.sleeps
+    vllm = {"vLLM": 0 if asleep else work.vllm}
+    return resident(shape, train) | peak | vllm | _overhead(work.device, activations)
 
 
-def generate_peak(
-    shape: Shape, train: Training, work: Generation, device: Device, memory: int, name: str
-) -> Phase:
+def generating_terms(
+    shape: Shape, work: Workload, train: Training, generate: Generation
+) -> dict[str, int]:
     """Generation inside grpo: the policy and its optimizer stay, a new cycle has no gradients."""
     processes = train.processes if train.sharded else 1
     there = resident(shape, replace(train, accumulate=1, processes=processes))
-    if work.vllm is not None:
-        return _phase(name, there, _vllm(work, memory), {"context": device.context})
-    terms = generation_terms(shape, work)
-    # As large blocks, caches go back to the system at once; what prefill frees is kept like
-    # activations.
-    return _phase(name, there, terms, _overhead(device, terms["prefill"]))
+    return there | _generation(shape, work, generate)
 
 
-def grpo_phases(
-    shape: Shape, train: Training, work: Generation, device: Device, memory: int
-) -> list[Phase]:
-    """Training and generation; vLLM's share stands beside both unless it sleeps in training."""
-    training = train_peak(shape, train, device, "grpo, train")
-    if work.vllm is not None and not work.sleeps:
-        training = _phase(training.name, training.terms, _vllm(work, memory))
-    return [training, generate_peak(shape, train, work, device, memory, "grpo, generate")]
-
-
-def evaluate_peak(
-    shape: Shape, work: Generation, device: Device, memory: int, judges: int = 0
-) -> Phase:
+def evaluating_terms(shape: Shape, work: Workload, generate: Generation) -> dict[str, int]:
     """One model at a time behind lm-eval, beside the classifiers that judge.
 
     It is float32 on a CPU, and on CUDA as it was saved (here: as trained, float32).
     """
-    there = {"classifiers": judges, "context": device.context}
-    if work.vllm is not None:
-        return _phase("evaluate", _vllm(work, memory), there)
-    terms = generation_terms(shape, work)
-    model = {"weights": 4 * shape.parameters}
-    return _phase("evaluate", model, terms, there, _overhead(device, terms["prefill"]))
+    weights = 0 if work.vllm else 4 * shape.parameters
+    there = {"weights": weights, "classifiers": work.judges}
+    return there | _generation(shape, work, generate)
 
 
-def _vllm(work: Generation, memory: int) -> dict[str, int]:
-    return {"vLLM": round((work.vllm or 0) * memory)}
+def _generation(shape: Shape, work: Workload, generate: Generation) -> dict[str, int]:
+    """vLLM's share, or what transformers' `generate` adds to the weights."""
+    if generate.vllm is not None:
+        return {"vLLM": work.vllm, "context": work.device.context}
+    terms = generation_terms(shape, generate)
+    # As large blocks, caches go back to the system at once; what prefill frees is kept like
+    # activations.
+    return terms | _overhead(work.device, terms["prefill"])
 
 
 def _overhead(device: Device, activations: int) -> dict[str, int]:
@@ -249,26 +268,19 @@ def _overhead(device: Device, activations: int) -> dict[str, int]:
 def resident(shape: Shape, work: Training) -> dict[str, int]:
     """Weights, adapter, optimizer states, reference model, and gradients that accumulate."""
     own = weights(shape, work) // work.parts
-    trained = work.trained(shape)
     gradients = _gradients(shape, work)
-    terms = {
+    # A policy with an adapter is its own reference without it.
+    whole_reference = work.reference and work.adapter is None
+    in_buckets = work.processes > 1 and not work.sharded
+    return {
         "weights": own,
-        "adapter": 0,
-        "optimizer": round(trained * optimizer_bytes(work.optimizer)) // work.parts,
-        "reference model": 0,
-        "gradients, accumulated": 0,
-        "gradients, DDP's buckets": 0,
+        "adapter": gradients if work.adapter else 0,  # as many bytes as its gradients have
+        "optimizer": round(work.trained(shape) * optimizer_bytes(work.optimizer)) // work.parts,
+        "reference model": own if whole_reference else 0,
+        "gradients, accumulated": gradients // work.parts if work.accumulate > 1 else 0,
+        "gradients, DDP's buckets": gradients if in_buckets else 0,
         "reward classifiers": work.extra,
     }
-    if work.adapter:
-        terms["adapter"] = gradients  # as many bytes as its gradients have
-    elif work.reference:  # a policy with an adapter is its own reference without it
-        terms["reference model"] = own
-    if work.accumulate > 1:
-        terms["gradients, accumulated"] = gradients // work.parts
-    if work.processes > 1 and not work.sharded:
-        terms["gradients, DDP's buckets"] = gradients
-    return terms
 
 
 def weights(shape: Shape, work: Training) -> int:
@@ -280,11 +292,10 @@ def weights(shape: Shape, work: Training) -> int:
 
 
 def optimizer_bytes(name: str) -> float:
-    """Bytes of state per trainable parameter; an unknown optimizer counts as Adam in float32."""
-    for known in (name, name.removesuffix("_fused").removesuffix("_torch")):
-        if known in OPTIMIZER_BYTES:
-            return OPTIMIZER_BYTES[known]
-    return ADAM_BYTES
+    """Bytes of state per trainable parameter, by transformers' name of the optimizer."""
+    for variant in ("paged_", "_torch", "_bnb", "_fused", "_32bit"):
+        name = name.replace(variant, "")
+    return OPTIMIZER_BYTES.get(name, ADAM_BYTES)
 
 
 def _gradients(shape: Shape, work: Training) -> int:
@@ -407,9 +418,3 @@ VLLM_ACTIVATIONS = 10**9
 def vllm_base(shape: Shape) -> int:
     """Bytes that vLLM needs before the first cached token: weights and activations."""
     return shape.parameters * shape.stored_bytes + VLLM_ACTIVATIONS
-
-
-def sequences_in_cache(shape: Shape, work: Generation, memory: int) -> int:
-    """Sequences that vLLM's cache holds at once."""
-    room = (work.vllm or 0) * memory - vllm_base(shape)
-    return max(0, int(room // cache_per_sequence(shape, work.prompt + work.completion, 2)))

@@ -98,7 +98,7 @@ def _unknown(model: Any) -> CannotCheck:
     return CannotCheck(
         "base_model.source",
         expected="a decoder of equal layers with attention and an MLP",
-        found=f"plan does not know {name}: memory, times and window are not checked",
+        found=f"{name}, whose memory, times and window plan cannot count",
         remedy="Measure a run of a few steps (sft.max_steps: 2).",
     )
 

@@ -37,24 +37,22 @@ def explain(stage: str, model: type[Section], values: Any, error: ValidationErro
     findings = []
     for key, why, would_do in find_problems(model, values, error):
         path = key.split(".") if key else []
-        if not would_do:
-            would_do = _example([stage, *path], _at(values, path)) or ""
-        if not would_do and why == "is missing":
-            would_do = "add it"
-        if not would_do:
-            would_do = _library_default(model, key) or "leave it out"
-        findings.append(wrong(".".join([stage, *path]), why, would_do))
+        path.insert(0, stage)
+        would_do = would_do or _example(path, _at({stage: values}, path))
+        would_do = would_do or _library_default(model, key)
+        last = "add it" if why == "is missing" else "leave it out"
+        findings.append(wrong(".".join(path), why, would_do or last))
     return findings
 
 
-def _example(path: list[str], given: Any) -> str | None:
-    """The value of a shipped profile at a path, where that is another one than the given."""
+def _example(path: list[str], given: Any) -> str:
+    """The value of a shipped profile at a path, where that is another one than the given, or ""."""
     for profile in (DEFAULT_PROFILE, *sorted(Path("profiles").glob("*.yaml"))):
         value = _at(read_yaml(profile), path)
         # The profile that is checked may itself be a shipped one.
         if value not in (None, given):
             return f"{short_message(_in_yaml(value), 100)}, as in {profile}"
-    return None
+    return ""
 
 
 def _at(values: Any, path: list[str]) -> Any:
@@ -66,14 +64,12 @@ def _at(values: Any, path: list[str]) -> Any:
     return values
 
 
-def _library_default(model: type[Section], key: str) -> str | None:
-    """The default for a key of the library that a section passes through to, with its name."""
+def _library_default(model: type[Section], key: str) -> str:
+    """A library's own default for a key that passes through to it, with its name, or ""."""
     library = str(getattr(model, "library", ""))
-    if not library:
-        return None
-    default = library_defaults(library).get(key)
+    default = library_defaults(library).get(key) if library else None
     if default is None:
-        return None
+        return ""
     return f"{_in_yaml(default)} ({library.rpartition(':')[2]}'s own)"
 
 

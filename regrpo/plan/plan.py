@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.hub import RAW_MODELS, require_safetensors
 from regrpo.inputs import base_models
 from regrpo.plan import (
@@ -30,6 +29,8 @@ from regrpo.plan.findings import (
     GIB,
     TRAINED,
     Finding,
+    Findings,
+    Sections,
     Target,
     Trained,
     of_error,
@@ -37,11 +38,12 @@ from regrpo.plan.findings import (
     unchecked,
     wrong,
 )
-from regrpo.plan.workload import Workload
+from regrpo.plan.memory import Workload
+from regrpo.plan.model_shape import Shape
 
 
 def plan(
-    profile: Path, sections: Mapping[str, Any], target: Target, found: Iterable[Finding]
+    profile: Path, sections: Sections, target: Target, found: Iterable[Finding]
 ) -> dict[str, Any]:
     """Everything about a profile, given the sections that could be parsed: plain data, to print.
 
@@ -51,18 +53,18 @@ def plan(
     config, shape = _base(sections, findings)
     stages = _stages(sections, target, config, findings)
     findings += _together(stages, sections, target, config, shape)
-    uncounted = _not_counted(sections)
+    uncounted = list(_not_counted(sections))
     findings += uncounted
     phases: list[dict[str, Any]] = []
     advice: list[dict[str, Any]] = []
     if shape is not None:
         for work in _workloads(stages, sections, config, target, findings):
-            without_room = list(_vllm_room(work, shape))
-            findings += without_room
             estimated = _phases(work, shape, sections[work.name], target, findings)
             phases += estimated
-            # vLLM's share comes first: nothing else can be advised before it has room.
-            if not without_room and not all(one["fits"] for one in estimated):
+            if work.vllm_does_not_start(shape):
+                # Nothing else can be advised before vLLM has room.
+                findings.append(_vllm_room(work, shape))
+            elif not all(one["fits"] for one in estimated):
                 advice.append(advise(shape, work))
     findings = list(dict.fromkeys(findings))
     return {
@@ -77,13 +79,15 @@ def plan(
     }
 
 
-def _target(stages: list[Trained], sections: Mapping[str, Any], target: Target) -> dict[str, Any]:
+def _target(stages: list[Trained], sections: Sections, target: Target) -> dict[str, Any]:
     """The GPUs that the profile uses, if it uses any."""
-    gpu: dict[str, Any] = {"gpu": None, "gpu_memory": None}
-    if target.is_used_by(sections.values()):
-        gpu = {"gpu": target.gpu, "gpu_memory": target.memory}
-    processes = max((stage.processes for stage in stages), default=1)
-    return gpu | {"gpus": processes, "here": target.here}
+    used = target.is_used_by(sections.values())
+    return {
+        "gpu": target.gpu if used else None,
+        "gpu_memory": target.memory if used else None,
+        "gpus": max((stage.processes for stage in stages), default=1),
+        "here": target.here,
+    }
 
 
 def _verdict(findings: list[Finding], phases: list[dict[str, Any]], uncounted: bool) -> str:
@@ -97,9 +101,7 @@ def _verdict(findings: list[Finding], phases: list[dict[str, Any]], uncounted: b
 # --- the base -------------------------------------------------------------------------------------
 
 
-def _base(
-    sections: Mapping[str, Any], findings: list[Finding]
-) -> tuple[Any, model_shape.Shape | None]:
+def _base(sections: Sections, findings: list[Finding]) -> tuple[Any, Shape | None]:
     """The base's configuration and shape where they can be known; else findings say why not."""
     key = "base_model.source"
     if "base_model" not in sections or any(one.key == key for one in findings):
@@ -107,29 +109,27 @@ def _base(
     source = sections["base_model"].source
     try:
         config = model_shape.find_config(sections["base_model"])
-        if config is not None:
-            if config.architectures:
-                base_models.require_causal(config)
-            shape = model_shape.read(config)
-    except CannotCheck as error:
-        findings.append(unchecked(key, error.found, error.remedy.removesuffix(".")))
-    except Refused as error:
-        findings.append(of_error(error, "wrong"))
+        if config is None:
+            why = "memory, times, window and LoRA's targets: unknown until base_model has run"
+            would_do = "dvc repro base_model, or base_model.source.config in the profile"
+            findings.append(unchecked(key, why, would_do))
+            return None, None
+        if config.architectures:
+            base_models.require_causal(config)
+        shape = model_shape.read(config)
+    except RegrpoError as error:
+        findings.append(of_error(error))
     except Exception as error:  # transformers reads files that may hold anything
         would_do = "a folder that `save_pretrained` wrote"
         findings.append(wrong(key, short_message(error, 250), would_do))
     else:
         if source.kind == "local":
             findings += _folder(RAW_MODELS / source.path)
-        if config is not None:
-            return config, shape
-        why = "memory, times, window and LoRA's targets: unknown until base_model has run"
-        would_do = "dvc repro base_model, or base_model.source.config in the profile"
-        findings.append(unchecked(key, why, would_do))
+        return config, shape
     return None, None
 
 
-def _folder(folder: Path) -> Iterator[Finding]:
+def _folder(folder: Path) -> Findings:
     """What base_model will miss in a folder besides config.json."""
     key = "base_model.source.path"
     try:
@@ -145,53 +145,43 @@ def _folder(folder: Path) -> Iterator[Finding]:
 
 
 def _stages(
-    sections: Mapping[str, Any], target: Target, base: Any, findings: list[Finding]
+    sections: Sections, target: Target, base: Any, findings: list[Finding]
 ) -> list[Trained]:
     """The training stages whose settings their library accepts; findings say what is wrong."""
     stages = []
     for name in TRAINED:
         # Without steps sft is left out.
-        if name not in sections or not sections[name].max_steps:
-            continue
-        stage, problems = _trained(name, sections[name], target, base)
-        findings += problems
-        if stage is not None:
-            stages.append(stage)
+        if name in sections and sections[name].max_steps:
+            stages += _trained(name, sections[name], target, base, findings)
     return stages
 
 
 def _trained(
-    name: str, section: Any, target: Target, base: Any
-) -> tuple[Trained | None, list[Finding]]:
-    """A training stage with its library's configuration, or None if that cannot be built."""
+    name: str, section: Any, target: Target, base: Any, findings: list[Finding]
+) -> list[Trained]:
+    """A training stage with its library's configuration, or [] if that cannot be built."""
     spread, problems = machine.spread(section.launch, f"{name}.launch.config")
-    findings = [
-        *problems,
-        *machine.launched(name, section, target, spread),
-        *library_settings.used_in_training(name, section, base),
-    ]
-    if unusable := list(library_settings.unusable(name, section)):
-        return None, findings + unusable
+    problems += machine.launched(name, section, target, spread)
+    problems += library_settings.used_in_training(name, section, base)
+    unusable = list(library_settings.unusable(name, section))
+    findings += problems + unusable
+    if unusable:
+        return []
     findings += consistency.processes(name, section, target)
     findings += consistency.arithmetic(name, section)
-    device = target.device(section.device)
+    device = target.device(section)
     config, problems = library_settings.build(name, section, device)
     # What the library refuses may have been said above, with a value that would do.
     known = {one.key for one in findings}
     findings += [one for one in problems if one.key not in known]
     if config is None:
-        return None, findings
-    stage = Trained(name, section, config, device, target.processes(section), spread)
-    return stage, findings
+        return []
+    return [Trained(name, section, config, device, target.processes(section), spread)]
 
 
 def _together(
-    stages: list[Trained],
-    sections: Mapping[str, Any],
-    target: Target,
-    config: Any,
-    shape: model_shape.Shape | None,
-) -> Iterator[Finding]:
+    stages: list[Trained], sections: Sections, target: Target, config: Any, shape: Shape | None
+) -> Findings:
     """What the sections ask of the machine, of the libraries and of each other."""
     for stage in stages:
         yield from machine.precision(stage, target)
@@ -212,7 +202,7 @@ def _together(
 
 def _workloads(
     stages: list[Trained],
-    sections: Mapping[str, Any],
+    sections: Sections,
     config: Any,
     target: Target,
     findings: list[Finding],
@@ -236,22 +226,15 @@ def _workloads(
 
 
 def _phases(
-    work: Workload,
-    shape: model_shape.Shape,
-    section: Any,
-    target: Target,
-    findings: list[Finding],
+    work: Workload, shape: Shape, section: Any, target: Target, findings: list[Finding]
 ) -> list[dict[str, Any]]:
     """Each phase of a stage: terms, total, limit, seconds of an optimizer step."""
     seconds: dict[str, float] = {}
     steps = None
-    if work.train is not None:
-        if section.max_steps > 0:
-            steps = section.max_steps
-        roof = _roof(work, section, target)
-        if roof is not None:
-            seconds = _seconds(work, shape, roof)
-        else:
+    if work.train:
+        steps = section.max_steps if section.max_steps > 0 else None
+        seconds = step_time.seconds(shape, work, work.train, target, section.threads)
+        if not seconds:
             why = f"no peak arithmetic and bandwidth are known for {target.gpu}"
             would_do = f"--gpu with one of {', '.join(step_time.CARDS)}"
             findings.append(unchecked("step time", why, would_do))
@@ -265,67 +248,32 @@ def _phases(
             "seconds_per_step": seconds.get(phase.name),
             "steps": steps,
         }
-        for phase in work.phases(shape)
+        for phase in memory.phases(shape, work)
     ]
 
 
-def _roof(work: Workload, section: Any, target: Target) -> step_time.Roof | None:
-    """The roof of the device that trains, or None for a card that is not known."""
-    assert work.train
-    if work.device.kind == "cpu":
-        return step_time.of_this_cpu(min(section.threads, os.cpu_count() or 1))
-    return step_time.of_card(target.gpu, half=work.train.half == 2)
-
-
-def _seconds(work: Workload, shape: model_shape.Shape, roof: step_time.Roof) -> dict[str, float]:
-    """Seconds of an optimizer step, by phase."""
-    train, generate = work.train, work.generate
-    assert train
-    if generate is None:
-        return {work.name: step_time.train_seconds(shape, train, roof)}
-    with_vllm = generate.vllm is not None
-    forwards = int(with_vllm) + int(train.reference)
-    at_once = None
-    if generate.vllm:
-        at_once = max(1, memory.sequences_in_cache(shape, generate, work.limit))
-    weight_bytes = shape.stored_bytes if with_vllm else train.weight_bytes
-    cycle = step_time.generate_seconds(shape, generate, roof, weight_bytes, at_once)
-    completions = train.batch * train.accumulate
-    return {
-        "grpo, train": step_time.train_seconds(shape, train, roof, forwards),
-        "grpo, generate": cycle * completions / generate.sequences,
-    }
-
-
-def _vllm_room(work: Workload, shape: model_shape.Shape) -> Iterator[Finding]:
+def _vllm_room(work: Workload, shape: Shape) -> Finding:
     """A share of the GPU in which vLLM has no room for the weights and one sequence's cache."""
     generate, limit = work.generate, work.limit
-    if generate is None or not generate.vllm:
-        return
-    if memory.sequences_in_cache(shape, generate, limit) >= 1:
-        return
+    assert generate
     key, without = "grpo.vllm_gpu_memory_utilization", "use_vllm: false"
     if work.name == "evaluate":
         key, without = "evaluate.model_args.gpu_memory_utilization", "backend: hf"
-    if generate.vllm * limit < memory.vllm_base(shape):
+    base = memory.vllm_base(shape)
+    lacking = "holds the weights and no cache for one sequence"
+    if work.vllm < base:
         lacking = "does not hold the weights and a gigabyte of activations"
-    else:
-        lacking = "holds the weights and no cache for one sequence"
     cache = memory.cache_per_sequence(shape, generate.prompt + generate.completion, 2)
-    share = math.ceil((memory.vllm_base(shape) + cache) / limit * 20) / 20
+    share = math.ceil((base + cache) / limit * 20) / 20
     would_do = f"{share:.2f} or more" if share <= 0.9 else f"a larger GPU, or {without}"
-    yield wrong(key, f"{generate.vllm} of {limit / GIB:.0f} GiB {lacking}", would_do)
+    return wrong(key, f"{generate.vllm} of {limit / GIB:.0f} GiB {lacking}", would_do)
 
 
-def _not_counted(sections: Mapping[str, Any]) -> list[Finding]:
+def _not_counted(sections: Sections) -> Findings:
     """What memory leaves out because it is not known here."""
     why = "its memory (4 bytes a weight) is not counted until its files are here"
-    findings = []
-    for stage in ("grpo", "evaluate"):
-        if stage not in sections:
-            continue
-        for name, one in sections[stage].classifiers.items():
+    for stage, section in sections.items():
+        for name, one in getattr(section, "classifiers", {}).items():
             if workload.classifier_folder(one) is None:
                 would_do = f"hf download {one.repo} --revision {one.revision}"
-                findings.append(unchecked(f"{stage}.classifiers.{name}", why, would_do))
-    return findings
+                yield unchecked(f"{stage}.classifiers.{name}", why, would_do)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,35 @@ from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
 from regrpo.evaluate.tasks import WITHOUT_VERIFIER
 from regrpo.inputs import base_models, formats, sources
+from regrpo.plan.findings import Sections
 from regrpo.train import rewards, sharding
 
-Rule = Callable[[Any], None]
+Rule = Callable[..., None]
 
 
-def refusals(rules: Mapping[str, list[Rule]], sections: Mapping[str, Any]) -> list[RegrpoError]:
-    """What the rules of each section refuse."""
+def refusals(sections: Sections, *tables: Mapping[str, list[Rule]]) -> list[RegrpoError]:
+    """What the tables' rules refuse of the sections that are there."""
     errors = []
-    for stage, section in sections.items():
-        for rule in rules.get(stage, []):
-            errors += _refusal(rule, section)
+    for table in tables:
+        for stage, section in sections.items():
+            for rule in table.get(stage, []):
+                errors += _refusal(rule, stage, section)
     return errors
 
 
-def _refusal(rule: Rule, given: Any) -> list[RegrpoError]:
+def joint_refusals(sections: Sections, refused: Iterable[RegrpoError]) -> list[RegrpoError]:
+    """What does not go together, among the sections that are there and not refused themselves."""
+    sound = sections.keys() - {error.where.partition(".")[0] for error in refused}
+    errors = []
+    for rule, stages in JOINT.items():
+        if sound.issuperset(stages):
+            errors += _refusal(rule, *map(sections.get, stages))
+    return errors
+
+
+def _refusal(rule: Rule, *given: Any) -> list[RegrpoError]:
     try:
-        rule(given)
+        rule(*given)
     except RegrpoError as error:
         return [error]
     return []
@@ -43,7 +55,7 @@ def _refusal(rule: Rule, given: Any) -> list[RegrpoError]:
 # --- rules of one section -------------------------------------------------------------------------
 
 
-def require_data(section: Any) -> None:
+def require_data(_: str, section: Any) -> None:
     """The format, the verifier and the files that prepare names."""
     form = formats.get_format(section.format)
     verifiers.get_verifier(section.verifier or form.verifier)
@@ -53,7 +65,7 @@ def require_data(section: Any) -> None:
                 hub.file_under(sources.RAW_DATA, part, "prepare.source")
 
 
-def require_base(section: Any) -> None:
+def require_base(_: str, section: Any) -> None:
     """The folder or file under models/raw/, or in a package, that base_model names."""
     source = section.source
     if source.kind in ("gguf", "package"):
@@ -65,7 +77,7 @@ def require_base(section: Any) -> None:
         hub.file_under(hub.RAW_MODELS, name, "base_model.source")
 
 
-def require_rewards(section: Any) -> None:
+def require_rewards(_: str, section: Any) -> None:
     """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
     known = [*rewards.OURS, *section.classifiers]
     names = [name for name in section.reward_funcs if name not in section.classifiers]
@@ -80,14 +92,13 @@ def require_rewards(section: Any) -> None:
         )
 
 
-def require_classifiers(section: Any) -> None:
+def require_classifiers(stage: str, section: Any) -> None:
     """Each classifier's folder and labels, if they are on this machine already."""
-    stage = type(section).__module__.rpartition(".")[2]
     for name, one in section.classifiers.items():
         one.look_up(f"{stage}.classifiers.{name}")
 
 
-def require_tasks(section: Any) -> None:
+def require_tasks(_: str, section: Any) -> None:
     """Each task's name stands in a task file of ours, of the user's or of lm-eval's.
 
     The files are read as text, in a second: an hour of training must not end at a misspelled task.
@@ -120,17 +131,15 @@ def _names_task(text: str, name: str) -> bool:
     return re.search(rf"(?m)[\s:\[-]{re.escape(name)}[\s,\]]", text) is not None
 
 
-def require_source_commit(section: Any) -> None:
+def require_source_commit(stage: str, section: Any) -> None:
     """A hub repository's revision is a commit; the hub is not asked."""
     if section.source.kind == "hub":
-        stage = type(section).__module__.rpartition(".")[2]
         kind = "model" if stage == "base_model" else "dataset"
         _require_commit(section.source, kind, f"{stage}.source")
 
 
-def require_classifier_commits(section: Any) -> None:
+def require_classifier_commits(stage: str, section: Any) -> None:
     """Each hub classifier's revision is a commit; the hub is not asked."""
-    stage = type(section).__module__.rpartition(".")[2]
     for name, one in section.classifiers.items():
         if one.repo:
             _require_commit(one, "model", f"{stage}.classifiers.{name}")
@@ -140,19 +149,29 @@ def _require_commit(source: Any, kind: str, key: str) -> None:
     hub.require_commit(source.repo, source.revision, kind, f"{key}.revision", ask=False)
 
 
-def require_launch(section: Any) -> None:
+def require_launch(_: str, section: Any) -> None:
     """The accelerate configuration that sft's or grpo's section names."""
     if section.launch:
         sharding.requested(section.launch)
 
 
-def require_vllm_for_grpo(section: Any) -> None:
-    if section.passed_through.get("use_vllm"):
+def require_device(stage: str, section: Any) -> None:
+    """The GPU that a section asks for by name, and what it must be able to do."""
+    if section.device != "cuda":
+        return
+    hardware.find_device("cuda", f"{stage}.device")
+    if stage == "evaluate":
+        return
+    hardware.require_bf16(stage, section.wants_bf16, "cuda")
+    if section.launch and section.launch.backend == "nccl":
+        hardware.require_nccl(f"{stage}.launch.backend")
+
+
+def require_vllm(stage: str, section: Any) -> None:
+    """vLLM, where grpo or evaluate asks for it."""
+    if stage == "grpo" and section.passed_through.get("use_vllm"):
         hardware.require_vllm("grpo.use_vllm", "use_vllm: false", section.device)
-
-
-def require_vllm_for_evaluate(section: Any) -> None:
-    if section.backend == "vllm":
+    if stage == "evaluate" and section.backend == "vllm":
         hardware.require_vllm("evaluate.backend", "backend: hf", section.device)
 
 
@@ -171,9 +190,9 @@ COMMITS: dict[str, list[Rule]] = {
 }
 """Pins, which a run must have and a plan can do without."""
 READY: dict[str, list[Rule]] = {
-    "sft": [require_launch],
-    "grpo": [require_launch, require_vllm_for_grpo],
-    "evaluate": [require_vllm_for_evaluate],
+    "sft": [require_device, require_launch],
+    "grpo": [require_device, require_launch, require_vllm],
+    "evaluate": [require_device, require_vllm],
 }
 """What a run needs here and now; a plan judges it in more detail, for its own machine."""
 
@@ -181,33 +200,30 @@ READY: dict[str, list[Rule]] = {
 # --- rules of several sections --------------------------------------------------------------------
 
 
-def require_promote(sections: Mapping[str, Any]) -> None:
+def require_promote(promote: Any, evaluate: Any) -> None:
     """The task of `regrpo promote` is one that evaluate asks, or another metric of one."""
-    task, known = sections["promote"].task, sections["evaluate"].tasks
-    if not any(f"{task}_".startswith(f"{one}_") for one in known):
+    if not any(f"{promote.task}_".startswith(f"{one}_") for one in evaluate.tasks):
         raise Refused(
             "promote.task",
-            expected=f"a task of evaluate.tasks ({', '.join(known)})",
-            found=task,
+            expected=f"a task of evaluate.tasks ({', '.join(evaluate.tasks)})",
+            found=promote.task,
             remedy="Name one of them, or add it there.",
         )
 
 
-def require_cut(sections: Mapping[str, Any]) -> None:
+def require_cut(prepare: Any, sft: Any) -> None:
     """sft's own limit of a prompt stands beside prepare's."""
-    prompts.require_cut(sections["sft"].max_prompt_tokens, sections["prepare"].max_prompt_tokens)
+    prompts.require_cut(sft.max_prompt_tokens, prepare.max_prompt_tokens)
 
 
-def require_answers(sections: Mapping[str, Any]) -> None:
+def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:
     """Data without verifiable answers have rewards and tasks that need none."""
-    prepare = sections["prepare"]
     name = prepare.verifier or formats.get_format(prepare.format).verifier
     if verifiers.get_verifier(name):
         return
-    for reward in set(sections["grpo"].reward_funcs) & set(rewards.OURS):
+    for reward in set(grpo.reward_funcs) & set(rewards.OURS):
         rewards.get_reward(reward, None, max_completion_length=1)
-    tasks = sections["evaluate"].tasks
-    ours = [task for task in tasks if Path("stages/eval_tasks", f"{task}.yaml").exists()]
+    ours = [task for task in evaluate.tasks if Path(f"stages/eval_tasks/{task}.yaml").exists()]
     needy = [task for task in ours if task not in WITHOUT_VERIFIER]
     if needy:
         free = ", ".join(WITHOUT_VERIFIER)
@@ -225,13 +241,3 @@ JOINT: dict[Rule, tuple[str, ...]] = {
     require_answers: ("prepare", "grpo", "evaluate"),
 }
 """Each with the sections that it reads, which must be right for themselves."""
-
-
-def joint_refusals(sections: Mapping[str, Any], refused: list[RegrpoError]) -> list[RegrpoError]:
-    """What does not go together, among the sections that are there and not refused themselves."""
-    unsound = {error.where.partition(".")[0] for error in refused}
-    errors = []
-    for rule, names in JOINT.items():
-        if sections.keys() - unsound >= set(names):
-            errors += _refusal(rule, sections)
-    return errors

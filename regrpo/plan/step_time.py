@@ -6,17 +6,24 @@ from a day; every assumption is in `ASSUMPTIONS` and printed.
 
 from __future__ import annotations
 
+import os
 import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from regrpo.plan.memory import Generation, Training, cache_per_sequence, optimizer_bytes, weights
+from regrpo.plan.findings import Target
+from regrpo.plan.memory import (
+    Generation,
+    Training,
+    Workload,
+    cache_per_sequence,
+    optimizer_bytes,
+    weights,
+)
 from regrpo.plan.model_shape import Shape
 
 TRAINING, DECODING = 0.35, 0.6
+ON_CPU = 0.7
 LAUNCH = 0.3e-3
 ASSUMPTIONS = (
     f"on a GPU training reaches {TRAINING:.0%} of the peak arithmetic and decoding {DECODING:.0%} "
@@ -38,25 +45,25 @@ class Card(NamedTuple):
     """GiB."""
     bandwidth: float
     """Bytes per second."""
-    bf16: bool
+    bf16: bool = True
     """In hardware: compute capability 8.0 on."""
 
 
 CARDS = {
-    "B200": Card(180, 8.0e12, True),
-    "H200": Card(141, 4.8e12, True),
-    "H100": Card(80, 3.35e12, True),
-    "A100": Card(80, 2.0e12, True),
-    "RTX PRO 6000": Card(96, 1.79e12, True),
-    "L40S": Card(48, 0.864e12, True),
-    "A6000": Card(48, 0.768e12, True),
-    "A10G": Card(24, 0.6e12, True),
-    "A10": Card(24, 0.6e12, True),
-    "L4": Card(24, 0.3e12, True),
-    "RTX 4090": Card(24, 1.008e12, True),
-    "RTX 3090": Card(24, 0.936e12, True),
-    "T4": Card(16, 0.32e12, False),
-    "V100": Card(32, 0.9e12, False),
+    "B200": Card(180, 8.0e12),
+    "H200": Card(141, 4.8e12),
+    "H100": Card(80, 3.35e12),
+    "A100": Card(80, 2.0e12),
+    "RTX PRO 6000": Card(96, 1.79e12),
+    "L40S": Card(48, 0.864e12),
+    "A6000": Card(48, 0.768e12),
+    "A10G": Card(24, 0.6e12),
+    "A10": Card(24, 0.6e12),
+    "L4": Card(24, 0.3e12),
+    "RTX 4090": Card(24, 1.008e12),
+    "RTX 3090": Card(24, 0.936e12),
+    "T4": Card(16, 0.32e12, bf16=False),
+    "V100": Card(32, 0.9e12, bf16=False),
 }
 FLOPS = {"RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12}
 """Dense half-precision FLOP/s of those that trl.trainer.utils.get_peak_flops leaves out."""
@@ -64,27 +71,13 @@ WITHOUT_TF32 = 16
 """Float32 counts as this part of the half-precision peak (A100: 19.5 of 312 TFLOP/s)."""
 
 
-@dataclass(frozen=True)
-class Roof:
-    """A device: dense FLOP/s in the type it trains in, bytes and kernel launches per second."""
+class Roof(NamedTuple):
+    """What a device reaches: FLOP/s in the type it trains in, and bytes per second."""
 
-    name: str
     flops: float
     bandwidth: float
-    launch: float
+    launch: float = 0.0
     """Seconds to launch a layer's kernels."""
-    training: float = TRAINING
-    """The share of `flops` that is reached."""
-    decoding: float = DECODING
-    """The share of `bandwidth` that is reached."""
-
-    def compute(self, flops: float) -> float:
-        """Seconds of arithmetic."""
-        return flops / (self.flops * self.training)
-
-    def read(self, size: float) -> float:
-        """Seconds to move so many bytes."""
-        return size / (self.bandwidth * self.decoding)
 
 
 def card(name: str) -> str | None:
@@ -114,45 +107,58 @@ def of_card(name: str, half: bool) -> Roof | None:
         return None
     peak = get_peak_flops(known, "bfloat16") or get_peak_flops(known, "float16") or FLOPS[known]
     flops = peak if half else peak / WITHOUT_TF32
-    return Roof(known, flops, CARDS[known].bandwidth, LAUNCH)
+    return Roof(flops * TRAINING, CARDS[known].bandwidth * DECODING, LAUNCH)
 
 
 def of_this_cpu(threads: int) -> Roof:
     """This CPU's roof. One thread is measured: several would wait for each other."""
     flops, bandwidth = _one_thread()
-    name = f"this CPU, {threads} × one thread, measured"
-    return Roof(name, threads * flops, bandwidth, 0.0, training=0.7, decoding=0.7)
+    return Roof(threads * flops * ON_CPU, bandwidth * ON_CPU)
 
 
 @cache
 def _one_thread() -> tuple[float, float]:
-    """FLOP/s and bytes per second, measured in a fifth of a second."""
+    """FLOP/s and bytes per second, the best of the runs in a fifth of a second."""
     import torch
+    from torch.utils.benchmark import Timer  # it runs in one thread
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        a, source = torch.rand(256, 256), torch.rand(4_000_000)
-        return 2 * 256**3 / _seconds(lambda: a @ a), 2 * source.nbytes / _seconds(source.clone)
-    finally:
-        torch.set_num_threads(before)
+    def best(statement: str, **names: Any) -> float:
+        return float(min(Timer(statement, globals=names).blocked_autorange(min_run_time=0.1).times))
 
-
-def _seconds(work: Callable[[], object]) -> float:
-    """The quickest of the runs in a tenth of a second: the least disturbed by other work."""
-    work()  # to warm up
-    best, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < 0.1:
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
-    return best
+    source = torch.rand(4_000_000)
+    product = best("a @ a", a=torch.rand(256, 256))
+    return 2 * 256**3 / product, 2 * source.nbytes / best("source.clone()", source=source)
 
 
-def flops_of_tokens(shape: Shape, tokens: int, context: int, passes: float) -> float:
-    """FLOPs of `passes` forwards over `tokens`, each seeing half of `context` (a causal mask)."""
+def seconds(
+    shape: Shape, work: Workload, train: Training, target: Target, threads: int
+) -> dict[str, float]:
+    """Seconds of an optimizer step by phase, or {} for a card that is not known."""
+    if work.device.kind == "cpu":
+        roof: Roof | None = of_this_cpu(min(threads, os.cpu_count() or 1))
+    else:
+        roof = of_card(target.gpu, half=train.half == 2)
+    if roof is None:
+        return {}
+    generate = work.generate
+    if generate is None:
+        return {f"{work.name}, train": train_seconds(shape, train, roof)}
+    scored, weight_bytes, at_once = 0, train.weight_bytes, None
+    if generate.vllm is not None:  # TRL scores its completions again
+        scored, weight_bytes = 1, shape.stored_bytes
+    if generate.vllm:
+        at_once = max(1, work.sequences_in_cache(shape))
+    cycle = generate_seconds(shape, generate, roof, weight_bytes, at_once)
+    return {
+        f"{work.name}, train": train_seconds(shape, train, roof, scored + int(train.reference)),
+        f"{work.name}, generate": cycle * train.batch * train.accumulate / generate.sequences,
+    }
+
+
+def flops_of_tokens(shape: Shape, tokens: int, context: int) -> float:
+    """FLOPs of a forward over `tokens`, each seeing half of `context` (a causal mask)."""
     scores = shape.layers * 2 * 2 * shape.heads * shape.head_dim * context / 2
-    return passes * tokens * (shape.flops_per_token / 3 + scores)
+    return tokens * (shape.flops_per_token / 3 + scores)
 
 
 def train_seconds(shape: Shape, work: Training, roof: Roof, extra_forwards: int = 0) -> float:
@@ -161,12 +167,12 @@ def train_seconds(shape: Shape, work: Training, roof: Roof, extra_forwards: int 
     `extra_forwards` score old and reference log-probabilities.
     """
     tokens = work.batch * work.accumulate * work.tokens
-    backward = 1 if work.adapter else 2
-    passes = 1 + backward + int(work.checkpointing) + extra_forwards
-    arithmetic = roof.compute(flops_of_tokens(shape, tokens, work.tokens, passes))
+    forwards_and_backward = 2 if work.adapter else 3
+    passes = forwards_and_backward + int(work.checkpointing) + extra_forwards
+    arithmetic = passes * flops_of_tokens(shape, tokens, work.tokens) / roof.flops
     updated = work.trained(shape) * (3 * 4 + 2 * optimizer_bytes(work.optimizer))
-    traffic = roof.read(work.accumulate * passes * weights(shape, work) + updated)
-    return float(max(arithmetic, traffic))
+    traffic = work.accumulate * passes * weights(shape, work) + updated
+    return max(arithmetic, traffic / roof.bandwidth)
 
 
 def generate_seconds(
@@ -179,12 +185,11 @@ def generate_seconds(
     together = min(work.sequences, at_once or work.sequences)
     waves = -(-work.sequences // together)
     middle = work.prompt + work.completion // 2
-    prefill = roof.compute(flops_of_tokens(shape, together * work.prompt, work.prompt, 1))
+    prefill = flops_of_tokens(shape, together * work.prompt, work.prompt) / roof.flops
     cache = together * cache_per_sequence(shape, middle, work.cache_bytes)
     of_a_token = max(
-        roof.read(shape.parameters * weight_bytes + cache),
-        roof.compute(flops_of_tokens(shape, together, middle, 1)),
+        (shape.parameters * weight_bytes + cache) / roof.bandwidth,
+        flops_of_tokens(shape, together, middle) / roof.flops,
+        roof.launch * shape.layers if work.vllm is None else 0.0,
     )
-    if work.vllm is None:
-        of_a_token = max(of_a_token, roof.launch * shape.layers)
-    return float(waves * (prefill + work.completion * of_a_token))
+    return waves * (prefill + work.completion * of_a_token)

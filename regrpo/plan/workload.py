@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from regrpo.core.hub import RAW_MODELS
 from regrpo.inputs import base_models
 from regrpo.plan import memory
-from regrpo.plan.findings import Target, Trained
-from regrpo.plan.memory import Generation, Phase, Training
-from regrpo.plan.model_shape import Adapter, Shape
+from regrpo.plan.findings import Sections, Target, Trained
+from regrpo.plan.memory import Generation, Training, Workload
+from regrpo.plan.model_shape import Adapter
 
-NEVER_FITS = 10**18
 AUTOMATIC_BATCH = 64
 """What lm-eval's `batch_size: auto` counts as."""
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A stage's work on one device, ready to be estimated."""
-
-    name: str
-    device: memory.Device
-    train: Training | None
-    generate: Generation | None
-    limit: int
-    """Bytes that the stage may take."""
-    judges: int = 0
-    """Bytes of evaluate's classifiers."""
-
-    def phases(self, shape: Shape) -> list[Phase]:
-        """The peaks of its phases."""
-        if self.generate is None:
-            assert self.train
-            return [memory.train_peak(shape, self.train, self.device, self.name)]
-        if self.train is None:
-            limit, judges = self.limit, self.judges
-            return [memory.evaluate_peak(shape, self.generate, self.device, limit, judges)]
-        return memory.grpo_phases(shape, self.train, self.generate, self.device, self.limit)
-
-    def totals(self, shape: Shape) -> list[int]:
-        """Bytes of its phases, the largest first."""
-        work = self.generate
-        if work and work.vllm and not memory.sequences_in_cache(shape, work, self.limit):
-            return [NEVER_FITS]  # vLLM itself would not start
-        return sorted((phase.total for phase in self.phases(shape)), reverse=True)
-
-
 def of_training(
-    stage: Trained, sections: Mapping[str, Any], target: Target, adapter: Adapter | None
+    stage: Trained, sections: Sections, target: Target, adapter: Adapter | None
 ) -> Workload:
     """The work of sft or grpo, with sequences as long as the settings allow."""
     section, config = stage.section, stage.config
@@ -86,18 +53,17 @@ def of_training(
         shortest=shortest,
     )
     generate = _generation(stage, train) if stage.name == "grpo" else None
-    return Workload(
-        stage.name, _device(stage.device), train, generate, _limit(stage.device, target)
-    )
+    return _workload(stage.name, stage.device, target, train, generate)
 
 
 def _generation(stage: Trained, train: Training) -> Generation:
     section, config = stage.section, stage.config
-    passed = section.passed_through
-    keys = [key for key in ("generation_batch_size", "steps_per_generation") if passed.get(key)]
-    sequences = train.batch * (passed.get("steps_per_generation") or train.accumulate)
-    if passed.get("generation_batch_size"):
-        sequences = passed["generation_batch_size"] // stage.processes
+    keys = ("generation_batch_size", "steps_per_generation")
+    stated = next((key for key in keys if section.passed_through.get(key)), None)
+    # TRL's configuration was built in one process: what it derives is one device's.
+    sequences = config.generation_batch_size
+    if stated == "generation_batch_size":
+        sequences //= stage.processes
     vllm = None
     if config.use_vllm:  # a server has GPUs of its own
         vllm = config.vllm_gpu_memory_utilization if config.vllm_mode == "colocate" else 0.0
@@ -109,13 +75,13 @@ def _generation(stage: Trained, train: Training) -> Generation:
         vllm=vllm,
         sleeps=bool(config.vllm_enable_sleep_mode),
         group=section.num_generations // math.gcd(section.num_generations, stage.processes),
-        stated=keys[0] if keys else None,
+        stated=stated,
     )
 
 
-def of_evaluation(section: Any, sections: Mapping[str, Any], target: Target) -> Workload:
+def of_evaluation(section: Any, sections: Sections, target: Target) -> Workload:
     """The work of evaluate: one model at a time."""
-    kind = target.device(section.device)
+    kind = target.device(section)
     batch = AUTOMATIC_BATCH if section.batch_size == "auto" else section.batch_size
     share = None
     if section.backend == "vllm":
@@ -127,22 +93,22 @@ def of_evaluation(section: Any, sections: Mapping[str, Any], target: Target) -> 
         cache_bytes=4 if kind == "cpu" else 2,
         vllm=share,
     )
-    judges = _classifier_bytes(section, kind)
-    return Workload("evaluate", _device(kind), None, generate, _limit(kind, target), judges)
+    work = _workload("evaluate", kind, target, None, generate)
+    return replace(work, judges=_classifier_bytes(section, kind))
 
 
-def _device(kind: str) -> memory.Device:
-    return memory.CUDA if kind == "cuda" else memory.CPU
-
-
-def _limit(kind: str, target: Target) -> int:
-    """Bytes that a stage may take: the GPU's memory, or what this machine has free."""
+def _workload(
+    name: str, kind: str, target: Target, train: Training | None, generate: Generation | None
+) -> Workload:
+    """On a GPU a stage may take its memory, on the CPU what this machine has free."""
     import psutil
 
-    return target.memory if kind == "cuda" else int(psutil.virtual_memory().available)
+    if kind == "cuda":
+        return Workload(name, memory.CUDA, train, generate, target.memory)
+    return Workload(name, memory.CPU, train, generate, psutil.virtual_memory().available)
 
 
-def _longest_prompt(sections: Mapping[str, Any]) -> int:
+def _longest_prompt(sections: Sections) -> int:
     return sections["validate"].max_prompt_tokens if "validate" in sections else 512
 
 

@@ -12,13 +12,9 @@ from ruamel.yaml import YAML
 
 from regrpo import cli
 from regrpo.commands import plan as command
-from regrpo.plan import (
-    advice,
-    model_shape,
-    workload,
-)
+from regrpo.plan import advice, model_shape
 from regrpo.plan.findings import GIB, Target
-from regrpo.plan.memory import CUDA, Training
+from regrpo.plan.memory import CUDA, Training, Workload, phases
 from tests.support.plans import GEMMA, small_config
 from tests.support.projects import edit_yaml
 
@@ -132,8 +128,9 @@ def test_too_little_memory_is_told_with_changes_that_do_fit(
 def test_changes_come_together_where_none_does_alone_and_none_where_nothing_helps() -> None:
     shape = model_shape.read(small_config("Llama", 2))
     train = Training(batch=64, prompt=512, completion=512)
-    work = workload.Workload("sft", CUDA, train, None, limit=0)
-    (peak,) = work.totals(shape)
+    work = Workload("sft", CUDA, train, None, limit=0)
+    (training,) = phases(shape, work)
+    peak = training.total
 
     def advised(limit: int) -> list[dict[str, Any]]:
         changes = advice.advise(shape, dataclasses.replace(work, limit=limit))["changes"]

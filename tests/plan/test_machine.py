@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from regrpo.commands import check
 from regrpo.commands import plan as command
-from regrpo.plan import (
-    machine,
-)
-from regrpo.plan.findings import Target
-from tests.support.plans import GEMMA, GLOO, HERE, SERVER
+from regrpo.plan import machine, rules
+from regrpo.plan.findings import GIB, Target
+from regrpo.plan.memory import CUDA
+from stages import grpo, sft
+from tests.support.plans import GEMMA, GLOO, HERE, SERVER, VLLM
 from tests.support.projects import edit_yaml
+from tests.support.trainings import section
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_the_range_of_vllm_that_would_do_is_said_where_none_is_installed(
     (found,) = [
         one for one in command.make(gemma, HERE)["findings"] if one["key"] == "grpo.use_vllm"
     ]
-    assert f"supports vllm{machine.vllm_range()}" in found["why"]
+    assert f"supports vllm{machine.wanted_version('trl', 'vllm')}" in found["why"]
 
 
 def test_more_gpus_than_the_profile_launches_are_told(here: Path, gemma: Path) -> None:
@@ -119,7 +122,7 @@ def test_a_vllm_outside_of_trls_range_is_refused(
     found = [one for one in command.make(Path(GEMMA), HERE)["findings"] if one["level"] == "wrong"]
     assert [one["key"] for one in found] == ["grpo.use_vllm"]
     assert found[0]["why"].startswith(f"vLLM {version} is installed, and TRL ")
-    assert found[0]["would_do"] == f"pip install 'vllm{machine.vllm_range()}'"
+    assert found[0]["would_do"] == f"pip install 'vllm{machine.wanted_version('trl', 'vllm')}'"
 
 
 def test_the_pinned_vllm_is_held_against_trls_range_where_none_is_installed(
@@ -143,3 +146,144 @@ def test_a_gguf_base_without_its_extra_is_told(here: Path, monkeypatch: pytest.M
     (needed,) = [one for one in found if one["key"] == "base_model.source"]
     assert needed["level"] == "needed"
     assert "pip install -c constraints.txt gguf" in needed["would_do"]
+
+
+# --- what this machine's GPU is like --------------------------------------------------------------
+
+
+def test_a_driver_too_old_for_the_build_of_torch_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch says so in `init`; before, `is_available` only says no."""
+    import torch
+
+    def init() -> None:
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 11040). Please update your "
+            "GPU driver by downloading and installing a new version from the URL: …"
+        )
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    edit_yaml(here / "params.yaml", {"sft": {"device": "cuda"}})
+    found = command.make(Path("params.yaml"), HERE)["findings"]
+    (needed,) = [one for one in found if one["key"] == "device"]
+    assert needed["level"] == "needed"
+    assert needed["why"].endswith(
+        "for CUDA 13.0: The NVIDIA driver on your system is too old (found version 11040)"
+    )
+    errors = rules.refusals({"sft": section(sft.Params, "sft", device="cuda")}, rules.READY)
+    assert [(one.where, one.found) for one in errors] == [("sft.device", f"none ({needed['why']})")]
+
+
+def test_cuda_without_a_gpu_is_refused_by_check_and_planned_for_another_machine(here: Path) -> None:
+    errors = rules.refusals({"grpo": section(grpo.Params, "grpo", device="cuda")}, rules.READY)
+    assert [one.where for one in errors] == ["grpo.device"]
+    assert "is no CUDA build" in errors[0].found
+    assert rules.refusals({"grpo": section(grpo.Params, "grpo")}, rules.READY) == []
+    edit_yaml(here / "params.yaml", {"grpo": {"device": "cuda"}})
+    planned = command.make(Path("params.yaml"), HERE)
+    assert planned["verdict"] == "fits"
+
+
+def test_what_a_card_lacks_is_refused_by_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    half = section(sft.Params, "sft", device="cuda", bf16=True)
+    launch = {"processes": 2, "backend": "nccl"}
+    several = section(sft.Params, "sft", device="cuda", bf16=False, launch=launch)
+    found = [rules.refusals({"sft": one}, rules.READY) for one in (half, several)]
+    assert [[one.where for one in some] for some in found] == [
+        ["sft.bf16"],
+        ["sft.launch.backend"],
+    ]
+    assert "backend: gloo" in found[1][0].remedy
+    there = dataclasses.replace(HERE, here=True)
+    (planned,) = machine.launched("sft", several, there, "DDP")
+    assert (planned.level, planned.key) == ("wrong", "sft.launch.backend")
+
+
+def test_what_other_processes_hold_of_the_gpu_is_taken_off(
+    here: Path, gemma: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA L4")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (4 * GIB, 24 * GIB))
+    target = command.find_target(None, None, None)
+    assert target.taken == 20 * GIB - CUDA.context
+    assert target.memory == 24 * GIB - target.taken
+    made = command.make(gemma, target)
+    (found,) = [one for one in made["findings"] if "other processes hold" in one["why"]]
+    assert (found["level"], found["key"]) == ("warning", "device")
+    assert not all(one["fits"] for one in made["phases"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (23.5 * GIB, 24 * GIB))
+    assert command.find_target(None, None, None).taken == 0
+
+
+# --- vLLM -----------------------------------------------------------------------------------------
+
+
+def stand_in_for_vllm(folder: Path, monkeypatch: pytest.MonkeyPatch, wants: str) -> None:
+    """An installed vLLM of TRL's range that fails on every import, as without a GPU or hub."""
+    package = folder / "site" / "vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('asked for the hub')\n")
+    info = folder / "site" / "vllm-0.30.0.dist-info"
+    info.mkdir()
+    head = "Metadata-Version: 2.1\nName: vllm\nVersion: 0.30.0\n"
+    (info / "METADATA").write_text(f"{head}Requires-Dist: torch{wants}\n")
+    monkeypatch.syspath_prepend(str(folder / "site"))
+
+
+def test_plan_asks_nothing_of_an_installed_vllm_offline_and_without_a_model(
+    here: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_for_vllm(tmp_path, monkeypatch, "")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not (here / "models/sft").exists()
+    made = command.make(gemma, HERE)
+    assert made["verdict"] == "fits"
+    assert "grpo.use_vllm" not in [one["key"] for one in made["findings"]]
+
+
+def test_a_vllm_that_is_built_for_another_torch_is_refused(
+    here: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_for_vllm(tmp_path, monkeypatch, "==2.0.1")
+    (found,) = [one for one in command.make(gemma, HERE)["findings"] if one["level"] == "wrong"]
+    assert found["key"] == "grpo.use_vllm"
+    assert found["why"].startswith("vLLM 0.30.0 is built for torch==2.0.1, and torch ")
+    edit_yaml(here / "params.yaml", {"grpo": {"use_vllm": True}})
+    checked = {one.key: one.why for one in check.check(Path("params.yaml"))}
+    assert checked["grpo.use_vllm"] == found["why"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "biased"),
+    [
+        ({}, []),
+        ({"top_p": 0.9, "top_k": 20}, ["grpo.top_p", "grpo.top_k"]),
+        ({"min_p": 0.1, "repetition_penalty": 1.1}, ["grpo.min_p", "grpo.repetition_penalty"]),
+        ({"generation_kwargs": {"top_p": 0.9}}, ["grpo.top_p"]),
+        ({"top_p": 0.9, "vllm_importance_sampling_correction": False}, []),
+        ({"top_p": 0.9, "use_vllm": False}, []),
+        ({"top_p": 1, "top_k": 0, "min_p": 0.0}, []),
+    ],
+)
+def test_sampling_that_biases_trls_correction_is_warned_of(
+    here: Path, settings: dict[str, Any], biased: list[str]
+) -> None:
+    edit_yaml(here / "params.yaml", {"grpo": VLLM | settings})
+    found = command.make(Path("params.yaml"), HERE)["findings"]
+    warned = [one for one in found if "correction is biased" in one["why"]]
+    assert [one["key"] for one in warned] == biased
+    assert {one["level"] for one in warned} <= {"warning"}
+    for one in warned:
+        assert "vllm_importance_sampling_correction: false" in one["would_do"]

@@ -10,11 +10,8 @@ from typing import Any
 import pytest
 
 from regrpo.core.settings import Lora
-from regrpo.plan import (
-    memory,
-    model_shape,
-)
-from regrpo.plan.memory import CPU, CUDA, Generation, Training
+from regrpo.plan import memory, model_shape
+from regrpo.plan.memory import CPU, CUDA, Generation, Training, Workload
 from tests.support.plans import small_config
 from tests.support.projects import ROOT
 
@@ -92,7 +89,7 @@ def test_activations_are_what_torch_keeps_for_the_backward(
 def test_memory_follows_what_each_setting_is_known_to_do() -> None:
     shape = model_shape.read(small_config("Llama", 2))
     work = Training(batch=4, prompt=32, completion=32)
-    full = memory.train_peak(shape, work, CUDA, "sft")
+    (full,) = memory.phases(shape, Workload("sft", CUDA, work, None, limit=0))
     assert full.terms["weights"] == 4 * shape.parameters
     assert full.terms["optimizer"] == 8 * shape.parameters
 
@@ -117,21 +114,23 @@ def test_memory_follows_what_each_setting_is_known_to_do() -> None:
     assert term("adapter", adapter=adapter, quantised=0.5) == 2 * adapter.parameters
     assert term("weights", processes=4, sharded=True) == shape.parameters
     assert term("gradients, DDP's buckets", processes=4) == 4 * shape.parameters
-    larger = memory.train_peak(shape, dataclasses.replace(work, batch=8), CPU, "sft").terms[
-        "activations"
-    ]
-    assert larger == 2 * memory.train_peak(shape, work, CPU, "sft").terms["activations"]
+    larger = dataclasses.replace(work, batch=8)
+    activations = []
+    for one in (work, larger):
+        terms = memory.training_terms(shape, Workload("sft", CPU, one, None, limit=0), one)
+        activations.append(terms["activations"])
+    assert activations[1] == 2 * activations[0]
 
 
 def test_vllm_sleeps_while_the_policy_trains_only_where_it_is_told_to() -> None:
     shape, room = model_shape.read(small_config("Llama", 2)), 10 * 2**30
     work = Training(batch=4, prompt=32, completion=32)
     awake = Generation(4, 32, 32, vllm=0.5)
-    training, generating = memory.grpo_phases(shape, work, awake, CUDA, room)
+    grpo = Workload("grpo", CUDA, work, awake, room)
+    training, generating = memory.phases(shape, grpo)
     assert training.terms["vLLM"] == generating.terms["vLLM"] == room // 2
-    training, generating = memory.grpo_phases(
-        shape, work, dataclasses.replace(awake, sleeps=True), CUDA, room
-    )
+    asleep = dataclasses.replace(awake, sleeps=True)
+    training, generating = memory.phases(shape, dataclasses.replace(grpo, generate=asleep))
     assert "vLLM" not in training.terms
     assert generating.terms["vLLM"] == room // 2
 

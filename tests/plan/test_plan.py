@@ -41,7 +41,7 @@ def test_gemma_is_counted_to_the_parameter_from_what_its_profile_says(
     assert told["base"]["parameters"] == 999_885_952
     assert told["base"]["sliding_layers"] == 22
     assert [one["phase"] for one in told["phases"]] == [
-        "sft",
+        "sft, train",
         "grpo, train",
         "grpo, generate",
         "evaluate",
@@ -668,7 +668,7 @@ def test_what_does_not_fit_is_said_first_and_names_the_largest_part(
     assert cli.main(["plan", "--profile", GEMMA, "--gpu-memory", "8GiB"]) == 1
     said = capsys.readouterr().out
     assert said.startswith(f"{GEMMA}: does not fit")
-    assert "sft does not fit; its largest part is weights." in said
+    assert "sft, train does not fit; its largest part is weights." in said
     assert "sft.per_device_train_batch_size: " in said
 
 
