@@ -14,7 +14,8 @@ from pydantic import Field
 
 from regrpo.core import files, tokenizers
 from regrpo.core.settings import Section, Seed
-from regrpo.inputs.base_models import Gguf, Hub, Local, Package, Scratch, inspect
+from regrpo.inputs.base_models import Gguf, Hub, Local, Package, Scratch
+from regrpo.inputs.inspection import inspect, remarks
 from regrpo.records import stage_run
 
 OUT = Path("models/base")
@@ -42,7 +43,9 @@ def main() -> None:
             {"file": file.name, "sha256": files.sha256(file)} for file in sorted(OUT.iterdir())
         ]
         files.write_json(run.reports / "source.json", facts)
-        size = f"{facts['parameters']:,} parameters"
+        for remark in remarks(facts):
+            print(f"base_model: {remark}")
+        size = f"{facts['parameters']:,} parameters in {facts['dtype']}"
         print(f"base_model: {facts['architecture']}, {size}, {facts['source']}")
 
 

@@ -138,12 +138,16 @@ def train(run: stage_run.Run[Params]) -> None:
         ):
             with trainers.refuse_on(ImportError, "grpo"):
                 rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
+                arguments = trainers.model_arguments("grpo", params, SFT)
+                asked = [row["prompt"] for row in rows]
+                longest = max(prompts.count_tokens(arguments["processing_class"], asked, "grpo"))
+                trainers.require_window(SFT, longest + length, "grpo.max_completion_length")
                 trainer = GRPOTrainer(
                     reward_funcs=samples.watching(functions),
                     args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
                     train_dataset=Dataset.from_list(rows),
                     callbacks=looking_on,
-                    **trainers.model_arguments("grpo", params, SFT),
+                    **arguments,
                 )
             parts = {"history": history, "samples": samples}
             trainers.fit(trainer, folder, parts, params.launch)

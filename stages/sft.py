@@ -156,6 +156,8 @@ def train(run: stage_run.Run[Params]) -> None:
                 callbacks=[history],
                 **trainers.model_arguments("sft", params, BASE),
             )
+        longest = max(map(len, trainer.train_dataset["input_ids"]))
+        trainers.require_window(BASE, longest, "sft.max_length")
         # Tokenized once each, then laid out in the order of the curriculum.
         if params.curriculum:
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))

@@ -18,6 +18,7 @@ from regrpo.core import files, prompts
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Section
 from regrpo.core.text import one_line
+from regrpo.core.tokenizers import context_window
 from regrpo.core.verifiers import get_verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS
@@ -36,10 +37,9 @@ class Params(Section):
 
 def window(model: Path) -> int | None:
     """The most tokens that the model can look at, or None if its configuration does not say."""
-    config = files.read_json(model / "config.json")
-    # A model of text and images keeps its text model's sizes apart.
-    sizes = config.get("text_config", {}) | config
-    return sizes.get("max_position_embeddings")
+    from transformers import AutoConfig
+
+    return context_window(AutoConfig.from_pretrained(model))
 
 
 def token_counter(model: Path) -> prompts.TokenCounter:

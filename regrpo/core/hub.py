@@ -113,7 +113,13 @@ def snapshot(repo: str, revision: str, key: str) -> Path:
 
     require_commit(repo, revision, "model", f"{key}.revision")
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(KEPT)))
+        # An adapter is recognised by its own file; Mistral's second copy of the weights is large.
+        wanted, unwanted = [*KEPT, "adapter_config.json"], ["consolidated*"]
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted
+            )
+        )
     except Exception as error:  # the hub's client raises a different class for each kind of failure
         instead = f"copy the folder to {RAW_MODELS}/ and name it there"
         raise hub_failure(error, repo, revision, "model", key, instead) from error

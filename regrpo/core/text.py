@@ -110,6 +110,13 @@ def count(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {plural or noun + 's'}"
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are: a, b, c and 14 more."""
+    shown = ", ".join(names[:most])
+    left = len(names) - most
+    return f"{shown} and {left:,} more" if left > 0 else shown
+
+
 def score(value: float, kind: str | None = None) -> str:
     """A result: 28.0 %, or a measure's number."""
     return f"{_figure(value, kind)} %" if kind == "binary" else _figure(value, kind)

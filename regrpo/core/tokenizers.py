@@ -1,9 +1,9 @@
-"""Tokenizers saved to the same bytes everywhere; the one of models made from scratch."""
+"""Tokenizers saved to the same bytes everywhere; the one of models made from scratch; windows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files
 from regrpo.core.errors import Refused
@@ -19,6 +19,26 @@ CHAT_TEMPLATE = (
     " + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+WINDOWS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_seq_len",
+    "max_sequence_length",
+    "seq_length",
+)
+"""Names that architectures have for the most tokens they can look at; the first one counts."""
+
+
+def context_window(config: Any) -> int | None:
+    """The most tokens that a model can look at, or None if its configuration names no limit."""
+    # A model of text and images keeps its text model's sizes apart.
+    for part in (config.get_text_config(), config):
+        for name in WINDOWS:
+            value = getattr(part, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
 
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -1,26 +1,23 @@
-"""Where base weights come from, and what makes a folder a model that can be trained."""
+"""Where base weights come from."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from regrpo.core import files, hardware
 from regrpo.core.errors import CannotCheck, Refused, first_line
-from regrpo.core.hub import KEPT, RAW_MODELS, file_under, require_safetensors, snapshot
+from regrpo.core.hub import RAW_MODELS, file_under, snapshot
 from regrpo.core.library import library_fields
 from regrpo.core.settings import Problem, Section, invalid, nearest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from regrpo.inputs.model_folders import copy_model
 
 SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
 """Pre-tokenizer types of GGUF files (`tokenizer.ggml.pre`) in which each digit is a token.
@@ -93,11 +90,15 @@ class Local(Section):
     published_as: str | None = None
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        copy_model(file_under(RAW_MODELS, self.path, "base_model.source.path"), folder)
-        origin = {"source": f"folder {self.path} under {RAW_MODELS}/", "revision": "see files"}
+        source = file_under(RAW_MODELS, self.path, "base_model.source.path")
+        unread = copy_model(source, folder, self.path)
+        origin: dict[str, Any] = {
+            "source": f"folder {self.path} under {RAW_MODELS}/",
+            "revision": "see files",
+        }
         if self.published_as:
             origin["published_as"] = self.published_as
-        return origin
+        return origin | unread
 
 
 class Hub(Section):
@@ -131,9 +132,12 @@ class Hub(Section):
                 )
 
     def bring(self, folder: Path, seed: int) -> dict[str, Any]:
-        copy_model(snapshot(self.repo, self.revision, "base_model.source"), folder)
+        unread = copy_model(
+            snapshot(self.repo, self.revision, "base_model.source"), folder, self.repo
+        )
         self.require_stated(folder)
-        return {"source": f"hub model {self.repo}", "repo": self.repo, "revision": self.revision}
+        origin = {"source": f"hub model {self.repo}", "repo": self.repo, "revision": self.revision}
+        return origin | unread
 
 
 class Gguf(Section):
@@ -269,114 +273,3 @@ def require_gguf() -> None:
             found="none",
             remedy="Install it: `python -m pip install -c constraints.txt gguf` (from PyPI).",
         ) from error
-
-
-def copy_model(source: Path, folder: Path) -> None:
-    """Copy exactly the files that a model is made of (KEPT).
-
-    Raises Refused for pickled weights or a missing part.
-    """
-    folder.mkdir()
-    for pattern in KEPT:
-        for file in sorted(source.glob(pattern)):
-            shutil.copyfile(file, folder / file.name)
-    require_safetensors(source)
-    for name, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
-        if not list(folder.glob(name)):
-            raise Refused(
-                str(source),
-                expected=f"{what} ({name})",
-                found="none",
-                remedy="Save it into the folder with `save_pretrained`.",
-            )
-
-
-def require_causal(config: Any) -> None:
-    """Refuse what TRL's trainers cannot train: an encoder-decoder, an encoder, a vision model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    causal: set[str] = set()
-    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        causal.update([names] if isinstance(names, str) else names)
-    name = (config.architectures or ["no architecture"])[0]
-    if config.is_encoder_decoder:
-        kind = "an encoder-decoder"
-    elif name not in causal:
-        kind = "no causal language model"
-    else:
-        return
-    raise Refused(
-        "base_model.source",
-        expected="a causal language model of transformers' own, which TRL can train",
-        found=f"{name} ({config.model_type}), {kind}",
-        remedy="Take one such as Gemma 3, Llama or Qwen.",
-    )
-
-
-def inspect(folder: Path) -> dict[str, Any]:
-    """What source.json says of a model: its parameters, architecture, window, vocabulary.
-
-    Raises Refused for a model or tokenizer that cannot be loaded or trained.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoTokenizer
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        require_causal(config)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        parameters = count_parameters(folder)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise Refused(
-            "base_model.source",
-            expected="a model and tokenizer that transformers can load",
-            found=first_line(error),
-            remedy="Check the folder's files.",
-        ) from error
-    _require_tokens(tokenizer)
-    return {
-        "parameters": parameters,
-        "architecture": config.architectures[0],
-        "window": getattr(config.get_text_config(), "max_position_embeddings", None),
-        "vocabulary": len(tokenizer),
-        "chat_template": tokenizer.chat_template is not None,
-    }
-
-
-def count_parameters(folder: Path) -> int:
-    """Parameters in a folder's safetensors files, counted without reading them.
-
-    Raises SafetensorError for what is no such file.
-    """
-    from safetensors import safe_open
-
-    count = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
-                count += math.prod(tensors.get_slice(name).get_shape())
-    return count
-
-
-def _require_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer without an end-of-sequence or a padding token."""
-    if tokenizer.eos_token is None:
-        raise Refused(
-            "base_model.source",
-            expected="a tokenizer with an end-of-sequence token",
-            found="none",
-            remedy="Set `eos_token` and save the tokenizer again.",
-        )
-    if tokenizer.pad_token is None:
-        likely = sorted(
-            token
-            for token in tokenizer.get_vocab()
-            if re.match(r"[<\[].*pad", token, re.IGNORECASE)
-        )
-        tokens = ", ".join([*likely[:5], tokenizer.eos_token])
-        raise Refused(
-            "base_model.source",
-            expected="a tokenizer with a padding token",
-            found="none",
-            remedy=f"Set base_model.pad_token to one of its tokens ({tokens}).",
-        )

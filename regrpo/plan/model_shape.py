@@ -15,6 +15,7 @@ from typing import Any
 
 from regrpo.core.errors import CannotCheck, Refused, first_line
 from regrpo.core.hub import RAW_MODELS, file_under
+from regrpo.core.tokenizers import context_window
 from regrpo.inputs.base_models import require_gguf
 
 BASE = Path("models/base")
@@ -128,7 +129,7 @@ def _shape(config: Any, model: Any) -> Shape:
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
-        window=getattr(text, "max_position_embeddings", None),
+        window=context_window(config),
         sliding_window=getattr(text, "sliding_window", None),
         sliding_layers=types.count("sliding_attention"),
         tied=bool(config.tie_word_embeddings),

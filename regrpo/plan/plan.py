@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core.errors import Refused, RegrpoError
-from regrpo.core.hub import RAW_MODELS, require_safetensors
-from regrpo.inputs import base_models
+from regrpo.core.hub import RAW_MODELS, file_under
+from regrpo.inputs import inspection, model_folders
 from regrpo.plan import (
     consistency,
     library_settings,
@@ -106,16 +106,19 @@ def _base(sections: Sections, findings: list[Finding]) -> tuple[Any, Shape | Non
     key = "base_model.source"
     if "base_model" not in sections or any(one.key == key for one in findings):
         return None, None
-    source = sections["base_model"].source
+    section = sections["base_model"]
+    local = section.source.kind == "local"
     try:
-        config = model_shape.find_config(sections["base_model"])
+        if local:
+            model_folders.recognise(_folder(section), section.source.path)
+        config = model_shape.find_config(section)
         if config is None:
             why = "memory, times, window and LoRA's targets: unknown until base_model has run"
             would_do = "dvc repro base_model, or base_model.source.config in the profile"
             findings.append(unchecked(key, why, would_do))
             return None, None
         if config.architectures:
-            base_models.require_causal(config)
+            inspection.require_causal(config)
         shape = model_shape.read(config)
     except RegrpoError as error:
         findings.append(of_error(error))
@@ -123,22 +126,24 @@ def _base(sections: Sections, findings: list[Finding]) -> tuple[Any, Shape | Non
         would_do = "a folder that `save_pretrained` wrote"
         findings.append(wrong(key, short_message(error, 250), would_do))
     else:
-        if source.kind == "local":
-            findings += _folder(RAW_MODELS / source.path)
+        if local:
+            findings += _refused(section)
         return config, shape
     return None, None
 
 
-def _folder(folder: Path) -> Findings:
-    """What base_model will miss in a folder besides config.json."""
-    key = "base_model.source.path"
+def _folder(section: Any) -> Path:
+    return file_under(RAW_MODELS, section.source.path, "base_model.source.path")
+
+
+def _refused(section: Any) -> Findings:
+    """What base_model will refuse of a folder under models/raw/ besides config.json."""
+    folder = _folder(section)
     try:
-        require_safetensors(folder)
+        model_folders.require_model(folder, section.source.path)
+        inspection.inspect(folder, section.pad_token)
     except Refused as error:
-        yield wrong(key, f"{error.found} in {folder}", f"{error.expected}, by `save_pretrained`")
-    if not list(folder.glob("tokenizer*")):
-        why = f"no tokenizer in {folder}"
-        yield wrong(key, why, "the tokenizer's files, by `save_pretrained`")
+        yield of_error(error)
 
 
 # --- the stages that train ------------------------------------------------------------------------

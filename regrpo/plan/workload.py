@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from regrpo.core.errors import Refused
 from regrpo.core.hub import RAW_MODELS
-from regrpo.inputs import base_models
+from regrpo.inputs import model_folders
 from regrpo.plan import memory
 from regrpo.plan.findings import Sections, Target, Trained
 from regrpo.plan.memory import Generation, Training, Workload
@@ -138,8 +139,8 @@ def _classifier_bytes(section: Any, kind: str) -> int:
         if folder is None or one.device not in ("auto", kind, f"{kind}:0"):
             continue
         try:
-            parameters += base_models.count_parameters(folder)
-        except SafetensorError:  # the stage refuses the file; here it weighs nothing
+            parameters += sum(elements for _, elements in model_folders.weights(folder))
+        except (Refused, SafetensorError):  # the stage refuses the file; here it weighs nothing
             continue
     return 4 * parameters
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoConfig, AutoTokenizer, PrinterCallback, TrainerCallback
 
 from regrpo.core import files, hardware, processes
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch, Training
+from regrpo.core.tokenizers import context_window
 from regrpo.train import checkpoints
 from regrpo.train.callbacks import RequireRequestedSharding
 
@@ -46,6 +47,18 @@ def model_arguments(stage: str, params: Training, start: Path) -> dict[str, Any]
     if params.quantization:
         arguments["quantization_config"] = params.quantization.config(stage)
     return arguments
+
+
+def require_window(start: Path, tokens: int, key: str) -> None:
+    """Refuse a longest text (prompt and completion, in tokens) that the model cannot look at."""
+    window = context_window(AutoConfig.from_pretrained(start))
+    if window is not None and tokens > window:
+        raise Refused(
+            key,
+            expected=f"at most {window} tokens, prompt and completion together: the base's window",
+            found=f"{tokens} for the longest",
+            remedy="Lower it or prepare.max_prompt_tokens, or take a base with a longer window.",
+        )
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the gate needs of a base model: tokenizer and window."""
     folder = tmp_path_factory.mktemp("base")
     character_tokenizer(["<answer>", "</answer>"]).save_pretrained(folder)
-    (folder / "config.json").write_text('{"max_position_embeddings": 64}')
+    (folder / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 64}')
     return folder
 
 

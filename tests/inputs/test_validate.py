@@ -48,9 +48,10 @@ def test_tokens_are_counted_as_the_trainers_feed_them(
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        ({"max_position_embeddings": 64}, 64),
-        ({"text_config": {"max_position_embeddings": 32}}, 32),
-        ({}, None),
+        ({"model_type": "llama", "max_position_embeddings": 64}, 64),
+        ({"model_type": "gemma3", "text_config": {"max_position_embeddings": 32}}, 32),
+        ({"model_type": "gpt2", "n_positions": 48}, 48),
+        ({"model_type": "mamba"}, None),
     ],
 )
 def test_the_window_is_read_from_the_models_configuration(
