@@ -2,9 +2,12 @@
 
 Imports core.
 
-sources, formats, examples   rows of a source, and the examples they become
+sources, readers             rows of a source; of the files that people bring
+formats, conversations       how a row is read, and chat turns in it
+examples                     what rows become: questions, answers and prompts
 splits                       sft, train, dev and eval by class of question
 base_models                  base weights: from scratch, local, GGUF, hub
+model_folders, inspection    what a folder holds; one look at the model as it loads
 gate                         every check on every split, and the verdict
 checks, expectations         what a check makes sure of, by Great Expectations
 duplicates, scratch_db       what repeats, in more rows than memory holds

@@ -1,0 +1,292 @@
+"""Rows of the files that people bring: JSON lines, JSON, CSV and Parquet, compressed or not.
+
+A reader yields (place, row); the place, as "data/raw/train.jsonl, line 7", is what an error about
+the row names. The ending says what a file is, its content how it is laid out: JSON lines in a
+`.json`, semicolons in a `.csv`, old line ends and byte-order marks are read as they are.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from regrpo.core import files
+from regrpo.core.errors import Refused, first_line
+
+Row = dict[str, Any]
+Rows = Iterator[tuple[str, Row]]
+
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+"""Endings that may follow the others. What a file really is, its first bytes say."""
+LONGEST_CELL = 2**26
+"""Characters of a CSV cell: more than a text has, less than the rest of a file after a quote that
+is never closed."""
+DELIMITERS = ",;\t|"
+SPACE = re.compile(r"\s*")
+
+
+def local_rows(path: Path) -> Rows:
+    """Rows of a JSON lines, JSON, CSV or Parquet file.
+
+    Raises Refused with file and line for what cannot be read as it is. Lines count from 1, rows of
+    JSON and Parquet from 0.
+    """
+    readers = {
+        ".jsonl": _json,
+        ".ndjson": _json,
+        ".json": _json,
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".parquet": _parquet,
+    }
+    endings = [ending for ending in path.suffixes if ending not in COMPRESSED]
+    ending = endings[-1] if endings else "no ending"
+    if path.is_dir() or ending not in readers:
+        raise Refused(
+            str(path),
+            expected=f"a file ending in {', '.join(readers)}",
+            found="a folder" if path.is_dir() else ending,
+            remedy="Convert it to one of these.",
+        )
+    if path.stat().st_size == 0:
+        raise Refused(
+            str(path),
+            expected="at least one row",
+            found="an empty file",
+            remedy="Bring the data in again.",
+        )
+    return readers[ending](path)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def _json(path: Path) -> Rows:
+    """JSON lines one by one; anything else is one document, and read whole."""
+    lines = ((number, line) for number, line in _lines(path) if line.strip())
+    begin = [*_next(lines), *_next(lines)]
+    if begin and not _is_row(begin[0][1].strip(), alone=len(begin) == 1):
+        # Blank lines before it, so that an error's line is the file's.
+        parts = ["\n" * (begin[0][0] - 1), *(line for _, line in chain(begin, lines))]
+        for index, row in enumerate(_document("".join(parts), path)):
+            place = f"{path}, row {index}"
+            yield place, _object(row, place)
+        return
+    for number, line in chain(begin, lines):
+        place = f"{path}, line {number}"
+        with _refuse_json(path, number, line, "one JSON object"):
+            value = json.loads(line.strip())
+        yield place, _object(value, place)
+
+
+def _next(lines: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The next line, or none at the end."""
+    line = next(lines, None)
+    return [] if line is None else [line]
+
+
+def _is_row(line: str, alone: bool) -> bool:
+    """Whether a file's first line is a row of its own, not the beginning of a document.
+
+    A damaged line counts as a row, so that the error is about it. `alone`: no other line follows.
+    """
+    if line.startswith("["):
+        return False
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        # A document that goes on in the next line has no fault up to there.
+        return not line.startswith("{") or error.pos < len(line)
+    except (ValueError, RecursionError):
+        return True
+    return not (alone and isinstance(value, dict) and _table(value))
+
+
+def _document(text: str, path: Path) -> list[Any]:
+    """The rows of a JSON document: of a list, a table, or objects one after the other."""
+    decoder, values, position = json.JSONDecoder(), [], 0
+    text = text.rstrip()
+    while position < len(text):
+        position = SPACE.match(text, position).end()  # type: ignore[union-attr]  # it may be none
+        with _refuse_json(path, 1, text, "a JSON list of objects, or JSON lines"):
+            value, position = decoder.raw_decode(text, position)
+        values.append(value)
+    if len(values) > 1:
+        return values
+    [value] = values
+    if isinstance(value, dict):
+        return _table(value) or [value]
+    return value if isinstance(value, list) else values
+
+
+def _table(value: Row) -> list[Row]:
+    """The rows of an object that holds a table in one of the usual ways; none in any other."""
+    lists = [part for part in value.values() if isinstance(part, list)]
+    of_objects = [part for part in lists if part and isinstance(part[0], dict)]
+    if len(of_objects) == 1:  # {"data": [{…}, …]}
+        return of_objects[0]
+    if {"columns", "data"} <= set(value):  # pandas, orient="split"
+        return [dict(zip(value["columns"], cells, strict=False)) for cells in value["data"]]
+    objects = [part for part in value.values() if isinstance(part, dict)]
+    if len(objects) == len(value) and objects:
+        if not all(key.isdigit() for key in objects[0]):  # {"q1": {…}, …}
+            return [{"id": key} | row for key, row in value.items()]
+        lists = [list(part.values()) for part in objects]  # pandas, orient="columns"
+    if len(lists) < len(value) or len({len(column) for column in lists}) != 1:
+        return []
+    return [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
+
+
+@contextlib.contextmanager
+def _refuse_json(path: Path, line: int, text: str, expected: str) -> Iterator[None]:
+    """Raise Refused for text from that line on that is no JSON, is nested without end, or holds an
+    endless number."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        found = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line += error.lineno - 1
+            near = error.doc[max(error.pos - 20, 0) : error.pos + 20]
+            found = f"{error.msg} at column {error.colno}, near {near!r}"
+        raise Refused(
+            f"{path}, line {line}", expected=expected, found=found, remedy="Mend or remove it."
+        ) from error
+
+
+def _object(value: object, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise Refused(
+            place,
+            expected="a JSON object",
+            found=type(value).__name__,
+            remedy="Write one object a row.",
+        )
+    return value
+
+
+# --- CSV and Parquet ------------------------------------------------------------------------------
+
+
+def _csv(path: Path) -> Rows:
+    csv.field_size_limit(LONGEST_CELL)
+    numbered = ((number, line) for number, line in _lines(path) if line.strip() or number > 1)
+    before, first = next(numbered, (1, ""))
+    said = re.fullmatch(r"sep=(.)\s*", first)  # by which Excel names the delimiter
+    delimiter = said[1] if said else max(DELIMITERS, key=lambda one: len(_fields(first, one)))
+    lines = chain([] if said else [first], (line for _, line in numbered))
+    # Strict: a quote that is left open is an error, not a field that runs on to the file's end.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    before -= 0 if said else 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        named = [name for name in header if name]
+        if len(set(named)) < len(named):
+            raise Refused(
+                f"{path}, line {before + 1}",
+                expected="a header that names each column once",
+                found=", ".join(header),
+                remedy="Rename or remove the repeated column.",
+            )
+        for fields in reader:
+            if not any(fields):  # a blank line
+                continue
+            place = f"{path}, line {before + reader.line_num}"
+            if len(fields) != len(header):
+                raise Refused(
+                    place,
+                    expected=f"{len(header)} fields, as in the header",
+                    found=str(len(fields)),
+                    remedy=f"Quote fields that hold {delimiter!r}.",
+                )
+            row = dict(zip(header, fields, strict=True))
+            row.pop("", None)  # a column without name, as pandas' index
+            yield place, row
+    except csv.Error as error:
+        raise Refused(
+            f"{path}, line {before + reader.line_num}",
+            expected="CSV with a header",
+            found=str(error),
+            remedy="Mend the line, or close the quote that it opens.",
+        ) from error
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    """A line's fields, if that is what parts them."""
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _parquet(path: Path) -> Rows:
+    remedy = "Write it again: it is truncated, damaged or no Parquet."
+    for start, rows in files.ParquetFile(path, remedy).batches(4096):
+        for index, row in enumerate(rows, start):
+            yield f"{path}, row {index}", row
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, text and its end) of a UTF-8 file, whatever its line ends.
+
+    A byte-order mark is left out. Raises Refused for a NUL, for bytes that are not UTF-8, and for
+    compressed data that breaks off.
+    """
+    try:
+        with _opened(path) as file:
+            if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                remedy = f"Convert it: `iconv -f UTF-16 -t UTF-8 {path}`."
+                raise _bad_text(path, 1, "UTF-16", remedy)
+            # As they are, bytes that are no text can be told with their place.
+            text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+            for number, line in enumerate(text, start=1):
+                if not line.isascii() and (wrong := re.search("[\udc80-\udcff]", line)):
+                    found = f"byte 0x{ord(wrong[0]) - 0xDC00:02x} at column {wrong.start() + 1}"
+                    raise _bad_text(path, number, found, "Save the file as UTF-8.")
+                if "\0" in line:
+                    raise _bad_text(path, number, "a NUL byte", "Write the row again without it.")
+                yield number, line
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise Refused(
+            str(path),
+            expected="a whole compressed file",
+            found=first_line(error),
+            remedy="Bring it again, or decompress it first.",
+        ) from error
+
+
+def _opened(path: Path) -> Any:
+    """A file's bytes, decompressed, as a buffered reader."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.open(path)
+    if start.startswith(b"BZh"):
+        return bz2.open(path)
+    if start.startswith(b"\xfd7zXZ\0"):
+        return lzma.open(path)
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        import pyarrow as pa
+
+        return io.BufferedReader(pa.input_stream(path, compression="zstd"))
+    return path.open("rb")
+
+
+def _bad_text(path: Path, line: int, found: str, remedy: str) -> Refused:
+    return Refused(
+        f"{path}, line {line}",
+        expected="UTF-8 text without NUL",
+        found=found,
+        remedy=remedy,
+    )
