@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from regrpo.core.errors import Refused
 from regrpo.core.prompts import QUESTION
 from regrpo.core.settings import Problem, Section, Seed, invalid
-from regrpo.inputs.formats import Format, PromptStyle
-from regrpo.inputs.sources import Row, Rows
+from regrpo.core.verifiers import NONE
+from regrpo.inputs.formats import Format, PromptStyle, as_text
+from regrpo.inputs.readers import Row, Rows
+
+WHOLE = re.compile(r"[-+]?[0-9]+\.0+")
+"""A whole number written with decimals."""
 
 
 class Plan(Section):
@@ -47,15 +53,20 @@ class Plan(Section):
 
 
 def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
-    """Rows of one part as the format reads them: id, question, answer, solution, source_row.
+    """Rows of one part as the format reads them: id, question, answer, solution, turns, source_row.
 
     `source_row` is the row's number in its part, from 0. Raises Refused with the row's place for
     one that cannot be read.
     """
+    counts_integers = (plan.verifier or form.verifier) != NONE
     for index, (place, raw) in enumerate(rows):
         _require_columns(raw, plan, form, place)
-        row = raw | {ours: raw[theirs] for ours, theirs in plan.columns.items()}
-        name = row.get("id", f"{part}-{index}")
+        row = raw | {ours: column(raw, theirs) for ours, theirs in plan.columns.items()}
+        name = as_text(row.get("id", f"{part}-{index}"))
+        answer = row.get("answer")
+        # pandas writes integers beside an empty cell so, and CSV knows no numbers.
+        if counts_integers and isinstance(answer, str) and WHOLE.fullmatch(answer.strip()):
+            row["answer"] = answer.partition(".")[0]
         try:
             example = dataclasses.asdict(form.read(row))
             # JSON can spell lone surrogates, Parquet cannot hold them.
@@ -65,34 +76,65 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
                 place,
                 expected=f"a row in format {form.name}",
                 found=str(error),
-                remedy="Mend the row, or choose another prepare.format.",
+                remedy=getattr(error, "remedy", "Mend the row, or choose another prepare.format."),
             ) from error
+        if example["turns"] and style(plan, form) == "text":
+            raise Refused(
+                place,
+                expected="a question that is one text, for prompt_style: text",
+                found="chat turns",
+                remedy="Set prepare.prompt_style: chat, for a base with a chat template.",
+            )
         example["id"] = None if name is None else str(name)
         example["source_row"] = index
         yield example
 
 
+def column(row: Row, name: str) -> Any:
+    """A row's column, or what lies inside one (`reward_model.ground_truth`).
+
+    Raises KeyError if there is none.
+    """
+    if name in row:
+        return row[name]
+    outer, _, inner = name.partition(".")
+    if inner and isinstance(row.get(outer), dict):
+        return column(row[outer], inner)
+    raise KeyError(name)
+
+
 def _require_columns(row: Row, plan: Plan, form: Format, place: str) -> None:
     """Refuse a row without a column that the format reads or that prepare.columns names."""
-    needed = {*plan.columns.values(), *(set(form.columns) - set(plan.columns))}
-    missing = sorted(needed - set(row))
+    missing = []
+    for name in sorted({*plan.columns.values(), *(set(form.columns) - set(plan.columns))}):
+        try:
+            column(row, name)
+        except KeyError:
+            missing.append(name)
     if missing:
+        turns = [name for name, value in row.items() if isinstance(value, list)]
+        example = turns[0] if turns and "question" in missing else "your_name"
         raise Refused(
             place,
             expected=f"columns {', '.join(form.columns)} (format {form.name})",
             found=f"no {', '.join(missing)} among {', '.join(map(str, row))}",
-            remedy="Name your columns in prepare.columns, as {question: your_name}.",
+            remedy=f"Name your columns in prepare.columns, as {{question: {example}}}.",
         )
 
 
 def prompted(row: Row, plan: Plan, form: Format) -> Row:
-    """The row with its prompt: text, or chat messages."""
+    """The row with its prompt: text, or chat messages.
+
+    A conversation keeps its turns, and a system prompt of its own; the template is around the last.
+    """
+    question = row["question"]
+    messages = json.loads(row["turns"]) if row["turns"] else [{"role": "user", "content": question}]
     # Not `format`: braces in a template or a question are text.
-    text = prompt_template(plan, form).replace(QUESTION, row["question"])
+    text = prompt_template(plan, form).replace(QUESTION, messages[-1]["content"])
     if style(plan, form) == "text":
         return row | {"prompt": text}
-    messages = [{"role": "user", "content": text}]
-    if plan.system_prompt:
+    messages[-1]["content"] = text
+    if plan.system_prompt and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": plan.system_prompt})
     return row | {"prompt": messages}
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from regrpo.core.errors import entry
 from regrpo.core.prompts import QUESTION
 from regrpo.core.verifiers import NONE, parse_int
+from regrpo.inputs.conversations import UnreadableRow, ask, transcript, turns_in
 
 SPLITS = ("sft", "train", "dev", "eval")
 """What prepare writes, a Parquet file each; `train` is grpo's."""
@@ -24,11 +29,15 @@ Canonical = Callable[[str], str]
 
 @dataclass(frozen=True)
 class Example:
-    """One question as a format reads it; answer and solution may be None."""
+    """One question as a format reads it; answer and solution may be None.
+
+    `turns` are the chat turns that end with the question, as JSON, where it came as such.
+    """
 
     question: str
     answer: str | None
     solution: str | None
+    turns: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,21 +83,46 @@ def words_only(text: str) -> str:
 def _text(row: Mapping[str, Any], column: str) -> str:
     """A column that must hold text; ValueError for null, numbers and the rest."""
     value = row.get(column)
-    if not isinstance(value, str):
-        found = "null" if value is None else type(value).__name__
-        raise ValueError(f"column {column} holds {found} instead of text")
-    return value
+    if isinstance(value, str):
+        return value
+    if turns_in(value):
+        remedy = (
+            f"Set prepare.format: question_answer, and prepare.columns: {{question: {column}}}."
+        )
+        raise UnreadableRow(f"column {column} holds chat turns", remedy)
+    found = "null" if value is None else type(value).__name__
+    raise ValueError(f"column {column} holds {found} instead of text")
 
 
 def _optional(row: Mapping[str, Any], column: str) -> str | None:
-    """A column that may be absent or null."""
-    value = row.get(column)
-    if value is None:
+    """A column that may be absent, null or empty; of an assistant's turn alone, its text."""
+    value = as_text(row.get(column))
+    turns = turns_in(value)
+    if turns and len(turns) == 1:
+        value = turns[0]["content"]
+    if value is None or value == "":
         return None
-    # JSON and Parquet files hold answers as numbers.
-    if isinstance(value, int | float):
-        return str(value)
-    return _text(row, column)
+    return _text({column: value}, column)
+
+
+def as_text(value: Any) -> Any:
+    """Numbers as JSON and Parquet files hold them, as text; NaN is None, 80.0 is 80.
+
+    Anything else stays what it is.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Integral):  # NumPy's as well
+        return str(int(value))
+    if isinstance(value, Real):
+        value = float(value)
+    elif not isinstance(value, Decimal):
+        return value
+    if math.isnan(value):
+        return None
+    if math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
 
 
 def _compact(expression: str) -> str:
@@ -154,11 +188,20 @@ def _read_gsm8k(row: Mapping[str, Any]) -> Example:
 
 
 def _read_question_answer(row: Mapping[str, Any]) -> Example:
-    """Columns of the plain names; `answer` and `solution` may be absent or null."""
-    answer = _optional(row, "answer")
+    """Columns of the plain names; `answer` and `solution` may be absent or null.
+
+    Chat turns may stand as `question`. Their last one by an assistant is the solution, if no column
+    holds one.
+    """
+    answer, solution = _optional(row, "answer"), _optional(row, "solution")
     if answer is not None:
         answer = answer.strip()
-    return Example(_text(row, "question"), answer, _optional(row, "solution"))
+    turns = turns_in(row.get("question"))
+    if turns is None:
+        return Example(_text(row, "question"), answer, solution)
+    turns, said = ask(turns)
+    written = json.dumps(turns, ensure_ascii=False)
+    return Example(transcript(turns), answer, solution or said, written)
 
 
 def _read_xlsum(row: Mapping[str, Any]) -> Example:

@@ -16,10 +16,10 @@ from typing import Any
 from regrpo.core.errors import Refused
 from regrpo.inputs.examples import Plan
 from regrpo.inputs.formats import Format, normalise
+from regrpo.inputs.readers import Row
 from regrpo.inputs.scratch_db import BATCH, key
-from regrpo.inputs.sources import Row
 
-COLUMNS = ("id", "question", "answer", "solution", "source_row")
+COLUMNS = ("id", "question", "answer", "solution", "turns", "source_row")
 Selection = tuple[str, dict[str, Any]]
 """What follows `select <columns>`, and the values of its parameters."""
 _NTH_OF_CLASS = "row_number() over (partition by class order by source_row) as nth"
@@ -44,7 +44,7 @@ class Splits:
         self._selections: dict[str, Selection] = {}
         # class: the question's class. place: a random order. spelled: the normalised question.
         database.execute(
-            "create table rows (id text, question text, answer text, solution text,"
+            "create table rows (id text, question text, answer text, solution text, turns text,"
             " source_row integer, part text, class blob, place blob, spelled blob)"
         )
 
@@ -53,7 +53,7 @@ class Splits:
         self.given[part] = 0
         for batch in batches(rows):
             self.database.executemany(
-                "insert into rows values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "insert into rows values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._keyed(part, row) for row in batch),
             )
             self.given[part] += len(batch)
