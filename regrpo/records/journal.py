@@ -82,6 +82,12 @@ class Journal:
         run_id = files.read_json(notes).get("run_id") if notes.exists() else None
         return str(run_id) if run_id else None
 
+    def trouble(self) -> str | None:
+        """Why MLflow does not take this run, and what to do; None if it does, or may later."""
+        notes = self.folder / "mlflow.json"
+        stuck = files.read_json(notes).get("stuck") if notes.exists() else None
+        return str(stuck) if stuck else None
+
 
 # --- the tracker's end ----------------------------------------------------------------------------
 
@@ -139,7 +145,7 @@ class JournalReader:
 
     @property
     def tracker_notes(self) -> dict[str, Any]:
-        """Its notes: run_id, parent_run_id, model_id, offset, described, ended; or error."""
+        """Its notes: run_id, parent_run_id, model_id, offset, described, ended; error, stuck."""
         path = self.folder / "mlflow.json"
         return files.read_json(path) if path.exists() else {}
 
@@ -149,6 +155,14 @@ class JournalReader:
         if notes.get("run_id"):
             notes.pop("error", None)
         files.write_json(self.folder / "mlflow.json", notes)
+
+    def answer_with_error(self, problem: str, stuck: str | None) -> None:
+        """Note why MLflow has no run of this journal; `stuck` is told when the stage ends."""
+        notes = self.tracker_notes
+        if not notes.get("run_id") and "error" not in notes:
+            self.note(error=problem)
+        if notes.get("stuck") != stuck:
+            self.note(stuck=stuck)
 
     def metrics_from(self, offset: int) -> tuple[list[dict[str, Any]], int]:
         """The whole lines of metrics.jsonl from byte `offset` on, and the offset behind them."""

@@ -171,6 +171,8 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
             with contextlib.suppress(OSError):
                 _keep_reports(run.journal, name)
             run.journal.close(status, None)
+        if run is not None and (trouble := run.journal.trouble()):
+            print(f"{name}: MLflow does not take this run: {trouble}", file=sys.stderr)
 
 
 def _open(name: str, model: type[P]) -> Run[P]:

@@ -17,6 +17,7 @@ from regrpo.core.errors import CannotCheck
 from regrpo.records.journal import journal_folder, pending
 from regrpo.tracking import state
 from regrpo.tracking.passes import open_store, sync_once
+from regrpo.tracking.remedies import sentence
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store
@@ -52,7 +53,7 @@ def follow_until_idle() -> None:
             done = sync_once(store)
         except Exception as error:  # whatever MLflow raises: a follower that dies helps nobody
             store = None
-            _answer_with_error(state.log_error(error), RETRY if alive else 0)
+            _answer_with_error(error, RETRY if alive else 0)
             if not alive:
                 return
             continue
@@ -61,13 +62,13 @@ def follow_until_idle() -> None:
         time.sleep(RETRY if done.failures else EVERY)
 
 
-def _answer_with_error(problem: str, seconds: float) -> None:
+def _answer_with_error(error: Exception, seconds: float) -> None:
     """Answer every stage at once that MLflow cannot be reached, until it is time to try again."""
+    problem, stuck = state.log_error(error), sentence(error)
     until = time.monotonic() + seconds
     while True:
         for journal in pending():
-            if not journal.tracker_notes:
-                journal.note(error=problem)
+            journal.answer_with_error(problem, stuck)
         if time.monotonic() >= until:
             return
         time.sleep(0.2)

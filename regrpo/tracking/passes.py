@@ -15,6 +15,7 @@ from regrpo.core.pipeline import Snapshot
 from regrpo.records.journal import JournalReader, pending
 from regrpo.tracking import state
 from regrpo.tracking.address import experiment_name, tracking_uri
+from regrpo.tracking.remedies import cure, sentence
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store
@@ -29,6 +30,8 @@ class Pass:
 
     changed: list[dict[str, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    cures: list[str] = field(default_factory=list)
+    """What to do about those of the failures that waiting does not cure."""
     waiting: bool = False
 
 
@@ -69,10 +72,15 @@ def _collecting_failures(
     try:
         yield
     except Exception as error:  # MLflow, its database layer and its HTTP client raise their own
-        problem = state.log_error(error)
+        problem, remedy = state.log_error(error), cure(error)
         done.failures.append(f"{what}: {problem}")
-        if journal is not None and not journal.tracker_notes.get("run_id"):
-            journal.note(error=problem)
+        if remedy:
+            done.cures.append(remedy)
+        if journal is not None:
+            journal.answer_with_error(problem, sentence(error))
+    else:
+        if journal is not None and journal.tracker_notes.get("stuck"):
+            journal.note(stuck=None)
 
 
 # --- executions that are over ---------------------------------------------------------------------

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from regrpo.core.errors import CannotCheck
 from regrpo.tracking import notes
+from regrpo.tracking.address import shown_uri
 from regrpo.tracking.reader import import_mlflow, with_tags
 from regrpo.tracking.registry import Registry
+from regrpo.tracking.remedies import KEPT, restoring
 from regrpo.tracking.tables import Table
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100
@@ -27,7 +30,7 @@ class Store:
     """The MLflow experiment of a repository.
 
     Everything may be written twice: what is there is found again before anything is made. Raises
-    MLflow's own exceptions if it cannot be reached.
+    MLflow's own exceptions if it cannot be reached, CannotCheck for a deleted experiment.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
@@ -52,6 +55,13 @@ class Store:
             tags = {"mlflow.experimentKind": "custom_model_development"}
             made = self.client.create_experiment(name, location, tags=tags)
             found = self.client.get_experiment(made)
+        if found.lifecycle_stage == "deleted":
+            raise CannotCheck(
+                shown_uri(),
+                expected=f"an experiment {name}",
+                found=f"a deleted one of that name (id {found.experiment_id})",
+                remedy=f"{restoring('experiment', found.experiment_id)} {KEPT}",
+            )
         # A description or view that is there may be a person's own.
         for key, value in notes.experiment_tags(found.creation_time).items():
             if key not in found.tags:

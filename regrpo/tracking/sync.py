@@ -17,13 +17,10 @@ from regrpo.records.journal import enabled, pending
 from regrpo.tracking import state
 from regrpo.tracking.address import shown_uri, tracking_uri
 from regrpo.tracking.passes import open_store, sync_once
+from regrpo.tracking.remedies import KEPT, LATER, cure
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store
-
-LATER = (
-    "The journals are kept: run `regrpo sync` again when it can be reached (MLFLOW_TRACKING_URI)."
-)
 
 
 def sync(patience: float = 60.0) -> list[dict[str, str]]:
@@ -67,7 +64,7 @@ def _sync_locked() -> list[dict[str, str]]:
             shown_uri(),
             expected="MLflow to take everything",
             found="; ".join(done.failures),
-            remedy=LATER,
+            remedy=" ".join([*dict.fromkeys(done.cures), KEPT]) if done.cures else LATER,
         )
     return done.changed
 
@@ -79,8 +76,8 @@ def opened(
 ) -> Iterator[Store]:
     """The store, for a command to read or write besides what the journals hold.
 
-    Raises CannotCheck (with `remedy`) for whatever MLflow raises, and without `create` if the
-    database is not there.
+    Raises CannotCheck for whatever MLflow raises (with what cures it, or `remedy`), and without
+    `create` if the database is not there.
     """
     database = Path(tracking_uri().removeprefix("sqlite:///"))
     if not create and tracking_uri().startswith("sqlite:") and not database.exists():
@@ -110,5 +107,5 @@ def _refusing(remedy: str) -> Iterator[None]:
                 shown_uri(),
                 expected="an MLflow store",
                 found=state.log_error(error),
-                remedy=remedy,
+                remedy=cure(error) or remedy,
             ) from error

@@ -17,7 +17,7 @@ from regrpo.core.errors import Refused
 from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import SECTIONS, Section
 from regrpo.records import stage_run
-from regrpo.records.journal import is_alive
+from regrpo.records.journal import JournalReader, is_alive
 from tests.support import tracked
 from tests.support.pipelines import digest
 from tests.support.stores import MYSELF
@@ -96,6 +96,19 @@ def test_a_refusing_stage_ends_with_its_code_and_failed(
     assert capsys.readouterr().err == "prepare: a row: expected this; found that. Mend it.\n"
     assert closed_status(stage) == "FAILED"
     assert not (stage / "reports" / "prepare" / "run.json").exists()
+
+
+def test_what_keeps_a_run_from_mlflow_is_its_last_line_and_no_failure(
+    stage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stage_run.stage("prepare", Params) as run:
+        files.write_text(Path("out.txt"), "")
+        stuck = "The experiment is deleted. Restore it."
+        JournalReader(run.journal.folder).answer_with_error("no such experiment", stuck)
+        print("prepare: done")
+    said = capsys.readouterr()
+    assert said.err == f"prepare: MLflow does not take this run: {stuck}\n"
+    assert closed_status(stage) == "FINISHED"
 
 
 def test_a_fault_of_ours_keeps_its_traceback_and_an_interrupted_stage_was_killed(

@@ -1,0 +1,158 @@
+"""Failures of the store that waiting does not cure are told with what does."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from regrpo.core.errors import CannotCheck
+from regrpo.records.journal import JournalReader
+from regrpo.tracking import follower, passes, remedies, sync
+from tests.support.stores import DEAD, finished_journal, only, open_journal
+
+if TYPE_CHECKING:
+    from regrpo.tracking.store import Store
+
+
+def refusal() -> str:
+    with pytest.raises(CannotCheck) as caught:
+        sync.sync()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_deleted_experiment_is_told_with_the_command_that_restores_it(
+    root: Path, store: Store
+) -> None:
+    journal = finished_journal(root, "sft")
+    store.client.delete_experiment(store.experiment_id)
+    command = f"`mlflow experiments restore -x {store.experiment_id}`"
+    said = refusal()
+    assert command in said
+    assert "or set MLFLOW_EXPERIMENT_NAME to another experiment. The journals are kept." in said
+    follower.follow_until_idle()
+    trouble = journal.trouble()
+    assert trouble is not None
+    assert command in trouble
+    store.client.restore_experiment(store.experiment_id)
+    assert [row["status"] for row in sync.sync()] == ["FINISHED"]
+    assert journal.trouble() is None
+
+
+def test_the_command_names_the_store_where_no_setting_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    said = remedies.restoring("experiment", "1")
+    assert f"`MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db mlflow experiments" in said
+
+
+def test_a_run_deleted_while_its_stage_runs_is_told_and_goes_on_when_it_is_back(
+    root: Path, store: Store
+) -> None:
+    journal = open_journal(root)
+    passes.sync_once(store)
+    run_id = only(store).info.run_id
+    store.client.delete_run(run_id)
+    journal.metrics({"loss": 1.0}, 1)
+    done = passes.sync_once(store)
+    (remedy,) = done.cures
+    assert f"mlflow runs restore --run-id {run_id}" in remedy
+    assert remedy in str(journal.trouble())
+    assert JournalReader(journal.folder).tracker_notes["run_id"] == run_id
+    store.client.restore_run(run_id)
+    assert passes.sync_once(store).failures == []
+    assert journal.trouble() is None
+
+
+def test_a_file_where_artifacts_belong_is_named(root: Path, store: Store) -> None:
+    (root / "mlartifacts").write_text("")
+    finished_journal(root, "sft", diff="--- a change")
+    said = refusal()
+    assert str(root / "mlartifacts") in said
+    assert "Move the file of that name away" in said
+
+
+def test_a_registered_name_that_a_prompt_has_is_told(root: Path, store: Store) -> None:
+    name = f"taken-{root.name}"
+    store.client.create_prompt(name)
+    journal = finished_journal(root, "sft")
+    passes.sync_once(store)
+    model = JournalReader(journal.folder).tracker_notes["model_id"]
+    with pytest.raises(CannotCheck, match="Give another name"), sync.opened() as opened:
+        opened.registry().register(name, model, {})
+
+
+@pytest.fixture
+def server(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """A server that answers every request with the status that the fixture's value is given."""
+    status = [200]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status[0])
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listening = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listening.server_port}")
+    yield lambda code: status.__setitem__(0, code)
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "Correct the login: MLFLOW_TRACKING_USERNAME"),
+        (403, "Ask its owner for the right to write there"),
+        (507, "Free room there"),
+        (404, "run `regrpo sync` again when it can be reached"),
+    ],
+)
+def test_what_a_server_answers_decides_the_remedy(
+    root: Path, server: Callable[[int], None], status: int, remedy: str
+) -> None:
+    finished_journal(root, "sft", process=DEAD)
+    server(status)
+    assert remedy in refusal()
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), remedies.ROOM),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), remedies.ROOM),
+        (PermissionError(errno.EACCES, "Permission denied"), remedies.ALLOW),
+        (sqlite3.OperationalError("database or disk is full"), remedies.ROOM),
+        (sqlite3.OperationalError("attempt to write a readonly database"), remedies.ALLOW),
+        (RuntimeError("ClientError: (AccessDenied) when calling PutObject"), remedies.ASK),
+        (RuntimeError("FATAL: password authentication failed for user"), remedies.LOGIN),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), None),
+        (TimeoutError("timed out"), None),
+        (RuntimeError("API request failed with error code 503 != 200"), None),
+        (sqlite3.OperationalError("database is locked"), None),
+    ],
+)
+def test_a_failure_is_cured_by_waiting_or_by_what_its_kind_needs(
+    error: Exception, remedy: str | None
+) -> None:
+    assert remedies.cure(error) == remedy
+    wrapped = RuntimeError("MLflow failed")
+    wrapped.__cause__ = error
+    assert remedies.cure(wrapped) == remedy
