@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from regrpo.core.errors import CannotCheck
 from regrpo.tracking.reader import Reader
 
 
@@ -52,10 +53,18 @@ class Registry(Reader):
     def register(self, name: str, model_id: str, tags: Mapping[str, str]) -> str:
         """A new version that points to a logged model (and it to the version).
 
-        Returns its number.
+        Returns its number. Raises CannotCheck for a name that a prompt has: MLflow keeps both in
+        one table, and would make the model a version of the prompt.
         """
         import mlflow
 
+        if self.client.get_prompt(name) is not None:
+            raise CannotCheck(
+                "MLflow's registry",
+                expected=f"no prompt called {name}, as a model of that name is to be registered",
+                found="one",
+                remedy="Give another model_card.model_name, or delete the prompt.",
+            )
         made = mlflow.register_model(f"models:/{model_id}", name, None, tags=dict(tags))
         return str(made.version)
 

@@ -23,7 +23,6 @@ ROOM = "Free room there (`mlflow gc` removes for good what was deleted), or rais
 ALLOW = "Make it writable for this user."
 ASK = f"Ask its owner for the right to write there, as the user of {CREDENTIALS}."
 LOGIN = f"Correct the login: {CREDENTIALS}."
-OTHER_NAME = "Give another name (model_card.model_name), or rename what has it."
 BY_ERRNO = {
     errno.ENOSPC: ROOM,
     errno.EDQUOT: ROOM,
@@ -52,7 +51,6 @@ BY_WORDS = {
     "the database's name.",
     r"file is not a database": "Move the file away, or set MLFLOW_TRACKING_URI to the store.",
     r"out-of-date database schema": "Bring it up to date: `mlflow db upgrade URI`, as MLflow says.",
-    r"already taken by a": OTHER_NAME,
 }
 """Regular expressions over the messages of MLflow, databases, S3 and HTTP clients."""
 GONE = re.compile(r"[Tt]he (run|experiment) (\w+) must be in the 'active' state")

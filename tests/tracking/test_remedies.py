@@ -87,8 +87,9 @@ def test_a_registered_name_that_a_prompt_has_is_told(root: Path, store: Store) -
     journal = finished_journal(root, "sft")
     passes.sync_once(store)
     model = JournalReader(journal.folder).tracker_notes["model_id"]
-    with pytest.raises(CannotCheck, match="Give another name"), sync.opened() as opened:
-        opened.registry().register(name, model, {})
+    with pytest.raises(CannotCheck, match=r"Give another model_card\.model_name"):
+        store.registry().register(name, model, {})
+    assert store.registry().register(f"free-{root.name}", model, {}) == "1"
 
 
 @pytest.fixture

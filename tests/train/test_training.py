@@ -402,3 +402,13 @@ def test_rows_without_anything_to_learn_are_refused_by_id() -> None:
         sft.require_targets(rows, None)
     with pytest.raises(Refused, match="no rows"):
         sft.require_targets([], None)
+
+
+def test_a_text_longer_than_the_bases_window_is_refused_before_a_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "context_window", lambda config: 12)
+    with pytest.raises(Refused, match=r"grpo\.max_completion_length: expected at most 12 tokens"):
+        train_grpo()
+    with pytest.raises(Refused, match=r"sft\.max_length: .*found \d\d for the longest"):
+        sft.train(run_for(section(sft.Params, "sft"), "sft"))
