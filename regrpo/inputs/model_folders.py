@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import shutil
@@ -64,9 +65,9 @@ def require_model(folder: Path, name: str) -> None:
     for pattern, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
         if not list(folder.glob(pattern)):
             raise Refused(
-                f"{WHERE}: {folder}",
+                WHERE,
                 expected=f"{what} ({pattern})",
-                found="none",
+                found=f"none in {folder}",
                 remedy="Save it into the folder with `save_pretrained`.",
             )
 
@@ -87,9 +88,9 @@ def recognise(folder: Path, name: str) -> None:
             known.append((inner, "a model in a folder inside", f"Name {name}/{inner} instead."))
     for file_name, what, remedy in known:
         raise Refused(
-            f"{WHERE}: {folder}",
+            WHERE,
             expected=f"weights as {WHOLE}, or as shards with {INDEX}",
-            found=f"{what} ({file_name})",
+            found=f"{what} ({file_name}) in {folder}",
             remedy=remedy,
         )
 
@@ -107,9 +108,9 @@ def weight_files(folder: Path) -> set[str]:
     if not (folder / chosen).is_file():
         found = some(sorted(file.name for file in folder.glob("*.safetensors")))
         raise Refused(
-            f"{WHERE}: {folder}",
+            WHERE,
             expected=f"weights as {WHOLE}, or as shards with {INDEX}",
-            found=f"{found}, which transformers does not read",
+            found=f"{found} in {folder}, which transformers does not read",
             remedy="Bring the index as well, or save the model again with `save_pretrained`.",
         )
     if not chosen.endswith(".json"):
@@ -118,9 +119,9 @@ def weight_files(folder: Path) -> set[str]:
     missing = sorted(shards - {file.name for file in folder.iterdir()})
     if missing or not shards:
         raise Refused(
-            f"{WHERE}: {folder}",
+            WHERE,
             expected=f"all {len(shards)} weight files that {chosen} names",
-            found=f"no {some(missing)}" if missing else "an index that names none",
+            found=f"no {some(missing)} in {folder}" if missing else "an index that names none",
             remedy="Bring the files that are missing, or save the model again.",
         )
     return shards | {chosen}
@@ -161,7 +162,8 @@ def _adapter(folder: Path, name: str) -> Refused:
     """What to do with a PEFT adapter: the command that merges it with its base."""
     about = _read(folder / ADAPTER)
     base, kind = about.get("base_model_name_or_path"), str(about.get("peft_type", "LoRA"))
-    found = f"an adapter ({kind}) of {base or 'a base that it does not name'}"
+    of = base or "a base that it does not name"
+    found = f"an adapter ({kind}) of {of} in {folder}"
     if kind in UNMERGEABLE:
         remedy = "An adapter of this kind cannot be merged: bring a whole model."
     else:
@@ -174,20 +176,20 @@ def _adapter(folder: Path, name: str) -> Refused:
             remedy += " Write the base's folder or name for BASE."
     if (folder / WHOLE).is_file():
         remedy += f" If {WHOLE} is merged already, remove {ADAPTER}."
-    return Refused(f"{WHERE}: {folder}", expected="a whole model", found=found, remedy=remedy)
+    return Refused(WHERE, expected="a whole model", found=found, remedy=remedy)
 
 
 def _merging(folder: Path, base: str | None, merged: Path) -> str:
     """A command that adds an adapter to its base's weights, and saves both with the tokenizer."""
-    adapter, out = repr(str(folder)), repr(str(merged))
+    adapter, out = json.dumps(str(folder)), json.dumps(str(merged))
     imports = "from peft import AutoPeftModelForCausalLM as Model"
     model = f"Model.from_pretrained({adapter})"
     if not base:
         imports = (
             "from peft import PeftModel as Model; from transformers import AutoModelForCausalLM"
         )
-        model = f"Model.from_pretrained(AutoModelForCausalLM.from_pretrained('BASE'), {adapter})"
-    tokenizer = adapter if any(folder.glob("tokenizer*")) else repr(base or "BASE")
+        model = f'Model.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), {adapter})'
+    tokenizer = adapter if any(folder.glob("tokenizer*")) else json.dumps(base or "BASE")
     steps = (
         f"{imports}; from transformers import AutoTokenizer",
         f"{model}.merge_and_unload().save_pretrained({out})",

@@ -17,7 +17,7 @@ from regrpo.core import hardware, hub, prompts, verifiers
 from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
 from regrpo.evaluate.tasks import WITHOUT_VERIFIER
-from regrpo.inputs import base_models, formats, sources
+from regrpo.inputs import base_models, formats, model_folders, sources
 from regrpo.plan.findings import Sections
 from regrpo.train import rewards, sharding
 
@@ -74,7 +74,9 @@ def require_base(_: str, section: Any) -> None:
         source.find()
     elif source.kind in ("local", "gguf"):
         name = source.path if source.kind == "local" else source.file
-        hub.file_under(hub.RAW_MODELS, name, "base_model.source")
+        path = hub.file_under(hub.RAW_MODELS, name, "base_model.source")
+        if source.kind == "local":
+            model_folders.recognise(path, name)
 
 
 def require_rewards(_: str, section: Any) -> None:

@@ -103,7 +103,7 @@ def test_shards_are_those_that_the_index_names(mine: Path) -> None:
     assert facts["parameters"] == expected == loaded_parameters(Path("models/base"))
     assert facts["unread_files"] == ["model-00009-of-00009.safetensors"]
     shards[1].unlink()
-    assert f"found no {shards[1].name}. Bring the files that are missing" in refusal()
+    assert f"found no {shards[1].name} in models/raw/mine. Bring the files" in refusal()
     (mine / model_folders.INDEX).unlink()
     assert f"{shards[0].name}, {shards[2].name}" in refusal()
 
@@ -293,7 +293,7 @@ def adapter(mine: Path) -> Path:
 
 def test_an_adapter_is_refused_with_the_command_that_merges_it(adapter: Path, mine: Path) -> None:
     said = refusal("adapter")
-    assert "found an adapter (LORA) of models/raw/mine. Merge it with its base: `python -c" in said
+    assert "found an adapter (LORA) of models/raw/mine in models/raw/adapter. Merge it" in said
     assert "{kind: local, path: adapter-merged}" in said
     _, option, code = shlex.split(said.split("`")[1])
     assert option == "-c"
@@ -312,7 +312,7 @@ def test_an_adapter_that_names_no_base_or_lies_beside_weights_is_told_so(
     files.write_json(adapter / "adapter_config.json", about | {"base_model_name_or_path": None})
     said = refusal("adapter")
     assert "a base that it does not name" in said
-    assert "AutoModelForCausalLM.from_pretrained('\"'\"'BASE'\"'\"')" in said
+    assert 'AutoModelForCausalLM.from_pretrained("BASE")' in said
     assert said.endswith("Write the base's folder or name for BASE.")
     shutil.copyfile(adapter / "adapter_config.json", mine / "adapter_config.json")
     assert f"If {WHOLE} is merged already, remove adapter_config.json." in refusal()
@@ -348,11 +348,17 @@ def as_gptq(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (as_publisher, "found the publisher's own format (params.json). Take the model's Hugging"),
-        (as_nested, "a model in a folder inside (snapshots/abc). Name mine/snapshots/abc instead"),
-        (as_deepspeed, "found a checkpoint of DeepSpeed (zero_to_fp32.py). Gather it"),
-        (as_gguf, "found a GGUF file (model.q4.gguf). Use source kind `gguf`"),
-        (as_gptq, "gptq_model-4bit-128g.safetensors, which transformers does not read"),
+        (
+            as_publisher,
+            "found the publisher's own format (params.json) in models/raw/mine. Take the",
+        ),
+        (as_nested, "(snapshots/abc) in models/raw/mine. Name mine/snapshots/abc instead"),
+        (
+            as_deepspeed,
+            "found a checkpoint of DeepSpeed (zero_to_fp32.py) in models/raw/mine. Gather",
+        ),
+        (as_gguf, "a GGUF file (model.q4.gguf) in models/raw/mine. Use source kind `gguf`"),
+        (as_gptq, "gptq_model-4bit-128g.safetensors in models/raw/mine, which transformers"),
     ],
 )
 def test_a_folder_of_another_form_is_refused_as_what_it_is(

@@ -18,6 +18,7 @@ from regrpo.plan import (
     memory,
     model_shape,
 )
+from tests.support import stand_ins
 from tests.support.plans import HERE, small_config
 from tests.support.projects import edit_yaml
 
@@ -163,3 +164,22 @@ def test_a_sliding_layer_caches_its_window_only() -> None:
     assert shape.cached_tokens(100) == 200
     assert slid.cached_tokens(100) == 132
     assert memory.cache_per_sequence(shape, 100, 2) == 2 * 2 * 16 * 2 * 200
+
+
+def test_what_base_model_refuses_of_a_local_folder_plan_says_before(here: Path) -> None:
+    folder = here / "models/raw/mine"
+    stand_ins.causal(folder, "llama")
+    source = {"kind": "local", "path": "mine", "license": "MIT"}
+    edit_yaml(here / "params.yaml", {"base_model": {"source": source}})
+
+    def wrong() -> list[str]:
+        found = command.make(Path("params.yaml"), HERE)["findings"]
+        return [one["why"] for one in found if one["key"] == "base_model.source"]
+
+    assert wrong() == []
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    assert "found none for model.layers.2." in " ".join(wrong())
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}')
+    (found,) = wrong()
+    assert "an adapter (LoRA) of a/b" in found
