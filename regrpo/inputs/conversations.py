@@ -47,13 +47,20 @@ def turns_in(value: Any) -> list[Turn] | None:
     """
     if isinstance(value, str) and _WRITTEN.match(value):
         value = _parse(value)
-    if isinstance(value, Mapping) and "role" in value:
-        value = [value]
+    if isinstance(value, Mapping) and value.keys() & {"role", "from"}:
+        value = _rows(value)
     if not isinstance(value, list) or not value:
         return None
     if not all(isinstance(turn, Mapping) for turn in value):
         return None
     return [_turn(turn) for turn in value]
+
+
+def _rows(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A turn alone, or the turns of lists side by side, as `datasets` writes a sequence of turns."""
+    if not all(isinstance(part, list) for part in value.values()):
+        return [value]
+    return [dict(zip(value, cells, strict=False)) for cells in zip(*value.values(), strict=False)]
 
 
 def _parse(text: str) -> Any:

@@ -20,6 +20,8 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """The names under which transformers looks for weights, in this order."""
 ADAPTER = "adapter_config.json"
 """What PEFT saves beside an adapter's weights."""
+LFS = b"version https://git-lfs"
+"""How a file begins that Git LFS has not fetched."""
 UNMERGEABLE = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING")
 """PEFT's kinds of adapters that lie in the prompt and in no weight."""
 GATHERED = "name the folder that it writes in base_model.source."
@@ -62,11 +64,12 @@ def require_model(folder: Path, name: str) -> None:
     """Refuse a folder that is no model of transformers' with safetensors and a tokenizer."""
     recognise(folder, name)
     require_safetensors(folder)
-    for pattern, what in (("config.json", "a model configuration"), ("tokenizer*", "a tokenizer")):
-        if not list(folder.glob(pattern)):
+    parts = {"config.json": "a model configuration", "tokenizer*, vocab.*": "a tokenizer"}
+    for patterns, what in parts.items():
+        if not any(any(folder.glob(pattern)) for pattern in patterns.split(", ")):
             raise Refused(
                 WHERE,
-                expected=f"{what} ({pattern})",
+                expected=f"{what} ({patterns})",
                 found=f"none in {folder}",
                 remedy="Save it into the folder with `save_pretrained`.",
             )
@@ -130,17 +133,29 @@ def weight_files(folder: Path) -> set[str]:
 def weights(folder: Path) -> Iterator[tuple[str, int]]:
     """(type as safetensors names it, elements) of each stored tensor, without reading it.
 
-    Raises SafetensorError for what is no such file.
+    Raises Refused for a file that is none of safetensors', or not whole.
     """
-    from safetensors import safe_open
-
     for name in sorted(weight_files(folder)):
-        if name.endswith(".json"):
-            continue
-        with safe_open(folder / name, framework="pt") as tensors:
+        if not name.endswith(".json"):
+            yield from _tensors(folder / name)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, int]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - it is no mapping
                 stored = tensors.get_slice(key)
                 yield stored.get_dtype(), math.prod(stored.get_shape())
+    except (SafetensorError, OSError) as error:
+        found, remedy = first_line(error), "Bring it again: it is truncated or damaged."
+        with path.open("rb") as file:
+            if file.read(len(LFS)) == LFS:
+                found, remedy = "a pointer of Git LFS", "Fetch the file itself: `git lfs pull`."
+        raise Refused(
+            WHERE, expected=f"weights in {path.name}", found=found, remedy=remedy
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

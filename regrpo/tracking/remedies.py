@@ -50,6 +50,8 @@ BY_WORDS = {
     r"unable to open database file": "See that its folder is there and writable, and no folder has "
     "the database's name.",
     r"file is not a database": "Move the file away, or set MLFLOW_TRACKING_URI to the store.",
+    r"filesystem tracking backend|unsupported URI": "Set MLFLOW_TRACKING_URI to a server, or to a "
+    "database such as sqlite:///mlflow.db; `mlflow migrate-filestore` brings old runs over.",
     r"out-of-date database schema": "Bring it up to date: `mlflow db upgrade URI`, as MLflow says.",
 }
 """Regular expressions over the messages of MLflow, databases, S3 and HTTP clients."""

@@ -52,8 +52,9 @@ PARTS = [{"type": "text", "text": "Add "}, {"type": "text", "text": "1 to {n}."}
             {"from": "human", "value": "Add 1 to {n}."},
         ],
         [{"role": "developer", "content": "Be brief."}, user("Add 1 to {n}.")],
+        {"role": ["system", "user"], "content": ["Be brief.", "Add 1 to {n}."]},
     ],
-    ids=["list", "json", "python", "parts", "sharegpt", "developer"],
+    ids=["list", "json", "python", "parts", "sharegpt", "developer", "columns"],
 )
 def test_a_conversation_is_a_prompt_whose_last_turn_is_the_question(turns: Any) -> None:
     for row in prepared(asked(turns)):

@@ -117,6 +117,14 @@ def test_a_shard_of_another_model_and_an_index_that_is_no_json_are_refused(mine:
     assert "expected a JSON object" in refusal()
 
 
+def test_a_shard_that_git_lfs_has_not_fetched_is_named(mine: Path) -> None:
+    shards = shard(mine)
+    shards[0].write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert f"expected weights in {shards[0].name}; found a pointer of Git LFS" in refusal()
+    shards[0].write_bytes(b"")
+    assert f"expected weights in {shards[0].name}; found " in refusal()
+
+
 def test_a_tied_weight_counts_once_whether_the_files_hold_it_once_or_twice(mine: Path) -> None:
     untied = bring()["parameters"]
     tensors = load_file(mine / WHOLE)

@@ -92,6 +92,14 @@ def test_a_registered_name_that_a_prompt_has_is_told(root: Path, store: Store) -
     assert store.registry().register(f"free-{root.name}", model, {}) == "1"
 
 
+def test_a_folder_of_files_as_store_is_told_with_what_is_a_store(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", str(root / "mlruns"))
+    finished_journal(root, "sft")
+    assert "Set MLFLOW_TRACKING_URI to a server, or to a database" in refusal()
+
+
 @pytest.fixture
 def server(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """A server that answers every request with the status that the fixture's value is given."""
