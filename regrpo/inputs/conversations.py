@@ -57,7 +57,7 @@ def turns_in(value: Any) -> list[Turn] | None:
 
 
 def _rows(value: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A turn alone, or the turns of lists side by side, as `datasets` writes a sequence of turns."""
+    """A turn alone, or turns as lists side by side, as `datasets` writes a sequence of structs."""
     if not all(isinstance(part, list) for part in value.values()):
         return [value]
     return [dict(zip(value, cells, strict=False)) for cells in zip(*value.values(), strict=False)]

@@ -3,7 +3,6 @@
 Imports core to records.
 
 follower, sync, passes, state       one process a repository, or `regrpo sync`
-remedies                            failures that waiting does not cure
 store, writer                       an experiment; a journal becomes a stage's run
 rows, pipeline_rows                 what a row holds: parameters, metrics, tags
 models, datasets, tables, notes     the rest of what people look at there

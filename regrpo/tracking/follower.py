@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from regrpo.core.errors import CannotCheck
 from regrpo.records.journal import journal_folder, pending
 from regrpo.tracking import state
+from regrpo.tracking.address import sentence
 from regrpo.tracking.passes import open_store, sync_once
-from regrpo.tracking.remedies import sentence
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store

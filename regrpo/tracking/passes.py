@@ -14,8 +14,7 @@ from regrpo.core.git import EXPERIMENT, experiment_refs
 from regrpo.core.pipeline import Snapshot
 from regrpo.records.journal import JournalReader, pending
 from regrpo.tracking import state
-from regrpo.tracking.address import experiment_name, tracking_uri
-from regrpo.tracking.remedies import cure, sentence
+from regrpo.tracking.address import cure, experiment_name, sentence, tracking_uri
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store

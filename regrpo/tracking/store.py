@@ -9,10 +9,9 @@ from typing import Any
 
 from regrpo.core.errors import CannotCheck
 from regrpo.tracking import notes
-from regrpo.tracking.address import shown_uri
+from regrpo.tracking.address import KEPT, restoring, shown_uri
 from regrpo.tracking.reader import import_mlflow, with_tags
 from regrpo.tracking.registry import Registry
-from regrpo.tracking.remedies import KEPT, restoring
 from regrpo.tracking.tables import Table
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100

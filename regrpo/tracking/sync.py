@@ -15,9 +15,8 @@ from regrpo.records.find import require_git, workspace
 from regrpo.records.follower_process import start_following
 from regrpo.records.journal import enabled, pending
 from regrpo.tracking import state
-from regrpo.tracking.address import shown_uri, tracking_uri
+from regrpo.tracking.address import KEPT, LATER, cure, shown_uri, tracking_uri
 from regrpo.tracking.passes import open_store, sync_once
-from regrpo.tracking.remedies import KEPT, LATER, cure
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store

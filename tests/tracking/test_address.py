@@ -14,7 +14,7 @@ import pytest
 
 from regrpo.core.errors import CannotCheck
 from regrpo.records.journal import JournalReader
-from regrpo.tracking import follower, passes, remedies, sync
+from regrpo.tracking import address, follower, passes, sync
 from tests.support.stores import DEAD, finished_journal, only, open_journal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def test_the_command_names_the_store_where_no_setting_does(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    said = remedies.restoring("experiment", "1")
+    said = address.restoring("experiment", "1")
     assert f"`MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db mlflow experiments" in said
 
 
@@ -145,13 +145,13 @@ def test_what_a_server_answers_decides_the_remedy(
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), remedies.ROOM),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), remedies.ROOM),
-        (PermissionError(errno.EACCES, "Permission denied"), remedies.ALLOW),
-        (sqlite3.OperationalError("database or disk is full"), remedies.ROOM),
-        (sqlite3.OperationalError("attempt to write a readonly database"), remedies.ALLOW),
-        (RuntimeError("ClientError: (AccessDenied) when calling PutObject"), remedies.ASK),
-        (RuntimeError("FATAL: password authentication failed for user"), remedies.LOGIN),
+        (OSError(errno.ENOSPC, "No space left on device"), address.ROOM),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), address.ROOM),
+        (PermissionError(errno.EACCES, "Permission denied"), address.ALLOW),
+        (sqlite3.OperationalError("database or disk is full"), address.ROOM),
+        (sqlite3.OperationalError("attempt to write a readonly database"), address.ALLOW),
+        (RuntimeError("ClientError: (AccessDenied) when calling PutObject"), address.ASK),
+        (RuntimeError("FATAL: password authentication failed for user"), address.LOGIN),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), None),
         (TimeoutError("timed out"), None),
         (RuntimeError("API request failed with error code 503 != 200"), None),
@@ -161,7 +161,7 @@ def test_what_a_server_answers_decides_the_remedy(
 def test_a_failure_is_cured_by_waiting_or_by_what_its_kind_needs(
     error: Exception, remedy: str | None
 ) -> None:
-    assert remedies.cure(error) == remedy
+    assert address.cure(error) == remedy
     wrapped = RuntimeError("MLflow failed")
     wrapped.__cause__ = error
-    assert remedies.cure(wrapped) == remedy
+    assert address.cure(wrapped) == remedy
