@@ -159,10 +159,9 @@ class JournalReader:
     def answer_with_error(self, problem: str, stuck: str | None) -> None:
         """Note why MLflow has no run of this journal; `stuck` is told when the stage ends."""
         notes = self.tracker_notes
-        if not notes.get("run_id") and "error" not in notes:
-            self.note(error=problem)
-        if notes.get("stuck") != stuck:
-            self.note(stuck=stuck)
+        answered = notes.get("run_id") or "error" in notes
+        if not answered or notes.get("stuck") != stuck:
+            self.note(error=problem, stuck=stuck)
 
     def metrics_from(self, offset: int) -> tuple[list[dict[str, Any]], int]:
         """The whole lines of metrics.jsonl from byte `offset` on, and the offset behind them."""
