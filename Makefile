@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help install repro test test-slow lint ui lock clean
+.PHONY: help install repro test test-slow test-gpu lint ui lock clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: install    ## the quick tests (10 minutes at most)
 
 test-slow: install  ## the long tests: kills, browsers, servers, sweeps, whole profiles
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "slow and not gpu"
+
+test-gpu: install  ## the tests for one CUDA GPU, 10 minutes on an H100; each is skipped with its reason where it cannot run
+	@$(BIN)/python -m pytest -n 0 -m gpu tests/gpu
 
 lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/ruff format --check .

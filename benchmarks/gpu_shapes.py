@@ -7,24 +7,21 @@
 
 Run it in the root of a copy of the project: it writes into models/raw/, profiles/ and the root.
 Cases are STAGE-VARIANT: the stage's own train() with the variant's own settings, on sequences of
-exactly the lengths that the plan counts with; with -real at the end, on the rows that prepare left
-in data/prepared/. Changed are only the number of steps and the fixed length of completions, and
-nothing is saved. SHORT=1 makes everything tiny, DEVICE=cpu leaves the GPU out; CASE_SECONDS and
-ALL_SECONDS limit one case and all of them.
+exactly the lengths that the plan counts with. Changed are only the number of steps and the fixed
+length of completions, and nothing is saved. At the end of a case's name, -real takes the rows that
+prepare left in data/prepared/, -saved saves the model, and -bare trains by bare_trl.py instead.
+evaluate-VARIANT asks the model that sft-lora-saved left. SHORT=1 makes everything tiny, DEVICE=cpu
+leaves the GPU out; CASE_SECONDS and ALL_SECONDS limit one case and all of them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-import types
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,7 +41,6 @@ CASES = (
     "grpo-nf4",
     "sft-lora-real",
 )
-STEPS = {"sft": 6, "grpo": 3}
 DEVICE = os.environ.get("DEVICE", "cuda")
 SHORT = bool(os.environ.get("SHORT"))
 
@@ -72,9 +68,20 @@ SHARED: Changes = {
         ],
     },
 }
+VLLM = {"gpu_memory_utilization": 0.3, "max_model_len": 1024}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 VARIANTS: dict[str, Changes] = {  # as the profile's own comments write them
     "lora": {},
+    "deterministic": {"sft": {"deterministic": True}, "grpo": {"deterministic": True}},
+    "vllm": {
+        "grpo": {
+            "use_vllm": True,
+            "vllm_mode": "colocate",
+            "vllm_gpu_memory_utilization": VLLM["gpu_memory_utilization"],
+            "vllm_max_model_length": VLLM["max_model_len"],
+        },
+        "evaluate": {"backend": "vllm", "model_args": VLLM},
+    },
     "full": {
         "sft": {"lora": None, "learning_rate": 1.0e-5, "optim": "adamw_torch_fused"},
         "grpo": {"lora": None, "learning_rate": 1.0e-6, "optim": "adamw_torch_fused"},
@@ -107,6 +114,7 @@ TINY: Changes = {
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 2,
     },
+    "evaluate": {"max_gen_toks": 16},
 }
 TINY_MODEL = {
     "hidden_size": 64,
@@ -126,8 +134,6 @@ def main() -> None:
         make()
     elif command == "plan":
         plan()
-    elif command == "case" and names:
-        case(names[0])
     elif command == "run":
         run(names or list(CASES))
     elif command == "table":
@@ -244,20 +250,19 @@ def words_of(sources: Iterable[Path], pattern: str) -> list[str]:
 
 
 def plan() -> None:
-    """`regrpo plan --json` of every variant, all at once."""
-    planning = {}
+    """`regrpo plan --json` of every variant."""
+    sys.path.insert(0, str(ROOT))
+    from regrpo.commands import plan as command
+    from regrpo.core.errors import RegrpoError
+
     for variant in VARIANTS:
-        command = [sys.executable, "-m", "regrpo.cli", "plan", "--json"]
-        planning[variant] = subprocess.Popen(
-            [*command, "--profile", str(profile_of(variant))],
-            stdout=plan_of(variant).open("w"),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    for variant, process in planning.items():
-        _, error = process.communicate()
-        if process.returncode not in (0, 1):
-            print(f"plan {variant}: exit code {process.returncode}: {error[-500:]}")
+        try:
+            target = command.find_target(None, None, None)
+            content = command.make(profile_of(variant), target)
+        except RegrpoError as error:
+            print(f"plan {variant}: {error}")
+        else:
+            plan_of(variant).write_text(json.dumps(content, indent=1))
 
 
 def plan_of(variant: str) -> Path:
@@ -272,223 +277,6 @@ def planned_phases(stage: str, variant: str) -> dict[str, dict[str, Any]]:
         return {}
     phases = {phase["phase"]: phase for phase in content["phases"]}
     return {name: phase for name, phase in phases.items() if name.split(",")[0] == stage}
-
-
-# --- one case, in a process of its own --------------------------------------------------------
-
-
-def case(name: str) -> None:
-    """Import everything, say "ready", wait for a line on stdin, train, and print the result.
-
-    While one case computes, the next one can thus import.
-    """
-    stage, variant, *rest = name.split("-")
-    real = "real" in rest
-    sys.path.insert(0, str(ROOT))
-    import trl
-
-    from regrpo.core import profiles
-    from stages import grpo, sft
-
-    module = {"sft": sft, "grpo": grpo}[stage]
-    trainer = {"sft": trl.SFTTrainer, "grpo": trl.GRPOTrainer}[stage]
-    section, lengths = settings_of(stage, profiles.read_profile(profile_of(variant)))
-    params = profiles.parse_section(module.Params, section, name)
-    prepare_folder(ROOT / "cases" / name, lengths, real)
-    meter = Meter()
-    meter.watch(trainer)
-    run = types.SimpleNamespace(
-        params=params,
-        stage=stage,
-        reports=Path("reports"),
-        log=lambda values, step=0: None,
-        checkpoint_folder=lambda device: Path("checkpoints"),
-    )
-    print("ready", flush=True)
-    if sys.stdin.readline().strip() != "go":
-        sys.exit(1)
-    began = time.perf_counter()
-    with contextlib.suppress(TrainingEnded):  # nothing is saved
-        module.train(run)
-    result = {"case": name, "seconds": round(time.perf_counter() - began, 1)}
-    sequences = params.per_device_train_batch_size * params.gradient_accumulation_steps
-    result |= meter.speeds(sequences, lengths, real) | meter.memory()
-    result |= {"weights": meter.weights, "lengths": lengths, "sequences": sequences}
-    print("RESULT " + json.dumps(result), flush=True)
-
-
-def settings_of(stage: str, profile: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[int, int]]:
-    """The stage's section for a few steps, and the tokens of its prompts and completions."""
-    section = profile[stage] | {"max_steps": STEPS[stage], "logging_steps": 1}
-    if stage == "grpo":
-        completion = section["max_completion_length"]
-        section |= {"generation_kwargs": {"min_new_tokens": completion}, "sample_every": 1000}
-        return section, (profile["validate"]["max_prompt_tokens"], completion)
-    half = section["max_length"] // 2  # the plan counts half of the window for each
-    return section, (section["max_length"] - half, half)
-
-
-def prepare_folder(folder: Path, lengths: tuple[int, int], real: bool) -> None:
-    """Make `folder` the working directory: models of random weights, and data to train on."""
-    for place in ("models", "data", "reports"):
-        (folder / place).mkdir(parents=True, exist_ok=True)
-    for model in ("base", "sft"):
-        (folder / "models" / model).symlink_to((ROOT / RAW).resolve())
-    os.chdir(folder)
-    if real:
-        Path("data/prepared").symlink_to(ROOT / "data/prepared")
-    else:
-        write_rows(Path("data/prepared"), *lengths)
-
-
-def write_rows(folder: Path, prompt: int, completion: int) -> None:
-    """Rows of one comma a token; the tokenizer adds <bos> to the prompt, the trainer <eos>."""
-    import pandas as pd
-
-    folder.mkdir()
-    texts = {"prompt": "," * (prompt - 1), "solution": "," * (completion - 1)}
-    rows = [
-        {"id": str(index), "question": "", "answer": "1", "source_row": index, **texts}
-        for index in range(256)
-    ]
-    for split in ("sft", "train"):
-        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
-    (folder / "dataset.json").write_text(json.dumps({"verifier": "final_number"}))
-
-
-class TrainingEnded(BaseException):
-    """Raised after the last step: leaves the stage's train() before it saves.
-
-    A BaseException, so that no handler of errors takes it for one.
-    """
-
-
-class Meter:
-    """Peaks of memory, by phase, and seconds of one training. A peak on a CPU counts as 0."""
-
-    def __init__(self) -> None:
-        self.peaks = {"train": 0, "generate": 0}
-        self.reserved = 0
-        self.step_ends: list[float] = []
-        self.generations: list[float] = []
-        self.weights = ""
-
-    def watch(self, trainer_class: Any) -> None:
-        """Measure what trainers of this class do, and end their train() without saving."""
-        from transformers import TrainerCallback
-
-        meter, train = self, trainer_class.train
-
-        class Clock(TrainerCallback):
-            def on_train_begin(self, *_: Any, **__: Any) -> None:
-                meter.forget_peaks()  # loading has peaks of its own
-                meter.step_ends.append(now())
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                meter.step_ends.append(now())
-
-        def measured_train(trainer: Any, *arguments: Any, **named: Any) -> None:
-            trainer.add_callback(Clock())
-            trainer.args.save_strategy = type(trainer.args.save_strategy)("no")
-            train(trainer, *arguments, **named)
-            meter.take_peak("train")
-            meter.weights = str(next(trainer.model.parameters()).dtype)
-            raise TrainingEnded
-
-        trainer_class.train = measured_train
-        if hasattr(trainer_class, "_generate"):
-            self.watch_generation(trainer_class)
-
-    def watch_generation(self, trainer_class: Any) -> None:
-        generate = trainer_class._generate
-
-        def measured_generate(trainer: Any, *arguments: Any, **named: Any) -> Any:
-            self.take_peak("train")
-            began = now()
-            completions = generate(trainer, *arguments, **named)
-            self.generations.append(now() - began)
-            self.take_peak("generate")
-            return completions
-
-        trainer_class._generate = measured_generate
-
-    def take_peak(self, phase: str) -> None:
-        """The highest since the last peak was taken belongs to `phase`."""
-        import torch
-
-        if DEVICE == "cuda":
-            self.peaks[phase] = max(self.peaks[phase], torch.cuda.max_memory_allocated())
-            self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
-            torch.cuda.reset_peak_memory_stats()
-
-    def forget_peaks(self) -> None:
-        import torch
-
-        if DEVICE == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-
-    def memory(self) -> dict[str, int]:
-        """Bytes: the allocator's peaks, and what the process has on the device besides."""
-        return {
-            "allocated_train": self.peaks["train"],
-            "allocated_generate": self.peaks["generate"],
-            "reserved": self.reserved,
-            "context": context_bytes() if DEVICE == "cuda" else 0,
-        }
-
-    def speeds(self, sequences: int, lengths: tuple[int, int], real: bool) -> dict[str, Any]:
-        """Seconds a step and tokens a second; the first step, which compiles, is left out."""
-        ends = self.step_ends
-        steps = [after - before for before, after in itertools.pairwise(ends)]
-        step = statistics.median_high(steps[1:] or steps)
-        generation = statistics.median_high(self.generations[1:] or self.generations or [0.0])
-        tokens = trained = generated = None
-        if not real:  # real rows have lengths of their own
-            tokens = sequences * sum(lengths)
-            trained = round(tokens / (step - generation))
-        if generation:
-            generated = round(sequences * lengths[1] / generation)
-        return {
-            "steps": [round(seconds, 3) for seconds in steps],
-            "step_seconds": round(step, 3),
-            "first_step_seconds": round(steps[0], 3),
-            "generate_seconds": round(generation, 3),
-            "train_seconds": round(step - generation, 3),
-            "tokens_a_step": tokens,
-            "tokens_per_second_trained": trained,
-            "tokens_per_second_generated": generated,
-        }
-
-
-def now() -> float:
-    """Seconds, once the device has done what it was given."""
-    import torch
-
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def context_bytes() -> int:
-    """What this process has on the device beyond torch's allocator.
-
-    By NVML; where that fails, all that is in use less torch's, right only if the GPU is ours alone.
-    """
-    import torch
-
-    reserved = torch.cuda.memory_reserved()
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid == os.getpid() and process.usedGpuMemory:
-                return int(process.usedGpuMemory) - reserved
-    except Exception as error:  # without the package, its library or the right to ask
-        print(f"NVML: {error}", file=sys.stderr)
-    free, total = torch.cuda.mem_get_info()
-    return int(total - free - reserved)
 
 
 # --- run: all cases, one after another --------------------------------------------------------
@@ -514,7 +302,7 @@ def run(names: list[str]) -> None:
 
 
 def start(name: str, log: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, "case", name]
+    command = [sys.executable, str(Path(__file__).with_name("gpu_case.py")), name]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
     )
@@ -566,6 +354,8 @@ def add_plan(result: dict[str, Any]) -> None:
         "train": planned.get(stage) or planned.get(f"{stage}, train"),
         "generate": planned.get(f"{stage}, generate"),
     }
+    if stage == "evaluate":
+        phases = {"generate": planned.get(stage)}
     for name, phase in phases.items():
         if not phase:
             continue
@@ -600,10 +390,11 @@ def line_of(result: Mapping[str, Any]) -> str:
         f"{gigabytes(result['reserved']):>8} {gigabytes(result['context']):>5}"
     )
     times = (
-        f"{seconds(result['train_seconds']):>13} {seconds(result.get('plan_train_seconds')):>6} "
+        f"{seconds(result.get('train_seconds')):>13} "
+        f"{seconds(result.get('plan_train_seconds')):>6} "
         f"{seconds(result['generate_seconds']):>9} "
         f"{seconds(result.get('plan_generate_seconds')):>6} "
-        f"{result['tokens_per_second_trained'] or 0:>8,}"
+        f"{result.get('tokens_per_second_trained') or 0:>8,}"
     )
     return f"{name:14} {memory} | {times}"
 
