@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     whole = graph.of_places([finder.here, *revisions(root)])
     part, starts = graph.ask(whole, args.target, finder.find, direction)
     if args.json:
-        asked = {"target": args.target, "direction": direction, "start": starts}
-        print(json.dumps(asked | graph.plain(part), indent=2))
+        question = {"target": args.target, "direction": direction, "start": starts}
+        print(json.dumps(question | graph.plain(part), indent=2))
     elif args.mermaid:
         print(graph.mermaid(part))
     elif args.html:

@@ -17,6 +17,8 @@ from regrpo.core.errors import Refused, first_line
 if TYPE_CHECKING:
     import pandas as pd
 
+Json = dict[str, Any]
+"""A mapping as JSON has it."""
 RESTORE = "Restore it with `dvc checkout`, or make it again with `dvc repro`."
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 EXPERIMENT = re.compile("refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)")
 """A DVC experiment's reference: its baseline commit in two parts, and its name."""
@@ -55,12 +56,21 @@ def _next_file(answer: io.BytesIO) -> bytes | None:
     return data if head[1] == b"blob" else None
 
 
-def experiment_refs(root: Path) -> dict[str, str]:
-    """The DVC experiments of a repository: git reference (refs/exps/<baseline>/<name>) → commit."""
-    listing = git("-C", str(root), "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps")
-    refs = {}
+class Experiment(NamedTuple):
+    """A DVC experiment: its name, its baseline's commit and its own, and its git reference."""
+
+    name: str
+    baseline: str
+    commit: str
+    ref: str
+
+
+def experiments(root: Path) -> list[Experiment]:
+    """The DVC experiments of a repository."""
+    listing = git("-C", str(root), "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
+    found = []
     for line in (listing or "").splitlines():
-        ref, commit = line.rsplit(" ", 1)
-        if EXPERIMENT.fullmatch(ref):
-            refs[ref] = commit
-    return refs
+        commit, _, ref = line.partition(" ")
+        if match := EXPERIMENT.fullmatch(ref):
+            found.append(Experiment(match[3], match[1] + match[2], commit, ref))
+    return found

@@ -6,27 +6,25 @@ A record here is run.json's element as plain data; regrpo.records.record has it 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from regrpo.core.dvc import cache_folder, dvc_root, md5_of, read_object
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.files import sha256_json
+from regrpo.core.files import Json, sha256_json
 from regrpo.core.git import Files, read_files
 from regrpo.core.profiles import STAGES, parse_yaml
 
 LOCK = Path("dvc.lock")
 CODE = ("stages", "regrpo", "custom", "dvc.yaml", "pyproject.toml", "constraints.txt")
 """What counts as code, for the "dirty" flag (DVC itself rewrites params.yaml and the reports)."""
-
-Json = dict[str, Any]
 
 
 def record_path(stage: str) -> str:
@@ -162,11 +160,11 @@ def chain_misfits(
             maker = maker_of(item["path"], made)
             if maker is None:
                 continue
-            differing = [pair for pair in hashes([item]) if made[maker].get(pair[0]) != pair[1]]
-            # Of a folder with another hash its files are not listed besides.
-            for path, digest in differing[:1]:
+            for path, digest in hashes([item]):
                 expected = made[maker].get(path)
-                found.append(Misfit(stage, "input", path, expected, digest, maker))
+                if expected != digest:
+                    found.append(Misfit(stage, "input", path, expected, digest, maker))
+                    break  # of a folder with another hash its files are not listed besides
     return found
 
 
@@ -201,24 +199,17 @@ class Snapshot:
 
     def read(self, path: str | Path) -> bytes | None:
         """A file's bytes. Returns None if it is not there."""
-        if str(path) in self.loaded:
-            return self.loaded[str(path)]
-        if self.revision is None:
-            file = self.root / path
-            return file.read_bytes() if file.is_file() else None
-        command = ["git", "-C", str(self.root), "show", f"{self.revision}:./{path}"]
-        done = subprocess.run(command, capture_output=True, check=False)
-        return done.stdout if done.returncode == 0 else None
+        return self.read_all([str(path)]).get(str(path))
 
     def read_all(self, paths: Iterable[str]) -> dict[str, bytes]:
         """Those of the files that are there, by path; a revision's with one git process."""
         wanted = list(paths)
-        missing = [path for path in wanted if path not in self.loaded]
-        known: Files = {path: self.loaded[path] for path in wanted if path in self.loaded}
         if self.revision is None:
-            known |= {path: self.read(path) for path in missing}
-        elif missing:
-            known |= read_files(self.root, [self.revision], missing)[self.revision]
+            files = [path for path in wanted if (self.root / path).is_file()]
+            return {path: (self.root / path).read_bytes() for path in files}
+        missing = [path for path in wanted if path not in self.loaded]
+        found = self.loaded | read_files(self.root, [self.revision], missing)[self.revision]
+        known = {path: found[path] for path in wanted}
         return {path: data for path, data in known.items() if data is not None}
 
     def output(self, path: str) -> bytes | None:
@@ -250,8 +241,15 @@ class Snapshot:
 
     def record(self, stage: str) -> Json | None:
         """The one element of a stage's run.json. Returns None if there is none."""
-        content = self.json(record_path(stage))
-        return content[0] if isinstance(content, list) and content else None
+        return self.records().get(stage)
+
+    def records(self) -> dict[str, Json]:
+        """The record of each stage that has one that can be read, in running order."""
+        records = {}
+        for stage, data in self.record_bytes().items():
+            with contextlib.suppress(ValueError, TypeError, LookupError):
+                records[stage] = dict(json.loads(data)[0])
+        return records
 
     def record_bytes(self) -> dict[str, bytes]:
         """{stage: run.json's bytes} of the stages that have one, in running order."""
@@ -266,32 +264,16 @@ class Snapshot:
     def pipeline_key(self) -> str | None:
         """The pipeline's key. Returns None if this is not one whole pipeline (see `misfits`)."""
         lock = self.lock()
-        if pipeline_key(lock) is None:
-            return None
-        data = self.record_bytes()
-        records = {}
-        for stage, one in data.items():
-            content = json.loads(one)
-            if isinstance(content, list) and content:
-                records[stage] = content[0]
-        return None if misfits(lock, data, records) else pipeline_key(lock)
+        whole = not misfits(lock, self.record_bytes(), self.records())
+        return pipeline_key(lock) if whole else None
 
 
 def load(snapshots: Iterable[Snapshot], paths: Iterable[str]) -> list[Snapshot]:
-    """The snapshots of one repository, with these files read already: one git process for all."""
-    many, wanted = list(snapshots), list(paths)
-    commits = [one.revision for one in many if one.revision is not None]
-    read = read_files(many[0].root, commits, wanted) if many else {}
-    return [
-        Snapshot(
-            one.root, one.revision, read[one.revision] if one.revision else _lying(one, wanted)
-        )
-        for one in many
-    ]
-
-
-def _lying(workspace: Snapshot, paths: Iterable[str]) -> Files:
-    return {path: workspace.read(path) for path in paths}
+    """The snapshots of one repository; a revision's have these files read, by one git process."""
+    many = list(snapshots)
+    commits = [one.revision for one in many if one.revision]
+    read = read_files(many[0].root, commits, list(paths)) if many else {}
+    return [replace(one, loaded=read.get(one.revision or "", {})) for one in many]
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from regrpo.core.errors import Refused
@@ -44,6 +53,81 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_every_wrong_key(cls, values: Any, parse: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse a section with one problem a key, in the words of a profile."""
+        section, problems = None, []
+        try:
+            section = parse(values)
+        except ValidationError as error:
+            for one in error.errors():
+                problems += cls._problems(values, one)
+        if isinstance(values, dict):
+            problems += cls.problems_of_extras(values)
+        found: dict[str, Problem] = {}
+        for problem in problems:
+            known = found.get(problem.key)
+            found[problem.key] = _either(known, problem) if known else problem
+        if section is None or found:
+            raise invalid(*found.values())
+        return section
+
+    @classmethod
+    def _problems(cls, values: Any, error: Any) -> list[Problem]:
+        """The problems that one of pydantic's errors says."""
+        path = _path(error["loc"], values)
+        if error["type"] == "settings":  # of a section in this one
+            prefix = "".join(f"{part}." for part in path)
+            return [
+                Problem(f"{prefix}{key}".removesuffix("."), why, would_do)
+                for key, why, would_do in error["ctx"]["problems"]
+            ]
+        if error["type"] == "missing":
+            return [Problem(str(error["loc"][-1]), "is missing")]
+        key = ".".join(map(str, path))
+        if error["type"] == "extra_forbidden":
+            near = nearest(key, cls.model_fields) or f"one of {', '.join(cls.model_fields)}"
+            return [Problem(key, "unknown key", near)]
+        if error["type"].startswith("union_tag"):
+            context = error["ctx"]
+            kinds = context.get("expected_tags", "the kinds that params.yaml names beside it")
+            why = f"names none of the kinds; found {context.get('tag', 'none')!r}"
+            return [Problem(f"{key}.kind", why, kinds.replace("'", ""))]
+        return [Problem(key, _reason(error))]
+
+    @classmethod
+    def problems_of_extras(cls, values: Mapping[Any, Any]) -> list[Problem]:
+        """What is wrong with the keys of a section that are not its own fields."""
+        return []
+
+
+def _path(location: Iterable[Any], values: Any) -> list[Any]:
+    """An error's keys and indices, without pydantic's names for the branches of a union."""
+    path = []
+    for part in location:
+        is_index = isinstance(values, list) and isinstance(part, int)
+        if is_index or (isinstance(values, dict) and part in values):
+            values = values[part]
+            path.append(part)
+    return path
+
+
+def _reason(error: Any) -> str:
+    text = error["msg"].removeprefix("Value error, ")
+    text = re.sub(r"a valid dictionary( or [\w ]+)?", "a mapping", text)
+    text = text[0].lower() + text[1:]
+    if error["type"] == "value_error" or isinstance(error["input"], (dict, list, BaseModel)):
+        return text
+    return f"{text}; found {error['input']!r}"
+
+
+def _either(first: Problem, second: Problem) -> Problem:
+    """What two branches of a union say of one value."""
+    why, _, found = first.why.partition("; found ")
+    other = second.why.partition("; found ")[0].removeprefix("input should be ")
+    return Problem(first.key, f"{why} or {other}; found {found}", first.would_do)
+
 
 class PassThrough(Section):
     """A section whose remaining keys belong to a library's configuration dataclass.
@@ -56,16 +140,10 @@ class PassThrough(Section):
     library: ClassVar[str]
     owned: ClassVar[dict[str, str]] = {}
 
-    @model_validator(mode="after")
-    def _extras_belong_to_the_library(self) -> Self:
-        if problems := self.problems_of_extras(self.passed_through):
-            raise invalid(*problems)
-        return self
-
     @classmethod
-    def problems_of_extras(cls, values: Mapping[str, Any]) -> list[Problem]:
-        """What is wrong with the keys of a section that are not its own fields."""
-        found = (cls._problem(key, value) for key, value in values.items())
+    def problems_of_extras(cls, values: Mapping[Any, Any]) -> list[Problem]:
+        extras = {key: value for key, value in values.items() if isinstance(key, str)}
+        found = [cls._problem(key, value) for key, value in extras.items()]
         return [problem for problem in found if problem]
 
     @classmethod

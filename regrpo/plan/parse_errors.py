@@ -35,7 +35,7 @@ def parse(
 def explain(stage: str, model: type[Section], values: Any, error: ValidationError) -> list[Finding]:
     """Each wrong key of a section, why, and what would do: the nearest name, or an example."""
     findings = []
-    for key, why, would_do in find_problems(model, values, error):
+    for key, why, would_do in find_problems(error):
         path = key.split(".") if key else []
         path.insert(0, stage)
         would_do = would_do or _example(path, _at({stage: values}, path))

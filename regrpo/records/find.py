@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +11,13 @@ from typing import Any, Protocol, TypeVar
 
 from regrpo.core.dvc import dvc_config
 from regrpo.core.errors import CannotCheck
-from regrpo.core.git import experiment_refs, git
+from regrpo.core.git import experiments, git
 from regrpo.core.pipeline import Snapshot, load, record_path
 from regrpo.core.profiles import STAGES
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
 """A run as MLflow has it: id, status, deleted, tags."""
-STATES = {"RUNNING": "still running", "SCHEDULED": "not started"}
-"""What people call MLflow's states."""
 QUEUED = {
     "Queued": "queued (`dvc queue start` runs it)",
     "Running": "running, or killed while it ran (`dvc queue status`)",
@@ -96,14 +93,12 @@ def _no_git(root: Path) -> CannotCheck:
     )
 
 
-def experiments(root: Path) -> dict[str, str]:
-    """DVC experiments by name → commit (of several with one name, the last listed)."""
-    return {ref.split("/", 4)[4]: commit for ref, commit in experiment_refs(root).items()}
-
-
 def revisions(root: Path) -> Iterator[Place]:
-    """DVC experiments, and commits (HEAD, branches, tags) that changed dvc.lock, newest first."""
-    for name, commit in experiments(root).items():
+    """DVC experiments, and commits (HEAD, branches, tags) that changed dvc.lock, newest first.
+
+    Of several experiments with one name the last listed.
+    """
+    for name, commit in {one.name: one.commit for one in experiments(root)}.items():
         yield Place(f"experiment {name}", Snapshot(root, commit))
     everywhere = ("--branches", "--tags", "--remotes", "HEAD")
     listed = git("-C", str(root), "log", *everywhere, "--format=%H", "--", "dvc.lock")
@@ -145,14 +140,11 @@ class Finder:
             return self.here
         if self.committed and not _in_git(self.root):
             raise _no_git(self.root)
-        is_id = re.fullmatch("[0-9a-f]{32}", target) is not None
-        place = self._of_run(target) if is_id else None
-        place = place or self._of_revision(target)
-        if place is None and is_id:
+        # The first digits of a run's id may be those of a commit, which is meant then.
+        place = self._of_revision(target) or self._of_run(target)
+        if place is None and re.fullmatch("[0-9a-f]{32}", target):
             row = self._ask(lambda rows: rows.run(target))
-            place = None if row is None else self._of_row(row)
-        if place is None and not is_id:
-            place = self._of_run(target)  # the first digits of an id, unless a commit has them
+            place = self._of_row(row) if row else None
         if place is None:
             raise self._unknown(target)
         return place
@@ -169,13 +161,12 @@ class Finder:
         """
         numbered = re.compile(re.escape(name) + r"-(\d+)")
         members: dict[str, Named] = {}
-        for ref, commit in experiment_refs(self.root).items():
-            _, _, baseline, rest, experiment = ref.split("/", 4)
-            if numbered.fullmatch(experiment):
-                label = experiment
+        for one in experiments(self.root):
+            if numbered.fullmatch(one.name):
+                label = one.name
                 if label in members:  # the same name on another baseline
-                    label = f"{experiment}@{baseline}{rest[:5]}"
-                place = Place(f"experiment {experiment}", Snapshot(self.root, commit))
+                    label += f"@{one.baseline[:7]}"
+                place = Place(f"experiment {one.name}", Snapshot(self.root, one.commit))
                 members[label] = Named(label, place)
         for experiment, problem in self._queued.items():
             if numbered.fullmatch(experiment):
@@ -200,10 +191,7 @@ class Finder:
         places += reversed(list(revisions(self.root)))
         paths = [record_path(stage) for stage in STAGES]
         snapshots = load([place.snapshot for place in places], paths)
-        held = []
-        for place, snapshot in zip(places, snapshots, strict=True):
-            held.append((place, runs_in(snapshot)))
-        return held
+        return [(place, runs_in(one)) for place, one in zip(places, snapshots, strict=True)]
 
     def _of_run(self, run: str) -> Place | None:
         """The first place with a stage's record of this run, by either of its ids."""
@@ -219,10 +207,10 @@ class Finder:
         commit = git("-C", str(self.root), *verify)
         meanings = {commit: "git revision"} if commit else {}
         kind = "revision"
-        for ref, at in experiment_refs(self.root).items():
-            if ref.endswith(f"/{target}"):
+        for one in experiments(self.root):
+            if one.name == target:
                 kind = "experiment"
-                meanings.setdefault(at, f"experiment on {''.join(ref.split('/')[2:4])[:7]}")
+                meanings.setdefault(one.commit, f"experiment on {one.baseline[:7]}")
         if len(meanings) > 1:
             shown = ", ".join(f"{at[:12]} ({what})" for at, what in meanings.items())
             raise CannotCheck(
@@ -266,7 +254,8 @@ class Finder:
         stages = {run for tag, run in tags.items() if tag.startswith("regrpo.stage.")}
         experiment = tags.get("regrpo.experiment")
         if kind in ("pipeline", "stage") and row["status"] != "FINISHED":
-            why = f"{STATES.get(row['status'], row['status'].lower())}, says MLflow"
+            state = row["status"].lower().replace("running", "still running")
+            why = f"{state}, says MLflow"
         elif not stages:
             why = f"it is no run of a pipeline ({kind})"
         elif experiment:
@@ -344,14 +333,8 @@ class Finder:
 
 def runs_in(snapshot: Snapshot) -> dict[str, str | None]:
     """{our id: MLflow's id} of the stages' runs in a place; what is no record has none."""
-    runs = {}
-    for data in snapshot.record_bytes().values():
-        try:
-            record = json.loads(data)[0]
-            runs[str(record["run"])] = record.get("mlflow_run_id")
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            continue
-    return runs
+    records = snapshot.records().values()
+    return {str(record.get("run")): record.get("mlflow_run_id") for record in records}
 
 
 def _named(name: str, find: Callable[[T], Place], what: T) -> Named:

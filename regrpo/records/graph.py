@@ -9,48 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from regrpo.core import text
 from regrpo.core.errors import CannotCheck
-from regrpo.core.pipeline import record_path
+from regrpo.core.files import Json
+from regrpo.core.pipeline import hashes, record_path
 from regrpo.core.profiles import STAGES
 from regrpo.records.find import Place, names_run, runs_in
-from regrpo.records.record import Record, parse_record
+from regrpo.records.record import parse_record
 
 Direction = Literal["upstream", "downstream"]
 CODE = ("stages/", "regrpo/")
 """Inputs that a drawn graph leaves to the code's revision."""
 
 
-@dataclass
-class Run:
-    """One executed stage, and the names of the places that hold its results."""
-
-    stage: str
-    run: str
-    mlflow_run_id: str | None
-    revision: str | None
-    started: str
-    ended: str = ""
-    places: list[str] = field(default_factory=list)
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-
-    @property
-    def short_id(self) -> str:
-        """The first digits of MLflow's id, or of ours if MLflow has none."""
-        return (self.mlflow_run_id or self.run)[:12]
-
-    def shares_a_place_with(self, other: Run) -> bool:
-        """Whether one workspace, commit or experiment holds the results of both."""
-        return bool(set(self.places) & set(other.places))
-
-
-@dataclass(frozen=True)
-class Artifact:
+class Artifact(NamedTuple):
     """A file or folder by its content; runs made it, or it is a source."""
 
     path: str
@@ -61,63 +37,82 @@ class Artifact:
         """Its name in a graph."""
         return f"{self.path}@{self.sha256[:16]}"
 
+    @property
+    def short_name(self) -> str:
+        """Its path and the first digits of its SHA-256."""
+        return f"{self.path} {self.sha256[:8]}"
+
+
+Parts = dict[Artifact, Artifact]
+"""Each recorded input or output, and each file inside one → the input or output as a whole."""
+
 
 @dataclass
+class RecordedRun:
+    """One executed stage, and the names of the places that hold its results."""
+
+    stage: str
+    run: str
+    mlflow_run_id: str | None
+    revision: str | None
+    started: str
+    ended: str
+    read: Parts = field(default_factory=dict)
+    made: Parts = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)
+
+    @property
+    def short_id(self) -> str:
+        """The first digits of MLflow's id, or of ours if MLflow has none."""
+        return (self.mlflow_run_id or self.run)[:12]
+
+    @property
+    def outputs(self) -> list[Artifact]:
+        """What it made, its record included."""
+        return list(dict.fromkeys(self.made.values()))
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """What sorts runs by their place in the pipeline, then by their start."""
+        return (*STAGES, self.stage).index(self.stage), self.started
+
+
+@dataclass(frozen=True)
 class Graph:
-    """`runs` by id, `artifacts` by id; edges are the runs' inputs and outputs."""
+    """Runs by id, in stage order, and of each what it read and the runs that made that.
 
-    runs: dict[str, Run] = field(default_factory=dict)
-    artifacts: dict[str, Artifact] = field(default_factory=dict)
-    files: dict[str, set[str]] = field(default_factory=dict)
-    """SHA-256 of each file inside an artifact's folder → the artifacts."""
-    _before: dict[str, list[str]] | None = None
-    """Of each run the runs that made its inputs."""
+    An input that is a file inside an output folder stands as that folder.
+    """
 
-    def makers(self, artifact: str) -> list[str]:
-        """The runs that made an artifact."""
-        return [name for name, run in self.runs.items() if artifact in run.outputs]
+    runs: dict[str, RecordedRun]
+    inputs: dict[str, list[Artifact]]
+    made_from: dict[str, list[str]]
 
-    def readers(self, artifact: str) -> list[str]:
-        """The runs that read an artifact."""
-        return [name for name, run in self.runs.items() if artifact in run.inputs]
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """All that the runs made or read."""
+        found: dict[Artifact, None] = {}
+        for name, run in self.runs.items():
+            found |= dict.fromkeys(run.outputs + self.inputs[name])
+        return list(found)
 
-    def made_for(self, artifact: str, reader: str) -> list[str]:
-        """The makers of a reader's input: of several in one of its places, the last before it."""
-        read_by = self.runs[reader]
-        makers = self.makers(artifact)
-        own = [name for name in makers if self.runs[name].shares_a_place_with(read_by)]
-        if not own:
-            return makers
-        earlier = [name for name in own if self.runs[name].ended <= read_by.started] or own
-        last = max(self.runs[name].ended for name in earlier)
-        return [name for name in earlier if self.runs[name].ended == last]
+    def makers(self, artifact: Artifact) -> list[str]:
+        """The runs that made an artifact, or a folder with that file."""
+        return [name for name, run in self.runs.items() if artifact in run.made]
+
+    def readers(self, artifact: Artifact) -> list[str]:
+        """The runs that read an artifact, a folder with that file, or a file of that folder."""
+        readers = []
+        for name, run in self.runs.items():
+            if artifact in run.read or artifact in self.inputs[name]:
+                readers.append(name)
+        return readers
 
     def next_runs(self, run: str, direction: Direction) -> list[str]:
-        """The makers of a run's inputs (upstream), or readers of its outputs, in stage order.
-
-        If several runs made the very same artifact, only those of the reader's own pipeline and it
-        belong together; both ways follow the same edges, so that A is upstream of B exactly if B is
-        downstream of A.
-        """
-        if self._before is None:
-            self._before = {name: self._makers_of_inputs(name) for name in self.runs}
+        """The makers of a run's inputs (upstream), or readers of its outputs, in stage order."""
         if direction == "upstream":
-            return self._before[run]
-        readers = [reader for reader, makers in self._before.items() if run in makers]
-        return sorted(readers, key=self.stage_order)
-
-    def _makers_of_inputs(self, run: str) -> list[str]:
-        makers: set[str] = set()
-        for artifact in self.runs[run].inputs:
-            makers.update(self.made_for(artifact, run))
-        return sorted(makers - {run}, key=self.stage_order)
-
-    def stage_order(self, run: str) -> tuple[int, str]:
-        """What sorts runs by their place in the pipeline, then by their start."""
-        stage, started = self.runs[run].stage, self.runs[run].started
-        if stage in STAGES:
-            return STAGES.index(stage), started
-        return len(STAGES), started
+            return self.made_from[run]
+        return [reader for reader, makers in self.made_from.items() if run in makers]
 
     def reach(self, start: Iterable[str], direction: Direction) -> set[str]:
         """The runs that can be reached from runs, themselves included."""
@@ -130,23 +125,13 @@ class Graph:
                 todo += self.next_runs(run, direction)
         return seen
 
-    def only(self, runs: set[str]) -> Graph:
-        """The graph of some runs and what they read and made, as if there were no others."""
-        kept = {name: run for name, run in self.runs.items() if name in runs}
-        touched: set[str] = set()
-        for run in kept.values():
-            touched.update(run.inputs, run.outputs)
-        artifacts = {name: one for name, one in self.artifacts.items() if name in touched}
-        return Graph(kept, artifacts, self.files)
-
-    def part(self, runs: set[str]) -> Graph:
+    def part(self, runs: Collection[str]) -> Graph:
         """The graph of some runs, tied to one another as they are here."""
-        part = self.only(runs)
-        before = {}
-        for run in part.runs:
-            before[run] = [one for one in self.next_runs(run, "upstream") if one in runs]
-        part._before = before
-        return part
+        kept = {name: run for name, run in self.runs.items() if name in runs}
+        made_from = {}
+        for name in kept:
+            made_from[name] = [maker for maker in self.made_from[name] if maker in kept]
+        return Graph(kept, self.inputs, made_from)
 
 
 # --- how it is read -------------------------------------------------------------------------------
@@ -157,28 +142,25 @@ def of_places(places: Iterable[Place]) -> Graph:
 
     A record that cannot be read is left out.
     """
-    graph = Graph()
-    records: dict[bytes, Record] = {}  # by their bytes: most commits hold the records of others
+    runs: dict[str, RecordedRun] = {}
+    by_record: dict[bytes, RecordedRun | None] = {}  # most commits hold the records of others
     for place in places:
         for stage, data in place.snapshot.record_bytes().items():
-            if data not in records:
-                try:
-                    records[data] = parse_record(data, stage)[0]
-                except CannotCheck:
-                    continue
-                _add_outputs(graph, records[data], data)
-            held_by = graph.runs[records[data].run].places
-            if place.name not in held_by:
-                held_by.append(place.name)
-    folders = _folders_by_file(records.values())
-    for record in records.values():
-        _add_inputs(graph, record, folders)
-    return graph
+            if data not in by_record:
+                by_record[data] = _add_record(runs, stage, data)
+            run = by_record[data]
+            if run is not None and place.name not in run.places:
+                run.places.append(place.name)
+    return of_runs(runs.values())
 
 
-def _add_outputs(graph: Graph, record: Record, data: bytes) -> None:
-    """A run with what it made, its record included; a record written anew is of the same run."""
-    run = Run(
+def _add_record(runs: dict[str, RecordedRun], stage: str, data: bytes) -> RecordedRun | None:
+    """The run of a record; one that was written anew is of the same run."""
+    try:
+        record, content = parse_record(data, stage)
+    except CannotCheck:
+        return None
+    new = RecordedRun(
         record.stage,
         record.run,
         record.mlflow_run_id,
@@ -186,54 +168,56 @@ def _add_outputs(graph: Graph, record: Record, data: bytes) -> None:
         record.started,
         record.ended,
     )
-    run = graph.runs.setdefault(record.run, run)
-    own = Artifact(record_path(record.stage), hashlib.sha256(data).hexdigest())
-    for artifact in [*(Artifact(out.path, out.sha256) for out in record.outputs), own]:
-        graph.artifacts[artifact.id] = artifact
-        if artifact.id not in run.outputs:
-            run.outputs.append(artifact.id)
-    for out in record.outputs:
-        for digest in (out.files or {}).values():
-            graph.files.setdefault(digest, set()).add(Artifact(out.path, out.sha256).id)
+    run = runs.setdefault(record.run, new)
+    own = {"path": record_path(record.stage), "sha256": hashlib.sha256(data).hexdigest()}
+    run.read |= _parts(content["inputs"])
+    run.made |= _parts([*content["outputs"], own])
+    return run
 
 
-def _folders_by_file(records: Iterable[Record]) -> dict[Artifact, list[str]]:
-    """Each file inside an output folder → the artifacts of the folders that hold it."""
-    folders: dict[Artifact, list[str]] = {}
-    for record in records:
-        for out in record.outputs:
-            folder = Artifact(out.path, out.sha256).id
-            for name, digest in (out.files or {}).items():
-                holders = folders.setdefault(Artifact(f"{out.path}/{name}", digest), [])
-                if folder not in holders:
-                    holders.append(folder)
-    return folders
+def _parts(items: Iterable[Json]) -> Parts:
+    parts = {}
+    for item in items:
+        for part in hashes([item]):
+            parts[Artifact(*part)] = Artifact(item["path"], item["sha256"])
+    return parts
 
 
-def _add_inputs(graph: Graph, record: Record, folders: dict[Artifact, list[str]]) -> None:
-    """What a run read; a file inside an output folder stands for that folder."""
-    inputs = graph.runs[record.run].inputs
-    for item in record.inputs:
-        artifact = Artifact(item.path, item.sha256)
-        if artifact.id not in graph.artifacts and artifact in folders:
-            read = _own_folders(graph, record.run, folders[artifact])
-        else:
-            graph.artifacts.setdefault(artifact.id, artifact)
-            read = [artifact.id]
-        inputs += [one for one in read if one not in inputs]
+def of_runs(runs: Iterable[RecordedRun]) -> Graph:
+    """The graph of runs as if there were no others."""
+    ordered = {run.run: run for run in sorted(runs, key=lambda run: run.order)}
+    makers: dict[Artifact, list[RecordedRun]] = {}
+    for run in ordered.values():
+        for artifact in run.made:
+            makers.setdefault(artifact, []).append(run)
+    graph = Graph(ordered, {}, {})
+    for name, run in ordered.items():
+        inputs: dict[Artifact, None] = {}
+        before: set[str] = set()
+        for artifact in run.read.values():
+            made_by = _made_for(run, makers.get(artifact, []))
+            inputs |= dict.fromkeys([maker.made[artifact] for maker in made_by] or [artifact])
+            before.update(maker.run for maker in made_by)
+        graph.inputs[name] = list(inputs)
+        graph.made_from[name] = [maker for maker in ordered if maker in before - {name}]
+    return graph
 
 
-def _own_folders(graph: Graph, reader: str, folders: list[str]) -> list[str]:
-    """Of the folders that hold an equal file, those made in a place of the reader's; else all."""
-    run = graph.runs[reader]
-    own = []
-    for folder in folders:
-        if any(run.shares_a_place_with(graph.runs[maker]) for maker in graph.makers(folder)):
-            own.append(folder)
-    return own or folders
+def _made_for(reader: RecordedRun, makers: list[RecordedRun]) -> list[RecordedRun]:
+    """Of several makers of an input those in one of the reader's places, the last before it.
+
+    If several runs made the very same artifact, only those of the reader's own pipeline and it
+    belong together.
+    """
+    own = [maker for maker in makers if not set(maker.places).isdisjoint(reader.places)]
+    if not own:
+        return makers
+    earlier = [maker for maker in own if maker.ended <= reader.started] or own
+    last = max(maker.ended for maker in earlier)
+    return [maker for maker in earlier if maker.ended == last]
 
 
-# --- what is asked of it --------------------------------------------------------------------------
+# --- what is looked up in it ----------------------------------------------------------------------
 
 
 def ask(
@@ -248,20 +232,20 @@ def ask(
     """
     starts, own = _starts(graph, target, find, direction)
     if own is not None and direction == "upstream":
-        graph = graph.only(own)
-        starts = [name for name in starts if name in own]
-    if not starts and own is not None and target not in STAGES:
-        starts = _ends(graph, own, direction)
+        graph = of_runs(graph.runs[name] for name in own)
+    if starts is None:
+        starts = _ends(graph, own or set(), direction)
+    starts = [name for name in graph.runs if name in starts]
     return graph.part(graph.reach(starts, direction)), starts
 
 
 def _starts(
     graph: Graph, target: str | None, find: Callable[[str], Place], direction: Direction
-) -> tuple[list[str], set[str] | None]:
-    """The runs to start from (none: the pipeline's ends), and the one pipeline meant."""
+) -> tuple[Collection[str] | None, set[str] | None]:
+    """The runs to start from (None: the pipeline's ends), and the one pipeline meant."""
     here = {name for name, run in graph.runs.items() if "workspace" in run.places}
     if target is None:
-        return [], here
+        return None, here
     named = [run for run in graph.runs.values() if names_run(target, run.run, run.mlflow_run_id)]
     if named:
         return [run.run for run in named], None
@@ -269,68 +253,55 @@ def _starts(
         return [name for name in here if graph.runs[name].stage == target], here
     artifacts = _matching(graph, target.rstrip("/"))
     if not artifacts:
-        return [], set(runs_in(find(target).snapshot)) & set(graph.runs)
+        return None, set(runs_in(find(target).snapshot)) & set(graph.runs)
     runs: set[str] = set()
     for artifact in artifacts:
         runs.update(graph.makers(artifact) if direction == "upstream" else graph.readers(artifact))
     # A path means what lies here; a hash means every pipeline that has it.
-    own = here if here & runs and not _is_hash(target) else None
-    return sorted(runs, key=graph.stage_order), own
+    return runs, here if here & runs and not _is_hash(target) else None
 
 
 def _is_hash(target: str) -> bool:
     return re.fullmatch("[0-9a-f]{6,64}", target) is not None
 
 
-def _matching(graph: Graph, target: str) -> list[str]:
-    """The artifacts of that SHA-256 (or with a file of it), or of that path (or around it)."""
-    if _is_hash(target):
-        found = {name for name, one in graph.artifacts.items() if one.sha256.startswith(target)}
-        for digest, folders in graph.files.items():
-            if digest.startswith(target):
-                found |= folders
-        return sorted(found)
-    same = [name for name, one in graph.artifacts.items() if one.path == target]
-    if not same:
-        same = [name for name, one in graph.artifacts.items() if target.startswith(f"{one.path}/")]
-    here: set[str] = set()
+def _matching(graph: Graph, target: str) -> set[Artifact]:
+    """The artifacts of that SHA-256, or of that path: those of the workspace, if it has any."""
+    here: set[Artifact] = set()
+    anywhere: set[Artifact] = set()
     for run in graph.runs.values():
-        if "workspace" in run.places:
-            here.update(run.inputs, run.outputs)
-    return [name for name in same if name in here] or same
+        for artifact in (*run.made, *run.read):
+            if artifact.path == target or (_is_hash(target) and artifact.sha256.startswith(target)):
+                anywhere.add(artifact)
+                if "workspace" in run.places:
+                    here.add(artifact)
+    return anywhere if _is_hash(target) else here or anywhere
 
 
-def _ends(graph: Graph, runs: set[str], direction: Direction) -> list[str]:
+def _ends(graph: Graph, runs: Collection[str], direction: Direction) -> list[str]:
     """Of some runs, those that no other of them comes after (upstream), or before (downstream)."""
     against: Direction = "downstream" if direction == "upstream" else "upstream"
-    ends = [run for run in runs if runs.isdisjoint(graph.next_runs(run, against))]
-    return sorted(ends, key=graph.stage_order)
+    return [run for run in runs if not set(runs) & set(graph.next_runs(run, against))]
 
 
 # --- how it is shown ------------------------------------------------------------------------------
 
 
-def label(graph: Graph, run: str) -> str:
+def label(run: RecordedRun) -> str:
     """A run in one line: its stage, id, places, and what it made."""
-    one = graph.runs[run]
-    own = f"reports/{one.stage}/"
-    outputs = [out for out in one.outputs if not out.startswith(record_path(one.stage))]
-    made = ", ".join(short_name(graph, out).removeprefix(own) for out in outputs)
-    places = ", ".join(one.places[:3])
-    if len(one.places) > 3:
-        places += f" and {len(one.places) - 3} more"
-    return f"{one.stage}  run {one.short_id}  [{places}]  → {made}"
+    record = record_path(run.stage)
+    outputs = [output.short_name for output in run.outputs if output.path != record]
+    made = ", ".join(name.removeprefix(f"reports/{run.stage}/") for name in outputs)
+    places = ", ".join(run.places[:3])
+    if len(run.places) > 3:
+        places += f" and {len(run.places) - 3} more"
+    return f"{run.stage}  run {run.short_id}  [{places}]  → {made}"
 
 
-def short_name(graph: Graph, artifact: str) -> str:
-    """An artifact's path and the first digits of its SHA-256."""
-    one = graph.artifacts[artifact]
-    return f"{one.path} {one.sha256[:8]}"
-
-
-def sources(graph: Graph, run: str) -> list[str]:
+def sources(graph: Graph, run: str) -> list[Artifact]:
     """A run's inputs that no stage made and that are no code of the stages."""
-    return [a for a in graph.runs[run].inputs if not graph.makers(a) and not a.startswith(CODE)]
+    inputs = [one for one in graph.inputs[run] if not one.path.startswith(CODE)]
+    return [one for one in inputs if not graph.makers(one)]
 
 
 def tree(graph: Graph, runs: list[str], direction: Direction) -> Iterator[str]:
@@ -347,10 +318,10 @@ def _branch(graph: Graph, run: str, direction: Direction, seen: set[str]) -> Ite
         yield f"{graph.runs[run].stage}  run {graph.runs[run].short_id} (above)"
         return
     seen.add(run)
-    yield label(graph, run)
+    yield label(graph.runs[run])
     blocks: list[Iterable[str]] = []
     if direction == "upstream":
-        blocks += [[short_name(graph, source)] for source in sources(graph, run)]
+        blocks += [[source.short_name] for source in sources(graph, run)]
     # Generators: a run is drawn where the walk comes to it first.
     blocks += [_branch(graph, one, direction, seen) for one in graph.next_runs(run, direction)]
     for index, block in enumerate(blocks):
@@ -363,19 +334,21 @@ def _branch(graph: Graph, run: str, direction: Direction, seen: set[str]) -> Ite
 
 def mermaid(graph: Graph) -> str:
     """A Mermaid flowchart: runs rounded, artifacts square; no code, and no stage's own record."""
-    names: dict[str, str] = {}
     lines = ["flowchart LR"]
+    runs: dict[str, str] = {}
     for name, run in graph.runs.items():
-        names[name] = f"n{len(names)}"
-        lines.append(f'  {names[name]}(["{run.stage}<br/>run {run.short_id}"])')
-    for name, one in graph.artifacts.items():
+        runs[name] = f"n{len(runs)}"
+        lines.append(f'  {runs[name]}(["{run.stage}<br/>run {run.short_id}"])')
+    artifacts: dict[Artifact, str] = {}
+    for one in graph.artifacts:
         if not one.path.startswith(CODE) and not one.path.endswith("/run.json"):
-            names[name] = f"n{len(names)}"
-            path = text.mermaid(one.path)
-            lines.append(f'  {names[name]}["{path}<br/>{one.sha256[:12]}"]')
+            artifacts[one] = f"n{len(runs) + len(artifacts)}"
+            lines.append(f'  {artifacts[one]}["{text.mermaid(one.path)}<br/>{one.sha256[:12]}"]')
     for name, run in graph.runs.items():
-        lines += [f"  {names[a]} --> {names[name]}" for a in run.inputs if a in names]
-        lines += [f"  {names[name]} --> {names[a]}" for a in run.outputs if a in names]
+        read = [artifacts[one] for one in graph.inputs[name] if one in artifacts]
+        made = [artifacts[one] for one in run.outputs if one in artifacts]
+        lines += [f"  {one} --> {runs[name]}" for one in read]
+        lines += [f"  {runs[name]} --> {one}" for one in made]
     return "\n".join(lines)
 
 
@@ -383,8 +356,14 @@ def plain(graph: Graph) -> dict[str, Any]:
     """The graph as plain data."""
     runs = []
     for name, run in graph.runs.items():
-        runs.append(vars(run) | {"made_from": graph.next_runs(name, "upstream")})
+        entry = vars(run) | {
+            "inputs": [one.id for one in graph.inputs[name]],
+            "outputs": [one.id for one in run.outputs],
+            "made_from": graph.made_from[name],
+        }
+        del entry["read"], entry["made"]
+        runs.append(entry)
     artifacts = []
-    for one in graph.artifacts.values():
-        artifacts.append({"id": one.id, **vars(one), "made_by": graph.makers(one.id)})
+    for one in graph.artifacts:
+        artifacts.append({"id": one.id, **one._asdict(), "made_by": graph.makers(one)})
     return {"runs": runs, "artifacts": artifacts}

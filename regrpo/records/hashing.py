@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 from regrpo.core.dvc import files_in, folder_md5, md5_of
-from regrpo.core.errors import CannotCheck
+from regrpo.core.errors import CannotCheck, class_and_message, first_line
 from regrpo.core.files import sha256_json
 from regrpo.core.git import git
 from regrpo.core.pipeline import Snapshot
@@ -33,25 +33,14 @@ class Digest:
     md5: str | None = None
 
 
-def of_stream(stream: IO[bytes], md5: bool) -> Digest:
-    """Read a stream to its end once; of a large one the two hashes are computed side by side."""
+def of_stream(stream: IO[bytes], md5: bool = True) -> Digest:
+    """Read a stream to its end once."""
     sha256, other, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-    # Two buffers: MD5 still reads the one before while the next is filled and SHA-256 reads it.
-    now, before = memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK))
-    pending: Future[None] | None = None
-    with ThreadPoolExecutor(1) as aside:  # hashlib lets go of the interpreter's lock
-        while count := stream.readinto(now):  # type: ignore[attr-defined]
-            chunk = now[:count]
-            following = None
-            if md5 and count == CHUNK:  # a small file never starts the thread
-                following = aside.submit(other.update, chunk)
-            sha256.update(chunk)
-            if pending is not None:
-                pending.result()  # its buffer is free to be read into
-            if md5 and following is None:
-                other.update(chunk)
-            pending, size = following, size + count
-            now, before = before, now
+    while chunk := stream.read(CHUNK):
+        sha256.update(chunk)
+        if md5:
+            other.update(chunk)
+        size += len(chunk)
     return Digest(sha256.hexdigest(), size, other.hexdigest() if md5 else None)
 
 
@@ -115,16 +104,11 @@ class Tree:
             if not Path(path).exists():
                 return None
             return [file.as_posix() for file in files_in(Path(path))]
-        names = [name for name in self._all if name == path or name.startswith(f"{path}/")]
-        if not names:
-            return None
-        return [name for name in names if name == path or not self._ignored.match_file(name)]
-
-    @cached_property
-    def _all(self) -> list[str]:
-        revision = str(self.snapshot.revision)
-        listed = git("-C", str(self.snapshot.root), "ls-tree", "-r", "-z", "--name-only", revision)
-        return (listed or "").split("\0")
+        root, revision = str(self.snapshot.root), str(self.snapshot.revision)
+        listed = git("-C", root, "ls-tree", "-r", "-z", "--name-only", revision, "--", path)
+        names = (listed or "").rstrip("\0").split("\0")
+        seen = [name for name in names if name == path or not self._ignored.match_file(name)]
+        return seen if listed else None
 
     @cached_property
     def _ignored(self) -> Any:
@@ -138,14 +122,10 @@ class Tree:
         names = self.names(path)
         if names is None:
             return None
-        self.preload(names)
-        return {name: self._known[name] for name in names if name in self._known}
-
-    def preload(self, names: Iterable[str]) -> None:
-        """Read and hash many files with one git process."""
-        wanted = [name for name in names if name not in self._known]
-        for name, data in self.snapshot.read_all(wanted).items():
+        unknown = [name for name in names if name not in self._known]
+        for name, data in self.snapshot.read_all(unknown).items():
             self._known[name] = of_bytes(data)
+        return {name: self._known[name] for name in names if name in self._known}
 
 
 def path_hashes(path: str, listing: Mapping[str, Digest]) -> tuple[str, str]:
@@ -170,12 +150,13 @@ class Remote:
         from dvc.repo import Repo
 
         try:
-            self._odb: Any = Repo(str(root)).cloud.get_remote_odb(name)
+            with Repo(str(root)) as repo:  # only its databases are closed
+                self._odb: Any = repo.cloud.get_remote_odb(name)
         except (DvcException, OSError) as error:
             raise CannotCheck(
                 f"remote {name or '(default)'}",
                 expected="a DVC remote to read from",
-                found=str(error).splitlines()[0].rstrip("."),
+                found=first_line(error).rstrip("."),
                 remedy="Add one with `dvc remote add -d NAME URL`, or audit without --remote.",
             ) from error
 
@@ -188,7 +169,7 @@ class Remote:
         """{MD5: what was found under that name}; None if there is nothing."""
         names = sorted(set(wanted))
         with ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda md5: self._try(md5, _slow), names)
+            found = pool.map(lambda md5: self._try(md5, of_stream), names)
             return dict(zip(names, found, strict=True))
 
     def _require_bucket(self) -> None:
@@ -218,16 +199,6 @@ class Remote:
             raise CannotCheck(
                 "remote",
                 expected=f"object {md5} to be readable",
-                found=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+                found=class_and_message(error),
                 remedy="Check the remote's address and credentials, or audit without --remote.",
             ) from error
-
-
-def _slow(stream: IO[bytes]) -> Digest:
-    """As of_stream, for streams that cannot read into a buffer."""
-    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-    while chunk := stream.read(CHUNK):
-        sha256.update(chunk)
-        md5.update(chunk)
-        size += len(chunk)
-    return Digest(sha256.hexdigest(), size, md5.hexdigest())

@@ -222,24 +222,3 @@ def is_alive(process: Sequence[float] | None) -> bool:
         return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def is_dvc(command: Sequence[str]) -> bool:
-    """Whether a process's command line is that of `dvc` (or `python -m dvc`)."""
-    if not command:
-        return False
-    program = Path(command[0]).name
-    if not program.startswith("python"):
-        return program == "dvc"
-    script = Path(command[1]).name if len(command) > 1 else ""
-    return script == "dvc" or _runs_dvc_module(command[1:])
-
-
-def _runs_dvc_module(arguments: Sequence[str]) -> bool:
-    """`-m dvc` before any script, or the path of dvc/__main__.py, as DVC starts itself."""
-    for index, part in enumerate(arguments):
-        if part == "-m":
-            return list(arguments[index + 1 : index + 2]) == ["dvc"]
-        if not part.startswith("-"):
-            return Path(part).parts[-2:] == ("dvc", "__main__.py")
-    return False

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.core.errors import CannotCheck
+from regrpo.core.files import Json
 from regrpo.core.pipeline import Snapshot, entry_misfits, record_path
-from regrpo.core.profiles import parse_yaml
+from regrpo.core.profiles import STAGES
 
 NEWEST = 1
 """The newest `schema_version` of run.json that this code reads."""
@@ -68,7 +69,7 @@ class Record(BaseModel, extra="allow"):
     mlflow_run_id: str | None = None
 
 
-def parse_record(data: bytes, where: str) -> tuple[Record, dict[str, Any]]:
+def parse_record(data: bytes, where: str) -> tuple[Record, Json]:
     """A run.json as model and as written.
 
     Raises CannotCheck, which names `where`, for what is no record, or one of a newer regrpo.
@@ -103,48 +104,33 @@ def _problem(error: Exception) -> str:
     return (str(error) or repr(error)).splitlines()[0]
 
 
-def read_records(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
+def read_records(snapshot: Snapshot) -> dict[str, Json]:
     """Each stage's record at a revision, in running order, checked against dvc.lock.
 
-    Raises CannotCheck if results were not committed, or a record cannot be read or is not the one
-    that dvc.lock knows.
+    Raises CannotCheck if results were not committed, or dvc.lock or a record cannot be read, or a
+    record is not the one that dvc.lock knows.
     """
     where = (snapshot.revision or "workspace")[:10]
-    remedy = (
-        "Name a commit that holds a finished run (`git log --oneline --all -- dvc.lock`), "
-        "or commit the results."
-    )
-    try:
-        declared = list(parse_yaml(snapshot.read("dvc.yaml") or b"", "dvc.yaml")["stages"])
-        lock = snapshot.lock()["stages"]
-    except (CannotCheck, Refused, KeyError, TypeError) as error:
-        problem = error.found if isinstance(error, RegrpoError) else type(error).__name__
-        raise CannotCheck(
-            where,
-            expected="a pipeline's dvc.yaml and dvc.lock",
-            found=f"none that can be read ({problem})",
-            remedy=remedy,
-        ) from error
-    data = snapshot.read_all(record_path(stage) for stage in declared)
-    missing = [stage for stage in declared if stage not in lock or record_path(stage) not in data]
+    entries, data = snapshot.lock()["stages"], snapshot.record_bytes()
+    missing = [stage for stage in STAGES if stage not in entries or stage not in data]
     if missing:
         raise CannotCheck(
             where,
             expected="dvc.lock and a run.json of every stage",
             found=f"none of {', '.join(missing)}: results that were never committed, "
             "or of a pipeline that did not finish",
-            remedy=remedy,
+            remedy="Name a commit that holds a finished run (`git log --oneline --all -- "
+            "dvc.lock`), or commit the results.",
         )
     records = {}
-    for stage in declared:
-        path = record_path(stage)
-        record = parse_record(data[path], f"{where}:{path}")[1]
-        if entry_misfits(stage, lock[stage], data[path], record):
+    for stage in STAGES:
+        path = f"{where}:{record_path(stage)}"
+        records[stage] = parse_record(data[stage], path)[1]
+        if entry_misfits(stage, entries[stage], data[stage], records[stage]):
             raise CannotCheck(
-                f"{where}:{path}",
+                path,
                 expected="the record that dvc.lock knows",
                 found="another one: it was altered, or is of another run",
                 remedy="Restore the file from another commit, or name one whose records are whole.",
             )
-        records[stage] = {"mlflow_run_id": None} | record
     return records

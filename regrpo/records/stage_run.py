@@ -30,7 +30,7 @@ from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, record_path, stage_key
 from regrpo.core.settings import Section
 from regrpo.records import follower_process
-from regrpo.records.journal import Journal, is_dvc
+from regrpo.records.journal import Journal
 
 SCHEMA_VERSION = 1
 P = TypeVar("P", bound=Section)
@@ -38,10 +38,12 @@ P = TypeVar("P", bound=Section)
 
 def environment() -> dict[str, Any]:
     """All installed distributions, Python, system, device, and a SHA-256 over them (`sha256`)."""
-    packages = {}
+    packages: dict[str, str] = {}
     for distribution in metadata.distributions():
         if distribution.name:
-            packages[distribution.name.lower().replace("_", "-")] = distribution.version
+            # Of a package that is there twice the first is imported.
+            name = distribution.name.lower().replace("_", "-")
+            packages.setdefault(name, distribution.version)
     facts = {
         "packages": packages,
         "python": platform.python_version(),
@@ -90,12 +92,18 @@ def fingerprint(path: str) -> dict[str, Any]:
 
 
 def ancestor_dvc() -> tuple[int, float] | None:
-    """(process id, start time) of the nearest ancestor `dvc` process: one pipeline execution."""
+    """(process id, start time) of the `dvc` process around this stage: one pipeline execution.
+
+    Returns None for a stage run by hand.
+    """
     import psutil
 
+    if "DVC_STAGE" not in os.environ:
+        return None
     for process in psutil.Process().parents():
         with contextlib.suppress(psutil.Error):
-            if is_dvc(process.cmdline()):
+            # DVC sets it for what it starts.
+            if "DVC_STAGE" not in process.environ():
                 return process.pid, process.create_time()
     return None
 

@@ -56,7 +56,7 @@ def lineage(graph: Graph, kinds: Mapping[str, str] | None = None) -> str:
     around: list[str] = []
     lanes: list[str] = []
     for reader in columns:
-        for maker in graph.next_runs(reader, "upstream"):
+        for maker in graph.made_from[reader]:
             if maker not in boxes:
                 continue
             distance = columns[reader] - columns[maker]
@@ -78,8 +78,8 @@ def lineage(graph: Graph, kinds: Mapping[str, str] | None = None) -> str:
 def _columns(graph: Graph) -> dict[str, int]:
     """Of each run its column, one right of the last of those that made its inputs."""
     columns: dict[str, int] = {}
-    for run in sorted(graph.runs, key=graph.stage_order):
-        makers = graph.next_runs(run, "upstream")
+    for run in graph.runs:
+        makers = graph.made_from[run]
         columns[run] = 1 + max((columns.get(maker, -1) for maker in makers), default=-1)
     return columns
 
@@ -89,15 +89,15 @@ def _lines(graph: Graph, run: str) -> list[tuple[str, str]]:
     made_by = graph.runs[run]
     lines = [
         ("stage", made_by.stage),
-        ("soft", f"run {(made_by.mlflow_run_id or made_by.run)[:12]}"),
+        ("soft", f"run {made_by.short_id}"),
         ("soft", f"code {str(made_by.revision)[:12]}"),
     ]
     for source in graphs.sources(graph, run):
-        path = svg.cut_start(graph.artifacts[source].path, 17)
+        path = svg.cut_start(source.path, 17)
         lines.append(("soft", f"reads {path}"))
     for output in made_by.outputs:
-        if not graph.artifacts[output].path.endswith("/run.json"):
-            name = graphs.short_name(graph, output).removeprefix(f"reports/{made_by.stage}/")
+        if not output.path.endswith("/run.json"):
+            name = output.short_name.removeprefix(f"reports/{made_by.stage}/")
             lines.append(("made", svg.cut_start(name, 24)))
     return lines
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
+from regrpo.core.files import Json
 from regrpo.evaluate.results import MODELS, Evaluation
 from regrpo.records.journal import JournalReader
 from regrpo.tracking import notes, rows
-from regrpo.tracking.store import LONGEST, Store
+from regrpo.tracking.store import LONGEST, Point, Store
 
 SCORED_ROLES = ("headline", "main")
 """The tasks whose scores the evaluated models carry, so that MLflow's Models tab compares them."""
@@ -18,7 +18,7 @@ QUESTIONS = "data/prepared/eval.parquet"
 """What evaluate asks in them."""
 
 
-def log_model(store: Store, journal: JournalReader, record: Mapping[str, Any]) -> str | None:
+def log_model(store: Store, journal: JournalReader, record: Json) -> str | None:
     """Log the model that a stage made. Returns its id, or None if the stage makes none."""
     import mlflow
     from mlflow.entities import LoggedModelOutput
@@ -47,7 +47,7 @@ def log_model(store: Store, journal: JournalReader, record: Mapping[str, Any]) -
     return model_id
 
 
-def _model_tags(output: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
+def _model_tags(output: Json, record: Json) -> dict[str, str]:
     path, sha256 = output["path"], output["sha256"]
     tags = {
         "mlflow.user": "regrpo",
@@ -67,36 +67,32 @@ def _model_tags(output: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
 
 
 def log_scores(
-    store: Store, run_id: str, record: Mapping[str, Any], evaluation: Evaluation, ended: float
+    store: Store, run_id: str, record: Json, evaluation: Evaluation | None, ended: float
 ) -> None:
     """Log evaluate's headline and main scores as metrics of each model, on the questions it got.
 
     The task's name is the metric's, for every model alike: it is by their names that MLflow
     compares models.
     """
-    from mlflow.entities import LoggedModelInput, Metric
+    from mlflow.entities import LoggedModelInput
 
     inputs = {item["path"]: item["sha256"] for item in record["inputs"]}
     dataset = {}
     if QUESTIONS in inputs:
         digest = inputs[QUESTIONS][:32]  # as datasets.log_datasets names it
         dataset = {"dataset_name": PurePosixPath(QUESTIONS).name, "dataset_digest": digest}
-    at = int(ended * 1000)
-    metrics, evaluated = [], set()
+    evaluated = _find_models(store, inputs)
+    tasks = evaluation.tasks.items() if evaluation else []
     # A model's place is the metric's step in the run, whose latest value so is grpo's.
     for step, model in enumerate(MODELS):
-        path = f"models/{model}"
-        model_id = _find_model(store, path, inputs[path]) if path in inputs else None
-        if model_id is None:
-            continue
-        evaluated.add(model_id)
-        for name, task in evaluation.tasks.items():
-            if task.role in SCORED_ROLES and model in task.models:
-                key, value = rows.mlflow_name(name), task.models[model].value
-                metrics.append(Metric(key, value, at, step, model_id, **dataset))
-    store.log_metrics(run_id, metrics)
-    present = {one.model_id for one in store.client.get_run(run_id).inputs.model_inputs}
-    new = [LoggedModelInput(model_id) for model_id in sorted(evaluated - present)]
+        model_id = evaluated.get(f"models/{model}")
+        points: list[Point] = []
+        for name, task in tasks:
+            if model_id and task.role in SCORED_ROLES and model in task.models:
+                points.append((name, task.models[model].value, ended, step))
+        store.log_metrics(run_id, points, model_id, **dataset)
+    known = {one.model_id for one in store.client.get_run(run_id).inputs.model_inputs}
+    new = [LoggedModelInput(one) for one in evaluated.values() if one not in known]
     if new:
         store.client.log_inputs(run_id, models=new)
 
@@ -106,22 +102,25 @@ def link_models(store: Store, run_id: str, hashes: Mapping[str, str]) -> None:
     from mlflow.entities import LoggedModelOutput
 
     outputs = store.client.get_run(run_id).outputs
-    linked = {one.model_id for one in outputs.model_outputs} if outputs else set()
-    new = []
-    for path, sha256 in hashes.items():
-        model_id = _find_model(store, path, sha256) if path.startswith("models/") else None
-        if model_id and model_id not in linked:
-            new.append(LoggedModelOutput(model_id, step=0))
+    known = {one.model_id for one in outputs.model_outputs} if outputs else set()
+    found = _find_models(store, hashes).values()
+    new = [LoggedModelOutput(one, step=0) for one in found if one not in known]
     if new:
         store.client.log_outputs(run_id, new)
 
 
-def _find_model(store: Store, path: str, sha256: str) -> str | None:
-    """The id of the newest logged model of these bytes. Returns None if there is none."""
-    found = store.client.search_logged_models(
-        [store.experiment_id],
-        f"tags.`regrpo.sha256` = '{sha256}' AND tags.`regrpo.path` = '{path}'",
-        max_results=1,
-        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
-    )
-    return str(found[0].model_id) if found else None
+def _find_models(store: Store, hashes: Mapping[str, str]) -> dict[str, str]:
+    """{path: id} of the newest logged models of these bytes, as far as there are some."""
+    found = {}
+    for path, sha256 in hashes.items():
+        if not path.startswith("models/"):
+            continue
+        models = store.client.search_logged_models(
+            [store.experiment_id],
+            f"tags.`regrpo.sha256` = '{sha256}' AND tags.`regrpo.path` = '{path}'",
+            max_results=1,
+            order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+        )
+        if models:
+            found[path] = str(models[0].model_id)
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regrpo.core.dvc import dvc_root
-from regrpo.core.git import EXPERIMENT, experiment_refs
+from regrpo.core.git import experiments
 from regrpo.core.pipeline import Snapshot
 from regrpo.records.journal import JournalReader, pending
 from regrpo.tracking import state
@@ -129,9 +129,9 @@ def _places(experiment: str | None, workspace: Path) -> Iterator[Snapshot]:
         yield Snapshot(workspace)
         return
     root = dvc_root()
-    for ref, commit in experiment_refs(root).items():
-        if ref.endswith(f"/{experiment}"):
-            yield Snapshot(root, commit)
+    for one in experiments(root):
+        if one.name == experiment:
+            yield Snapshot(root, one.commit)
 
 
 def _reference_may_come(journal: JournalReader) -> bool:
@@ -155,13 +155,12 @@ def _ensure_rows(store: Store, done: Pass) -> None:
     running = [facts["experiment"] for facts in unfinished]
     where = f"{tracking_uri()} {experiment_name()}"
     known = before.get("experiments", {}) if before.get("where") == where else {}
-    for ref, commit in experiment_refs(root).items():
-        match = EXPERIMENT.fullmatch(ref)
-        if match is None or known.get(ref) == commit or match[3] in running:
+    for one in experiments(root):
+        if known.get(one.ref) == one.commit or one.name in running:
             continue
-        with _collecting_failures(done, ref):
-            pipeline_rows.ensure_row(store, Snapshot(root, commit), match[3], match[1] + match[2])
-            known[ref] = commit
+        with _collecting_failures(done, one.ref):
+            pipeline_rows.ensure_row(store, Snapshot(root, one.commit), one.name, one.baseline)
+            known[one.ref] = one.commit
     if str(root) not in [facts["workspace"] for facts in unfinished]:
         with _collecting_failures(done, "workspace"):
             pipeline_rows.ensure_row(store, Snapshot(root), None)

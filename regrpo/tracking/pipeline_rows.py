@@ -14,7 +14,7 @@ from regrpo.records.journal import JournalReader
 from regrpo.tracking import datasets, models, notes, rows
 
 if TYPE_CHECKING:
-    from regrpo.tracking.store import Store
+    from regrpo.tracking.store import Point, Store
 
 
 def finish_execution(
@@ -34,9 +34,7 @@ def finish_execution(
     ended = max((journal.closed or {"ended": time.time()})["ended"] for journal in journals)
     run_id = first.tracker_notes["parent_run_id"]
     store.client.update_run(run_id, name=name)
-    _fill(store, run_id, row, ended)
-    store.end_run(run_id, status, ended, "pipeline", name)
-    store.level_parameters("pipeline")
+    _fill_and_end(store, run_id, row, status, ended, name)
 
 
 def ensure_row(
@@ -63,20 +61,22 @@ def ensure_row(
     tags |= rows.code_tags(last.get("code") or {})
     row = rows.from_snapshot(snapshot)
     name = experiment or rows.row_name(row.params, key)
-    run_id = store.create_run(name, tags)
-    now = time.time()
-    _fill(store, run_id, row, now)
-    store.end_run(run_id, "FINISHED", now, "pipeline", name)
-    store.level_parameters("pipeline")
+    _fill_and_end(store, store.create_run(name, tags), row, "FINISHED", time.time(), name)
 
 
-def _fill(store: Store, run_id: str, row: rows.Row, ended: float) -> None:
+def _fill_and_end(
+    store: Store, run_id: str, row: rows.Row, status: str, ended: float, name: str
+) -> None:
     changed = store.client.get_run(run_id).data.tags.get("regrpo.changed")
     note = notes.describe_row(row, changed, store.experiment_id, run_id)
     store.log_params(run_id, row.params)
     store.log_tags(run_id, row.tags | row.stage_tags | {notes.NOTE: note})
     store.log_final_metrics(run_id, row.metrics, ended)
-    _log_curves(store, run_id, row.curves, ended)
+    # The curves too, so that pipelines compare by them, restored ones among them.
+    points: list[Point] = []
+    for metric, steps in row.curves.items():
+        points += [(metric, value, ended, step) for step, value in steps.items()]
+    store.log_metrics(run_id, points)
     splits = [item for item in row.datasets if item["path"].endswith(".parquet")]
     datasets.log_datasets(store, run_id, splits, dvc_root())
     models.link_models(store, run_id, row.hashes)
@@ -85,18 +85,8 @@ def _fill(store: Store, run_id: str, row: rows.Row, ended: float) -> None:
     for path, table in sorted(row.tables.items()):
         store.log_table(run_id, table, path)
     _log_files(store, run_id, row.artifacts)
-
-
-def _log_curves(store: Store, run_id: str, curves: rows.Curves, ended: float) -> None:
-    """Log GRPO's curves on the row, so that pipelines compare by them, restored ones too."""
-    from mlflow.entities import Metric
-
-    at = int(ended * 1000)
-    metrics = []
-    for name, steps in curves.items():
-        for step, value in steps.items():
-            metrics.append(Metric(name, value, at, step))
-    store.log_metrics(run_id, metrics)
+    store.end_run(run_id, status, ended, "pipeline", name)
+    store.level_parameters("pipeline")
 
 
 def _log_files(store: Store, run_id: str, contents: Mapping[str, bytes]) -> None:

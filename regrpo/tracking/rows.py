@@ -19,9 +19,9 @@ from typing import Any
 
 from regrpo.core import text
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.files import canonical_json
+from regrpo.core.files import Json, canonical_json
 from regrpo.core.pipeline import Snapshot
-from regrpo.core.profiles import DEFAULT_PROFILE, STAGES, parse_yaml
+from regrpo.core.profiles import DEFAULT_PROFILE, parse_yaml
 from regrpo.evaluate.results import MODELS, Evaluation, parse_metrics
 from regrpo.records.journal import METRIC_REPORTS, JournalReader
 from regrpo.tracking import tables
@@ -65,7 +65,7 @@ class Row:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    stages: dict[str, str] = field(default_factory=dict)
+    stage_tags: dict[str, str] = field(default_factory=dict)
     """MLflow's id of each stage's run, or ours if the stage did not learn it."""
     artifacts: dict[str, bytes] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
@@ -78,11 +78,6 @@ class Row:
     evaluation: Evaluation | None = None
     health: Health | None = None
 
-    @property
-    def stage_tags(self) -> dict[str, str]:
-        """The tags that name the stages' runs."""
-        return {f"regrpo.stage.{stage}": run for stage, run in self.stages.items()}
-
 
 def from_snapshot(snapshot: Snapshot) -> Row:
     """The row of a whole pipeline, from its own files alone.
@@ -91,10 +86,9 @@ def from_snapshot(snapshot: Snapshot) -> Row:
     """
     row = Row(tags={"regrpo.complete": "true", "regrpo.pipeline_key": str(snapshot.pipeline_key())})
     row.params = parameters(snapshot.params()) | {"profile": snapshot.profile()}
-    for stage in STAGES:
-        record = snapshot.record(stage) or {"inputs": [], "outputs": [], "run": ""}
-        row.stages[stage] = record.get("mlflow_run_id") or record["run"]
-        _add_stage(row, stage, record, metric_reports(snapshot, stage))
+    for stage, record in snapshot.records().items():
+        run = record.get("mlflow_run_id") or record["run"]
+        _add_stage(row, stage, run, record, metric_reports(snapshot, stage))
     headline = row.evaluation.headline if row.evaluation else None
     for stage in tables.STAGES:
         parquet = snapshot.output(f"reports/{stage}/samples.parquet")
@@ -115,15 +109,14 @@ def from_journals(journals: Iterable[JournalReader]) -> Row:
     for journal in journals:
         stage, facts = journal.stage, journal.facts
         row.params |= parameters(facts["sections"]) | {"profile": facts["profile"]}
-        row.stages[stage] = journal.tracker_notes.get("run_id") or facts["run"]
+        run = journal.tracker_notes.get("run_id") or facts["run"]
         record = (journal.closed or {}).get("record") or {"inputs": [], "outputs": []}
-        _add_stage(row, stage, record, journal.reports())
+        _add_stage(row, stage, run, record, journal.reports())
     return row
 
 
-def _add_stage(
-    row: Row, stage: str, record: Mapping[str, Any], reports: Mapping[str, bytes]
-) -> None:
+def _add_stage(row: Row, stage: str, run: str, record: Json, reports: Mapping[str, bytes]) -> None:
+    row.stage_tags[f"regrpo.stage.{stage}"] = run
     for name, value in final_metrics(reports).items():
         row.metrics[f"{stage}.{name}"] = value
     for out in record["outputs"]:
@@ -132,7 +125,7 @@ def _add_stage(
             row.tags[f"regrpo.output.{PRODUCT}"] = out["sha256"]
     row.datasets += record["inputs"]
     if "health.json" in reports:
-        row.health = read_health(reports["health.json"])
+        row.health = json.loads(reports["health.json"])
         row.tags["regrpo.health"] = str((row.health or {}).get("verdict"))
     if stage == "evaluate":
         row.evaluation = read_evaluation(reports.get("metrics.json"))
@@ -216,12 +209,9 @@ def row_name(params: Mapping[str, str], identity: str) -> str:
 
 def metric_reports(snapshot: Snapshot, stage: str) -> dict[str, bytes]:
     """A stage's reports with final metrics, by file name."""
-    found = {}
-    for name in METRIC_REPORTS:
-        data = snapshot.read(f"reports/{stage}/{name}")
-        if data is not None:
-            found[name] = data
-    return found
+    folder = f"reports/{stage}/"
+    found = snapshot.read_all(folder + name for name in METRIC_REPORTS)
+    return {path.removeprefix(folder): data for path, data in found.items()}
 
 
 def final_metrics(reports: Mapping[str, bytes]) -> dict[str, float]:
@@ -292,12 +282,6 @@ def read_evaluation(data: bytes | None) -> Evaluation | None:
     with contextlib.suppress(CannotCheck):
         return parse_metrics(data) if data else None
     return None
-
-
-def read_health(data: bytes | None) -> Health | None:
-    """The doctor's health.json. Returns None if there is none."""
-    health: Health | None = json.loads(data) if data else None
-    return health
 
 
 # --- curves ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from regrpo.core import files
 from regrpo.core.dvc import dvc_root
-from regrpo.core.git import experiment_refs
+from regrpo.core.git import experiments
 from regrpo.core.pipeline import LOCK
 from regrpo.records.follower_process import state_file
 from regrpo.records.journal import pending
@@ -64,24 +64,15 @@ def stamp() -> str:
     lock = root / LOCK
     uri = tracking_uri()
     database = uri.removeprefix("sqlite:///")
-    is_there = "://" in database or _is_sqlite(Path(database))
+    is_there = "://" in database or Path(database).is_file()
     return files.sha256_json(
         [
             [uri, experiment_name(), is_there],
             files.sha256(lock) if lock.exists() else None,
-            experiment_refs(root),
+            experiments(root),
             [journal.folder.name for journal in pending()],
         ]
     )
-
-
-def _is_sqlite(database: Path) -> bool:
-    """Whether a file is there and begins as every SQLite database does."""
-    try:
-        with database.open("rb") as f:
-            return f.read(16) == b"SQLite format 3\0"
-    except OSError:
-        return False
 
 
 def synced() -> dict[str, Any]:
@@ -102,5 +93,4 @@ def latest_pipeline() -> dict[str, str] | None:
 
 def up_to_date() -> bool:
     """Whether MLflow holds everything but what is still running."""
-    only_live = all(journal.live for journal in pending())
-    return only_live and synced().get("stamp") == stamp()
+    return synced().get("stamp") == stamp() and all(journal.live for journal in pending())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from regrpo.core.errors import CannotCheck
-from regrpo.tracking import notes
+from regrpo.tracking import notes, rows
 from regrpo.tracking.address import KEPT, restoring, shown_uri
 from regrpo.tracking.reader import import_mlflow, with_tags
 from regrpo.tracking.registry import Registry
 from regrpo.tracking.tables import Table
 
+Point = tuple[str, float, float, int]
+"""A metric's name, value, time (seconds since 1970) and step."""
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100
 """The most that MLflow takes in one call."""
 LONGEST = 6000
@@ -126,20 +128,28 @@ class Store:
         made = [RunTag(name, value[:LONGEST]) for name, value in tags.items()]
         self.client.log_batch(run_id, tags=made)
 
-    def log_metrics(self, run_id: str, metrics: Sequence[Any]) -> None:
-        """Write mlflow.entities.Metric objects."""
+    def log_metrics(
+        self, run_id: str, points: Iterable[Point], model_id: str | None = None, **dataset: str
+    ) -> None:
+        """Write points of metrics, of the run and of a logged model if one is named.
+
+        `dataset`: MLflow's dataset_name and dataset_digest.
+        """
+        from mlflow.entities import Metric
+
+        metrics = []
+        for name, value, time, step in points:
+            name = rows.mlflow_name(name)
+            metrics.append(Metric(name, float(value), int(time * 1000), step, model_id, **dataset))
         for start in range(0, len(metrics), METRICS_AT_ONCE):
             self.client.log_batch(run_id, metrics=metrics[start : start + METRICS_AT_ONCE])
 
     def log_final_metrics(
         self, run_id: str, values: Mapping[str, float], time: float, model_id: str | None = None
     ) -> None:
-        """Write metrics of one value each, of the run and of its logged model if it has one."""
-        from mlflow.entities import Metric
-
-        at = int(time * 1000)
-        metrics = [Metric(name, value, at, 0, model_id) for name, value in values.items()]
-        self.log_metrics(run_id, metrics)
+        """Write metrics of one value each."""
+        points = [(name, value, time, 0) for name, value in values.items()]
+        self.log_metrics(run_id, points, model_id)
 
     def log_json(self, run_id: str, content: Any, path: str) -> None:
         """Write an artifact as regrpo writes its JSON files."""

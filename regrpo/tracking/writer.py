@@ -14,7 +14,7 @@ from regrpo.records.journal import JournalReader
 from regrpo.tracking import datasets, models, rows
 
 if TYPE_CHECKING:
-    from regrpo.tracking.store import Store
+    from regrpo.tracking.store import Point, Store
 
 SAMPLE_EVERY = 5
 """Seconds between two samples of the machine (CPU, memory, GPU)."""
@@ -43,10 +43,7 @@ def _open_run(store: Store, journal: JournalReader) -> None:
     parent_id = _execution_run(store, journal)
     run_id = store.find_run(regrpo__run=facts["run"])
     if run_id is None:
-        tags = {
-            "regrpo.kind": "stage",
-            "mlflow.source.name": facts["entry"]["cmd"],
-        }
+        tags = {"regrpo.kind": "stage", "mlflow.source.name": facts["entry"]["cmd"]}
         if parent_id:
             tags["mlflow.parentRunId"] = parent_id
         # Two runs of a stage side by side are told apart by their names.
@@ -60,8 +57,7 @@ def _execution_run(store: Store, journal: JournalReader) -> str | None:
     execution, facts = journal.execution, journal.facts
     if execution is None:
         return None
-    known = store.find_run(regrpo__execution=execution)
-    if known:
+    if known := store.find_run(regrpo__execution=execution):
         return known
     tags = {
         "regrpo.kind": "pipeline",
@@ -86,16 +82,13 @@ def _log_parameters(store: Store, journal: JournalReader) -> None:
 
 def _send_metrics(store: Store, journal: JournalReader) -> None:
     """Send the metrics that the stage wrote since the last time."""
-    from mlflow.entities import Metric
-
     lines, offset = journal.metrics_from(journal.tracker_notes.get("offset", 0))
-    metrics = []
+    points: list[Point] = []
     for line in lines:
-        time, step = int(line["time"] * 1000), line["step"]
         for name, value in line["values"].items():
-            metrics.append(Metric(rows.mlflow_name(name), float(value), time, step))
+            points.append((name, value, line["time"], line["step"]))
     if lines:
-        store.log_metrics(journal.tracker_notes["run_id"], metrics)
+        store.log_metrics(journal.tracker_notes["run_id"], points)
         journal.note(offset=offset)
 
 
@@ -110,8 +103,7 @@ def _close_run(store: Store, journal: JournalReader, closed: Mapping[str, Any]) 
         model_id = models.log_model(store, journal, record)
         if journal.stage == "evaluate":
             evaluation = rows.read_evaluation(journal.reports().get("metrics.json"))
-            if evaluation:
-                models.log_scores(store, run_id, record, evaluation, ended)
+            models.log_scores(store, run_id, record, evaluation, ended)
     kept = journal.folder / "files"
     if kept.is_dir():
         store.client.log_artifacts(run_id, str(kept))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from regrpo.core.git import experiment_refs, read_files
+from regrpo.core.git import Experiment, experiments, read_files
 from tests.support.pipelines import commit
 
 
@@ -31,4 +31,5 @@ def test_only_experiments_are_listed_as_such(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text("{}")
     name = f"refs/exps/{'a' * 2}/{'b' * 38}/lively-one"
     revision = commit(tmp_path, name, "refs/exps/exec/EXEC_HEAD", "refs/exps/stash")
-    assert experiment_refs(tmp_path) == {name: revision}
+    baseline = "a" * 2 + "b" * 38
+    assert experiments(tmp_path) == [Experiment("lively-one", baseline, revision, name)]

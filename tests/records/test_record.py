@@ -78,8 +78,7 @@ def test_the_records_of_a_finished_run_are_those_that_its_lock_file_knows(root: 
     [
         (record_path("sft"), lambda data: data.replace(b'"size":1', b'"size":2'), "it was altered"),
         (record_path("sft"), lambda data: data[:50], "found a corrupted one"),
-        ("dvc.lock", lambda data: b"{", "none that can be read"),
-        ("dvc.yaml", lambda data: b"{", "none that can be read"),
+        ("dvc.lock", lambda data: b"{", "expected DVC's lock file; found a corrupted one"),
     ],
 )
 def test_a_run_that_is_not_whole_is_refused(
