@@ -20,6 +20,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from regrpo.core.processes import clean_environment
+
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = (
     "stages",
@@ -75,14 +77,12 @@ def measure(folder: Path, stage: str) -> tuple[float, float]:
 
     Raises RuntimeError with its last words if it fails.
     """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"REGRPO_TRACKING": "off", "HF_HUB_OFFLINE": "1", "PATH": path}
     started = time.monotonic()
     with (folder / "said.txt").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, "-m", f"stages.{stage}"],
             cwd=folder,
-            env=environment,
+            env=clean_environment(REGRPO_TRACKING="off", HF_HUB_OFFLINE="1"),
             stdout=said,
             stderr=said,
         )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from regrpo.core.processes import clean_environment
 
 ROOT = Path(__file__).parents[1]
 LEAST = 1.6
@@ -53,12 +54,9 @@ def make_workspace(folder: Path) -> None:
 
 def run(folder: Path, stage: str) -> None:
     """One stage, alone and unwatched."""
-    environment = os.environ | {
-        "REGRPO_TRACKING": "off",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(folder),
-    }
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment = clean_environment(
+        REGRPO_TRACKING="off", HF_HUB_OFFLINE="1", PYTHONPATH=str(folder)
+    )
     command = [sys.executable, "-m", f"stages.{stage}"]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -25,6 +25,7 @@ from regrpo.core.dvc import cache_folder, dvc_config
 from regrpo.core.errors import CannotCheck
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, Snapshot, record_path
+from regrpo.core.processes import clean_environment
 from regrpo.records import stage_run
 
 Json = dict[str, Any]
@@ -33,16 +34,6 @@ SHARED_CACHE = "regrpo-shared-cache"
 """The user's cache under the name of a remote: DVC lays both out alike."""
 EXTRAS = {"cuda": "vllm", "s3": "dvc-s3", "dev": "pytest"}
 """The project's extras, each with a package by which an environment shows that it has it."""
-OF_OUTER_PROCESSES = (
-    "DVC_",
-    "REGRPO_",
-    "MLFLOW_RUN_ID",
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_PREFIX",
-)
-"""How the variables begin that a hook or a stage around this process would pass on."""
 HINTS = (
     b"Use `dvc push`",
     b"To track the changes with git",
@@ -144,23 +135,16 @@ class Worktree:
 
     def variables(self) -> dict[str, str]:
         """The environment of what runs there: its own code, nothing of an outer DVC or git."""
-        variables = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(OF_OUTER_PROCESSES)
-        }
-        path = variables.get("PATH", os.defpath)
-        return variables | {
-            "PATH": f"{Path(self.python).parent}{os.pathsep}{path}",
-            "PYTHONPATH": str(self.tree),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
-            "REGRPO_TRACKING": "off",
-            "REGRPO_NO_RESUME": "1",
+        return clean_environment(
+            self.python,
+            PYTHONPATH=str(self.tree),
+            PYTHONUNBUFFERED="1",
+            REGRPO_TRACKING="off",
+            REGRPO_NO_RESUME="1",
             # Where DVC remembers hashes: an empty place, so that it hashes everything.
-            "DVC_SITE_CACHE_DIR": str(self.folder / "site"),
-            "TMPDIR": str(self.folder / "tmp"),
-        }
+            DVC_SITE_CACHE_DIR=str(self.folder / "site"),
+            TMPDIR=str(self.folder / "tmp"),
+        )
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command there and catch its output."""

@@ -9,20 +9,10 @@ from typing import Any
 
 from regrpo.commands import clone
 from regrpo.core import profiles
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.plan import parse_errors, rules
-from regrpo.plan import plan as planning
-from regrpo.plan.findings import (
-    GIB,
-    Finding,
-    Level,
-    Sections,
-    Target,
-    item,
-    of_error,
-    size,
-    wrapped,
-)
+from regrpo.core.files import Json
+from regrpo.core.text import duration, memory
+from regrpo.plan.check import find_target, make_plan
+from regrpo.plan.findings import Finding, Target, item, wrapped
 from regrpo.plan.findings import lines as findings_lines
 
 
@@ -55,60 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if plan["verdict"] in ("fits", "unknown") else 1
 
 
-def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target:
-    """What to plan for: what the command line says, else this machine's GPU, else an A100.
-
-    Raises CannotCheck for a card whose memory is not known.
-    """
-    import torch
-
-    from regrpo.plan.memory import CUDA
-    from regrpo.plan.step_time import CARDS, memory_of
-
-    if gpus is not None and gpus < 1:
-        raise Refused(
-            "--gpus", expected="1 or more", found=str(gpus), remedy="Leave it out for one."
-        )
-    here = torch.cuda.is_available() and not gpu
-    name = gpu or (torch.cuda.get_device_name(0) if here else "A100")
-    known, taken = memory_of(name), 0
-    if memory:
-        room = size(memory)
-    elif here:
-        free, room = torch.cuda.mem_get_info(0)
-        # This process's own context is counted as every stage's.
-        taken = max(0, room - free - CUDA.context)
-    elif known:
-        room = known * GIB
-    else:
-        raise CannotCheck(
-            "--gpu",
-            expected=f"one of {', '.join(CARDS)}, or --gpu-memory beside it",
-            found=name,
-            remedy="Say how much memory it has: --gpu-memory 48GiB.",
-        )
-    stated = bool(gpu or memory or gpus)
-    return Target(name, room - taken, gpus, stated, here, taken)
-
-
-def make(profile: Path, target: Target) -> dict[str, Any]:
-    """The plan of a profile. Raises CannotCheck or Refused if it cannot be read as one."""
-    values = profiles.read_profile(profile)
-    sections, findings = parse_errors.parse(values, clone.section_models())
-    refused = rules.refusals(sections, rules.NAMES)
-    for error in refused + rules.joint_refusals(sections, refused):
-        findings.append(of_error(error, _level(error, sections)))
-    for error in rules.refusals(sections, rules.COMMITS):
-        findings.append(of_error(error, "warning"))
-    return planning.plan(profile, sections, target, findings)
-
-
-def _level(error: RegrpoError, sections: Sections) -> Level:
-    # What comes with a package is missing here, and may be installed where it is to run.
-    of_base = isinstance(error, CannotCheck) and error.where.startswith("base_model")
-    if of_base and sections["base_model"].source.kind in ("gguf", "package"):
-        return "needed"
-    return "wrong"
+def make(profile: Path, target: Target) -> Json:
+    """The plan of a profile of this clone."""
+    return make_plan(profile, clone.section_models(), target)
 
 
 # --- printing -------------------------------------------------------------------------------------
@@ -121,7 +60,7 @@ VERDICTS = {
 }
 
 
-def lines(plan: dict[str, Any]) -> list[str]:
+def lines(plan: Json) -> list[str]:
     """The plan for a terminal of 100 columns: verdict, what is wrong, memory and time, the rest."""
     text = [f"{plan['profile']}: {VERDICTS[plan['verdict']]}", _target_line(plan), ""]
     findings = [Finding(**one) for one in plan["findings"]]
@@ -139,11 +78,11 @@ def lines(plan: dict[str, Any]) -> list[str]:
     return text
 
 
-def _target_line(plan: dict[str, Any]) -> str:
+def _target_line(plan: Json) -> str:
     target, base = plan["target"], plan["base"]
     where = "this CPU"
     if target["gpu"]:
-        where = f"{target['gpus']} × {target['gpu']} of {_gib(target['gpu_memory'])}"
+        where = f"{target['gpus']} × {target['gpu']} of {memory(target['gpu_memory'])}"
         if not target["here"]:
             where += " (not this machine)"
     model = "base not known yet"
@@ -152,7 +91,7 @@ def _target_line(plan: dict[str, Any]) -> str:
     return f"for {where}; {model}"
 
 
-def _advice(one: dict[str, Any]) -> list[str]:
+def _advice(one: Json) -> list[str]:
     text = wrapped(f"{one['phase']} does not fit; its largest part is {one['largest']}.", "")
     changes = one["changes"]
     if not changes:
@@ -162,7 +101,7 @@ def _advice(one: dict[str, Any]) -> list[str]:
     text.append(f"  {any_one if len(changes) > 1 else 'This makes it fit:'}")
     for change in changes:
         keys = [f"{key}: {_in_yaml(value)}" for key, value in change["keys"].items()]
-        text += item(f"{', '.join(keys)}  ({_gib(change['total'])})")
+        text += item(f"{', '.join(keys)}  ({memory(change['total'])})")
     return [*text, ""]
 
 
@@ -170,32 +109,15 @@ def _in_yaml(value: Any) -> str:
     return "true" if value is True else str(value)
 
 
-def _table(phases: list[dict[str, Any]]) -> list[str]:
+def _table(phases: list[Json]) -> list[str]:
     """One block a phase: total against the limit and time, then its terms, the largest first."""
     form = "{:22} {:>11} {:>11}   {:4} {:>9} {:>10}".format
     text = [form("phase", "peak", "of", "", "a step", "all steps")]
     for one in phases:
         step = one["seconds_per_step"] or 0
-        times = _duration(step), _duration(step * (one["steps"] or 0))
+        times = duration(step), duration(step * (one["steps"] or 0))
         fits = "fits" if one["fits"] else "NOT"
-        text.append(form(one["phase"], _gib(one["total"]), _gib(one["limit"]), fits, *times))
+        text.append(form(one["phase"], memory(one["total"]), memory(one["limit"]), fits, *times))
         terms = sorted(one["terms"].items(), key=lambda term: -term[1])
-        text += wrapped(", ".join(f"{name} {_gib(size)}" for name, size in terms), "    ")
+        text += wrapped(", ".join(f"{name} {memory(size)}" for name, size in terms), "    ")
     return text
-
-
-def _gib(size: int) -> str:
-    if size < GIB / 10:
-        return f"{size / 2**20:.1f} MiB"
-    if size < 10 * GIB:
-        return f"{size / GIB:.2f} GiB"
-    return f"{size / GIB:.1f} GiB"
-
-
-def _duration(seconds: float) -> str:
-    """ "" for none."""
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} h"
-    if seconds >= 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds:.2g} s" if seconds else ""

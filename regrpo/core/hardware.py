@@ -166,6 +166,14 @@ def cpu_model() -> str:
 CPU_NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}
 
 
+def accepted_versions() -> list[str]:
+    """The `package==version` that REGRPO_ACCEPT_VERSIONS accepts in place of the pinned ones."""
+    return sorted(os.environ.get(ACCEPTED_VERSIONS, "").replace(",", " ").split())
+
+
+ACCEPTED_VERSIONS = "REGRPO_ACCEPT_VERSIONS"
+
+
 def cuda_devices() -> list[str]:
     """The CUDA devices' names, if torch is loaded in this process (nothing is loaded for it)."""
     torch = sys.modules.get("torch")

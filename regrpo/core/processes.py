@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import TypeVar
+
+from regrpo.core.hardware import ACCEPTED_VERSIONS
 
 FOLDER = "REGRPO_LAUNCH"
 """Names the folder that a stage's processes (regrpo.train.launch) exchange by; set in them only."""
 PARENT = "REGRPO_LAUNCH_PARENT"
 """Names the id of the process that started this one."""
+OUTER = (
+    "DVC_",
+    "MLFLOW_",
+    "REGRPO_",
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+)
+"""How the variables begin that a hook or a stage around this process would pass on."""
 T = TypeVar("T")
+
+
+def clean_environment(python: str = sys.executable, **variables: str) -> dict[str, str]:
+    """The environment of the project's commands in another folder, with these variables besides.
+
+    `python` is the first on PATH, and nothing of an outer DVC, git or MLflow is left.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OUTER)}
+    if ACCEPTED_VERSIONS in os.environ:
+        kept[ACCEPTED_VERSIONS] = os.environ[ACCEPTED_VERSIONS]
+    path = f"{Path(python).parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
+    return kept | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1"} | variables
 
 
 def is_worker() -> bool:

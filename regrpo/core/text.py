@@ -160,6 +160,23 @@ def _figure(value: float, kind: str | None, sign: str = "") -> str:
     return f"{value:{sign}.3f}"
 
 
+def memory(size: int) -> str:
+    """Bytes: 512.0 MiB, 1.25 GiB, 80.0 GiB."""
+    if size < 2**30 / 10:
+        return f"{size / 2**20:.1f} MiB"
+    digits = 1 if size >= 10 * 2**30 else 2
+    return f"{size / 2**30:.{digits}f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, to be read at a glance: 0.25 s, 42 s, 12 min, 3.5 h; "" for none."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.2g} s" if seconds else ""
+
+
 def p_value(p: float | None) -> str:
     """A p-value alone, as in a table: 0.031, < 0.001."""
     if p is not None and p < 0.001:

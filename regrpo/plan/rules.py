@@ -151,10 +151,18 @@ def _require_commit(source: Any, kind: str, key: str) -> None:
     hub.require_commit(source.repo, source.revision, kind, f"{key}.revision", ask=False)
 
 
-def require_launch(_: str, section: Any) -> None:
+def require_launch(stage: str, section: Any) -> None:
     """The accelerate configuration that sft's or grpo's section names."""
     if section.launch:
-        sharding.requested(section.launch)
+        try:
+            sharding.requested(section.launch)
+        except RegrpoError as error:
+            raise type(error)(
+                f"{stage}.launch.config: {error.where}",
+                expected=error.expected,
+                found=error.found,
+                remedy=error.remedy,
+            ) from error
 
 
 def require_device(stage: str, section: Any) -> None:

@@ -37,7 +37,10 @@ P = TypeVar("P", bound=Section)
 
 
 def environment() -> dict[str, Any]:
-    """All installed distributions, Python, system, device, and a SHA-256 over them (`sha256`)."""
+    """All installed distributions, Python, system, device, and a SHA-256 over them (`sha256`).
+
+    `accepted_versions`: those that whoever ran it accepted in place of the pinned ones.
+    """
     packages: dict[str, str] = {}
     for distribution in metadata.distributions():
         if distribution.name:
@@ -51,6 +54,8 @@ def environment() -> dict[str, Any]:
         "cpu": hardware.cpu_model(),
         "cuda": hardware.cuda_devices(),
     }
+    if accepted := hardware.accepted_versions():
+        facts["accepted_versions"] = accepted
     return facts | {"sha256": files.sha256_json(facts)}
 
 

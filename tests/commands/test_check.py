@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from regrpo import cli
-from regrpo.commands import check
 from regrpo.core.errors import CannotCheck, Refused
+from regrpo.plan import workspace
 from tests.support.projects import ROOT, edit_yaml, run
 
 
@@ -187,14 +188,40 @@ def test_another_python_on_the_path_is_told_with_the_line_that_helps(
     (here / "bin/python").symlink_to(Path(sys.base_prefix) / "bin/python3")
     monkeypatch.setenv("PATH", str(here / "bin"))
     with pytest.raises(CannotCheck, match=r"source \.venv/bin/activate"):
-        check.require_environment()
+        workspace.require_environment()
 
 
 def test_another_version_than_the_pinned_one_is_named(here: Path) -> None:
     text = (here / "constraints.txt").read_text()
     (here / "constraints.txt").write_text(text.replace("\ntrl==", "\ntrl==9."))
     with pytest.raises(CannotCheck, match=r"trl 1\.\S+ instead of 9\.1\."):
-        check.require_environment()
+        workspace.require_environment()
+
+
+def test_another_version_that_is_accepted_by_name_is_no_finding(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (here / "constraints.txt").read_text()
+    (here / "constraints.txt").write_text(text.replace("\ntrl==", "\ntrl==9."))
+    with pytest.raises(CannotCheck) as caught:
+        workspace.require_environment()
+    accepted = re.search(r"REGRPO_ACCEPT_VERSIONS='(trl==\S+)'", caught.value.remedy)
+    assert accepted is not None
+    monkeypatch.setenv("REGRPO_ACCEPT_VERSIONS", "trl==0.1")
+    with pytest.raises(CannotCheck):
+        workspace.require_environment()
+    monkeypatch.setenv("REGRPO_ACCEPT_VERSIONS", f"torch==0.1, {accepted[1]}")
+    workspace.require_environment()
+
+
+def test_a_launch_configuration_that_is_not_there_is_told_by_its_key(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch = {"processes": 2, "backend": "gloo", "config": "profiles/launch/mine.yaml"}
+    edit_yaml(here / "params.yaml", {"sft": {"launch": launch}})
+    assert cli.main(["check"]) == 2
+    said = words(capsys.readouterr().err)
+    assert "sft.launch.config: profiles/launch/mine.yaml: expected a YAML file" in said
 
 
 def test_a_full_disk_is_told_before_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +229,7 @@ def test_a_full_disk_is_told_before_the_run(here: Path, monkeypatch: pytest.Monk
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8)
     )  # type: ignore[attr-defined]
     with pytest.raises(Refused, match=r"expected 2\.0 GB free .* found 0\.1 GB"):
-        check.require_disk()
+        workspace.require_disk()
 
 
 @pytest.mark.parametrize("content", ["", "schema: '2.0'\nstages:\n", "stages: [\n"])
@@ -211,7 +238,7 @@ def test_a_lock_that_dvc_left_half_written_is_told_with_the_remedy(
 ) -> None:
     (here / "dvc.lock").write_text(content)
     with pytest.raises(CannotCheck, match=r"dvc\.lock: .*git checkout dvc\.lock"):
-        check.require_lock()
+        workspace.require_lock()
 
 
 def test_a_stage_under_a_foreign_interpreter_says_what_to_do_without_a_traceback() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +37,34 @@ def test_hard_links_are_read_once_and_both_hashed(tmp_path: Path) -> None:
     one = hashing.of_files({tmp_path / "a": False, tmp_path / "b": True, tmp_path / "gone": True})
     assert one[tmp_path / "a"] == one[tmp_path / "b"] == hashing.of_bytes(b"x" * 3_000_000)
     assert isinstance(one[tmp_path / "gone"], FileNotFoundError)
+
+
+def test_a_remote_leaves_no_database_of_dvc_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def watched(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        opened.append(connect(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", watched)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    digest = hashlib.md5(b"rows").hexdigest()
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text(
+        "[core]\n    no_scm = true\n    remote = store\n"
+        f"['remote \"store\"']\n    url = {tmp_path / 'store'}\n"
+    )
+    kept = tmp_path / "store/files/md5" / digest[:2] / digest[2:]
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"rows")
+    assert hashing.Remote(tmp_path, None).read(digest) == b"rows"
+    assert opened, "DVC opens databases of its own"
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("select 1")
 
 
 @pytest.mark.parametrize("size", [0, 1, hashing.CHUNK, 3 * hashing.CHUNK + 7])

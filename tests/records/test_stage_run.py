@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +125,41 @@ def test_a_fault_of_ours_keeps_its_traceback_and_an_interrupted_stage_was_killed
         raise ZeroDivisionError
     assert caught.value.code == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+class Installed:
+    """A distribution that importlib.metadata finds."""
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name, self.version = name, version
+
+
+def test_of_a_package_that_is_installed_twice_the_first_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [Installed("Typing_Extensions", "2.0"), Installed("typing-extensions", "1.0")]
+    monkeypatch.setattr(metadata, "distributions", lambda: iter(found))
+    plain = stage_run.environment()
+    assert plain["packages"] == {"typing-extensions": "2.0"}
+    assert "accepted_versions" not in plain
+    monkeypatch.setenv("REGRPO_ACCEPT_VERSIONS", "torch==2.11.0,numpy==2.5.0")
+    accepted = stage_run.environment()
+    assert accepted["accepted_versions"] == ["numpy==2.5.0", "torch==2.11.0"]
+    assert accepted["sha256"] != plain["sha256"]
+
+
+def test_the_execution_of_a_stage_is_the_process_that_dvc_runs_as(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert stage_run.ancestor_dvc() is None
+    code = "from regrpo.records.stage_run import ancestor_dvc; print(*ancestor_dvc())"
+    shell = ["sh", "-c", f'"{sys.executable}" -c "{code}"; true']
+    done = subprocess.run(
+        shell, env=os.environ | {"DVC_STAGE": "sft"}, capture_output=True, text=True, check=True
+    )
+    number, started = done.stdout.split()
+    assert [int(number), float(started)] == MYSELF
 
 
 def test_a_process_id_that_was_given_again_is_another_process() -> None:

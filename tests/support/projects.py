@@ -5,15 +5,15 @@ The real code with a profile small enough to run the real pipeline in a test.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from regrpo.core.processes import clean_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,17 +78,8 @@ def edit_yaml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of a stage.
-
-    This interpreter first on PATH, offline, nothing of an outer DVC or MLflow.
-    """
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("DVC_", "MLFLOW_", "REGRPO_", "GIT_"))
-    }
-    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    return {**kept, "PATH": path, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", **extra}
+    """The environment of a stage, offline."""
+    return clean_environment(**({"HF_HUB_OFFLINE": "1"} | extra))
 
 
 def run(
