@@ -11,10 +11,10 @@ from typing import Any
 
 from regrpo.audit import audit
 from regrpo.core import text
+from regrpo.core.files import Json
 from regrpo.records.find import Finder
 from regrpo.tracking.lookup import Lookup
 
-Json = dict[str, Any]
 MOST_PACKAGES = 5
 """So many differing packages are printed without --verbose."""
 EXIT = {"complete": 0, "broken": 1, "not checkable": 2}

@@ -6,9 +6,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from regrpo.compare.promote import promote
+from regrpo.core.files import Json
 
 EXIT = {"registered": 0, "refused": 1, "not checkable": 2}
 MARKS = {"holds": "holds", "fails": "FAILS", "unknown": "UNKNOWN"}
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT[result["verdict"]]
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: Json) -> None:
     print(f"{result['target']}: pipeline {result['pipeline_key'][:12]}, model {result['model']}")
     for one in result["rules"]:
         print(f"  {one['rule']:<11} {MARKS[one['verdict']]:<8} {one['text']}")
@@ -65,7 +65,7 @@ def _print(result: dict[str, Any]) -> None:
         print(f"{_outcome(result)}  ({result['mlflow']})")
 
 
-def _outcome(result: dict[str, Any]) -> str:
+def _outcome(result: Json) -> str:
     number = result["version"] or "(new)"
     name = f"{result['model']} version {number}"
     if result["reigns"]:

@@ -6,11 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from regrpo.audit.reproduce import TOLERANCE, changed_parameter, reproduce
-
-Json = dict[str, Any]
+from regrpo.core.files import Json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

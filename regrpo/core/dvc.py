@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core.errors import CannotCheck
+from regrpo.core.files import Json
 from regrpo.core.profiles import read_yaml
 
 
-def entry_now(stage: str) -> dict[str, Any]:
+def entry_now(stage: str) -> Json:
     """The dvc.lock entry (without outs) that DVC will write for `stage` as things are now."""
     declared = read_yaml(Path("dvc.yaml"))["stages"][stage]
     profile = str(read_yaml(Path("params.yaml"))["profile"])
@@ -32,7 +33,7 @@ def path_of(declared: Any) -> str:
     return str(declared)
 
 
-def declared_outputs(stage: Mapping[str, Any]) -> list[Any]:
+def declared_outputs(stage: Json) -> list[Any]:
     """The entries under `outs:`, `metrics:` and `plots:` of a stage in dvc.yaml (see `path_of`)."""
     return [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind) or []]
 
@@ -90,7 +91,7 @@ def dvc_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
-def dvc_config(root: Path) -> dict[str, Any]:
+def dvc_config(root: Path) -> Json:
     """DVC's configuration of the repository at `root`, as DVC reads it.
 
     Raises CannotCheck if it cannot be read.

@@ -140,7 +140,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
     return frame
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Json]:
     """Read a Parquet file of this pipeline as plain Python values (chat prompts as lists of dicts).
 
     Raises Refused for a file that is no readable Parquet.
@@ -170,7 +170,7 @@ class ParquetFile:
 
     def batches(
         self, rows: int, columns: list[str] | None = None
-    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    ) -> Iterator[tuple[int, list[Json]]]:
         """Yield at most `rows` rows at a time, with all columns or those named.
 
         Beside them stands the number of their first row in the file, from 0.

@@ -35,7 +35,7 @@ def record_path(stage: str) -> str:
 # --- keys -----------------------------------------------------------------------------------------
 
 
-def stage_key(entry: Mapping[str, Any]) -> str:
+def stage_key(entry: Json) -> str:
     """SHA-256 over a dvc.lock entry's command, dependency hashes and parameters: "the same stage".
 
     Outputs are no part of it, so it is known before the stage runs.
@@ -49,7 +49,7 @@ def stage_key(entry: Mapping[str, Any]) -> str:
     )
 
 
-def pipeline_key(lock: Mapping[str, Any]) -> str | None:
+def pipeline_key(lock: Json) -> str | None:
     """SHA-256 over the keys of all stages. Returns None if dvc.lock lacks a stage."""
     stages = lock.get("stages", {})
     if not set(STAGES) <= set(stages):
@@ -57,7 +57,7 @@ def pipeline_key(lock: Mapping[str, Any]) -> str | None:
     return sha256_json({name: stage_key(stages[name]) for name in STAGES})
 
 
-def out_md5s(entry: Mapping[str, Any]) -> dict[str, str]:
+def out_md5s(entry: Json) -> dict[str, str]:
     """{path: MD5} of a dvc.lock entry's outs."""
     return {out["path"]: out["md5"] for out in entry.get("outs", [])}
 
@@ -105,9 +105,7 @@ class Misfit:
     maker: str = ""
 
 
-def misfits(
-    lock: Mapping[str, Any], data: Mapping[str, bytes], records: Mapping[str, Json]
-) -> list[Misfit]:
+def misfits(lock: Json, data: Mapping[str, bytes], records: Mapping[str, Json]) -> list[Misfit]:
     """Everything that keeps dvc.lock and the records from being one pipeline, in running order.
 
     `lock`: dvc.lock. `data` and `records`: by stage, run.json's bytes and what they say; a stage
@@ -127,9 +125,7 @@ def misfits(
     return found
 
 
-def entry_misfits(
-    stage: str, entry: Mapping[str, Any], data: bytes, record: Mapping[str, Any]
-) -> list[Misfit]:
+def entry_misfits(stage: str, entry: Json, data: bytes, record: Json) -> list[Misfit]:
     """Where dvc.lock's entry is not that of this record: the file's MD5, the stage's key."""
     path = record_path(stage)
     found = []
@@ -168,7 +164,7 @@ def chain_misfits(
     return found
 
 
-def hashes(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def hashes(items: Iterable[Json]) -> Iterator[tuple[str, str]]:
     """(path, SHA-256) of recorded inputs or outputs: each as a whole, a folder's files besides."""
     for item in items:
         yield item["path"], item["sha256"]

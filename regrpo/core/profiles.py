@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.files import Json
 from regrpo.core.settings import Problem, Section
 
 S = typing.TypeVar("S", bound=Section)
@@ -60,7 +61,7 @@ def active_profile() -> Path:
     return Path(profile)
 
 
-def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> dict[str, Any]:
+def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> Json:
     """A whole profile: a mapping of exactly SECTIONS (besides `profile:`), or of those `needed`.
 
     Raises Refused for a missing or unknown section.
@@ -79,7 +80,7 @@ def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> dict[str, An
             found="; ".join(named),
             remedy="Start from a copy of params.yaml.",
         )
-    return typing.cast("dict[str, Any]", profile)
+    return typing.cast("Json", profile)
 
 
 def parse_section(model: type[S], values: object, where: str) -> S:

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from regrpo.core import text
 from regrpo.core.errors import CannotCheck
@@ -352,7 +352,7 @@ def mermaid(graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def plain(graph: Graph) -> dict[str, Any]:
+def plain(graph: Graph) -> Json:
     """The graph as plain data."""
     runs = []
     for name, run in graph.runs.items():

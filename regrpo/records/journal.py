@@ -20,6 +20,7 @@ from typing import Any
 
 from regrpo.core import files
 from regrpo.core.dvc import dvc_root
+from regrpo.core.files import Json
 
 METRIC_REPORTS = {"metrics.json": "", "verdict.json": "", "health.json": "health."}
 """Reports whose numbers are a stage's final metrics, and what goes before their names."""
@@ -41,7 +42,7 @@ def journal_folder() -> Path:
 class Journal:
     """The stage's end: opened at its start, written to while it runs, closed whatever happens."""
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
+    def __init__(self, facts: Json) -> None:
         self.folder = journal_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{facts['stage']}"
         self.folder.mkdir(parents=True)
         if not enabled():
@@ -64,7 +65,7 @@ class Journal:
         else:
             shutil.copyfile(source, target)
 
-    def close(self, status: str, record: Mapping[str, Any] | None) -> None:
+    def close(self, status: str, record: Json | None) -> None:
         """Say how the stage ended: FINISHED (with its run.json), FAILED or KILLED, as in MLflow."""
         closed = {"status": status, "ended": time.time(), "record": record}
         files.write_json(self.folder / "closed.json", closed)
@@ -97,7 +98,7 @@ class JournalReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.facts: dict[str, Any] = files.read_json(folder / "open.json")
+        self.facts: Json = files.read_json(folder / "open.json")
 
     @property
     def stage(self) -> str:
@@ -126,7 +127,7 @@ class JournalReader:
         return self.running or is_alive(self.facts["execution"])
 
     @property
-    def closed(self) -> dict[str, Any] | None:
+    def closed(self) -> Json | None:
         """{status, ended, record}; None while the stage runs.
 
         A process that vanished without a word was killed.
@@ -135,7 +136,7 @@ class JournalReader:
         running = self.running
         path = self.folder / "closed.json"
         if path.exists():
-            closed: dict[str, Any] = files.read_json(path)
+            closed: Json = files.read_json(path)
             return closed
         if running:
             return None
@@ -144,7 +145,7 @@ class JournalReader:
         return {"status": "KILLED", "ended": last_sign, "record": None}
 
     @property
-    def tracker_notes(self) -> dict[str, Any]:
+    def tracker_notes(self) -> Json:
         """Its notes: run_id, parent_run_id, model_id, offset, described, ended; error, stuck."""
         path = self.folder / "mlflow.json"
         return files.read_json(path) if path.exists() else {}
@@ -163,7 +164,7 @@ class JournalReader:
         if not answered or notes.get("stuck") != stuck:
             self.note(error=problem, stuck=stuck)
 
-    def metrics_from(self, offset: int) -> tuple[list[dict[str, Any]], int]:
+    def metrics_from(self, offset: int) -> tuple[list[Json], int]:
         """The whole lines of metrics.jsonl from byte `offset` on, and the offset behind them."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError
 
@@ -59,7 +59,7 @@ class Record(BaseModel, extra="allow"):
     run: str
     key: str
     command: str
-    parameters: dict[str, dict[str, Any]]
+    parameters: dict[str, Json]
     inputs: list[Item]
     outputs: list[Item]
     code: Code

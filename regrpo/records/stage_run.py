@@ -21,11 +21,12 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from regrpo.core import files, hardware, profiles
 from regrpo.core.dvc import declared_outputs, dvc_root, entry_now, files_in, path_of
 from regrpo.core.errors import CannotCheck, RegrpoError
+from regrpo.core.files import Json
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, record_path, stage_key
 from regrpo.core.settings import Section
@@ -36,7 +37,7 @@ SCHEMA_VERSION = 1
 P = TypeVar("P", bound=Section)
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Json:
     """All installed distributions, Python, system, device, and a SHA-256 over them (`sha256`).
 
     `accepted_versions`: those that whoever ran it accepted in place of the pinned ones.
@@ -59,7 +60,7 @@ def environment() -> dict[str, Any]:
     return facts | {"sha256": files.sha256_json(facts)}
 
 
-def code_state() -> tuple[dict[str, Any], str]:
+def code_state() -> tuple[Json, str]:
     """({revision, dirty, diff_sha256}, diff) of the code against the experiment's first commit.
 
     Untracked files count as changes. Without a git repository the revision and the flag are None.
@@ -81,7 +82,7 @@ def code_state() -> tuple[dict[str, Any], str]:
     return {"revision": revision, "dirty": bool(diff), "diff_sha256": digest}, diff
 
 
-def fingerprint(path: str) -> dict[str, Any]:
+def fingerprint(path: str) -> Json:
     """{path, sha256, size (bytes)} of a file or folder.
 
     A folder has `files` besides, {name: SHA-256}; its own SHA-256 is over their canonical JSON.
@@ -116,7 +117,7 @@ def ancestor_dvc() -> tuple[int, float] | None:
 class Run(Generic[P]):
     """What a stage's `main` holds: its parameters, and two ways to be watched."""
 
-    def __init__(self, values: P, facts: Mapping[str, Any]) -> None:
+    def __init__(self, values: P, facts: Json) -> None:
         self.params = values
         self.facts = facts
         self.stage = str(facts["stage"])
@@ -224,7 +225,7 @@ def _report(name: str, error: Exception) -> int:
     return CannotCheck.exit_code
 
 
-def _opening_facts(name: str, profile: str, sections: Mapping[str, Any]) -> dict[str, Any]:
+def _opening_facts(name: str, profile: str, sections: Json) -> Json:
     import psutil
 
     entry = entry_now(name)
@@ -253,7 +254,7 @@ def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def _record(facts: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+def _record(facts: Json, journal: Journal) -> Json:
     """run.json's one element: how this execution went, and what it read and wrote."""
     entry, name = facts["entry"], facts["stage"]
     now = time.time()

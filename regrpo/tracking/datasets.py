@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files
-
-if TYPE_CHECKING:
-    from regrpo.tracking.store import Store
+from regrpo.core.files import Json
+from regrpo.tracking.store import Store
 
 CONTEXTS = {"prepared": "gate", "dev": "validation", "eval": "evaluation"}
 """What MLflow calls the use of a split, or of all of them; every other is for training."""
@@ -25,9 +23,7 @@ COLUMN_TYPES = {
 """Arrow's name of a column's type → MLflow's; every other (lists, messages) is an `object`."""
 
 
-def log_datasets(
-    store: Store, run_id: str, inputs: Iterable[Mapping[str, Any]], folder: Path
-) -> None:
+def log_datasets(store: Store, run_id: str, inputs: Iterable[Json], folder: Path) -> None:
     """Log the prepared files among a record's inputs: name, digest, path, use, columns and rows.
 
     Columns and rows are read from the repository at `folder`, if the recorded bytes lie there.

@@ -11,16 +11,14 @@ import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from regrpo.core.errors import CannotCheck
 from regrpo.records.journal import journal_folder, pending
-from regrpo.tracking import state
+from regrpo.tracking import notes, state
 from regrpo.tracking.address import sentence
 from regrpo.tracking.passes import open_store, sync_once
-
-if TYPE_CHECKING:
-    from regrpo.tracking.store import Store
+from regrpo.tracking.store import Store
+from regrpo.tracking.sync import opened
 
 EVERY = 1.0
 """Seconds between two passes."""
@@ -76,9 +74,6 @@ def _answer_with_error(error: Exception, seconds: float) -> None:
 
 def print_addresses(server: str) -> None:
     """Print the addresses at which a UI at `server` shows the saved view of the experiment."""
-    from regrpo.tracking import notes
-    from regrpo.tracking.sync import opened
-
     with opened() as store:
         addresses = notes.addresses(server, store.experiment_id)
     for mode, address in addresses.items():

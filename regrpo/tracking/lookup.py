@@ -7,13 +7,12 @@ import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 from regrpo.core.errors import CannotCheck
+from regrpo.core.files import Json
 from regrpo.tracking.address import name_error, shown_uri, tracking_uri
-
-if TYPE_CHECKING:
-    from regrpo.tracking.reader import Reader
+from regrpo.tracking.reader import Reader, open_reader
 
 T = TypeVar("T")
 PATIENCE = 8.0
@@ -26,17 +25,15 @@ class Lookup:
     Every question raises CannotCheck if there is no store, or no answer in time.
     """
 
-    def run(self, run_id: str) -> dict[str, Any] | None:
+    def run(self, run_id: str) -> Json | None:
         """A run by its id (see `Reader.run`)."""
         return self._ask(lambda reader: reader.run(run_id))
 
-    def tagged(self, **tags: str) -> list[dict[str, Any]]:
+    def tagged(self, **tags: str) -> list[Json]:
         """The runs with these tags (see `Reader.tagged`)."""
         return self._ask(lambda reader: reader.tagged(**tags))
 
     def _ask(self, question: Callable[[Reader], T]) -> T:
-        from regrpo.tracking.reader import open_reader
-
         answer: Future[T] = Future()
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # where alembic tells its migrations

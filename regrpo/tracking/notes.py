@@ -7,13 +7,11 @@ them), so text that is not ours goes through `regrpo.core.text.code`.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
 
 from regrpo.core import text
+from regrpo.core.files import Json
+from regrpo.tracking.rows import Health, Row
 from regrpo.tracking.tables import NAME as SAMPLES_TABLE
-
-if TYPE_CHECKING:
-    from regrpo.tracking.rows import Health, Row
 
 NOTE = "mlflow.note.content"
 """The tag that the UI shows as a description."""
@@ -104,7 +102,7 @@ def experiment_tags(created: int) -> dict[str, str]:
 
     The view is written as the UI's own "Save as new view" does (MLflow 3.17.2).
     """
-    state: dict[str, Any] = {
+    state: Json = {
         "searchFilter": "tags.`regrpo.kind` = 'pipeline'",
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,

@@ -7,17 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from regrpo.core.dvc import dvc_root
 from regrpo.core.git import experiments
 from regrpo.core.pipeline import Snapshot
 from regrpo.records.journal import JournalReader, pending
-from regrpo.tracking import state
+from regrpo.tracking import pipeline_rows, state, writer
 from regrpo.tracking.address import cure, experiment_name, sentence, tracking_uri
-
-if TYPE_CHECKING:
-    from regrpo.tracking.store import Store
+from regrpo.tracking.store import Store
 
 GRACE = 20.0
 """Seconds after a DVC experiment's process ended in which DVC may still write its reference."""
@@ -36,15 +33,11 @@ class Pass:
 
 def open_store() -> Store:
     """The user's experiment, which is made if it is new (imports mlflow: seconds)."""
-    from regrpo.tracking.store import Store
-
     return Store(tracking_uri(), experiment_name(), dvc_root() / "mlartifacts")
 
 
 def sync_once(store: Store) -> Pass:
     """Write to MLflow everything that the files hold and it does not."""
-    from regrpo.tracking import writer
-
     done = Pass()
     store.changed = done.changed
     executions: dict[str, list[JournalReader]] = {}
@@ -86,8 +79,6 @@ def _collecting_failures(
 
 
 def _finish(store: Store, journals: list[JournalReader], done: Pass) -> None:
-    from regrpo.tracking import pipeline_rows
-
     status, snapshot = _outcome(journals)
     if status is None:
         if _reference_may_come(journals[-1]):
@@ -146,8 +137,6 @@ def _reference_may_come(journal: JournalReader) -> bool:
 
 def _ensure_rows(store: Store, done: Pass) -> None:
     """Rows for experiments and a workspace that were restored from DVC's cache, or fetched."""
-    from regrpo.tracking import pipeline_rows
-
     before, root = state.synced(), dvc_root()
     if before.get("stamp") == state.stamp():
         return

@@ -6,15 +6,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 
 from regrpo.core.dvc import dvc_root
+from regrpo.core.files import Json
 from regrpo.core.pipeline import Snapshot
 from regrpo.records.journal import JournalReader
 from regrpo.tracking import datasets, models, notes, rows
-
-if TYPE_CHECKING:
-    from regrpo.tracking.store import Point, Store
+from regrpo.tracking.store import Point, Store
 
 
 def finish_execution(
@@ -99,7 +97,7 @@ def _log_files(store: Store, run_id: str, contents: Mapping[str, bytes]) -> None
         store.client.log_artifacts(run_id, folder)
 
 
-def add_reproduction(store: Store, verdict: Mapping[str, Any]) -> str:
+def add_reproduction(store: Store, verdict: Json) -> str:
     """A run for `regrpo reproduce`'s verdict, tagged with what it reproduced. Returns its id."""
     key, original = verdict["pipeline_key"], verdict["mlflow_run_id"]
     if original is None and key:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from regrpo.core.errors import CannotCheck
+from regrpo.core.files import Json
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -33,7 +34,7 @@ class Reader:
         self.client = client
         self.uri = uri
 
-    def run(self, run_id: str) -> dict[str, Any] | None:
+    def run(self, run_id: str) -> Json | None:
         """A run by its id. Returns None if the store has none."""
         from mlflow.exceptions import MlflowException
 
@@ -44,7 +45,7 @@ class Reader:
                 return None
             raise
 
-    def tagged(self, **tags: str) -> list[dict[str, Any]]:
+    def tagged(self, **tags: str) -> list[Json]:
         """The runs of every experiment with these tags (`__` stands for a dot), newest first."""
         found = self.client.search_runs(self.experiments(), with_tags(tags))
         return [_plain(run) for run in found]
@@ -53,7 +54,7 @@ class Reader:
         """The ids of all experiments."""
         return [one.experiment_id for one in self.client.search_experiments()]
 
-    def models(self, run: Mapping[str, Any]) -> list[dict[str, str]]:
+    def models(self, run: Json) -> list[dict[str, str]]:
         """The tags of each model that a run logged."""
         found = self.client.search_logged_models(
             [run["experiment"]], f"source_run_id = '{run['id']}'"
@@ -133,7 +134,7 @@ def with_tags(tags: Mapping[str, str]) -> str:
     return " and ".join(conditions)
 
 
-def _plain(run: Any) -> dict[str, Any]:
+def _plain(run: Any) -> Json:
     return {
         "id": run.info.run_id,
         "experiment": run.info.experiment_id,

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from regrpo.core.errors import CannotCheck
+from regrpo.core.files import Json
 from regrpo.tracking.reader import Reader
 
 
 class Registry(Reader):
     """Registered models; a version is a mapping with `version` and `tags`."""
 
-    def logged_model(self, record: Mapping[str, Any], path: str) -> str | None:
+    def logged_model(self, record: Json, path: str) -> str | None:
         """The id of the logged model that stands for a stage's output `path`.
 
         Returns None if the store has none.
@@ -26,14 +27,14 @@ class Registry(Reader):
         found = self.tagged(regrpo__pipeline_key=pipeline_key, regrpo__kind="pipeline")
         return str(found[0]["id"]) if found else None
 
-    def holder(self, name: str, alias: str) -> dict[str, Any] | None:
+    def holder(self, name: str, alias: str) -> Json | None:
         """The version of a registered model that holds an alias. Returns None if none does."""
         version = self._aliases(name).get(alias)
         if version is None:
             return None
         return _plain(self.client.get_model_version(name, version))
 
-    def version_of(self, name: str, pipeline_key: str) -> dict[str, Any] | None:
+    def version_of(self, name: str, pipeline_key: str) -> Json | None:
         """The version that a pipeline was registered as. Returns None if it was not."""
         found = self.client.search_model_versions(f"name = '{name}'", max_results=1000)
         ours = [one for one in found if one.tags.get("regrpo.pipeline_key") == pipeline_key]
@@ -81,5 +82,5 @@ class Registry(Reader):
             self.client.delete_registered_model_alias(name, "candidate")
 
 
-def _plain(version: Any) -> dict[str, Any]:
+def _plain(version: Any) -> Json:
     return {"version": str(version.version), "tags": dict(version.tags)}

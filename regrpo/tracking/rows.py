@@ -54,7 +54,7 @@ CURVES = (
 
 Curves = dict[str, dict[int, float]]
 """{metric: {step: value}}."""
-Health = Mapping[str, Any]
+Health = Json
 """The doctor's health.json."""
 
 
@@ -69,7 +69,7 @@ class Row:
     """MLflow's id of each stage's run, or ours if the stage did not learn it."""
     artifacts: dict[str, bytes] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
-    datasets: list[Mapping[str, Any]] = field(default_factory=list)
+    datasets: list[Json] = field(default_factory=list)
     """What the stages read, as their records have it."""
     curves: Curves = field(default_factory=dict)
     """What grpo logged by step, under the row's names for it."""
@@ -143,7 +143,7 @@ def mlflow_name(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name)[:250]
 
 
-def parameters(sections: Mapping[str, Any]) -> dict[str, str]:
+def parameters(sections: Json) -> dict[str, str]:
     """{section.name: value} of whole sections ({stage: section}).
 
     Values are spelled as in JSON, text bare; lists and empty mappings are values too.
@@ -164,7 +164,7 @@ def _flatten(values: Any, prefix: str) -> Iterator[tuple[str, str]]:
         yield mlflow_name(prefix), canonical_json(values)
 
 
-def stage_params(params: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def stage_params(params: Mapping[str, Json]) -> dict[str, str]:
     """A stage run's parameters, of dvc.lock's {profile: {section: values}}."""
     flat = {"profile": next(iter(params), "")}
     for sections in params.values():
@@ -172,7 +172,7 @@ def stage_params(params: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return flat
 
 
-def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
+def record_tags(record: Json) -> dict[str, str]:
     """A finished stage run's tags: what made it, and outputs' SHA-256 (`regrpo.output.<path>`)."""
     tags = identity_tags(record) | {"regrpo.environment": record["environment"]["sha256"]}
     for out in record["outputs"]:
@@ -180,13 +180,13 @@ def record_tags(record: Mapping[str, Any]) -> dict[str, str]:
     return tags
 
 
-def identity_tags(facts: Mapping[str, Any]) -> dict[str, str]:
+def identity_tags(facts: Json) -> dict[str, str]:
     """The tags by which a stage's run is found, of its journal's facts or its record."""
     tags = {f"regrpo.{name}": facts[name] for name in ("stage", "run", "key")}
     return tags | code_tags(facts["code"])
 
 
-def code_tags(code: Mapping[str, Any]) -> dict[str, str]:
+def code_tags(code: Json) -> dict[str, str]:
     """The commit as MLflow shows it, and whether (and how: SHA-256 of the diff) code differed."""
     if not code.get("revision"):
         return {}
@@ -318,7 +318,7 @@ def experiment_tags(
     experiment: str | None,
     baseline: str | None,
     profile: str,
-    sections: Mapping[str, Any],
+    sections: Json,
     root: Path,
 ) -> dict[str, str]:
     """A DVC experiment's name, sweep and baseline, and what it changes against the baseline."""
@@ -336,7 +336,7 @@ def experiment_tags(
     return tags
 
 
-def changed_parameters(baseline: Snapshot, profile: str, sections: Mapping[str, Any]) -> str | None:
+def changed_parameters(baseline: Snapshot, profile: str, sections: Json) -> str | None:
     """`grpo.learning_rate=0.0001 grpo.seed=3`: where a profile differs from the baseline's.
 
     A profile that the baseline does not name itself is compared with its file of that name.
@@ -354,10 +354,10 @@ def changed_parameters(baseline: Snapshot, profile: str, sections: Mapping[str, 
     return " ".join(changes)
 
 
-def _read_yaml(snapshot: Snapshot, path: str | Path) -> Mapping[str, Any] | None:
+def _read_yaml(snapshot: Snapshot, path: str | Path) -> Json | None:
     data = snapshot.read(path)
     try:
         content = parse_yaml(data, str(path)) if data else None
     except Refused:
         return None
-    return content if isinstance(content, Mapping) else None
+    return content if isinstance(content, dict) else None

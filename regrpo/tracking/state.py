@@ -13,6 +13,7 @@ from typing import Any
 
 from regrpo.core import files
 from regrpo.core.dvc import dvc_root
+from regrpo.core.files import Json
 from regrpo.core.git import experiments
 from regrpo.core.pipeline import LOCK
 from regrpo.records.follower_process import state_file
@@ -75,7 +76,7 @@ def stamp() -> str:
     )
 
 
-def synced() -> dict[str, Any]:
+def synced() -> Json:
     """The last complete pass's stamp, the experiments' references with rows, the latest row."""
     path = state_file("synced.json")
     return files.read_json(path) if path.exists() else {}

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from regrpo.core.dvc import dvc_root
 from regrpo.core.errors import CannotCheck, RegrpoError
@@ -17,9 +16,7 @@ from regrpo.records.journal import enabled, pending
 from regrpo.tracking import state
 from regrpo.tracking.address import KEPT, LATER, cure, shown_uri, tracking_uri
 from regrpo.tracking.passes import open_store, sync_once
-
-if TYPE_CHECKING:
-    from regrpo.tracking.store import Store
+from regrpo.tracking.store import Store
 
 
 def sync(patience: float = 60.0) -> list[dict[str, str]]:

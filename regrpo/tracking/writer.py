@@ -5,16 +5,13 @@ Every step notes in the journal how far it is, so that a pass which was cut off 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from regrpo.core.dvc import dvc_root
+from regrpo.core.files import Json
 from regrpo.records.journal import JournalReader
 from regrpo.tracking import datasets, models, rows
-
-if TYPE_CHECKING:
-    from regrpo.tracking.store import Point, Store
+from regrpo.tracking.store import Point, Store
 
 SAMPLE_EVERY = 5
 """Seconds between two samples of the machine (CPU, memory, GPU)."""
@@ -92,7 +89,7 @@ def _send_metrics(store: Store, journal: JournalReader) -> None:
         journal.note(offset=offset)
 
 
-def _close_run(store: Store, journal: JournalReader, closed: Mapping[str, Any]) -> None:
+def _close_run(store: Store, journal: JournalReader, closed: Json) -> None:
     run_id, record, ended = journal.tracker_notes["run_id"], closed["record"], closed["ended"]
     model_id = None
     if record:
