@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import resource
 import sys
 from pathlib import Path
@@ -151,15 +152,9 @@ def cpu_model() -> str:
     if not info.exists():
         return platform.processor() or platform.machine()
     first, _, _ = info.read_text(errors="replace").partition("\n\n")
-    facts = {}
-    for line in first.splitlines():
-        key, _, value = line.partition(":")
-        facts[key.strip()] = value.strip()
+    facts = dict(re.findall(r"^(.*?)\s*:[ \t]*(.*?)\s*$", first, re.MULTILINE))
     name = facts.get("model name", platform.machine())
-    numbers = []
-    for key, label in CPU_NUMBERS.items():
-        if key in facts:
-            numbers.append(f"{label} {facts[key]}")
+    numbers = [f"{label} {facts[key]}" for key, label in CPU_NUMBERS.items() if key in facts]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 

@@ -334,21 +334,18 @@ def _branch(graph: Graph, run: str, direction: Direction, seen: set[str]) -> Ite
 
 def mermaid(graph: Graph) -> str:
     """A Mermaid flowchart: runs rounded, artifacts square; no code, and no stage's own record."""
+    artifacts = [one for one in graph.artifacts if not one.path.startswith(CODE)]
+    artifacts = [one for one in artifacts if not one.path.endswith("/run.json")]
+    nodes = enumerate([*graph.runs, *artifacts])
+    names: dict[str | Artifact, str] = {node: f"n{index}" for index, node in nodes}
     lines = ["flowchart LR"]
-    runs: dict[str, str] = {}
+    for run in graph.runs.values():
+        lines.append(f'  {names[run.run]}(["{run.stage}<br/>run {run.short_id}"])')
+    for one in artifacts:
+        lines.append(f'  {names[one]}["{text.mermaid(one.path)}<br/>{one.sha256[:12]}"]')
     for name, run in graph.runs.items():
-        runs[name] = f"n{len(runs)}"
-        lines.append(f'  {runs[name]}(["{run.stage}<br/>run {run.short_id}"])')
-    artifacts: dict[Artifact, str] = {}
-    for one in graph.artifacts:
-        if not one.path.startswith(CODE) and not one.path.endswith("/run.json"):
-            artifacts[one] = f"n{len(runs) + len(artifacts)}"
-            lines.append(f'  {artifacts[one]}["{text.mermaid(one.path)}<br/>{one.sha256[:12]}"]')
-    for name, run in graph.runs.items():
-        read = [artifacts[one] for one in graph.inputs[name] if one in artifacts]
-        made = [artifacts[one] for one in run.outputs if one in artifacts]
-        lines += [f"  {one} --> {runs[name]}" for one in read]
-        lines += [f"  {runs[name]} --> {one}" for one in made]
+        lines += [f"  {names[one]} --> {names[name]}" for one in graph.inputs[name] if one in names]
+        lines += [f"  {names[name]} --> {names[one]}" for one in run.outputs if one in names]
     return "\n".join(lines)
 
 

@@ -55,30 +55,26 @@ def of_files(wanted: Mapping[Path, bool]) -> dict[Path, Digest | OSError]:
     An unreadable one gives its error. Names of one inode (DVC's hard links) are read once.
     """
     found: dict[Path, Digest | OSError] = {}
-    names: dict[tuple[int, int], list[Path]] = {}
-    sizes: dict[tuple[int, int], int] = {}
+    inodes: dict[tuple[int, int, int], list[Path]] = {}
     for path in wanted:
         try:
             stat = path.stat()
         except OSError as error:
             found[path] = error
             continue
-        inode = (stat.st_dev, stat.st_ino)
-        names.setdefault(inode, []).append(path)
-        sizes[inode] = stat.st_size
+        inodes.setdefault((stat.st_size, stat.st_dev, stat.st_ino), []).append(path)
 
-    def digest(inode: tuple[int, int]) -> Digest | OSError:
-        md5 = any(wanted[path] for path in names[inode])
+    def digest(names: list[Path]) -> Digest | OSError:
         try:
-            with names[inode][0].open("rb", buffering=0) as stream:
-                return of_stream(stream, md5)
+            with names[0].open("rb", buffering=0) as stream:
+                return of_stream(stream, md5=any(wanted[name] for name in names))
         except OSError as error:
             return error
 
-    largest_first = sorted(names, key=lambda inode: -sizes[inode])
+    largest_first = [inodes[inode] for inode in sorted(inodes, reverse=True)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for inode, result in zip(largest_first, pool.map(digest, largest_first), strict=True):
-            found |= dict.fromkeys(names[inode], result)
+        for names, result in zip(largest_first, pool.map(digest, largest_first), strict=True):
+            found |= dict.fromkeys(names, result)
     return found
 
 
@@ -94,18 +90,14 @@ class Tree:
         self.snapshot = snapshot
         self._known: dict[str, Digest] = {}
 
-    @property
-    def is_workspace(self) -> bool:
-        return self.snapshot.revision is None
-
     def names(self, path: str) -> list[str] | None:
         """The files at a path, from the root. Returns None if there is nothing."""
-        if self.is_workspace:
+        if self.snapshot.revision is None:
             if not Path(path).exists():
                 return None
             return [file.as_posix() for file in files_in(Path(path))]
-        root, revision = str(self.snapshot.root), str(self.snapshot.revision)
-        listed = git("-C", root, "ls-tree", "-r", "-z", "--name-only", revision, "--", path)
+        command = ("-C", str(self.snapshot.root), "ls-tree", "-r", "-z", "--name-only")
+        listed = git(*command, self.snapshot.revision, "--", path)
         names = (listed or "").rstrip("\0").split("\0")
         seen = [name for name in names if name == path or not self._ignored.match_file(name)]
         return seen if listed else None
