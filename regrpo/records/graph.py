@@ -336,8 +336,8 @@ def mermaid(graph: Graph) -> str:
     """A Mermaid flowchart: runs rounded, artifacts square; no code, and no stage's own record."""
     artifacts = [one for one in graph.artifacts if not one.path.startswith(CODE)]
     artifacts = [one for one in artifacts if not one.path.endswith("/run.json")]
-    nodes = enumerate([*graph.runs, *artifacts])
-    names: dict[str | Artifact, str] = {node: f"n{index}" for index, node in nodes}
+    nodes: list[str | Artifact] = [*graph.runs, *artifacts]
+    names = {node: f"n{index}" for index, node in enumerate(nodes)}
     lines = ["flowchart LR"]
     for run in graph.runs.values():
         lines.append(f'  {names[run.run]}(["{run.stage}<br/>run {run.short_id}"])')
