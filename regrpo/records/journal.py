@@ -146,7 +146,7 @@ class JournalReader:
 
     @property
     def tracker_notes(self) -> Json:
-        """Its notes: run_id, parent_run_id, model_id, offset, described, ended; error, stuck."""
+        """Its notes: run_id, parent_run_id, model_id, offset, ended; error, stuck."""
         path = self.folder / "mlflow.json"
         return files.read_json(path) if path.exists() else {}
 

@@ -23,8 +23,6 @@ def write_journal(store: Store, journal: JournalReader) -> None:
         _open_run(store, journal)
     if journal.tracker_notes.get("ended"):
         return
-    if not journal.tracker_notes.get("described"):
-        _log_parameters(store, journal)
     _sample_machine(store, journal)
     # Asked before the metrics are read, so that none can be written in between.
     closed = journal.closed
@@ -35,7 +33,7 @@ def write_journal(store: Store, journal: JournalReader) -> None:
 
 
 def _open_run(store: Store, journal: JournalReader) -> None:
-    """Make the run, and its execution's if it is the first; the stage waits for the answer."""
+    """Make the run with its parameters, and its execution's if it is the first."""
     facts = journal.facts
     parent_id = _execution_run(store, journal)
     run_id = store.find_run(regrpo__run=facts["run"])
@@ -46,6 +44,9 @@ def _open_run(store: Store, journal: JournalReader) -> None:
         # Two runs of a stage side by side are told apart by their names.
         name = f"{journal.stage} {facts['experiment'] or facts['key'][:8]}"
         run_id = store.create_run(name, tags | rows.identity_tags(facts), facts["started"])
+    store.log_params(run_id, rows.stage_params(facts["entry"]["params"]))
+    if facts["diff"]:
+        store.client.log_text(run_id, facts["diff"] + "\n", "code.diff")
     journal.note(run_id=run_id, parent_run_id=parent_id)
 
 
@@ -67,14 +68,6 @@ def _execution_run(store: Store, journal: JournalReader) -> str | None:
     params = rows.parameters(facts["sections"])
     name = facts["experiment"] or rows.row_name(params, execution)
     return store.create_run(name, tags | rows.code_tags(facts["code"]), facts["started"])
-
-
-def _log_parameters(store: Store, journal: JournalReader) -> None:
-    facts, run_id = journal.facts, journal.tracker_notes["run_id"]
-    store.log_params(run_id, rows.stage_params(facts["entry"]["params"]))
-    if facts["diff"]:
-        store.client.log_text(run_id, facts["diff"] + "\n", "code.diff")
-    journal.note(described=True)
 
 
 def _send_metrics(store: Store, journal: JournalReader) -> None:
