@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.finished import copy, finished, told, undisturbed
 from tests.support.projects import MINIATURE, make_project
+
+__all__ = ["copy", "finished", "told", "undisturbed"]
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from regrpo.audit.evidence import Cache, Evidence, recorded_files, side_by_side
+from regrpo.audit.evidence import Cache, Evidence, side_by_side
 from regrpo.audit.findings import Findings
 from regrpo.core.dvc import dvc_config, md5_of, parse_listing
 from regrpo.core.errors import CannotCheck
+from regrpo.core.pipeline import file_hashes
 from regrpo.records import hashing
 from regrpo.records.hashing import Digest
 from regrpo.records.record import Item
@@ -37,7 +38,7 @@ def check_outputs(evidence: Evidence, findings: Findings, stage: str) -> None:
             if verdict != "ok":
                 findings.fault("output", stage, name, verdict, was or "not there", now or "missing")
         check_locked_md5(findings, stage, f"outs: {item.path}", item, found, md5)
-        if evidence.in_workspace:
+        if evidence.snapshot.is_workspace:
             _check_surroundings(evidence, findings, stage, item.path)
 
 
@@ -171,7 +172,7 @@ def _compare_objects(
             text = f"{store.name}: the folder's listing {md5} was changed"
             findings.fault(store.kind, stage, item.path, text, md5, found)
             return {}
-    recorded = recorded_files(item)
+    recorded = file_hashes(item.model_dump())
     listed = {f"{item.path}/{name}".removesuffix("/"): one for name, one in listing.items()}
     for name in sorted(recorded.keys() - listed.keys()):
         text = f"{store.name}: run.json has it and the folder's listing has not"
@@ -181,28 +182,17 @@ def _compare_objects(
         findings.fault(store.kind, stage, name, text, None, listed[name])
     digests = store.objects.digests(listed.values())
     missing = {}
-    for name in sorted(listed):
-        digest = digests[listed[name]]
+    for name, one in sorted(listed.items()):
+        digest, was = digests[one], recorded.get(name)
         if digest is None:
-            missing[name] = listed[name]
-        else:
-            _compare_object(findings, store, stage, name, listed[name], recorded.get(name), digest)
+            missing[name] = one
+            continue
+        verdict = findings.compare(name, store.kind, stage, was, digest.sha256)
+        text = f"{store.name}: object {one}"
+        if digest.md5 != one:
+            text += " was changed"
+            findings.fault(store.kind, stage, name, text, was, digest.sha256)
+        elif verdict == "changed":
+            text += ", which dvc.lock names, is not what run.json records"
+            findings.fault("lock", stage, name, text, was, digest.sha256)
     return missing
-
-
-def _compare_object(
-    findings: Findings,
-    store: _Store,
-    stage: str,
-    name: str,
-    md5: str,
-    recorded: str | None,
-    digest: Digest,
-) -> None:
-    verdict = findings.compare(name, store.kind, stage, recorded, digest.sha256)
-    if digest.md5 != md5:
-        text = f"{store.name}: object {md5} was changed"
-        findings.fault(store.kind, stage, name, text, recorded, digest.sha256)
-    elif verdict == "changed":
-        text = f"{store.name}: object {md5}, which dvc.lock names, is not what run.json records"
-        findings.fault("lock", stage, name, text, recorded, digest.sha256)

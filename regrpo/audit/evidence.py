@@ -17,7 +17,7 @@ from regrpo.core.dvc import (
     read_object,
 )
 from regrpo.core.errors import CannotCheck, Refused, first_line
-from regrpo.core.pipeline import Snapshot, maker_of, out_md5s, record_path
+from regrpo.core.pipeline import Snapshot, file_hashes, maker_of, out_md5s, record_path
 from regrpo.core.profiles import parse_yaml
 from regrpo.records import hashing
 from regrpo.records.find import Place
@@ -87,14 +87,9 @@ class Evidence:
         return self.place.snapshot
 
     @property
-    def in_workspace(self) -> bool:
-        """Whether the files lie in the workspace, and not in a git revision."""
-        return self.snapshot.revision is None
-
-    @property
     def here(self) -> str:
         """Where the files lie, as a row of the report calls it."""
-        return "workspace" if self.in_workspace else "git"
+        return "workspace" if self.snapshot.is_workspace else "git"
 
     @cached_property
     def tree(self) -> Tree:
@@ -118,7 +113,7 @@ class Evidence:
     @cached_property
     def is_checked_out(self) -> bool:
         """Whether any output that DVC keeps lies in the workspace."""
-        if not self.in_workspace:
+        if not self.snapshot.is_workspace:
             return False
         outputs = [item.path for record in self.records.values() for item in record.outputs]
         return any(Path(path).exists() for path in outputs if path not in self.kept_in_git)
@@ -129,7 +124,7 @@ class Evidence:
 
     def files_at(self, path: str) -> dict[str, Digest] | None:
         """The files at a path here, by name from the root. Returns None if there is nothing."""
-        if not self.in_workspace:
+        if not self.snapshot.is_workspace:
             return self.tree.listing(path)
         names = self.tree.names(path)
         if names is None:
@@ -171,26 +166,27 @@ def side_by_side(
     item: Item, found: Mapping[str, Digest] | None
 ) -> list[tuple[str, str | None, str | None]]:
     """(file, recorded SHA-256, found SHA-256) of every file that the record or the place has."""
-    recorded = recorded_files(item)
+    recorded = file_hashes(item.model_dump())
     sha256s = {name: digest.sha256 for name, digest in (found or {}).items()}
     names = sorted(recorded.keys() | sha256s.keys())
     return [(name, recorded.get(name), sha256s.get(name)) for name in names]
 
 
-def recorded_files(item: Item) -> dict[str, str]:
-    """The SHA-256 of each file of a recorded input or output, by its path from the root."""
-    if item.files is None:
-        return {item.path: item.sha256}
-    return {f"{item.path}/{name}": sha256 for name, sha256 in item.files.items()}
-
-
-def parameters(by_file: Mapping[str, Json]) -> Json:
+def by_section(by_file: Mapping[str, Json]) -> Json:
     """A stage's parameters (of run.json or dvc.lock) by where they stand, as `file: section`."""
     sections = {}
     for file, content in by_file.items():
         for section, values in content.items():
             sections[f"{file}: {section}"] = values
     return sections
+
+
+def unequal_environments(recorded: Json, here: Json) -> list[tuple[str, Any, Any]]:
+    """(package, or what else decides whether bytes are the same; recorded; here), where unequal."""
+    recorded, here = recorded | recorded["packages"], here | here["packages"]
+    names = (recorded.keys() | here.keys()) - {"packages", "sha256"}
+    sides = [(name, recorded.get(name), here.get(name)) for name in sorted(names)]
+    return [(name, was, now) for name, was, now in sides if was != now]
 
 
 def _hash_files(evidence: Evidence) -> None:
@@ -202,7 +198,7 @@ def _hash_files(evidence: Evidence) -> None:
         for _, md5 in evidence.locked_outputs(stage):
             listing = cache.listing(md5) or {}
             objects.update(cache.path(one) for one in listing.values())
-        if evidence.in_workspace:
+        if evidence.snapshot.is_workspace:
             cached = {item.path for item, md5 in evidence.locked_outputs(stage) if cache.holds(md5)}
             sources = [item for item in record.inputs if evidence.maker(item.path) is None]
             for item in record.outputs + sources:

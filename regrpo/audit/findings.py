@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partialmethod
 from typing import Any
 
 from regrpo.core.profiles import STAGES
@@ -45,8 +46,9 @@ class Findings:
     notes: list[Finding] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
 
-    def fault(
+    def _add(
         self,
+        to: str,
         kind: str,
         stage: str | None,
         path: str,
@@ -54,26 +56,18 @@ class Findings:
         recorded: Any = None,
         found: Any = None,
     ) -> None:
-        """Something is not what its record says."""
-        _add(self.faults, Finding(kind, stage, path, text, recorded, found))
+        finding = Finding(kind, stage, path, text, recorded, found)
+        findings: list[Finding] = getattr(self, to)
+        # Stages that read one file find the same.
+        if finding not in findings:
+            findings.append(finding)
 
-    def cannot_check(
-        self, kind: str, stage: str | None, path: str, text: str, recorded: Any = None
-    ) -> None:
-        """Something could not be looked at; the text says what is missing and what brings it."""
-        _add(self.unchecked, Finding(kind, stage, path, text, recorded))
-
-    def note(
-        self,
-        kind: str,
-        stage: str | None,
-        path: str,
-        text: str,
-        recorded: Any = None,
-        found: Any = None,
-    ) -> None:
-        """Something that is no fault, and yet worth knowing."""
-        _add(self.notes, Finding(kind, stage, path, text, recorded, found))
+    fault = partialmethod(_add, "faults")
+    """Something is not what its record says."""
+    cannot_check = partialmethod(_add, "unchecked")
+    """Something could not be looked at; the text says what is missing and what brings it."""
+    note = partialmethod(_add, "notes")
+    """Something that is no fault, and yet worth knowing."""
 
     def note_restored(self, stage: str, record: Record) -> None:
         """The stage was made by an earlier execution than the pipeline's last."""
@@ -110,9 +104,3 @@ def plain(findings: list[Finding]) -> list[dict[str, Any]]:
     order = {stage: index for index, stage in enumerate(STAGES)}
     ordered = sorted(findings, key=lambda finding: order.get(str(finding.stage), len(order)))
     return [asdict(finding) for finding in ordered]
-
-
-def _add(findings: list[Finding], finding: Finding) -> None:
-    # Stages that read one file find the same.
-    if finding not in findings:
-        findings.append(finding)

@@ -8,10 +8,7 @@ from regrpo.audit.byte_rules import check_locked_md5
 from regrpo.audit.evidence import Evidence, side_by_side
 from regrpo.audit.findings import Findings
 from regrpo.core import files
-from regrpo.core.pipeline import chain_misfits, out_md5s
-
-RAW = ("data/raw", "models/raw")
-"""What users bring: its bytes may lie outside git, so that a clone need not have them."""
+from regrpo.core.pipeline import RAW, chain_misfits, out_md5s
 
 
 def check_chain(evidence: Evidence, findings: Findings) -> None:
@@ -52,10 +49,11 @@ def check_sources(evidence: Evidence, findings: Findings, stage: str) -> None:
         for name, was, now in side_by_side(item, found):
             if was == now:
                 continue
+            # What users bring may lie outside git, so that a clone need not have it.
             if now is not None or path not in RAW:
                 text = "an input changed since"
                 findings.fault("input", stage, name, text, was or "not there", now or "missing")
-            elif evidence.in_workspace or not _lies_in_workspace(name, was):
+            elif evidence.snapshot.is_workspace or not _lies_in_workspace(name, was):
                 text = "what the user brought is not here; put it back, or `dvc pull` it"
                 findings.cannot_check("input", stage, name, text, was)
         if found is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 
-from regrpo.audit.evidence import Evidence, Json, parameters
+from regrpo.audit.evidence import Evidence, Json, by_section
 from regrpo.audit.findings import Findings
 from regrpo.core import files
 from regrpo.core.dvc import declared_outputs, md5_of, path_of
@@ -79,7 +79,7 @@ def check_lock(evidence: Evidence, findings: Findings, stage: str) -> None:
     if entry["cmd"] != record.command:
         text = "is not run.json's command"
         findings.fault("lock", stage, "dvc.lock: cmd", text, record.command, entry["cmd"])
-    recorded, locked = parameters(record.parameters), parameters(entry.get("params", {}))
+    recorded, locked = by_section(record.parameters), by_section(entry.get("params", {}))
     for name, was, now in files.unequal_leaves(recorded, locked):
         findings.fault("lock", stage, f"dvc.lock: {name}", "is not run.json's parameter", was, now)
 
@@ -157,7 +157,7 @@ def check_parameters(evidence: Evidence, findings: Findings) -> None:
         findings.fault("input", None, path, text)
         return
     for stage, record in evidence.records.items():
-        recorded, here = parameters(record.parameters), {f"{path}: {stage}": sections.get(stage)}
+        recorded, here = by_section(record.parameters), {f"{path}: {stage}": sections.get(stage)}
         for name, was, now in files.unequal_leaves(recorded, here):
             findings.fault("input", stage, name, "the parameter changed since", was, now)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from regrpo.audit.evidence import Evidence, parameters, side_by_side
+from regrpo.audit.evidence import Evidence, by_section, side_by_side, unequal_environments
 from regrpo.audit.findings import Findings
 from regrpo.core import files
-from regrpo.core.git import git
+from regrpo.core.git import git, uncommitted
 from regrpo.core.hub import is_commit
 from regrpo.core.pipeline import Snapshot, record_path
 from regrpo.records import stage_run
@@ -22,7 +22,7 @@ CODE = ("stages/", "regrpo/", "custom")
 
 def check_hub(evidence: Evidence, findings: Findings, stage: str) -> None:
     """Every model and dataset from the hub is pinned to a commit."""
-    for section, values in parameters(evidence.records[stage].parameters).items():
+    for section, values in by_section(evidence.records[stage].parameters).items():
         for where, source in _hub_sources(values, section):
             revision = source.get("revision")
             if not (isinstance(revision, str) and is_commit(revision)):
@@ -89,12 +89,9 @@ def _diff(record: Record) -> str | None:
 
 def note_uncommitted(evidence: Evidence, findings: Findings) -> None:
     """Note the results here that HEAD does not hold: a clone does not get them."""
-    if not evidence.in_workspace:
+    if not evidence.snapshot.is_workspace:
         return
-    options = ["-c", "status.relativePaths=true", "--no-optional-locks"]
-    paths = ["dvc.lock", "reports/*/run.json"]
-    listed = git(*options, "status", "--porcelain", "--untracked-files=all", "--", *paths)
-    names = [line.split(maxsplit=1)[1] for line in (listed or "").splitlines()]
+    names = uncommitted(evidence.snapshot.root, "dvc.lock", "reports/*/run.json")
     if names:
         text = "not committed: HEAD holds other results than these, or none"
         findings.note("uncommitted", None, ", ".join(names), text)
@@ -108,25 +105,12 @@ def check_environment(evidence: Evidence, findings: Findings, strict: bool) -> N
     environments = [evidence.written[stage]["environment"] for stage in evidence.records]
     if any(environment.get("cuda") for environment in environments):
         import torch  # noqa: F401  (its devices are only seen where it is loaded)
-    here = _facts(stage_run.environment())
+    here = stage_run.environment()
     report = findings.fault if strict else findings.note
     for environment in environments:
-        there = _facts(environment)
-        for name in sorted(there.keys() | here.keys()):
-            was, now = there.get(name), here.get(name)
-            if was != now:
-                text = f"the run had {was or 'none'}, here is {now or 'none'}"
-                report("environment", None, name, text, was, now)
-
-
-def _facts(environment: Mapping[str, Any]) -> dict[str, str]:
-    """The version of each package, and what else decides whether bytes are the same."""
-    facts = dict(environment["packages"])
-    for name in ("python", "system", "cpu", "cuda"):
-        value = environment.get(name)
-        if value is not None:
-            facts[name] = value if isinstance(value, str) else files.canonical_json(value)
-    return facts
+        for name, was, now in unequal_environments(environment, here):
+            text = f"the run had {was or 'none'}, here is {now or 'none'}"
+            report("environment", None, name, text, was, now)
 
 
 def list_stages(evidence: Evidence, findings: Findings) -> list[dict[str, Any]]:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.audit import worktree
-from regrpo.audit.verdict import Verdict, environment_differences, judge, parameters
+from regrpo.audit.verdict import Verdict, environment_differences, judge, settings
 from regrpo.audit.worktree import Worktree
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.files import unequal_leaves
-from regrpo.core.git import git
+from regrpo.core.git import uncommitted
 from regrpo.core.pipeline import CODE, LOCK
 from regrpo.core.profiles import DEFAULT_PROFILE, STAGES, active_profile, read_profile
+from regrpo.core.text import gigabytes
 from regrpo.records.find import Finder, Place
 from regrpo.records.journal import enabled
 from regrpo.records.record import read_records
@@ -71,7 +72,10 @@ def reproduce(
         with opened():
             pass  # a store that cannot be written to is refused before the work, not after it
     verdict = _opening_facts(place, target, started)
-    _announce(verdict, notes, say)
+    named = f", experiment {verdict['experiment']}" if verdict["experiment"] else ""
+    say(f"reproducing {target}: commit {str(place.snapshot.revision)[:10]}{named}")
+    for note in notes:
+        say(f"note: {note}")
     with worktree.opened(place.snapshot, records, keep) as (tree, beside):
         changed = _prepare(tree, chosen, install, say)
         made = _execute(tree, chosen, stages)
@@ -108,15 +112,6 @@ def _opening_facts(place: Place, target: str, started: float) -> Json:
     }
 
 
-def _announce(facts: Json, notes: Iterable[str], say: Say) -> None:
-    line = f"reproducing {facts['asked']}: commit {facts['revision'][:10]}"
-    if facts["experiment"]:
-        line += f", experiment {facts['experiment']}"
-    say(line)
-    for note in notes:
-        say(f"note: {note}")
-
-
 def _expected(records: Iterable[Json]) -> Verdict:
     """The verdict that counts as success: CUDA kernels need not add up in the same order twice."""
     if any(record["environment"]["cuda"] for record in records):
@@ -138,26 +133,18 @@ def _track(verdict: Json) -> None:
 
 def _notes_on_workspace(root: Path, is_default: bool) -> list[str]:
     """A note on uncommitted changes. Raises CannotCheck for them if no revision was named."""
-    uncommitted = ", ".join(_uncommitted(root))
-    if not uncommitted:
+    paths = (str(LOCK), str(DEFAULT_PROFILE), "profiles", *CODE)
+    changed = ", ".join(uncommitted(root, *paths))
+    if not changed:
         return []
     if is_default:
         raise CannotCheck(
             "workspace",
             expected="what lies here to be committed",
-            found=f"uncommitted changes in {uncommitted}",
+            found=f"uncommitted changes in {changed}",
             remedy="Commit first, or name the revision: `regrpo reproduce HEAD`.",
         )
-    return [f"the workspace has uncommitted changes in {uncommitted}; the commit is reproduced"]
-
-
-def _uncommitted(root: Path) -> list[str]:
-    """Uncommitted changes to what decides a run: dvc.lock, the profiles, the code."""
-    paths = (str(LOCK), str(DEFAULT_PROFILE), "profiles", *CODE)
-    with contextlib.chdir(root):
-        status = ("-c", "status.relativePaths=true", "status", "--short", "--", *paths)
-        listed = git("--no-optional-locks", *status) or ""
-    return [line.split(maxsplit=1)[1] for line in listed.splitlines()]
+    return [f"the workspace has uncommitted changes in {changed}; the commit is reproduced"]
 
 
 def _chosen(records: Mapping[str, Json], stages: Sequence[str]) -> dict[str, Json]:
@@ -187,8 +174,8 @@ def _require_disk(chosen: Mapping[str, Json], install: bool) -> None:
     if free < needed:
         raise CannotCheck(
             f"disk ({where})",
-            expected=f"{needed / 1e9:.1f} GB free for the temporary worktree",
-            found=f"{free / 1e9:.1f} GB",
+            expected=f"{gigabytes(needed)} free for the temporary worktree",
+            found=gigabytes(free),
             remedy="Free some, or set TMPDIR to a folder with more room.",
         )
 
@@ -241,7 +228,7 @@ def _changed_parameters(tree: Path, chosen: Mapping[str, Json]) -> list[Json]:
     changed = []
     for stage, record in chosen.items():
         now = sections[stage]
-        for name, a, b in unequal_leaves(parameters(record), now, stage, into_lists=False):
+        for name, a, b in unequal_leaves(settings(record), now, stage, into_lists=False):
             changed.append({"name": name, "recorded": a, "commit": b})
     return changed
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from regrpo.audit.evidence import by_section, unequal_environments
 from regrpo.audit.file_differences import compare_evaluations, compare_file
-from regrpo.audit.worktree import Worktree, file_hashes, unequal_files
-from regrpo.core.files import ABSENT, unequal_leaves
+from regrpo.audit.worktree import Worktree, unequal_files
+from regrpo.core.files import ABSENT
+from regrpo.core.pipeline import file_hashes
 from regrpo.evaluate.results import METRICS, SAMPLES, parse_metrics, read_samples
 
 Json = dict[str, Any]
@@ -54,12 +56,12 @@ def judge(
     """
     notes: list[str] = []
     stages = []
-    numbers = {"files": 0, "files_differing": 0}
     for name, record in originals.items():
-        stage = _compare_stage(worktree, beside, record, made[name], notes)
-        stages.append(stage)
-        numbers["files"] += stage["files"]
-        numbers["files_differing"] += len(stage["differing"])
+        stages.append(_compare_stage(worktree, beside, record, made[name], notes))
+    numbers = {
+        "files": sum(stage["files"] for stage in stages),
+        "files_differing": sum(len(stage["differing"]) for stage in stages),
+    }
     departed = next((stage for stage in stages if stage["differing"]), None)
     verdict: Verdict = "identical"
     first = evaluation = None
@@ -204,12 +206,11 @@ def _compare_evaluation(
 # --- what the bits depend on ----------------------------------------------------------------------
 
 
-def parameters(record: Mapping[str, Any]) -> Json:
+def settings(record: Mapping[str, Any]) -> Json:
     """A stage's parameters from its record, in which they stand under profile and section."""
     found: Json = {}
-    for sections in record["parameters"].values():
-        for section in sections.values():
-            found |= section
+    for section in by_section(record["parameters"]).values():
+        found |= section
     return found
 
 
@@ -220,33 +221,33 @@ def environment_differences(originals: Iterable[Json], found: Json) -> list[Json
     """
     differences: dict[str, Json] = {}
     for record in originals:
-        for key, before, after in unequal_leaves(record["environment"], found):
-            if key in ("sha256", "cuda"):
-                continue
-            what = key.removeprefix("packages.")
-            difference = {"what": what, "recorded": before, "found": after}
+        for what, before, after in unequal_environments(record["environment"], found):
+            difference = {"what": what, "recorded": before or ABSENT, "found": after or ABSENT}
             differences.setdefault(what, difference)
+    differences.pop("cuda", None)  # it is among the sources of difference
     return list(differences.values())
 
 
 def sources_of_difference(original: Json, found: Json) -> list[str]:
     """What may make a stage's bits differ though code and parameters are the same."""
     before, after = original["environment"], found["environment"]
-    settings, settings_now = parameters(original), parameters(found)
+    before_settings, after_settings = settings(original), settings(found)
     sources = []
     if before["cuda"] or after["cuda"]:
         devices = ", ".join(before["cuda"]) or "no CUDA device"
         devices_now = ", ".join(after["cuda"]) or "no CUDA device"
         sources.append(_change("device", devices, devices_now) or f"device: {devices}")
-        if not settings.get("deterministic"):
+        if not before_settings.get("deterministic"):
             sources.append(
                 "CUDA kernels: atomic additions come in another order each time "
                 "(deterministic: false)"
             )
     if processor := _change("processor", before["cpu"], after["cpu"]):
         sources.append(f"{processor} (vector units add up in another order)")
-    sources.append(_change("thread count", settings.get("threads"), settings_now.get("threads")))
-    if settings.get("use_vllm"):
+    sources.append(
+        _change("thread count", before_settings.get("threads"), after_settings.get("threads"))
+    )
+    if before_settings.get("use_vllm"):
         sources.append(
             "vLLM: a completion depends on the batch it is generated in, unless batch-invariant"
         )

@@ -24,7 +24,7 @@ from regrpo.core import files
 from regrpo.core.dvc import cache_folder, dvc_config
 from regrpo.core.errors import CannotCheck
 from regrpo.core.git import git
-from regrpo.core.pipeline import CODE, Snapshot, record_path
+from regrpo.core.pipeline import CODE, Snapshot, file_hashes, record_path
 from regrpo.core.processes import clean_environment
 from regrpo.records import stage_run
 
@@ -193,10 +193,8 @@ class Worktree:
         packages: set[str] = set()
         for record in self.records.values():
             packages |= record["environment"]["packages"].keys()
-        extras = [extra for extra, sign in EXTRAS.items() if sign in packages]
-        project = "."
-        if extras:
-            project += f"[{','.join(extras)}]"
+        extras = ",".join(extra for extra, sign in EXTRAS.items() if sign in packages)
+        project = f".[{extras}]" if extras else "."
         venv = self.folder / "venv"
         python = str(venv / "bin/python")
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -310,25 +308,19 @@ class Worktree:
 
         Returns None if neither git, nor DVC's cache, nor its remote has the recorded bytes.
         """
-        outputs = {}
         for record in self.records.values():
             for out in record["outputs"]:
-                outputs[out["path"]] = file_hashes(out)
-        output = str(_containing(path, outputs))
+                sha256 = file_hashes(out).get(path)
+                if sha256 is not None:
+                    return self._restored(path, out["path"], sha256)
+        return None
+
+    def _restored(self, path: str, output: str, sha256: str) -> Path | None:
         found = self.tree / path
         if not found.is_file():
             with contextlib.suppress(CannotCheck):
                 self._checkout([output])
-        if not found.is_file() or files.sha256(found) != outputs[output][path]:
-            return None
-        return found
-
-
-def file_hashes(item: Mapping[str, Any]) -> dict[str, str]:
-    """{path: SHA-256} of the files of a recorded input or output, the paths from the root."""
-    if "files" not in item:
-        return {item["path"]: item["sha256"]}
-    return {f"{item['path']}/{name}": digest for name, digest in item["files"].items()}
+        return found if found.is_file() and files.sha256(found) == sha256 else None
 
 
 def unequal_files(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -69,10 +69,11 @@ def blocks(result: Json) -> Iterator[Block]:
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> Table:
-    """Rows of one set of columns, named in each, as a table. No rows are no table."""
-    if not rows:
+    """Rows by column as a table; a row may lack columns. No rows are no table."""
+    columns = dict.fromkeys(chain.from_iterable(rows))
+    if not columns:
         return []
-    return [list(rows[0]), *(list(row.values()) for row in rows)]
+    return [list(columns), *([row.get(name, "") for name in columns] for row in rows)]
 
 
 def _runs(result: Json) -> Table:
@@ -102,34 +103,25 @@ def _runs(result: Json) -> Table:
 def _differences(result: Json) -> Iterator[Block]:
     differs = result["differs"]
     names = [run["name"] for run in result["runs"]]
-    found = {
-        "parameters": _difference("parameters", differs["parameters"], names),
-        "data": _difference("data", differs["data"], names),
-        "code": _code(differs["code"], names),
-        "environment": _difference("environment", differs["environment"], names),
-    }
-    for block in found.values():
-        if block is not None:
-            yield block
-    same = [what for what in ("parameters", "data", "environment") if found[what] is None]
-    if found["code"] is None:
-        at_other_commits = bool(differs["code"]["revisions"])
-        same.append("code, at different commits" if at_other_commits else "code")
+    same = []
+    for what in ("parameters", "data", "environment"):
+        if differs[what]:
+            table = _sides(differs[what], names)
+            yield Block(f"What differs: {what}", table=table, name=what)
+        else:
+            same.append(what)
+    code = differs["code"]
+    moved = [diffstat for diffstat in code["diffstats"] if diffstat["text"] != UNCHANGED]
+    if code["files"] or code["uncommitted"] or moved:
+        yield _code(code, names)
+    else:  # at most the commits
+        same.append("code, at different commits" if code["revisions"] else "code")
     if same:
         yield Block(f"The same everywhere: {', '.join(same)}", name="same")
 
 
-def _difference(what: str, lines: Sequence[Json], names: Sequence[str]) -> Block | None:
-    if not lines:
-        return None
-    return Block(f"What differs: {what}", table=_sides(lines, names), name=what)
-
-
-def _code(code: Json, names: Sequence[str]) -> Block | None:
-    """What differs in the code that stages read. Returns None if at most the commits differ."""
-    moved = [diffstat for diffstat in code["diffstats"] if diffstat["text"] != UNCHANGED]
-    if not (code["files"] or code["uncommitted"] or moved):
-        return None
+def _code(code: Json, names: Sequence[str]) -> Block:
+    """What differs in the code that stages read."""
     paths = [line["name"] for line in code["files"]]
     files = "All that the stages read is the same."
     if paths:
@@ -139,9 +131,7 @@ def _code(code: Json, names: Sequence[str]) -> Block | None:
         files += "."
     changed = code["revisions"] + code["uncommitted"]
     table = _sides(changed, names) if changed else []
-    lines: list[str] = []
-    for diffstat in code["diffstats"]:
-        lines += _diffstat(diffstat)
+    lines = list(chain.from_iterable(map(_diffstat, code["diffstats"])))
     return Block("What differs: code", [files], table, lines, name="code")
 
 
@@ -157,25 +147,23 @@ def _diffstat(diffstat: Json) -> Iterator[str]:
 
 def _sides(lines: Sequence[Json], names: Sequence[str]) -> Table:
     """A table of differing values: a column per run, or for many runs how many have which."""
-    few = len(names) <= FEW_RUNS
-    head = ["", *names] if few else ["", "values (runs)"]
     rows = []
     for line in lines:
         values = [_short_hash(or_dash(value)) for value in line["values"]]
-        rows.append([line["name"], *values] if few else [line["name"], _counted(values)])
+        row = {"": line["name"]}
+        if len(names) <= FEW_RUNS:
+            row |= dict(zip(names, values, strict=True))
+        else:
+            counts = Counter(values)
+            shown = [f"{value} ({count})" for value, count in counts.items()][:MOST_VALUES]
+            if len(counts) > MOST_VALUES:
+                shown.append(f"… {len(counts)} values")
+            row["values (runs)"] = ", ".join(shown)
+        rows.append(row)
     # One or two lines more take no more place than the line that says so.
     if len(rows) > MOST + 2:
-        more = f"… and {len(rows) - MOST} more (--json)"
-        rows = [*rows[:MOST], [more, *[""] * (len(head) - 1)]]
-    return [head, *rows]
-
-
-def _counted(values: Sequence[str]) -> str:
-    counts = Counter(values)
-    shown = [f"{value} ({count})" for value, count in counts.items()][:MOST_VALUES]
-    if len(counts) > MOST_VALUES:
-        shown.append(f"… {len(counts)} values")
-    return ", ".join(shown)
+        rows = [*rows[:MOST], {"": f"… and {len(rows) - MOST} more (--json)"}]
+    return _table(rows)
 
 
 def _short_hash(value: str) -> str:
@@ -187,18 +175,19 @@ def _short_hash(value: str) -> str:
 
 def _metrics(result: Json) -> Table:
     names = [run["name"] for run in result["runs"]]
-    lines = result["metrics"]
     if len(names) <= FEW_RUNS:
-        rows = [[_label(line), *map(_estimate, line["values"])] for line in lines]
-        return [["", *names], *rows]
-    shown = [line for line in lines if line["model"] == MODEL][:MOST_TASKS]
-    rows = []
-    for index, name in enumerate(names):
-        cells = [_score(line["values"][index]) for line in shown]
-        if shown:  # one interval a row: there is no place for more
-            cells[0] = _estimate(shown[0]["values"][index])
-        rows.append([name, *cells])
-    return [["run", *(line["task"] for line in shown)], *rows]
+        rows = []
+        for line in result["metrics"]:
+            values = map(_estimate, line["values"])
+            rows.append({"": _label(line)} | dict(zip(names, values, strict=True)))
+        return _table(rows)
+    shown = [line for line in result["metrics"] if line["model"] == MODEL][:MOST_TASKS]
+    by_run: list[dict[str, str]] = [{"run": name} for name in names]
+    for column, line in enumerate(shown):
+        for row, value in zip(by_run, line["values"], strict=True):
+            # One interval a row: there is no place for more.
+            row[line["task"]] = _estimate(value) if column == 0 else _score(value)
+    return _table(by_run)
 
 
 def _label(line: Json) -> str:
@@ -293,42 +282,28 @@ def _many_pairs(pairs: Sequence[Json]) -> Table:
     for pair in pairs:
         decisive = [line for line in pair["tasks"] if line["decisive"]]
         for line in decisive:
+            relation = line["relation"]
+            if pair["identical"]:
+                relation = "same answers"
+            elif pair["format"] and pair["format"]["only"]:
+                relation += ", format only"
             row = {
                 "run": pair["after"],
                 "against": pair["before"],
                 "task": line["task"],
+                "is": relation,
                 "value": score(line["after"]),
                 "difference": signed(line["difference"]),
                 "95 % interval": interval(line["ci95"], sign=True),
                 "p (Holm)": p_value(line["p_holm"]),
-                "is": _relation(pair, line),
             }
             rows.append(row)
         if not decisive:
-            rows.append(_refused(pair))
+            reasons = dict.fromkeys(refused["reason"] for refused in pair["refused"])
+            found = "; ".join(reasons) or "no task decides"
+            row = {"run": pair["after"], "against": pair["before"], "task": "—", "is": found}
+            rows.append(row)
     return _table(rows)
-
-
-def _relation(pair: Json, line: Json) -> str:
-    if pair["identical"]:
-        return "same answers"
-    if pair["format"] and pair["format"]["only"]:
-        return f"{line['relation']}, format only"
-    return str(line["relation"])
-
-
-def _refused(pair: Json) -> dict[str, str]:
-    reasons = dict.fromkeys(refused["reason"] for refused in pair["refused"])
-    return {
-        "run": pair["after"],
-        "against": pair["before"],
-        "task": "—",
-        "value": "",
-        "difference": "",
-        "95 % interval": "",
-        "p (Holm)": "",
-        "is": "; ".join(reasons) or "no task decides",
-    }
 
 
 def _tasks(lines: Sequence[Json]) -> Table:

@@ -15,20 +15,17 @@ from typing import Any
 from regrpo.compare import runs
 from regrpo.compare.questions import over_questions
 from regrpo.compare.relations import Arm, code_differences, differing, find_arms, ordered_tasks
-from regrpo.compare.runs import MODEL, SEEDS, Questions, Run
+from regrpo.compare.runs import HEALTH, MODEL, SEEDS, Curve, Run
 from regrpo.compare.seeds import over_seeds
 from regrpo.compare.sentences import sentences
 from regrpo.core.errors import CannotCheck
-from regrpo.core.pipeline import load
-from regrpo.evaluate.results import SAMPLES, Task
+from regrpo.core.pipeline import load, pipeline_key, recorded_profile
+from regrpo.evaluate.results import SAMPLES
 from regrpo.records.find import Finder, Named, Rows
+from regrpo.train.curves import PANELS
 
 Json = dict[str, Any]
-Curve = list[tuple[float, float]]
-"""(optimizer step, value)."""
 SCHEMA_VERSION = 1
-CURVES = ("reward", "dev_accuracy", "completions/mean_length", "entropy")
-"""Columns of GRPO's history."""
 MOST_LINES = 6
 """Lines of a chart of training curves."""
 
@@ -77,18 +74,15 @@ def compare(
 def _read(named: Sequence[Named]) -> tuple[list[Run], list[Json]]:
     """The runs that can be read, under names of their own, and the others with the reason."""
     left_out: list[Json] = []
-    there = []
-    snapshots = []
+    snapshots = [one.place.snapshot for one in named if one.place is not None]
+    loaded = iter(load(snapshots, runs.READ))
+    read: list[Run] = []
     for one in named:
         if one.place is None:
             left_out.append({"name": one.name, "reason": one.problem})
-        else:
-            there.append(one)
-            snapshots.append(one.place.snapshot)
-    read: list[Run] = []
-    for one, snapshot in zip(there, load(snapshots, runs.READ), strict=True):
+            continue
         try:
-            run = runs.read_run(one, snapshot)
+            run = runs.read_run(one, next(loaded))
         except CannotCheck as error:
             left_out.append({"name": one.name, "reason": error.found})
             continue
@@ -139,38 +133,40 @@ def _too_few(
 
 def _notes(read: Sequence[Run]) -> list[str]:
     unfinished, twins, without_answers = [], [], []
-    for index, run in enumerate(read):
+    known: dict[tuple[str, str], str] = {}
+    for run in read:
         if run.problem:
             unfinished.append(f"{run.name}: {run.problem}; its finished stages are compared")
-        twin = next((other for other in read[:index] if _same_run(other, run)), None)
-        if twin is not None:
-            twins.append(f"{twin.name} and {run.name} are one and the same run")
+        else:
+            twin = known.setdefault((str(_key(run)), str(run.made)), run.name)
+            if twin != run.name:
+                twins.append(f"{twin} and {run.name} are one and the same run")
         if run.no_answers:
             without_answers.append(f"{run.name}: no answers to compare: {run.no_answers}")
     return [*unfinished, *twins, *without_answers]
 
 
-def _same_run(x: Run, y: Run) -> bool:
-    return x.key is not None and x.key == y.key and x.made == y.made
+def _key(run: Run) -> str | None:
+    """The pipeline's key, if the run is finished."""
+    return None if run.problem else pipeline_key({"stages": run.entries})
 
 
 # --- the comparison -------------------------------------------------------------------------------
 
 
 def _comparison(read: Sequence[Run], examples: int) -> Json:
-    questions = Questions()
     for run in read:
-        questions.read(run)
+        runs.read_answers(run)
     arms = find_arms(read)
-    on_questions = over_questions(read, arms, questions, examples)
+    on_questions = over_questions(read, arms, examples)
     on_seeds = over_seeds(arms, on_questions["pairs"])
     return {
         "schema_version": SCHEMA_VERSION,
         "runs": [_plain(run, arms) for run in read],
         "differs": {
             "parameters": differing([run.params for run in read]),
-            "data": differing([run.data for run in read]),
-            "environment": differing([run.packages for run in read]),
+            "data": differing([runs.data_facts(run) for run in read]),
+            "environment": differing([runs.packages(run) for run in read]),
             "code": code_differences(read),
         },
         "metrics": _metrics(read),
@@ -184,12 +180,12 @@ def _plain(run: Run, arms: Sequence[Arm]) -> Json:
     return {
         "name": run.name,
         "place": run.place,
-        "commit": run.commit,
-        "pipeline_key": run.key,
+        "commit": run.snapshot.revision,
+        "pipeline_key": _key(run),
         "problem": run.problem,
-        "profile": run.profile,
-        "ended": run.ended,
-        "health": run.health,
+        "profile": recorded_profile(run.entries),
+        "ended": max(record["ended"] for record in run.records.values()),
+        "health": run.json(HEALTH).get("verdict"),
         "seeds": {name: run.params[name] for name in SEEDS if name in run.params},
         "arm": next((arm.name for arm in arms if run in arm.runs), None),
         "model_sha256": run.made.get("models/grpo"),
@@ -206,31 +202,16 @@ def _metrics(read: Sequence[Run]) -> list[Json]:
     """
     lines: dict[tuple[str, str], Json] = {}
     for index, run in enumerate(read):
-        if run.evaluation is None:
-            continue
         for name in ordered_tasks(run.evaluation):
             task = run.evaluation.tasks[name]
-            for model in _shown_models(task):
-                line = lines.setdefault((name, model), _metric(name, task, model, len(read)))
-                line["values"][index] = task.models[model].model_dump(exclude={"stderr"})
+            for model, estimate in task.models.items():
+                if model != MODEL and task.role != "headline":
+                    continue
+                about = task.model_dump(include={"metric", "role", "kind"})
+                about |= {"task": name, "model": model, "values": [None] * len(read)}
+                line = lines.setdefault((name, model), about)
+                line["values"][index] = estimate.model_dump(exclude={"stderr"})
     return sorted(lines.values(), key=lambda line: line["model"] != MODEL)
-
-
-def _shown_models(task: Task) -> list[str]:
-    if task.role == "headline":
-        return list(task.models)
-    return [MODEL] if MODEL in task.models else []
-
-
-def _metric(name: str, task: Task, model: str, n_runs: int) -> Json:
-    return {
-        "task": name,
-        "metric": task.metric,
-        "role": task.role,
-        "kind": task.kind,
-        "model": model,
-        "values": [None] * n_runs,
-    }
 
 
 # --- training curves ------------------------------------------------------------------------------
@@ -244,10 +225,11 @@ def _curves(read: Sequence[Run]) -> dict[str, dict[str, Curve]]:
     groups = {run.name: [run] for run in read}
     if len(groups) > MOST_LINES:
         groups = {f"{arm.name} ×{len(arm.runs)}": arm.runs for arm in find_arms(read)}
-    shown = list(groups.items())[:MOST_LINES]
+    shown = dict(list(groups.items())[:MOST_LINES])
     curves = {}
-    for metric in CURVES:
-        curves[metric] = {name: _curve(group, metric) for name, group in shown}
+    for panel in PANELS:
+        for metric in panel.lines:
+            curves[metric] = {name: _curve(group, metric) for name, group in shown.items()}
     return curves
 
 
@@ -255,8 +237,4 @@ def _curve(group: Sequence[Run], metric: str) -> Curve:
     """The mean at each step that every run of the group has logged."""
     every = [dict(runs.curve(run, metric)) for run in group]
     steps = set(every[0]).intersection(*every[1:])
-    means = []
-    for step in sorted(steps):
-        values = [line[step] for line in every]
-        means.append((step, sum(values) / len(values)))
-    return means
+    return [(step, sum(line[step] for line in every) / len(every)) for step in sorted(steps)]

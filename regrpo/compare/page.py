@@ -13,17 +13,12 @@ from regrpo.compare import blocks
 from regrpo.compare.blocks import FEW_RUNS
 from regrpo.core.text import signed
 from regrpo.report import drawing, pages
+from regrpo.train.curves import PANELS
 
 Json = dict[str, Any]
 KINDS = {"better": "good", "higher": "good", "worse": "bad", "lower": "bad"}
 MOST_ROWS = 40
 """Rows of the chart of differences; the tables have them all."""
-CURVES = {
-    "reward": ("Reward", "mean reward"),
-    "dev_accuracy": ("Dev accuracy (greedy)", "share right"),
-    "completions/mean_length": ("Completion length", "tokens, mean"),
-    "entropy": ("Entropy", "nats per token, mean"),
-}
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -47,8 +42,8 @@ def page(result: Mapping[str, Any]) -> str:
 
 def _relation(result: Json) -> str:
     """The one relation that was found, over seeds if there were enough; several are none."""
-    tested = {line["relation"] for line in _tested(result)}
-    found = tested or {pair["relation"] for pair in result["questions"]["pairs"]}
+    lines = _tested(result) or result["questions"]["pairs"]
+    found = {line["relation"] for line in lines}
     return str(found.pop()) if len(found) == 1 else "several"
 
 
@@ -63,20 +58,18 @@ def _differences(result: Json) -> str:
     Differences over seeds, then over questions, each with its 95 % interval. Of many runs, only
     the tasks that decide are shown.
     """
-    groups: dict[str, list[drawing.Interval]] = {}
+    groups: dict[str, list[drawing.Row]] = {}
     for line in _tested(result):
         group = groups.setdefault(f"{line['after']}, over seeds", [])
         group.append(_row(line["task"], line, colour=1))
     pairs = result["questions"]["pairs"]
-    few = len(pairs) <= FEW_RUNS
     for pair in pairs:
-        title = f"{pair['after']} minus {pair['before']}" if few else "Over questions, run by run"
-        group = groups.setdefault(title, [])
-        for line in pair["tasks"]:
-            if few:
-                group.append(_row(line["task"], line))
-            elif line["decisive"]:
-                group.append(_row(pair["after"], line))
+        if len(pairs) <= FEW_RUNS:
+            rows = [_row(line["task"], line) for line in pair["tasks"]]
+            groups[f"{pair['after']} minus {pair['before']}"] = rows
+        else:
+            rows = [_row(pair["after"], line) for line in pair["tasks"] if line["decisive"]]
+            groups.setdefault("Over questions, run by run", []).extend(rows)
     if not groups:
         return ""
     return drawing.interval_chart(
@@ -87,20 +80,23 @@ def _differences(result: Json) -> str:
     )
 
 
-def _row(label: str, line: Json, colour: int = 0) -> drawing.Interval:
+def _row(label: str, line: Json, colour: int = 0) -> drawing.Row:
     low, high = line["ci95"]
     difference = line["difference"]
-    return drawing.Interval(label, difference, low, high, signed(difference), colour)
+    return drawing.Row(label, difference, low, high, signed(difference), colour)
 
 
 def _curves(result: Json) -> list[tuple[str, str]]:
     """(caption, chart) of each curve that was logged."""
     curves = []
-    for metric, lines in result["curves"].items():
-        title, y_label = CURVES[metric]
-        series = [drawing.Series(name, points) for name, points in lines.items() if points]
-        if series:
-            chart = drawing.line_chart(title, series, x_label="optimizer step", y_label=y_label)
+    for panel in PANELS:
+        for metric, label in panel.lines.items():
+            lines = result["curves"][metric]
+            series = [drawing.Series(name, points) for name, points in lines.items() if points]
+            if not series:
+                continue
+            title = panel.title if len(panel.lines) == 1 else label[0].upper() + label[1:]
+            chart = drawing.line_chart(title, series, x_label="optimizer step", y_label=panel.unit)
             curves.append((title, chart))
     return curves
 
@@ -118,6 +114,6 @@ def _curves_note(result: Json) -> str:
 
 def _is_number(table: list[list[str]]) -> list[bool]:
     """Which columns hold numbers alone (or nothing)."""
-    number = re.compile(r"[+-]?[\d.,]+(e-?\d+)?|—|")
+    number = re.compile(r"(< )?[+-]?[\d.,]+(e-?\d+)?|—|")
     columns = list(zip(*table, strict=True))
     return [all(map(number.fullmatch, column[1:])) for column in columns]

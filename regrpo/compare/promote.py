@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from regrpo.audit.audit import audit
 from regrpo.compare import promotion_rules
 from regrpo.compare.promotion_rules import Params
+from regrpo.compare.runs import Run, read_answers, read_run
 from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.core.git import git
+from regrpo.core.git import uncommitted
 from regrpo.core.pipeline import Snapshot, out_md5s
 from regrpo.core.profiles import STAGES
 from regrpo.core.text import prose
-from regrpo.evaluate.results import METRICS, SAMPLES, parse_metrics, read_samples
-from regrpo.records import hashing
-from regrpo.records.find import Finder, Place
+from regrpo.evaluate.results import SAMPLES
+from regrpo.records.find import Finder, Named, Place
 from regrpo.tracking import address, rows
 from regrpo.tracking.sync import opened, sync
 
@@ -149,7 +149,7 @@ def _find(target: str, root: Path, registry: Registry) -> Place:
 
 def _logged_model(place: Place, target: str, registry: Registry, may_sync: bool) -> str:
     """MLflow's id of the model that the run logged, after a sync if need be. Raises CannotCheck."""
-    record = _record(place.snapshot, "grpo")
+    record = place.snapshot.record("grpo") or {}
     model_id = registry.logged_model(record, MODEL)
     if model_id is None and may_sync:
         sync()
@@ -171,48 +171,26 @@ def _rule(profile: str) -> Params:
     return profiles.parse_section(Params, sections["promote"], f"{profile}: promote")
 
 
-def _record(snapshot: Snapshot, stage: str) -> Json:
-    return snapshot.record(stage) or {}
-
-
-def _output(snapshot: Snapshot, stage: str, path: str) -> bytes:
-    """An output's bytes, here or in DVC's cache, as the record has them. Raises CannotCheck."""
-    recorded = _recorded_hash(snapshot, stage, path)
-    data = snapshot.output(path)
-    if data is None:
-        found = "nothing here or in DVC's cache"
-    elif hashing.of_bytes(data).sha256 != recorded:
-        found = "others"
-    else:
-        return data
-    raise CannotCheck(
-        path,
-        expected=f"the bytes that the run recorded (SHA-256 {str(recorded)[:12]}…)",
-        found=found,
-        remedy="Fetch them with `dvc fetch --all-commits`, or make the run again.",
-    )
-
-
-def _recorded_hash(snapshot: Snapshot, stage: str, path: str) -> str | None:
-    outputs = _record(snapshot, stage)["outputs"]
-    return {out["path"]: out["sha256"] for out in outputs}.get(path)
-
-
 # --- the comparison with the champion -------------------------------------------------------------
 
 
 def _compare(place: Place, champion: Mapping[str, Any], root: Path, rule: Params) -> Json:
     """See `promotion_rules.compare`. Raises CannotCheck if the two runs cannot be compared."""
-    other = _champions_run(champion, root)
-    answers = _answers(other.snapshot, rule.task), _answers(place.snapshot, rule.task)
-    comparison = promotion_rules.compare(*answers, rule)
-    return {"champion_version": champion["version"], "champion": other.name} | comparison
+    other, mine = _champions_run(champion, root), _run(place)
+    comparison = promotion_rules.compare(
+        _answers(other, rule.task), _answers(mine, rule.task), rule
+    )
+    return {"champion_version": champion["version"], "champion": other.place} | comparison
 
 
-def _champions_run(champion: Mapping[str, Any], root: Path) -> Place:
-    """Where the champion's run lies, found by the id in its version's tags. Raises CannotCheck."""
-    run = champion["tags"].get("regrpo.stage.evaluate")
-    if not run:
+def _run(place: Place) -> Run:
+    return read_run(Named(place.name, place), place.snapshot)
+
+
+def _champions_run(champion: Mapping[str, Any], root: Path) -> Run:
+    """The champion's run, found by the id in its version's tags. Raises CannotCheck."""
+    name = champion["tags"].get("regrpo.stage.evaluate")
+    if not name:
         raise CannotCheck(
             "its tags",
             expected="the run that `regrpo promote` wrote into them",
@@ -220,34 +198,41 @@ def _champions_run(champion: Mapping[str, Any], root: Path) -> Place:
             remedy="It was registered by other means: "
             "take its alias away (MLflow) to let any audited run succeed it.",
         )
-    place = Finder(root).find(run)
+    run = _run(Finder(root).find(name))
     tagged = champion["tags"].get(f"regrpo.output.{SAMPLES}")
-    if _recorded_hash(place.snapshot, "evaluate", SAMPLES) != tagged:
+    if run.made.get(SAMPLES) != tagged:
         raise CannotCheck(
-            f"its run {run}",
+            f"its run {name}",
             expected=f"samples with SHA-256 {str(tagged)[:12]}…",
             found="a record of others",
             remedy="`regrpo audit` says which are true.",
         )
-    return place
+    return run
 
 
-def _answers(snapshot: Snapshot, task: str) -> pd.DataFrame:
+def _answers(run: Run, task: str) -> pd.DataFrame:
     """The GRPO model's answers to a task, as `promotion_rules.compare` takes them.
 
     Raises CannotCheck.
     """
-    tasks = parse_metrics(_output(snapshot, "evaluate", METRICS)).tasks
-    if task not in tasks:
+    read_answers(run)
+    about = run.evaluation.tasks.get(task)
+    if run.no_answers:
+        raise CannotCheck(
+            run.place,
+            expected="answers to compare",
+            found=run.no_answers,
+            remedy="Fetch them with `dvc fetch --all-commits`, or make the run again.",
+        )
+    if about is None or task not in run.answers:
         raise CannotCheck(
             f"promote.task: {task}",
             expected="a task that both runs were asked",
-            found=f"{', '.join(tasks)} in one of them",
+            found=f"{', '.join(run.answers)} in one of them",
             remedy="Evaluate it in both, or name another.",
         )
-    frame = read_samples(_output(snapshot, "evaluate", SAMPLES), model="grpo", task=task)
-    frame = frame.set_index("id")
-    frame.attrs.update(tasks[task].model_dump(include={"kind", "metric", "version"}))
+    frame = run.answers[task]
+    frame.attrs.update(about.model_dump(include={"kind", "metric", "version"}))
     return frame
 
 
@@ -256,10 +241,7 @@ def _answers(snapshot: Snapshot, task: str) -> pd.DataFrame:
 
 def _notes(place: Place, root: Path) -> list[str]:
     """What may make the run hard to find again."""
-    if place.snapshot.revision is not None:
-        return []
-    changed = git("-C", str(root), "status", "--porcelain", "--", "dvc.lock", "reports")
-    if not changed:
+    if not place.snapshot.is_workspace or not uncommitted(root, "dvc.lock", "reports"):
         return []
     return ["its results are not committed: commit them, or no later run can be compared with it"]
 
@@ -273,9 +255,8 @@ def _tags(snapshot: Snapshot, rule: Params, row_id: str | None) -> dict[str, str
     tags["regrpo.dvc_md5"] = out_md5s(snapshot.lock()["stages"]["grpo"])[MODEL]
     if row_id:
         tags["regrpo.row"] = row_id
-    commit = _record(snapshot, "grpo")["code"]["revision"]
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
+    record = snapshot.record("grpo") or {"code": {}}
+    tags |= rows.code_tags(record["code"])
     if row.evaluation and rule.task in row.evaluation.tasks:
         value = row.evaluation.tasks[rule.task].models["grpo"].value
         tags[f"regrpo.{rule.task}"] = str(value)
@@ -284,12 +265,12 @@ def _tags(snapshot: Snapshot, rule: Params, row_id: str | None) -> dict[str, str
 
 def _comparison_tags(comparison: Mapping[str, Any]) -> dict[str, str]:
     """The comparison's numbers."""
-    values = {**comparison}
-    if comparison:
-        values["ci95_low"], values["ci95_high"] = values.pop("ci95")
     tags = {}
-    for name, value in values.items():
-        if isinstance(value, float):
+    for name, value in comparison.items():
+        if name == "ci95":
+            tags["regrpo.comparison.ci95_low"] = f"{value[0]:.6g}"
+            tags["regrpo.comparison.ci95_high"] = f"{value[1]:.6g}"
+        elif isinstance(value, float):
             tags[f"regrpo.comparison.{name}"] = f"{value:.6g}"
         elif name not in ("problems", "champion") and value is not None:
             tags[f"regrpo.comparison.{name}"] = str(value)
@@ -311,9 +292,6 @@ def _description(snapshot: Snapshot, result: Json) -> str:
 
 def _summary(snapshot: Snapshot) -> str:
     """The card up to its first section, without the metadata on top."""
-    try:
-        card = _output(snapshot, "model_card", CARD).decode()
-    except CannotCheck as error:
-        return f"(The card could not be read: {error})"
+    card = (snapshot.output(CARD) or b"(The card is neither here nor in DVC's cache.)").decode()
     body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
     return body.partition("\n## ")[0].strip()[:LONGEST_CARD]

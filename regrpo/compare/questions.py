@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from regrpo.compare.relations import (
@@ -16,22 +17,21 @@ from regrpo.compare.relations import (
     relation,
     seeds_of,
 )
-from regrpo.compare.runs import MODEL, Questions, Run, completions
-from regrpo.compare.seed_tests import Tested, compare_questions, holm, question_intervals
+from regrpo.compare.runs import MODEL, Run, read_texts
 from regrpo.core.text import cut
 from regrpo.evaluate import stats
 from regrpo.evaluate.results import SAMPLES, Kind
 
 if TYPE_CHECKING:
-    from regrpo.compare.seed_tests import Values
+    from regrpo.evaluate.stats import Values
 
 Json = dict[str, Any]
-RESAMPLES = 10_000
+RESAMPLES, SEED = 10_000, 0
 """Of the paired bootstrap."""
 MOST_TEXT, MOST_ANSWER = 400, 100
 """Characters of an example's question and completions, and of its right answer."""
 MOST_PAIRS_WITH_EXAMPLES = 12
-OPENED = "answer_prefilled"
+OPENED_ANSWER = "answer_prefilled"
 """In the name of the control whose answer tag is opened for the model."""
 NOT_ASKING = (
     "evaluate.tasks",
@@ -45,24 +45,53 @@ NOT_ASKING = (
 
 @dataclass
 class Sides:
-    """A task's values of two runs on the questions that both were asked, in the order of `ids`.
+    """Two runs' values on the same questions, those of `ids` in this order."""
 
-    `of` is how many questions each of the two was asked.
-    """
-
-    task: str
-    ids: list[str]
+    ids: Sequence[str]
     before: Values
     after: Values
-    of: tuple[int, int]
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         return stats.kind_of([*self.before.tolist(), *self.after.tolist()])
 
+    @cached_property
+    def differences(self) -> Values:
+        return stats.paired_differences(self.before, self.after, self.kind)
+
+    @cached_property
+    def figures(self) -> Json:
+        """What a test of this one comparison finds."""
+        test, gained, lost = "paired t test", None, None
+        if self.kind == "binary":
+            test = "exact McNemar test"
+            p, gained, lost = stats.exact_mcnemar(self.differences)
+        else:
+            p = stats.paired_t(self.differences)
+        return {
+            "questions": len(self.ids),
+            "before": float(self.before.mean()),
+            "after": float(self.after.mean()),
+            "difference": float(self.differences.mean()),
+            "test": test,
+            "p": p,
+            "gained": gained,
+            "lost": lost,
+        }
+
+    def power(self, comparisons: int) -> Json:
+        """What so many questions would show, and how many would show the difference seen."""
+        deviation, alpha = stats.deviation(self.differences, self.kind), stats.ALPHA / comparisons
+        least = stats.detectable_difference(deviation, len(self.ids), self.kind, alpha)
+        seen = self.figures["difference"]
+        return {
+            "minimum_detectable_effect": None if math.isnan(least) else least,
+            "questions_needed": stats.questions_for(seen, deviation, self.kind, alpha),
+        }
+
 
 @dataclass
-class Pair:
+class RunPair:
     """Two runs, the later against the earlier; `result` is what the comparison returns of them."""
 
     before: Run
@@ -75,22 +104,18 @@ class Pair:
         return [line for line in self.result["tasks"] if line["decisive"]]
 
 
-def over_questions(
-    read: Sequence[Run], arms: Sequence[Arm], questions: Questions, examples: int
-) -> Json:
+def over_questions(read: Sequence[Run], arms: Sequence[Arm], examples: int) -> Json:
     """{comparisons, model, pairs}: each pair of `find_pairs` on its shared questions.
 
     The p-values of the tasks that decide are corrected over all pairs. Up to `examples` questions
     that only one run got right are shown each way.
     """
-    pairs = [_pair(before, after, questions) for before, after in find_pairs(read, arms)]
-    comparisons = sum(len(pair.decisive) for pair in pairs)
-    _test(pairs, comparisons)
+    pairs = [_pair(before, after) for before, after in find_pairs(read, arms)]
+    comparisons = _test(pairs)
     for pair in pairs:
         _conclude(pair)
         if examples and pair.decisive and len(pairs) <= MOST_PAIRS_WITH_EXAMPLES:
-            task = pair.decisive[0]["task"]
-            pair.result["examples"] = _examples(pair, task, questions, examples)
+            pair.result["examples"] = _examples(pair, pair.decisive[0]["task"], examples)
     return {
         "comparisons": comparisons,
         "model": MODEL,
@@ -109,24 +134,29 @@ def find_pairs(read: Sequence[Run], arms: Sequence[Arm]) -> list[tuple[Run, Run]
     with_seeds = [arm for arm in arms if len(arm.runs) > 1]
     if first is None or len(arms) < 2 or not with_seeds:
         return [(baseline, run) for run in read[1:]]
-    twins = {seeds_of(run): run for run in first.runs}
     later = [run for run in read if run not in first.runs]
-    return [(twins.get(seeds_of(run), baseline), run) for run in later]
+    return [(first.by_seeds.get(seeds_of(run), baseline), run) for run in later]
 
 
-def _pair(before: Run, after: Run, questions: Questions) -> Pair:
-    sides, refused = shared_tasks(before, after, questions)
+def _pair(before: Run, after: Run) -> RunPair:
+    sides, refused = shared_tasks(before, after)
     samples = before.made.get(SAMPLES)
     settings = differing([_asking(before), _asking(after)])
+    decisive = {*decisive_tasks(before.evaluation)} & {*decisive_tasks(after.evaluation)}
+    lines = []
+    for name, side in sides.items():
+        asked = [len(run.answers[name]) for run in (before, after)]
+        line = {"task": name, "role": before.evaluation.tasks[name].role, "of": asked}
+        lines.append(line | {"decisive": name in decisive, "kind": side.kind} | side.figures)
     result = {
         "before": before.name,
         "after": after.name,
         "refused": refused,
         "identical": samples is not None and samples == after.made.get(SAMPLES),
         "settings": [line["name"] for line in settings],
-        "tasks": _tasks(before, after, sides),
+        "tasks": sorted(lines, key=lambda line: not line["decisive"]),
     }
-    return Pair(before, after, sides, result)
+    return RunPair(before, after, sides, result)
 
 
 def _asking(run: Run) -> dict[str, str]:
@@ -138,25 +168,10 @@ def _asking(run: Run) -> dict[str, str]:
     }
 
 
-def _tasks(before: Run, after: Run, sides: Mapping[str, Sides]) -> list[Json]:
-    """[{task, role, decisive}] of the tasks that can be compared, those that decide first."""
-    if not sides:
-        return []
-    assert before.evaluation is not None
-    tasks = before.evaluation.tasks
-    decisive = {*decisive_tasks(before.evaluation)} & {*decisive_tasks(after.evaluation)}
-    lines = [
-        {"task": name, "role": tasks[name].role, "decisive": name in decisive} for name in sides
-    ]
-    return sorted(lines, key=lambda line: not line["decisive"])
-
-
 # --- the shared questions -------------------------------------------------------------------------
 
 
-def shared_tasks(
-    before: Run, after: Run, questions: Questions
-) -> tuple[dict[str, Sides], list[Json]]:
+def shared_tasks(before: Run, after: Run) -> tuple[dict[str, Sides], list[Json]]:
     """The tasks on which two runs can be compared, and those on which they cannot, with the reason.
 
     The same questions are those of one id, prompt and right answer. A run that was asked some of
@@ -169,7 +184,7 @@ def shared_tasks(
     refused: list[Json] = []
     names = [*ordered_tasks(before.evaluation), *ordered_tasks(after.evaluation)]
     for name in dict.fromkeys(names):
-        found = _other_answers(name, before, after) or _sides(name, before, after, questions)
+        found = _sides(name, before, after)
         if isinstance(found, Sides):
             sides[name] = found
         else:
@@ -177,25 +192,16 @@ def shared_tasks(
     return sides, refused
 
 
-def _other_answers(name: str, before: Run, after: Run) -> str | None:
-    """Why two runs' answers to a task are not of one task. Returns None if they are."""
-    if name not in before.answers:
-        return f"only {after.name} was asked"
-    if name not in after.answers:
-        return f"only {before.name} was asked"
-    assert before.evaluation is not None
-    assert after.evaluation is not None
-    return other_task(before.evaluation, after.evaluation, name)
-
-
-def _sides(name: str, before: Run, after: Run, questions: Questions) -> Sides | str:
+def _sides(name: str, before: Run, after: Run) -> Sides | str:
     """The two runs' values on the questions that they share, or why there are none."""
-    a, b = before.answers[name], after.answers[name]
-    asked_a, asked_b = questions.sets[a.questions], questions.sets[b.questions]
-    of = len(a.values), len(b.values)
-    if a.questions == b.questions:
-        return Sides(name, asked_a.index.tolist(), a.values, b.values, of)
-    shared = stats.pair_answers(asked_a.assign(value=a.values), asked_b.assign(value=b.values))
+    for run, other in ((before, after), (after, before)):
+        if name not in run.answers:
+            return f"only {other.name} was asked"
+    other_measure = other_task(before.evaluation, after.evaluation, name)
+    if other_measure:
+        return other_measure
+    answers = before.answers[name], after.answers[name]
+    shared = stats.pair_answers(*answers)
     changed = shared.changed
     if changed:
         same_id = len(changed) + len(shared.ids)
@@ -204,82 +210,49 @@ def _sides(name: str, before: Run, after: Run, questions: Questions) -> Sides | 
             f"prompt or answer (first {changed[0]})"
         )
     if not shared.ids:
-        return f"different questions: none of the {of[0]} and {of[1]} in common"
-    return Sides(name, shared.ids, shared.before, shared.after, of)
+        asked = " and ".join(str(len(one)) for one in answers)
+        return f"different questions: none of the {asked} in common"
+    return Sides(shared.ids, shared.before, shared.after)
 
 
 # --- tests ----------------------------------------------------------------------------------------
 
 
-def _test(pairs: Sequence[Pair], comparisons: int) -> None:
-    """Add to every task of every pair its figures, all intervals drawn at once."""
-    lines: list[Json] = []
-    sides: list[Sides] = []
+def _test(pairs: Sequence[RunPair]) -> int:
+    """Add intervals, corrected p-values, power and relation to every task of every pair.
+
+    Returns the number of comparisons that are corrected for one another.
+    """
+    todo: list[tuple[Json, Sides]] = []
     for pair in pairs:
         for line in pair.result["tasks"]:
-            lines.append(line)
-            sides.append(pair.sides[line["task"]])
-    tested = [compare_questions(one.before, one.after, one.kind) for one in sides]
-    intervals = question_intervals([(one.before, one.after) for one in sides], resamples=RESAMPLES)
-    decisive = [index for index, line in enumerate(lines) if line["decisive"]]
-    corrected = holm([tested[index].p for index in decisive])
-    p_holm = dict(zip(decisive, corrected, strict=True))
-    for index, line in enumerate(lines):
-        figures = _figures(sides[index], tested[index], p_holm.get(index), comparisons)
-        line.update(figures, ci95=list(intervals[index]))
+            todo.append((line, pair.sides[line["task"]]))
+    samples = [sides.differences for _, sides in todo]
+    intervals = stats.bootstrap_intervals(samples, resamples=RESAMPLES, seed=SEED)
+    decisive = [line for line, _ in todo if line["decisive"]]
+    corrected = stats.holm([line["p"] for line in decisive])
+    for line, p_holm in zip(decisive, corrected, strict=True):
+        line["p_holm"] = p_holm
+    for (line, sides), ci95 in zip(todo, intervals, strict=True):
+        # What does not decide has nothing to be corrected for.
+        p = line["p_holm"] if line["decisive"] else line["p"]
+        line |= sides.power(len(decisive) if line["decisive"] else 1)
+        line |= {"ci95": list(ci95), "relation": relation(line["difference"], p, line["kind"])}
+        line.setdefault("p_holm", None)
+    return len(decisive)
 
 
-def _figures(sides: Sides, tested: Tested, p_holm: float | None, comparisons: int) -> Json:
-    p = p_holm
-    if p is None:  # it does not decide: there is nothing to correct it for
-        p = tested.p
-        comparisons = 1
-    detectable = tested.detectable(comparisons)
-    return {
-        "kind": sides.kind,
-        "questions": tested.n,
-        "of": list(sides.of),
-        "before": float(sides.before.mean()),
-        "after": float(sides.after.mean()),
-        "difference": tested.difference,
-        "test": tested.test,
-        "p": tested.p,
-        "p_holm": p_holm,
-        "gained": tested.gained,
-        "lost": tested.lost,
-        "minimum_detectable_effect": detectable if math.isfinite(detectable) else None,
-        "questions_needed": tested.questions_needed(comparisons),
-        "relation": relation(tested.difference, p, sides.kind),
-    }
-
-
-def _conclude(pair: Pair) -> None:
+def _conclude(pair: RunPair) -> None:
     """Add `relation` and, where the headline differs, `format` to a pair."""
-    decisive = pair.decisive
-    relations = {line["relation"] for line in decisive}
-    if not decisive:
-        found = "not compared"
-    elif len(relations) == 1:
-        found = decisive[0]["relation"]
-    else:
-        found = "mixed"
+    relations = {line["relation"] for line in pair.decisive} or {"not compared"}
+    found = relations.pop() if len(relations) == 1 else "mixed"
     pair.result["relation"] = found
     pair.result["format"] = None
-    if len(decisive) == 1 and found != "not distinguishable":
+    if len(pair.decisive) == 1 and found != "not distinguishable":
         pair.result["format"] = format_finding(pair.result["tasks"], pair.sides)
 
 
 # --- format following -----------------------------------------------------------------------------
-
-
-@dataclass
-class Probe:
-    """A measure of what two runs know, whatever the form of their answers."""
-
-    name: str
-    before: Values
-    after: Values
-    kind: Kind
 
 
 def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides]) -> Json | None:
@@ -287,7 +260,7 @@ def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides]) -> Json | 
 
     Returns None if no format was measured.
 
-    `only` is true if all of this holds (p as in regrpo.compare.seed_tests, 0.05, uncorrected):
+    `only` is true if all of this holds (p of the paired test, 0.05, uncorrected):
 
     1. the share of answers in the asked form differs, in the headline's direction;
     2. a probe of what the runs know finds no difference, though it would have shown one of the
@@ -301,7 +274,7 @@ def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides]) -> Json | 
     if form is None or not form["task"].startswith(headline["task"]):
         return None
     probes = _probes(sides[headline["task"]], sides[form["task"]], sides)
-    lines = [_probe_line(probe, abs(headline["difference"])) for probe in probes]
+    lines = [_probe(name, probe, abs(headline["difference"])) for name, probe in probes.items()]
     same_direction = form["difference"] * headline["difference"] > 0
     differs = form["p"] < stats.ALPHA and same_direction
     alike = any(line["shows_no_difference"] for line in lines)
@@ -315,71 +288,62 @@ def format_finding(tasks: Sequence[Json], sides: Mapping[str, Sides]) -> Json | 
     }
 
 
-def _probes(headline: Sides, form: Sides, sides: Mapping[str, Sides]) -> list[Probe]:
-    probes = []
+def _probes(headline: Sides, form: Sides, sides: Mapping[str, Sides]) -> dict[str, Sides]:
+    """Measures of what two runs know, whatever the form of their answers, by name."""
+    probes = {}
     if headline.ids == form.ids:
         both = (form.before == 1) & (form.after == 1)
         if both.any():
-            before, after = headline.before[both], headline.after[both]
-            probes.append(Probe("both in the asked form", before, after, headline.kind))
-    opened = next((side for name, side in sides.items() if OPENED in name), None)
-    if opened is not None:
-        probes.append(Probe("answer opened", opened.before, opened.after, opened.kind))
+            ids = [name for name, in_form in zip(form.ids, both, strict=True) if in_form]
+            of_both = Sides(ids, headline.before[both], headline.after[both])
+            probes["both in the asked form"] = of_both
+    for name, side in sides.items():
+        if OPENED_ANSWER in name:
+            probes.setdefault("answer opened", side)
     return probes
 
 
-def _probe_line(probe: Probe, size: float) -> Json:
+def _probe(name: str, probe: Sides, size: float) -> Json:
     """A probe's figures, and whether it shows that there is no difference of this size."""
-    tested = compare_questions(probe.before, probe.after, probe.kind)
-    differs = tested.p < stats.ALPHA
-    some_right = bool(probe.before.any() or probe.after.any())
-    would_show = tested.detectable() <= size and some_right
-    return {
-        "probe": probe.name,
-        "questions": tested.n,
-        "before": float(probe.before.mean()),
-        "after": float(probe.after.mean()),
-        "difference": tested.difference,
-        "p": tested.p,
-        "differs": differs,
-        "shows_no_difference": would_show and not differs,
-    }
+    shown = ("questions", "before", "after", "difference", "p")
+    line = {"probe": name} | {key: probe.figures[key] for key in shown}
+    line["differs"] = line["p"] < stats.ALPHA
+    least = probe.power(1)["minimum_detectable_effect"]
+    would_show = least is not None and least <= size and (line["before"] or line["after"])
+    line["shows_no_difference"] = bool(would_show) and not line["differs"]
+    return line
 
 
 # --- examples -------------------------------------------------------------------------------------
 
 
-def _examples(pair: Pair, task: str, questions: Questions, most: int) -> Json:
+def _examples(pair: RunPair, task: str, most: int) -> Json:
     """{task, gained, lost}: questions that only one run got right, up to `most` each way.
 
     Of a number: those where the two are furthest apart.
     """
     import numpy as np
 
+    found: Json = {"task": task, "gained": [], "lost": []}
     sides = pair.sides[task]
-    difference = sides.after - sides.before
-    if not difference.any():  # the completions need not be read
-        return {"task": task, "gained": [], "lost": []}
-    furthest_first = np.argsort(-np.abs(difference), kind="stable")
-    gained = [sides.ids[index] for index in furthest_first if difference[index] > 0]
-    lost = [sides.ids[index] for index in furthest_first if difference[index] < 0]
-    asked = questions.sets[pair.before.answers[task].questions]
-    before, after = completions(pair.before, task), completions(pair.after, task)
-
-    def example(name: str) -> Json:
-        return {
+    if not sides.differences.any():  # the texts need not be read
+        return found
+    before, after = read_texts(pair.before, task), read_texts(pair.after, task)
+    for index in np.argsort(-np.abs(sides.differences), kind="stable"):
+        name, difference = sides.ids[index], sides.differences[index]
+        way = found["gained" if difference > 0 else "lost"]
+        if difference == 0 or len(way) == most:
+            continue
+        question = before.loc[name]
+        example = {
             "id": name,
-            "question": _text(asked.at[name, "prompt"], MOST_TEXT),
-            "answer": _text(asked.at[name, "answer"], MOST_ANSWER),
-            "before": _text(before.get(name), MOST_TEXT),
-            "after": _text(after.get(name), MOST_TEXT),
+            "question": _text(question["prompt"], MOST_TEXT),
+            "answer": _text(question["answer"], MOST_ANSWER),
+            "before": _text(question["completion"], MOST_TEXT),
+            "after": _text(after.at[name, "completion"], MOST_TEXT),
         }
-
-    return {
-        "task": task,
-        "gained": [example(name) for name in gained[:most]],
-        "lost": [example(name) for name in lost[:most]],
-    }
+        way.append(example)
+    return found
 
 
 def _text(text: Any, most: int) -> str | None:

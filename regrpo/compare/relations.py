@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from regrpo.compare.runs import SEEDS, Run
+from regrpo.compare.runs import SEEDS, Run, settings
 from regrpo.core.git import git
-from regrpo.core.pipeline import CODE
+from regrpo.core.pipeline import CODE, RAW
 from regrpo.evaluate import stats
 from regrpo.evaluate.results import Evaluation, Kind
 
 Json = dict[str, Any]
 MOST_DIFFSTATS = 3
 UNCHANGED = "no change of code"
-BESIDE = ("sampled", "control", "format")
-"""The roles of tasks that never decide."""
+BESIDE = ("format", "control", "sampled")
+"""The roles of tasks that never decide, in the order in which they are shown."""
 MOST_SETTINGS = 2
 """Parameters that an arm's name shows."""
 
@@ -45,34 +44,29 @@ def code_differences(read: Sequence[Run]) -> Json:
 
     With git's diffstats from the first run's revision.
     """
-    revisions = [{"revision": ", ".join(_short_revisions(run))} for run in read]
-    uncommitted = [{"diff": ", ".join(run.diffs) or "none"} for run in read]
+    revisions, uncommitted, files, newest = [], [], [], []
+    for run in read:
+        stages = sorted(run.records.values(), key=lambda record: record["started"], reverse=True)
+        commits = dict.fromkeys(stage["code"]["revision"] or "(no git)" for stage in stages)
+        diffs = {stage["code"].get("diff_sha256") for stage in stages} - {None}
+        revisions.append({"revision": ", ".join(commit[:12] for commit in commits)})
+        uncommitted.append({"diff": ", ".join(sorted(diffs)) or "none"})
+        files.append({path: sha256 for path, sha256 in run.inputs.items() if path not in RAW})
+        newest.append(next(iter(commits)))
+    diffstats = []
+    first, *others = dict.fromkeys(newest)
+    for other in others[:MOST_DIFFSTATS]:
+        root = str(read[0].snapshot.root)
+        text = git("-C", root, "diff", "--stat=90", first, other, "--", *CODE)
+        if text is None:
+            text = "one of the two is not in this repository"
+        diffstats.append({"from": first, "to": other, "text": text or UNCHANGED})
     return {
         "revisions": differing(revisions),
         "uncommitted": differing(uncommitted),
-        "files": differing([run.code for run in read]),
-        "diffstats": _diffstats(read),
+        "files": differing(files),
+        "diffstats": diffstats,
     }
-
-
-def _short_revisions(run: Run) -> list[str]:
-    return [revision[:12] for revision in run.revisions]
-
-
-def _diffstats(read: Sequence[Run]) -> list[Json]:
-    root = read[0].snapshot.root
-    first, *others = dict.fromkeys(run.revisions[0] for run in read)
-    return [
-        {"from": first, "to": other, "text": _diffstat(root, first, other)}
-        for other in others[:MOST_DIFFSTATS]
-    ]
-
-
-def _diffstat(root: Path, first: str, other: str) -> str:
-    shown = git("-C", str(root), "diff", "--stat=90", first, other, "--", *CODE)
-    if shown is None:
-        return "one of the two is not in this repository"
-    return shown or UNCHANGED
 
 
 def relation(difference: float, p: float, kind: Kind) -> str:
@@ -90,27 +84,23 @@ def relation(difference: float, p: float, kind: Kind) -> str:
 # --- tasks ----------------------------------------------------------------------------------------
 
 
-def decisive_tasks(evaluation: Evaluation | None) -> list[str]:
+def decisive_tasks(evaluation: Evaluation) -> list[str]:
     """The headline; without one, every task that is not BESIDE another."""
-    if evaluation is None:
-        return []
     if evaluation.headline:
         return [evaluation.headline]
     return [name for name, task in evaluation.tasks.items() if task.role not in BESIDE]
 
 
-def ordered_tasks(evaluation: Evaluation | None) -> list[str]:
+def ordered_tasks(evaluation: Evaluation) -> list[str]:
     """The tasks, those that decide first, then formats, controls and sampled answers."""
-    if evaluation is None:
-        return []
-    tasks = evaluation.tasks
     decisive = decisive_tasks(evaluation)
-    last = {"format": 1, "control": 2, "sampled": 3}
+    roles = ("", *BESIDE)
 
     def place(name: str) -> tuple[bool, int, str]:
-        return name not in decisive, last.get(tasks[name].role, 0), name
+        role = evaluation.tasks[name].role
+        return name not in decisive, roles.index(role) if role in roles else 0, name
 
-    return sorted(tasks, key=place)
+    return sorted(evaluation.tasks, key=place)
 
 
 def other_task(before: Evaluation, after: Evaluation, name: str) -> str | None:
@@ -130,6 +120,9 @@ def other_task(before: Evaluation, after: Evaluation, name: str) -> str | None:
 
 # --- seeds of one setting -------------------------------------------------------------------------
 
+Seeds = tuple[str | None, ...]
+"""A run's values of SEEDS, None for a seed that it does not have."""
+
 
 @dataclass
 class Arm:
@@ -138,27 +131,21 @@ class Arm:
     `repeats` are further runs of the same seeds.
     """
 
-    name: str = ""
-    runs: list[Run] = field(default_factory=list)
+    by_seeds: dict[Seeds, Run] = field(default_factory=dict)
     repeats: list[Run] = field(default_factory=list)
+    name: str = ""
+
+    @property
+    def runs(self) -> list[Run]:
+        return list(self.by_seeds.values())
 
     @property
     def evaluation(self) -> Evaluation:
-        """That of the first run: `find_arms` takes evaluated runs only."""
-        found = self.runs[0].evaluation
-        assert found is not None
-        return found
-
-    def add(self, run: Run) -> None:
-        known = {seeds_of(one) for one in self.runs}
-        if seeds_of(run) in known:
-            self.repeats.append(run)
-        else:
-            self.runs.append(run)
+        """That of the first run."""
+        return self.runs[0].evaluation
 
 
-def seeds_of(run: Run) -> tuple[str | None, ...]:
-    """The run's values of SEEDS, None for a seed that it does not have."""
+def seeds_of(run: Run) -> Seeds:
     return tuple(run.params.get(name) for name in SEEDS)
 
 
@@ -166,8 +153,10 @@ def find_arms(read: Iterable[Run]) -> list[Arm]:
     """The evaluated runs by setting, each arm named by what sets it apart from the others."""
     by_setting: dict[str, Arm] = {}
     for run in read:
-        if run.evaluation is not None and run.setting is not None:
-            by_setting.setdefault(run.setting, Arm()).add(run)
+        if run.evaluation.tasks and run.setting is not None:
+            arm = by_setting.setdefault(run.setting, Arm())
+            if arm.by_seeds.setdefault(seeds_of(run), run) is not run:
+                arm.repeats.append(run)
     arms = list(by_setting.values())
     names = _names(arms)
     for arm, name in zip(arms, names, strict=True):
@@ -179,30 +168,18 @@ def find_arms(read: Iterable[Run]) -> list[Arm]:
 
 
 def _names(arms: Sequence[Arm]) -> list[str]:
-    apart = differing([_setting(arm.runs[0]) for arm in arms])
+    apart = differing([settings(arm.runs[0]) for arm in arms])
     names = []
     for index, arm in enumerate(arms):
         first = arm.runs[0].name
-        settings = [f"{line['name']}={line['values'][index]}" for line in apart]
         if len(arm.runs) == 1 and len(arms) > 1:
-            names.append(first)
-        elif settings:
-            names.append(_shown(settings))
+            name = first
+        elif apart:
+            values = [f"{line['name']}={line['values'][index]}" for line in apart]
+            name = ", ".join(values[:MOST_SETTINGS])
+            if len(values) > MOST_SETTINGS:
+                name += f", and {len(values) - MOST_SETTINGS} more"
         else:
-            names.append(f"{first} and its seeds")
+            name = f"{first} and its seeds"
+        names.append(name)
     return names
-
-
-def _setting(run: Run) -> dict[str, str]:
-    """The parameters that decide the results, but for the seeds."""
-    return {
-        name: value
-        for name, value in run.params.items()
-        if name not in SEEDS and not name.startswith("model_card.")
-    }
-
-
-def _shown(settings: Sequence[str]) -> str:
-    shown = ", ".join(settings[:MOST_SETTINGS])
-    more = len(settings) - MOST_SETTINGS
-    return f"{shown}, and {more} more" if more > 0 else shown

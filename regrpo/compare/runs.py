@@ -7,29 +7,27 @@ together; its answers come from the workspace or DVC's cache, their MD5 checked.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrpo.core.dvc import cache_folder, md5_of, object_path, read_object_inside
+from regrpo.core.dvc import cache_folder, md5_of, read_object, read_object_inside
 from regrpo.core.errors import CannotCheck
-from regrpo.core.files import sha256_json
+from regrpo.core.files import parse_history, sha256_json
 from regrpo.core.pipeline import (
+    RAW,
     Misfit,
     Snapshot,
+    file_hashes,
     maker_of,
     misfits,
     out_md5s,
-    pipeline_key,
     record_path,
     recorded_params,
-    recorded_profile,
 )
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import METRICS, SAMPLES, Evaluation, parse_metrics, read_samples
@@ -40,11 +38,11 @@ from regrpo.tracking.rows import parameters
 if TYPE_CHECKING:
     import pandas as pd
 
-    from regrpo.compare.seed_tests import Values
-
 Json = dict[str, Any]
 ByStage = Mapping[str, Json]
 """Entries of dvc.lock, or records, by stage in running order."""
+Curve = list[tuple[float, float]]
+"""(optimizer step, value)."""
 
 MODEL = "grpo"
 """The model whose answers are compared."""
@@ -57,8 +55,8 @@ BASE_MODEL = "reports/base_model/source.json"
 REPORTS = (METRICS, HISTORY, HEALTH, SPLIT_COUNTS, BASE_MODEL)
 READ = ("dvc.lock", *(record_path(stage) for stage in STAGES), *REPORTS)
 """All that is read of a run but its answers."""
-RAW = ("data/raw", "models/raw")
-"""The folders of data and weights that users bring."""
+
+NOT_EVALUATED = Evaluation(headline=None, tasks={})
 
 
 @dataclass
@@ -66,40 +64,69 @@ class Run:
     """One run, as far as it is finished.
 
     problem     why it is not finished, or None
-    key         its pipeline key, if it is finished
-    params      every parameter as text, by `section.key`
-    data        where data and base model come from, and their hashes
-    code        SHA-256 of each of the project's own files that the stages read, by path
-    revisions   the commits at which its stages ran, the newest first
-    diffs       SHA-256 of the uncommitted changes at that time
-    packages    versions, of Python and the system too
-    made        SHA-256 of each output, by path
-    setting     equal for runs that differ in nothing but seeds (before the model card)
+    records     those of its finished stages, in running order
+    entries     dvc.lock's entries of the same stages
+    reports     those of REPORTS that are here and are the ones that dvc.lock knows
     no_answers  why there are no answers to compare, or None
-    answers     by task; `Questions.read` fills them in
+    answers     by task (see `read_answers`)
     """
 
     name: str
     place: str
-    commit: str | None
     snapshot: Snapshot
     problem: str | None
-    key: str | None
-    profile: str
-    params: dict[str, str]
-    data: dict[str, str]
-    code: dict[str, str]
-    revisions: list[str]
-    diffs: list[str]
-    packages: dict[str, str]
-    made: dict[str, str]
-    setting: str | None
-    ended: str
-    health: str | None
-    history: bytes | None
-    evaluation: Evaluation | None
-    no_answers: str | None
-    answers: dict[str, Answers] = field(default_factory=dict)
+    records: ByStage
+    entries: ByStage
+    reports: Mapping[str, bytes]
+    evaluation: Evaluation = NOT_EVALUATED
+    no_answers: str | None = None
+    answers: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @cached_property
+    def params(self) -> dict[str, str]:
+        """Every parameter as text, by `section.key`."""
+        return parameters(recorded_params(self.entries))
+
+    @cached_property
+    def made(self) -> dict[str, str]:
+        """SHA-256 of each output, by path."""
+        made: dict[str, str] = {}
+        for record in self.records.values():
+            made |= {out["path"]: out["sha256"] for out in record["outputs"]}
+        return made
+
+    @cached_property
+    def setting(self) -> str | None:
+        """Equal for runs that differ in nothing but seeds; None before the evaluation.
+
+        SHA-256 over all that decides the results: parameters, commands, inputs.
+        """
+        if "evaluate" not in self.records:
+            return None
+        # The card comes after the results: its code and parameters make no other setting.
+        commands = {name: record["command"] for name, record in self.records.items()}
+        commands.pop("model_card", None)
+        inputs = _inputs_from_outside(self, commands)
+        return sha256_json([settings(self), commands, inputs])
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """{path: SHA-256} of what its stages read and no stage made: files, RAW's folders whole."""
+        return _inputs_from_outside(self, self.records)
+
+    def json(self, path: str) -> Json:
+        """A report's content; empty if it is not here."""
+        content: Json = json.loads(self.reports.get(path, b"{}"))
+        return content
+
+
+def settings(run: Run) -> dict[str, str]:
+    """The parameters that decide the results, but for the seeds."""
+    return {
+        name: value
+        for name, value in run.params.items()
+        if name not in SEEDS and not name.startswith("model_card.")
+    }
 
 
 def read_run(named: Named, snapshot: Snapshot) -> Run:
@@ -119,35 +146,17 @@ def read_run(named: Named, snapshot: Snapshot) -> Run:
         )
     entries = {stage: lock["stages"][stage] for stage in records}
     reports = _reports(snapshot, entries)
-    outside = _inputs_from_outside(records, entries)
-    newest_first = sorted(records.values(), key=lambda record: record["started"], reverse=True)
-    revisions = [record["code"]["revision"] or "(no git)" for record in newest_first]
-    diffs = {record["code"].get("diff_sha256") for record in newest_first}
-    evaluation, no_answers = _evaluation(reports)
+    run = Run(named.name, named.place.name, snapshot, problem, records, entries, reports)
     if "evaluate" not in records:
-        no_answers = f"it is not evaluated ({problem})"
-    return Run(
-        name=named.name,
-        place=named.place.name,
-        commit=snapshot.revision,
-        snapshot=snapshot,
-        problem=problem,
-        key=None if problem else pipeline_key(lock),
-        profile=recorded_profile(entries),
-        params=parameters(recorded_params(entries)),
-        data=_data(snapshot, records, entries, reports) | _raw_data(outside),
-        code={path: sha256 for path, sha256 in outside.items() if path not in RAW},
-        revisions=list(dict.fromkeys(revisions)),
-        diffs=sorted(diffs - {None}),
-        packages=_packages(records),
-        made=_made(records),
-        setting=_setting(records, entries) if "evaluate" in records else None,
-        ended=max(record["ended"] for record in records.values()),
-        health=_json(reports, HEALTH).get("verdict"),
-        history=reports.get(HISTORY),
-        evaluation=evaluation,
-        no_answers=no_answers,
-    )
+        run.no_answers = f"it is not evaluated ({problem})"
+    elif METRICS not in reports:
+        run.no_answers = f"{METRICS} is missing or not the one that dvc.lock knows"
+    else:
+        try:
+            run.evaluation = parse_metrics(reports[METRICS])
+        except CannotCheck:
+            run.no_answers = f"{METRICS} is of another form than this regrpo reads"
+    return run
 
 
 def _finished(snapshot: Snapshot, lock: Json) -> tuple[dict[str, Json], str | None]:
@@ -181,7 +190,6 @@ def _unfinished(misfit: Misfit) -> str:
 
 
 def _reports(snapshot: Snapshot, entries: ByStage) -> dict[str, bytes]:
-    """Those of REPORTS that are here and are the ones that dvc.lock knows."""
     md5s: dict[str, str] = {}
     for entry in entries.values():
         md5s |= out_md5s(entry)
@@ -189,101 +197,57 @@ def _reports(snapshot: Snapshot, entries: ByStage) -> dict[str, bytes]:
     return {path: data for path, data in here.items() if md5_of(data) == md5s.get(path)}
 
 
-def _json(reports: Mapping[str, bytes], path: str) -> Json:
-    content: Json = json.loads(reports.get(path, b"{}"))
-    return content
-
-
-def _evaluation(reports: Mapping[str, bytes]) -> tuple[Evaluation | None, str | None]:
-    """The evaluation's results, or why there are none."""
-    if METRICS not in reports:
-        return None, f"{METRICS} is missing or not the one that dvc.lock knows"
-    try:
-        return parse_metrics(reports[METRICS]), None
-    except CannotCheck:
-        return None, f"{METRICS} is of another form than this regrpo reads"
-
-
 # --- what made it ---------------------------------------------------------------------------------
 
 
-def _inputs_from_outside(records: ByStage, entries: ByStage) -> dict[str, str]:
-    """{path: SHA-256} of what stages read and no stage made: files, the folders of RAW whole."""
-    made = {stage: out_md5s(entry) for stage, entry in entries.items()}
+def _inputs_from_outside(run: Run, stages: Iterable[str]) -> dict[str, str]:
+    """{path: SHA-256} of what these stages read and no stage made."""
+    made = {stage: out_md5s(entry) for stage, entry in run.entries.items()}
     found: dict[str, str] = {}
-    for record in records.values():
-        for item in record["inputs"]:
-            path, files = item["path"], item.get("files")
-            if maker_of(path, made) is not None:
-                continue
-            if files is None or path in RAW:
-                found[path] = item["sha256"]
-            else:
-                found |= {f"{path}/{name}": sha256 for name, sha256 in files.items()}
+    for stage in stages:
+        for item in run.records[stage]["inputs"]:
+            if item["path"] in RAW:
+                found[item["path"]] = item["sha256"]
+            elif maker_of(item["path"], made) is None:
+                found |= file_hashes(item)
     return found
 
 
-def _setting(records: ByStage, entries: ByStage) -> str:
-    """SHA-256 over all that decides the results but the seeds: parameters, commands, inputs."""
-    # The card comes after the results: its code and parameters make no other setting.
-    before = {stage: record for stage, record in records.items() if stage != "model_card"}
-    params = parameters(recorded_params({stage: entries[stage] for stage in before}))
-    for seed in SEEDS:
-        params.pop(seed, None)
-    commands = [record["command"] for record in before.values()]
-    return sha256_json([params, commands, _inputs_from_outside(before, entries)])
-
-
-def _packages(records: ByStage) -> dict[str, str]:
+def packages(run: Run) -> dict[str, str]:
     """{package, python, system, …: version}; all versions, if the stages had several."""
-    versions: dict[str, set[str]] = {}
-    for record in records.values():
-        facts = dict(record["environment"])
-        del facts["sha256"]  # it is over the rest
-        facts |= facts.pop("packages")
-        for name, version in facts.items():
-            text = version if isinstance(version, str) else json.dumps(version)
-            versions.setdefault(name, set()).add(text)
-    return {name: ", ".join(sorted(several)) for name, several in versions.items()}
+    versions: dict[str, dict[str, None]] = {}
+    for record in run.records.values():
+        facts = record["environment"] | record["environment"]["packages"]
+        for name in facts.keys() - {"packages", "sha256"}:
+            text = facts[name] if isinstance(facts[name], str) else json.dumps(facts[name])
+            versions.setdefault(name, {})[text] = None
+    return {name: ", ".join(versions[name]) for name in sorted(versions)}
 
 
-def _made(records: ByStage) -> dict[str, str]:
-    made: dict[str, str] = {}
-    for record in records.values():
-        made |= {out["path"]: out["sha256"] for out in record["outputs"]}
-    return made
-
-
-def _data(
-    snapshot: Snapshot, records: ByStage, entries: ByStage, reports: Mapping[str, bytes]
-) -> dict[str, str]:
+def data_facts(run: Run) -> dict[str, str]:
     """Source, revision, rows, hashes of the data; source, revision and hash of the base model."""
-    folder = out_md5s(entries["prepare"])["data/prepared"]
-    dataset = read_object_inside(_cache(snapshot.root), folder, "dataset.json") or b"{}"
+    folder = out_md5s(run.entries["prepare"])["data/prepared"]
+    dataset = read_object_inside(_cache(run.snapshot.root), folder, "dataset.json") or b"{}"
     names = ("source", "revision", "verifier", "prompt_style")
     facts = _named("data", json.loads(dataset), names)
-    counts = _json(reports, SPLIT_COUNTS)
-    for out in records["prepare"]["outputs"]:
-        for name, sha256 in sorted((out.get("files") or {}).items()):
-            split, _, suffix = name.rpartition(".")
-            if suffix != "parquet":
+    counts = run.json(SPLIT_COUNTS)
+    for out in run.records["prepare"]["outputs"]:
+        for path, sha256 in sorted(file_hashes(out).items()):
+            split = Path(path).stem
+            if not path.endswith(".parquet"):
                 continue
             if split in counts:
                 facts[f"{split} rows"] = str(counts[split]["rows"])
             facts[f"{split} sha256"] = sha256
-    facts |= _named("base model", _json(reports, BASE_MODEL), ("source", "revision", "parameters"))
-    base = _made(records).get("models/base")
-    if base is not None:
-        facts["base weights sha256"] = base
-    return facts
+    facts |= _named("base model", run.json(BASE_MODEL), ("source", "revision", "parameters"))
+    if "models/base" in run.made:
+        facts["base weights sha256"] = run.made["models/base"]
+    inputs = run.inputs
+    return facts | {f"{path} sha256": inputs[path] for path in RAW if path in inputs}
 
 
 def _named(what: str, content: Json, names: Iterable[str]) -> dict[str, str]:
     return {f"{what} {name}": str(content[name]) for name in names if name in content}
-
-
-def _raw_data(outside: Mapping[str, str]) -> dict[str, str]:
-    return {f"{path} sha256": outside[path] for path in RAW if path in outside}
 
 
 @cache
@@ -295,89 +259,67 @@ def _cache(root: Path) -> Path:
 # --- answers --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Answers:
-    """One model's answers to a task: a value per question, in the order of the questions' ids.
+def read_answers(run: Run) -> None:
+    """Fill in a run's answers by task, as `stats.pair_answers` takes them, or why there are none.
 
-    `questions` is the SHA-256 over ids, prompts and right answers: equal where the questions are.
+    Of prompts and right answers the frames hold hashes: whether they are the same is all that is
+    asked, and the texts of a whole sweep may be more than memory holds.
     """
+    from pandas.util import hash_array
 
-    questions: str
-    values: Values
-
-
-class Questions:
-    """The sets of questions that the compared runs were given, each kept once.
-
-    `sets` has them by their SHA-256, as frames of prompt and answer with the id as index.
-    """
-
-    def __init__(self) -> None:
-        self.sets: dict[str, pd.DataFrame] = {}
-
-    def read(self, run: Run) -> None:
-        """Fill in a run's answers, or why there are none."""
-        if run.no_answers is not None:
-            return
-        columns = ["task", "id", "prompt", "answer", "value"]
-        try:
-            table = read_samples(_samples(run), columns, model=MODEL)
-            for task, frame in table.groupby("task", sort=True):
-                run.answers[str(task)] = self._answers(frame)
-        except CannotCheck as error:
-            run.no_answers = error.found
-        # Samples that no regrpo wrote: pyarrow and pandas raise classes of their own.
-        except Exception as error:
-            run.answers = {}
-            run.no_answers = f"{SAMPLES} cannot be read ({type(error).__name__})"
-
-    def _answers(self, frame: pd.DataFrame) -> Answers:
-        frame = frame.sort_values("id", ignore_index=True)
-        if frame["id"].duplicated().any():
-            raise ValueError("a question's id repeats")
-        columns = [frame[name].tolist() for name in ("id", "prompt", "answer")]
-        digest = hashlib.sha256(json.dumps(columns, default=str).encode()).hexdigest()
-        self.sets.setdefault(digest, frame.set_index("id")[["prompt", "answer"]])
-        return Answers(digest, frame["value"].to_numpy(dtype=float))
+    if run.no_answers is not None:
+        return
+    try:
+        table = read_samples(
+            _samples(run), ["task", "id", "prompt", "answer", "value"], model=MODEL
+        )
+        for name in ("prompt", "answer"):
+            table[name] = hash_array(table[name].map(str).to_numpy(dtype=object))
+        for task, frame in table.groupby("task"):
+            if frame["id"].duplicated().any():
+                raise ValueError("a question's id repeats")
+            run.answers[str(task)] = frame.set_index("id")
+    except CannotCheck as error:
+        run.no_answers = error.found
+    # Samples that no regrpo wrote: pyarrow and pandas raise classes of their own.
+    except Exception as error:
+        run.answers = {}
+        run.no_answers = f"{SAMPLES} cannot be read ({type(error).__name__})"
 
 
-def completions(run: Run, task: str) -> dict[str, str | None]:
-    """{question id: completion} of one task of a run that has answers."""
-    table = read_samples(_samples(run), ["id", "completion"], model=MODEL, task=task)
-    return dict(zip(table["id"], table["completion"], strict=True))
+def read_texts(run: Run, task: str) -> pd.DataFrame:
+    """Prompt, answer and completion of a task's questions, by their ids."""
+    columns = ["id", "prompt", "answer", "completion"]
+    return read_samples(_samples(run), columns, model=MODEL, task=task).set_index("id")
 
 
-def curve(run: Run, metric: str) -> list[tuple[float, float]]:
-    """(optimizer step, value) of a metric of GRPO's history; empty if it was not logged."""
-    if run.history is None:
-        return []
-    points = []
-    for row in csv.DictReader(io.StringIO(run.history.decode())):
-        if row.get(metric):  # empty at the steps at which it was not logged
-            points.append((float(row["step"]), float(row[metric])))
-    return points
+def curve(run: Run, metric: str) -> Curve:
+    """A metric of GRPO's history at the steps at which it was logged; empty if that is damaged."""
+    with contextlib.suppress(ValueError):
+        history = parse_history(run.reports.get(HISTORY, b""))
+        return [(row["step"], row[metric]) for row in history if metric in row]
+    return []
 
 
 def _samples(run: Run) -> bytes:
     """samples.parquet with the MD5 that dvc.lock knows, from the workspace or DVC's cache.
 
-    Raises CannotCheck, whose `found` says why there is none.
+    Raises CannotCheck, whose `found` says that there is none.
     """
-    md5 = out_md5s(run.snapshot.lock()["stages"]["evaluate"])[SAMPLES]
-    places = [object_path(_cache(run.snapshot.root), md5)]
-    if run.commit is None:
-        places.insert(0, run.snapshot.root / SAMPLES)
-        where, fetch = "neither in the workspace nor in DVC's cache", "`dvc pull`"
-    else:
+    snapshot = run.snapshot
+    md5 = out_md5s(snapshot.lock()["stages"]["evaluate"])[SAMPLES]
+    data = snapshot.read(SAMPLES)
+    if data is None or md5_of(data) != md5:
+        data = read_object(_cache(snapshot.root), md5)
+    if data is not None:
+        return data
+    where, fetch = "neither in the workspace nor in DVC's cache", "`dvc pull`"
+    if not snapshot.is_workspace:
         where = "not in DVC's cache"
-        fetch = f"`dvc exp pull` or a checkout of {run.commit[:10]} and `dvc pull`"
-    found = f"{SAMPLES} is {where} ({fetch})"
-    for place in places:
-        if place.is_file():
-            data = place.read_bytes()
-            if md5_of(data) == md5:
-                return data
-            found = f"{SAMPLES} is changed: its bytes are not dvc.lock's"
+        fetch = f"`dvc exp pull` or a checkout of {str(snapshot.revision)[:10]} and `dvc pull`"
     raise CannotCheck(
-        SAMPLES, expected="the answers that dvc.lock knows", found=found, remedy=f"Get it: {fetch}."
+        SAMPLES,
+        expected="the answers that dvc.lock knows",
+        found=f"{SAMPLES} is {where}, or altered there ({fetch})",
+        remedy=f"Get it: {fetch}.",
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, product
 from typing import Any
 
-from regrpo.compare.relations import Arm, decisive_tasks, other_task, relation, seeds_of
+from regrpo.compare.relations import Arm, Seeds, decisive_tasks, other_task, relation
 from regrpo.compare.runs import MODEL, SEEDS, Run
-from regrpo.compare.seed_tests import FEWEST_SEEDS, compare_seeds, holm, mean_over_seeds
+from regrpo.compare.seed_tests import FEWEST_SEEDS, compare_seeds, mean_over_seeds
+from regrpo.evaluate.stats import holm
 
 Json = dict[str, Any]
 
@@ -23,23 +24,17 @@ def over_seeds(arms: Sequence[Arm], pairs: Sequence[Json]) -> Json:
     every = list(chain.from_iterable(arm.runs for arm in arms))
     varying = [name for name in SEEDS if _varies(name, arms)]
     tasks = decisive_tasks(every[0].evaluation) if every else []
-    comparisons = _compare_arms(arms, tasks)
-    for line in comparisons:
-        line["format_only"] = _format_only(line, arms, pairs)
     return {
         "varying": varying,
         "covers": covers(varying, every),
         "arms": [_plain(arm, tasks) for arm in arms],
-        "comparisons": comparisons,
+        "comparisons": _compare_arms(arms, tasks, pairs),
     }
 
 
 def _varies(seed: str, arms: Sequence[Arm]) -> bool:
-    for arm in arms:
-        values = {run.params.get(seed) for run in arm.runs}
-        if len(values) > 1:
-            return True
-    return False
+    """Whether runs of any arm differ in this seed."""
+    return any(len({run.params.get(seed) for run in arm.runs}) > 1 for arm in arms)
 
 
 def covers(varying: Sequence[str], every: Sequence[Run]) -> str:
@@ -68,9 +63,8 @@ def _plain(arm: Arm, tasks: Sequence[str]) -> Json:
     means = {}
     for task in tasks:
         scores = _scores(arm, task)
-        if len(scores) == len(arm.runs):
-            mean = mean_over_seeds(list(scores.values()))
-            means[task] = dataclasses.asdict(mean)
+        if scores:
+            means[task] = dataclasses.asdict(mean_over_seeds(list(scores.values())))
     return {
         "name": arm.name,
         "runs": [run.name for run in arm.runs],
@@ -81,69 +75,56 @@ def _plain(arm: Arm, tasks: Sequence[str]) -> Json:
     }
 
 
-def _scores(arm: Arm, task: str) -> dict[tuple[str | None, ...], float]:
-    """{seeds: value} of the runs that were asked this task."""
+def _scores(arm: Arm, task: str) -> dict[Seeds, float]:
+    """{seeds: value} of an arm's runs; empty unless all of them were asked this task."""
     scores = {}
-    for run in arm.runs:
-        assert run.evaluation is not None
+    for seeds, run in arm.by_seeds.items():
         result = run.evaluation.tasks.get(task)
-        if result is not None and MODEL in result.models:
-            scores[seeds_of(run)] = result.models[MODEL].value
+        if result is None or MODEL not in result.models:
+            return {}
+        scores[seeds] = result.models[MODEL].value
     return scores
 
 
 # --- the later arms against the first -------------------------------------------------------------
 
 
-def _compare_arms(arms: Sequence[Arm], tasks: Sequence[str]) -> list[Json]:
-    if not arms:
-        return []
-    first = arms[0]
-    todo = list(product(arms[1:], tasks))
-    able = [arm for arm, _ in todo if min(len(first.runs), len(arm.runs)) >= FEWEST_SEEDS]
-    lines = []
-    for arm, task in todo:
-        if _comparable(first, arm, task):
-            lines.append(_compare_two(first, arm, task, max(len(able), 1)))
-    _correct([line for line in lines if line["design"]])
+def _compare_arms(arms: Sequence[Arm], tasks: Sequence[str], pairs: Sequence[Json]) -> list[Json]:
+    """The later arms against the first on each task that all of both were asked alike."""
+    able = [arm for arm in arms if len(arm.runs) >= FEWEST_SEEDS]
+    comparisons = max(1, (len(able) - 1) * len(tasks))
+    lines: list[Json] = []
+    for arm, task in product(arms[1:], tasks):
+        if other_task(arms[0].evaluation, arm.evaluation, task) is None:
+            lines += _compare_two(arms[0], arm, task, comparisons)
+    tested = [line for line in lines if line["design"]]
+    corrected = holm([line["p"] for line in tested])
+    for line, p in zip(tested, corrected, strict=True):
+        line["p_holm"] = p
+        line["comparisons"] = len(tested)
+        line["relation"] = relation(line["difference"], p, line["kind"])
+    for line in lines:
+        line["format_only"] = _format_only(line, arms, pairs)
     return lines
 
 
-def _comparable(before: Arm, after: Arm, task: str) -> bool:
-    """Whether every run of both was asked the task, and it is the same one."""
-    for arm in (before, after):
-        if len(_scores(arm, task)) < len(arm.runs):
-            return False
-    return other_task(before.evaluation, after.evaluation, task) is None
-
-
-def _compare_two(before: Arm, after: Arm, task: str, comparisons: int) -> Json:
+def _compare_two(before: Arm, after: Arm, task: str, comparisons: int) -> Iterator[Json]:
+    """One arm against another on a task, before the correction; nothing if one was not asked."""
     x, y = _scores(before, task), _scores(after, task)
-    paired = set(x) == set(y)
+    if not x or not y:
+        return
+    paired = x.keys() == y.keys()
     if paired:
         y = {seeds: y[seeds] for seeds in x}  # in the order of x
-    found = compare_seeds(
-        list(x.values()), list(y.values()), paired=paired, comparisons=comparisons
-    )
-    line = {
+    found = compare_seeds([*x.values()], [*y.values()], paired=paired, comparisons=comparisons)
+    line: Json = {"design": None} if found is None else dataclasses.asdict(found)
+    yield line | {
         "task": task,
         "before": before.name,
         "after": after.name,
         "seeds": [len(x), len(y)],
         "kind": after.evaluation.tasks[task].kind,
     }
-    if found is None:
-        return line | {"design": None}
-    return line | dataclasses.asdict(found)
-
-
-def _correct(tested: Sequence[Json]) -> None:
-    """Add to each comparison its p after Holm's correction, and what it comes to."""
-    corrected = holm([line["p"] for line in tested])
-    for line, p in zip(tested, corrected, strict=True):
-        line["p_holm"] = p
-        line["comparisons"] = len(tested)
-        line["relation"] = relation(line["difference"], p, line["kind"])
 
 
 def _format_only(line: Json, arms: Sequence[Arm], pairs: Sequence[Json]) -> tuple[int, int]:
@@ -155,6 +136,5 @@ def _format_only(line: Json, arms: Sequence[Arm], pairs: Sequence[Json]) -> tupl
     findings = []
     for pair in pairs:
         if {pair["before"], pair["after"]} <= names and pair["format"]:
-            findings.append(pair["format"])
-    only = [finding for finding in findings if finding["only"]]
-    return len(only), len(findings)
+            findings.append(pair["format"]["only"])
+    return sum(findings), len(findings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -82,6 +84,20 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parse_history(data: bytes) -> list[dict[str, float]]:
+    """The rows of a history.csv: a number for `step` and each column that was logged at it.
+
+    Raises ValueError for other content.
+    """
+    rows = []
+    for row in csv.DictReader(io.StringIO(data.decode())):
+        # None is DictReader's mark of a row that is longer, or shorter, than the header.
+        if None in row or None in row.values() or not row.get("step"):
+            raise ValueError("a row without step, or of other columns than the header's")
+        rows.append({name: float(value) for name, value in row.items() if value})
+    return rows
 
 
 ABSENT = "(absent)"

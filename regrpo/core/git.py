@@ -29,6 +29,14 @@ def git(*arguments: str, env: dict[str, str] | None = None) -> str | None:
     return done.stdout.strip()
 
 
+def uncommitted(root: Path, *paths: str) -> list[str]:
+    """The files under these paths (from `root`) that git does not hold as they are."""
+    # Without the optional locks this may run beside another git command.
+    quietly = ("-C", str(root), "--no-optional-locks", "-c", "status.relativePaths=true")
+    listed = git(*quietly, "status", "--short", "--untracked-files=all", "--", *paths)
+    return [line.split(maxsplit=1)[1] for line in (listed or "").splitlines()]
+
+
 def read_files(root: Path, commits: Iterable[str], paths: Sequence[str]) -> dict[str, Files]:
     """The same paths (relative to `root`) of several commits: {commit: {path: bytes}}.
 

@@ -11,12 +11,12 @@ import copy
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from regrpo.core.dvc import cache_folder, dvc_root, md5_of, read_object
+from regrpo.core.dvc import cache_folder, dvc_root, md5_of, read_object, read_object_inside
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.files import Json, sha256_json
 from regrpo.core.git import Files, read_files
@@ -25,6 +25,8 @@ from regrpo.core.profiles import STAGES, parse_yaml
 LOCK = Path("dvc.lock")
 CODE = ("stages", "regrpo", "custom", "dvc.yaml", "pyproject.toml", "constraints.txt")
 """What counts as code, for the "dirty" flag (DVC itself rewrites params.yaml and the reports)."""
+RAW = ("data/raw", "models/raw")
+"""The folders of data and weights that users bring."""
 
 
 def record_path(stage: str) -> str:
@@ -147,7 +149,9 @@ def chain_misfits(
     """
     made: dict[str, dict[str, str]] = {}
     for stage, record in records.items():
-        made[stage] = dict(hashes(record["outputs"]))
+        made[stage] = {}
+        for out in record["outputs"]:
+            made[stage] |= hashes(out)
         if data is not None and stage in data:
             made[stage][record_path(stage)] = hashlib.sha256(data[stage]).hexdigest()
     found = []
@@ -156,7 +160,7 @@ def chain_misfits(
             maker = maker_of(item["path"], made)
             if maker is None:
                 continue
-            for path, digest in hashes([item]):
+            for path, digest in hashes(item).items():
                 expected = made[maker].get(path)
                 if expected != digest:
                     found.append(Misfit(stage, "input", path, expected, digest, maker))
@@ -164,15 +168,20 @@ def chain_misfits(
     return found
 
 
-def hashes(items: Iterable[Json]) -> Iterator[tuple[str, str]]:
-    """(path, SHA-256) of recorded inputs or outputs: each as a whole, a folder's files besides."""
-    for item in items:
-        yield item["path"], item["sha256"]
-        for name, digest in (item.get("files") or {}).items():
-            yield f"{item['path']}/{name}", digest
+def hashes(item: Mapping[str, Any]) -> dict[str, str]:
+    """{path: SHA-256} of a recorded input or output as a whole, and of a folder's files."""
+    return {item["path"]: item["sha256"]} | file_hashes(item)
 
 
-def maker_of(path: str, made: Mapping[str, Mapping[str, str]]) -> str | None:
+def file_hashes(item: Mapping[str, Any]) -> dict[str, str]:
+    """{path: SHA-256} of the files of a recorded input or output, the paths from the root."""
+    files = item.get("files")
+    if files is None:
+        return {item["path"]: item["sha256"]}
+    return {f"{item['path']}/{name}": sha256 for name, sha256 in files.items()}
+
+
+def maker_of(path: str, made: Mapping[str, Container[str]]) -> str | None:
     """The stage that has the path, or a folder around it, among its outputs."""
     around = [path, *(str(parent) for parent in Path(path).parents)]
     for stage, outputs in made.items():
@@ -193,6 +202,11 @@ class Snapshot:
     loaded: Files = field(default_factory=dict, compare=False, repr=False)
     """What was read already (`load`)."""
 
+    @property
+    def is_workspace(self) -> bool:
+        """Whether the files lie in a folder, and not in a git revision."""
+        return self.revision is None
+
     def read(self, path: str | Path) -> bytes | None:
         """A file's bytes. Returns None if it is not there."""
         return self.read_all([str(path)]).get(str(path))
@@ -209,13 +223,20 @@ class Snapshot:
         return {path: data for path, data in known.items() if data is not None}
 
     def output(self, path: str) -> bytes | None:
-        """A single-file output's bytes, from here or the DVC cache. None if neither has it."""
+        """The bytes of an output, or of a file in one, from here or the DVC cache.
+
+        Returns None if neither has it.
+        """
         data = self.read(path)
         if data is not None:
             return data
         for entry in self.lock()["stages"].values():
-            if md5 := out_md5s(entry).get(path):
-                return read_object(cache_folder(dvc_root()), md5)
+            for out, md5 in out_md5s(entry).items():
+                if path == out:
+                    return read_object(cache_folder(dvc_root()), md5)
+                if path.startswith(f"{out}/"):
+                    name = path.removeprefix(f"{out}/")
+                    return read_object_inside(cache_folder(dvc_root()), md5, name)
         return None
 
     def json(self, path: str | Path) -> Any:

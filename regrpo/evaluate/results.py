@@ -15,6 +15,7 @@ from regrpo.core.errors import CannotCheck
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 METRICS, SAMPLES = "reports/evaluate/metrics.json", "reports/evaluate/samples.parquet"
 MODELS = ("base", "sft", "grpo")
@@ -143,10 +144,14 @@ def read_samples(data: bytes, columns: Sequence[str] | None = None, **equal: str
     `columns` are read alone where they are given, and of the rows those that hold these values
     (model="grpo", task="heldout"). Raises pyarrow's errors for what is no such file.
     """
+    frame: pd.DataFrame = read_table(data, columns, **equal).to_pandas()
+    return frame
+
+
+def read_table(data: bytes, columns: Sequence[str] | None = None, **equal: str) -> pa.Table:
+    """As `read_samples`, of any Parquet file and without pandas."""
     import pyarrow.parquet as pq
 
     wanted = [(name, "=", value) for name, value in equal.items()]
     names = None if columns is None else list(columns)
-    table = pq.read_table(io.BytesIO(data), columns=names, filters=wanted or None)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
+    return pq.read_table(io.BytesIO(data), columns=names, filters=wanted or None)

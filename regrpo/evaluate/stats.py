@@ -1,6 +1,6 @@
-"""What an evaluation shows and how sure it is.
+"""What an evaluation shows and how sure it is: the one place of tests over questions.
 
-Estimates per model, paired comparisons between models.
+Estimates per model, paired comparisons between models, and how many questions would do.
 
 Two kinds of metric: binary (each question right or wrong) and continuous (each question a number).
 Two models are compared question by question, because they answer the same ones (Miller 2024,
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from regrpo.evaluate.results import Estimate, Interval, Kind, Pair
@@ -25,11 +26,8 @@ if TYPE_CHECKING:
     Numbers = Sequence[float] | Values
 
 ALPHA, POWER = 0.05, 0.80
-FEWEST_DISCORDANT = math.floor(1 - math.log2(ALPHA)) + 1
-"""The exact McNemar test cannot come under ALPHA with fewer discordant questions.
-
-2 · 0.5^m < 0.05 from m = 6.
-"""
+MOST = 1_000_000
+"""Questions or seeds beyond which "how many would do" is not worth a number."""
 
 
 @dataclass(frozen=True)
@@ -95,75 +93,196 @@ def compare(before: Numbers, after: Numbers, kind: Kind, *, resamples: int, seed
     """`after` against `before`, the same questions in the same order.
 
     The interval is the paired bootstrap's: whole questions are drawn, that is, their differences. p
-    is the exact McNemar test's, which looks only at the discordant questions (McNemar 1947).
-    Comparing the other way round gives the same with signs turned. Raises ValueError as `estimate`
-    does, and for different numbers of questions.
+    is the exact McNemar test's. Comparing the other way round gives the same with signs turned.
+    Raises ValueError as `paired_differences` does.
     """
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    x, y = _checked(before, kind), _checked(after, kind)
-    if len(x) != len(y):
-        raise ValueError(f"not the same questions: {len(x)} and {len(y)} values")
-    differences = y - x
+    differences = paired_differences(before, after, kind)
     p = gained = lost = None
     if kind == "binary":
-        gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
-        both, neither = int((x * y).sum()), int(((1 - x) * (1 - y)).sum())
-        p = float(mcnemar([[both, lost], [gained, neither]], exact=True).pvalue)
+        p, gained, lost = exact_mcnemar(differences)
+    least = detectable_difference(deviation(differences, kind), len(differences), kind)
     return Pair(
         difference=float(differences.mean()),
         ci95=bootstrap_interval(differences, resamples=resamples, seed=seed),
         p_mcnemar=p,
         gained=gained,
         lost=lost,
-        minimum_detectable_effect=minimum_detectable_effect(differences, kind),
+        minimum_detectable_effect=None if math.isnan(least) else least,
     )
 
 
-def bootstrap_interval(values: Values, *, resamples: int, seed: int) -> Interval:
-    """95 % percentile bootstrap interval of the mean over questions.
+def paired_differences(before: Numbers, after: Numbers, kind: Kind) -> Values:
+    """Later minus earlier, question by question.
 
-    Percentiles, not BCa: they mirror exactly when the sign turns, and are defined for every data.
-    Values that are all equal (or one alone) give that one point: resampling cannot show a variation
-    that is not in the data.
+    Raises ValueError as `estimate` does, and for different numbers of questions.
     """
+    x, y = _checked(before, kind), _checked(after, kind)
+    if len(x) != len(y):
+        raise ValueError(f"not the same questions: {len(x)} and {len(y)} values")
+    return y - x
+
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def bootstrap_interval(values: Values, *, resamples: int, seed: int) -> Interval:
+    """95 % percentile bootstrap interval of the mean over questions; see `bootstrap_intervals`."""
+    return bootstrap_intervals([values], resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_intervals(samples: Sequence[Values], *, resamples: int, seed: int) -> list[Interval]:
+    """95 % percentile bootstrap intervals of several means over questions.
+
+    Samples of one length share their draws, which makes many cheap. Percentiles, not BCa: they
+    mirror when the sign turns, and are defined for every data. Values that are all equal (or one
+    alone) give that one point: resampling cannot show a variation that is not in the data.
+    """
+    import numpy as np
+
+    found: dict[int, Interval] = {}
+    varying: dict[int, list[int]] = {}
+    for index, values in enumerate(samples):
+        if np.all(values == values[0]):
+            found[index] = float(values[0]), float(values[0])
+        else:
+            varying.setdefault(len(values), []).append(index)
+    for group in varying.values():
+        rows = np.stack([samples[index] for index in group])
+        found |= dict(zip(group, _row_intervals(rows, resamples, seed), strict=True))
+    return [found[index] for index in range(len(samples))]
+
+
+def _row_intervals(rows: Values, resamples: int, seed: int) -> list[Interval]:
+    """The interval of the mean of each row."""
     import numpy as np
     from scipy.stats import bootstrap
 
-    if np.all(values == values[0]):
-        return float(values[0]), float(values[0])
+    n = rows.shape[1]
+
+    def means(places: NDArray[np.int64], axis: int) -> Values:
+        """{row} × {draw}: how often each place was drawn is the same for all rows."""
+        drawn = np.atleast_2d(places)
+        flat = (drawn + n * np.arange(len(drawn))[:, None]).ravel()
+        counts = np.bincount(flat, minlength=drawn.size).reshape(drawn.shape)
+        return np.asarray(rows @ counts.T.astype(np.float64) / n)
+
     low, high = bootstrap(
-        (values,),
-        np.mean,
+        (np.arange(n),),
+        means,
         n_resamples=resamples,
         confidence_level=1 - ALPHA,
         method="percentile",
-        # Bounds memory: about 100 MB of indices and values at a time.
-        batch=max(1, 5_000_000 // len(values)),
+        # Bounds memory: about 100 MB of places and counts at a time.
+        batch=max(1, 5_000_000 // n),
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(low), float(high)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def minimum_detectable_effect(differences: Values, kind: Kind) -> float | None:
-    """The smallest true difference that this many questions would show.
+# --- tests ----------------------------------------------------------------------------------------
 
-    At α = 0.05 (two-sided) with 80 % power: (z₀.₉₇₅ + z₀.₈₀) · sd / √n with sd the standard
-    deviation of the per-question differences (Miller 2024, power analysis); None for one question
-    of a continuous metric, which has none. For a binary metric sd² is the discordant share, its
-    value where there is no true difference (Connor 1987, Biometrics 43:207), and no effect of fewer
-    than FEWEST_DISCORDANT questions can be shown.
+
+def exact_mcnemar(differences: Values) -> tuple[float, int, int]:
+    """(p, gained, lost) of a binary metric's differences (McNemar 1947).
+
+    The test looks only at the discordant questions.
     """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    gained, lost = int((differences > 0).sum()), int((differences < 0).sum())
+    return float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue), gained, lost
+
+
+def paired_t(differences: Values) -> float:
+    """p of the paired t test.
+
+    Without variation there is no t: p is 0 where the difference is the same everywhere, and 1 where
+    there is none, or one question alone.
+    """
+    from scipy.stats import ttest_1samp
+
+    if vary(differences):
+        return float(ttest_1samp(differences, 0).pvalue)
+    return float(len(differences) == 1 or differences[0] == 0)
+
+
+def vary(values: Values) -> bool:
+    """Whether values differ by more than the rounding of equal ones."""
     import numpy as np
+
+    return bool(np.ptp(values) > 1e-12 * max(1.0, float(np.abs(values).max())))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several comparisons after Holm's correction (1979, Scand. J. Statist. 6:65)."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    corrected: list[float] = multipletests(p_values, method="holm")[1].tolist()
+    return corrected
+
+
+# --- how much data would do -----------------------------------------------------------------------
+
+
+def deviation(differences: Values, kind: Kind) -> float:
+    """Standard deviation of the per-question differences; NaN for one of a continuous metric.
+
+    For a binary metric its value where there is no true difference, the root of the discordant
+    share (Connor 1987, Biometrics 43:207).
+    """
+    if kind == "binary":
+        return math.sqrt((differences != 0).mean())
+    return float(differences.std(ddof=1)) if len(differences) > 1 else math.nan
+
+
+def detectable_difference(deviation: float, n: int, kind: Kind, alpha: float = ALPHA) -> float:
+    """The smallest true difference that `n` questions show with 80 % power.
+
+    (z₁₋α⸝₂ + z₀.₈₀) · deviation / √n (Miller 2024, power analysis), two-sided. With m comparisons
+    `alpha` is 0.05 / m, Bonferroni's bound, on the safe side of Holm's. No effect of fewer than
+    `fewest_discordant` questions can be shown of a binary metric.
+    """
+    effect = _z_effect(alpha) * deviation / math.sqrt(n)
+    if kind == "continuous":
+        return effect
+    return min(1.0, max(effect, fewest_discordant(alpha) / n))
+
+
+def questions_for(
+    difference: float, deviation: float, kind: Kind, alpha: float = ALPHA
+) -> int | None:
+    """The number of questions for which `difference` is the detectable one.
+
+    Returns None if there is no difference to show, or if more than MOST would be needed.
+    """
+    if not difference or math.isnan(deviation):
+        return None
+    n = (_z_effect(alpha) * deviation / difference) ** 2
+    if kind == "binary":
+        n = max(n, fewest_discordant(alpha) / abs(difference))
+    return math.ceil(n - 1e-9) if n <= MOST else None
+
+
+def fewest_discordant(alpha: float = ALPHA) -> int:
+    """Discordant questions below which the exact McNemar test cannot come under `alpha`.
+
+    With m of them its smallest p-value is 2 · 0.5^m.
+    """
+    return math.floor(1 - math.log2(alpha)) + 1
+
+
+@cache
+def _z_effect(alpha: float) -> float:
+    """The effect, in standard errors, that a two-sided z test shows with 80 % power."""
     from statsmodels.stats.power import NormalIndPower
 
-    n = len(differences)
     # ratio=0: one sample, here that of the paired differences.
-    in_deviations = NormalIndPower().solve_power(None, nobs1=n, alpha=ALPHA, power=POWER, ratio=0)
-    if kind == "continuous":
-        return float(in_deviations * np.std(differences, ddof=1)) if n > 1 else None
-    effect = in_deviations * math.sqrt(np.mean(differences != 0))
-    return float(min(1.0, max(effect, FEWEST_DISCORDANT / n)))
+    return float(NormalIndPower().solve_power(None, nobs1=1, alpha=alpha, power=POWER, ratio=0))
+
+
+# --- values ---------------------------------------------------------------------------------------
 
 
 def _checked(values: Numbers, kind: Kind) -> Values:

@@ -199,7 +199,7 @@ def pending() -> Iterator[JournalReader]:
 
 def journal_of(stage: str, run: str) -> JournalReader | None:
     """The journal of a stage's run. Returns None if it is not here or cannot be read."""
-    for facts in sorted(journal_folder().glob(f"*-{stage}/open.json")):
+    for facts in sorted(journal_folder().glob(f"*-{stage}/open.json"), reverse=True):
         with contextlib.suppress(ValueError, OSError):
             journal = JournalReader(facts.parent)
             if journal.facts.get("run") == run:

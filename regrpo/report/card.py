@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from regrpo.core import files, text
 from regrpo.core.library import library_defaults
-from regrpo.core.pipeline import Snapshot
+from regrpo.core.pipeline import RAW, Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, parse_yaml
 from regrpo.core.text import UNKNOWN, change, code, fence, prose
 from regrpo.evaluate.results import MODELS, PAIRS, FewShot, Task
@@ -224,8 +224,7 @@ def brought_in(facts: Facts) -> dict[str, str]:
     """SHA-256 of the user's folders (data/raw, models/raw), where they hold anything."""
     found = {}
     for artifact in facts.runs["prepare"]["inputs"] + facts.runs["base_model"]["inputs"]:
-        is_raw = artifact["path"] in ("data/raw", "models/raw")
-        if is_raw and set(artifact["files"]) - {"README.md"}:
+        if artifact["path"] in RAW and set(artifact["files"]) - {"README.md"}:
             found[artifact["path"]] = artifact["sha256"]
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
-from regrpo.core.pipeline import Misfit, chain_misfits
+from regrpo.core.pipeline import Misfit, chain_misfits, file_hashes
 from regrpo.core.profiles import STAGES
 from regrpo.core.prompts import Cutter
 from regrpo.core.verifiers import Verifier, get_verifier
@@ -86,8 +86,9 @@ class Facts:
     def files(self, side: str) -> Iterator[tuple[str, str, str]]:
         """(stage, path, SHA-256) of every file in the records' "inputs" or "outputs"."""
         for stage in RECORDED:
-            for path, digest in digests(self.runs[stage][side]):
-                yield stage, path, digest
+            for item in self.runs[stage][side]:
+                for path, digest in sorted(file_hashes(item).items()):
+                    yield stage, path, digest
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -153,13 +154,3 @@ def _mixed(misfit: Misfit) -> Refused:
         found=(misfit.found or "no file")[:12],
         remedy="These are files of different runs: run `dvc repro`.",
     )
-
-
-def digests(artifacts: Sequence[Json]) -> Iterator[tuple[str, str]]:
-    """(path, SHA-256) of each file in a record's inputs or outputs, folders file by file."""
-    for artifact in artifacts:
-        if "files" not in artifact:
-            yield artifact["path"], artifact["sha256"]
-            continue
-        for name, digest in sorted(artifact["files"].items()):
-            yield f"{artifact['path']}/{name}", digest

@@ -6,9 +6,7 @@ shown.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,10 +15,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from regrpo.core.dvc import cache_folder, dvc_root, read_object_inside
+from regrpo.core.dvc import dvc_root
 from regrpo.core.errors import CannotCheck
-from regrpo.core.git import git
-from regrpo.core.pipeline import out_md5s, record_path
+from regrpo.core.files import parse_history
+from regrpo.core.git import git, uncommitted
+from regrpo.core.pipeline import record_path
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import METRICS, SAMPLES, Evaluation
 from regrpo.inputs.formats import SPLITS
@@ -42,7 +41,7 @@ class _Shape(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-class Finding(_Shape):
+class DoctorRule(_Shape):
     """What one of the doctor's rules found."""
 
     rule: str
@@ -58,7 +57,7 @@ class Health(_Shape):
 
     verdict: str
     fired: int
-    rules: list[Finding]
+    rules: list[DoctorRule]
 
 
 class Outcome(_Shape):
@@ -157,10 +156,6 @@ class Report:
     mlflow_row: str | None
 
     @property
-    def is_workspace(self) -> bool:
-        return self.place.snapshot.revision is None
-
-    @property
     def complete(self) -> bool:
         return all(stage.is_done for stage in self.stages) and not self.problems
 
@@ -175,9 +170,9 @@ def read(place: Place, root: Path) -> Report:
     """Read a pipeline's files. Raises CannotCheck where nothing of it can be read at all."""
     reader = Reader(place, root)
     stages, execution = read_stages(reader)
-    verdict = reader.json("reports/validate/verdict.json", Verdict.model_validate)
-    evaluation = reader.json(METRICS, Evaluation.model_validate)
-    health = reader.json("reports/grpo/health.json", Health.model_validate)
+    verdict = reader.parse("reports/validate/verdict.json", Verdict.model_validate_json)
+    evaluation = reader.parse(METRICS, Evaluation.model_validate_json)
+    health = reader.parse("reports/grpo/health.json", Health.model_validate_json)
     if not any(stage.record for stage in stages) and not (verdict or evaluation or health):
         raise CannotCheck(
             place.name,
@@ -192,25 +187,29 @@ def read(place: Place, root: Path) -> Report:
     if execution:
         started = datetime.fromtimestamp(execution.started, UTC).isoformat(timespec="seconds")
         mlflow_row = execution.journal.tracker_notes.get("parent_run_id")
+    key = profile = None
+    if reader.lock["stages"]:
+        profile = reader.snapshot.profile()
+        key = reader.guarded("dvc.lock", reader.snapshot.pipeline_key)
     return Report(
         place=place,
         root=root,
         stages=stages,
         execution=started,
-        pipeline_key=_pipeline_key(reader),
-        name=_model_name(reader),
-        profile=_profile(reader),
+        pipeline_key=key,
+        name=_model_name(reader, profile),
+        profile=profile or "",
         problems=reader.problems,
         verdict=verdict,
         failures=_failures(reader, verdict),
-        dataset=_dataset(reader),
-        base=reader.json("reports/base_model/source.json", Base.model_validate),
-        history=_history(reader),
+        dataset=reader.parse("data/prepared/dataset.json", Dataset.model_validate_json),
+        base=reader.parse("reports/base_model/source.json", Base.model_validate_json),
+        history=reader.parse("reports/grpo/history.csv", parse_history) or [],
         health=health,
         evaluation=evaluation,
         questions=_questions(reader, evaluation),
         graph=graph.of_places([place]),
-        committed=not reader.is_workspace or _is_committed(root),
+        committed=not place.snapshot.is_workspace or _is_committed(root),
         mlflow_uri=address.shown_uri().replace(f"sqlite:///{dvc_root()}/", ""),
         mlflow_row=mlflow_row,
     )
@@ -218,53 +217,18 @@ def read(place: Place, root: Path) -> Report:
 
 def _is_committed(root: Path) -> bool:
     """Whether HEAD has the workspace's dvc.lock and records."""
-    paths = ["dvc.lock", *map(record_path, STAGES)]
     known = git("-C", str(root), "ls-tree", "--name-only", "HEAD", "--", "dvc.lock")
-    # Without the optional locks a page can be made while another git command runs.
-    changed = git("-C", str(root), "--no-optional-locks", "status", "--porcelain", "--", *paths)
-    return bool(known) and changed == ""
+    return bool(known) and not uncommitted(root, "dvc.lock", *map(record_path, STAGES))
 
 
-def _pipeline_key(reader: Reader) -> str | None:
-    if not reader.lock["stages"]:
-        return None
-    return reader.guarded("dvc.lock", reader.snapshot.pipeline_key)
-
-
-def _profile(reader: Reader) -> str:
-    """The path of the profile that dvc.lock's parameters came from."""
-    return reader.snapshot.profile() if reader.lock["stages"] else ""
-
-
-def _model_name(reader: Reader) -> str:
-    """What the profile calls the model: as dvc.lock recorded it, else as it says now."""
-    section = None
-    if reader.lock["stages"]:
-        section = reader.snapshot.params().get("model_card")
-    profile = _profile(reader)
-    if section is None and profile:
-        content = reader.guarded(profile, lambda: reader.yaml(profile)) or {}
-        section = content.get("model_card")
-    if isinstance(section, dict) and section.get("model_name"):
-        return str(section["model_name"])
-    return "regrpo"
-
-
-def _dataset(reader: Reader) -> Dataset | None:
-    """data/prepared/dataset.json, from the workspace or, for a revision, from DVC's cache."""
-    path = "data/prepared/dataset.json"
-    if reader.is_workspace:
-        return reader.json(path, Dataset.model_validate)
-
-    def cached() -> Dataset | None:
-        for entry in reader.lock["stages"].values():
-            md5 = out_md5s(entry).get("data/prepared")
-            if md5:
-                data = read_object_inside(cache_folder(reader.root), md5, "dataset.json")
-                return Dataset.model_validate_json(data) if data else None
-        return None
-
-    return reader.guarded(path, cached)
+def _model_name(reader: Reader, profile: str | None) -> str:
+    """What the profile that was run calls the model."""
+    if profile is None:
+        return "regrpo"
+    content = reader.guarded(profile, lambda: reader.yaml(profile)) or {}
+    section = content.get("model_card")
+    name = section.get("model_name") if isinstance(section, dict) else None
+    return str(name or "regrpo")
 
 
 def _failures(reader: Reader, verdict: Verdict | None) -> list[Failure]:
@@ -279,29 +243,6 @@ def _failures(reader: Reader, verdict: Verdict | None) -> list[Failure]:
         own = [row for row in rows if (row["check"], row["split"]) == place]
         failures.append(Failure(outcome, own[:SHOWN]))
     return failures
-
-
-def _history(reader: Reader) -> list[dict[str, float]]:
-    """GRPO's logged steps: the metrics that each row has."""
-    path = "reports/grpo/history.csv"
-    data = reader.snapshot.read(path)
-    if data is None:
-        return []
-    return reader.guarded(path, lambda: _parse_history(data.decode())) or []
-
-
-def _parse_history(text: str) -> list[dict[str, float]]:
-    """Rows of numbers. Raises ValueError for other content."""
-    parsed = []
-    for row in csv.DictReader(io.StringIO(text)):
-        # DictReader's mark of a row that is longer, or shorter, than the header.
-        if None in row or None in row.values():
-            raise ValueError("a row of other columns than the header's")
-        values = {name: float(value) for name, value in row.items() if value}
-        if "step" not in values:
-            raise ValueError("a row without step")
-        parsed.append(values)
-    return parsed
 
 
 # --- questions ------------------------------------------------------------------------------------

@@ -23,14 +23,15 @@ CHARACTER = 8.2
 """Width of a character of the larger text, in chart coordinates; what labels are given room by."""
 ROW = 26
 """Height of an interval chart's row."""
-POINT_RADIUS = 4.2
-CORNERS = {
-    "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
-    "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
-    "triangle": ((0, -1.2), (1.15, 0.9), (-1.15, 0.9)),
-}
-"""Of a point's shape, in radii around its centre."""
-SHAPES = ("circle", *CORNERS)
+SHAPES = (
+    "m -4.2 0 a 4.2 4.2 0 1 0 8.4 0 a 4.2 4.2 0 1 0 -8.4 0 z",
+    "m -3.8 -3.8 h 7.6 v 7.6 h -7.6 z",
+    "m 0 -5.2 l 5.2 5.2 l -5.2 5.2 l -5.2 -5.2 z",
+    "m 0 -5 l 4.8 8.8 h -9.6 z",
+)
+"""A point's shapes as paths around its centre: circle, square, diamond, triangle."""
+MARK_ROOM = 12
+"""Height of the triangles over a line chart's marks."""
 Range = tuple[float, float]
 Point = tuple[float, float]
 
@@ -54,7 +55,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Row:
     """One row of an interval chart.
 
     `text` stands at its right end; `colour` (0 to 5) chooses the series' colour and point shape.
@@ -87,34 +88,31 @@ def line_chart(
     pixels keep the lowest and highest of each pixel. Without any finite point the chart says "no
     data".
     """
-    lines = [_unbroken(one.points) for one in series]
-    points = list(itertools.chain.from_iterable(itertools.chain.from_iterable(lines)))
+    pieces = {one.name: _unbroken(one.points) for one in series}
+    every_piece = itertools.chain.from_iterable(pieces.values())
+    points = list(itertools.chain.from_iterable(every_piece))
     if not points:
         return _no_data(title, LINE_CHART_HEIGHT)
-
-    names = [one.name for one in series]
-    legend, legend_height = _legend(names) if len(series) > 1 else ("", 0)
-    plot = _plot(points, top=10.0 + legend_height + (_MARK_ROOM if marks else 0))
-    parts = [legend] if legend else []
-    parts += _axes(plot, x_label, y_label)
-    parts += [_mark(mark, plot) for mark in marks]
-    for index, pieces in enumerate(lines):
-        for piece in pieces:
-            parts.append(_line(index, [(plot.x(x), plot.y(y)) for x, y in piece]))
-
+    legend, top = _legend(list(pieces)) if len(pieces) > 1 else ("", 10)
+    x, y = _scales(points, top + (MARK_ROOM if marks else 0))
+    parts = [legend, *_axes(x, y, x_label, y_label)]
+    parts += [_mark(mark, x, y) for mark in marks]
     courses = []
-    for name, pieces in zip(names, lines, strict=True):
-        if pieces:
-            courses.append(_course(name, pieces))
+    for index, (name, of_line) in enumerate(pieces.items()):
+        for piece in of_line:
+            parts.append(_line(index, [(x(one), y(other)) for one, other in piece]))
+        if of_line:
+            (x0, y0), (x1, y1) = of_line[0][0], of_line[-1][-1]
+            courses.append(f"{name} goes from {y0:.3g} at {x0:g} to {y1:.3g} at {x1:g}")
     words = f"{title}, over the {x_label}: {'; '.join(courses)}."
     if marks:
         words += f" Marked: {'; '.join(mark.title for mark in marks)}."
-    return _chart(title, words, LINE_CHART_HEIGHT, "\n".join(parts))
+    return _chart(title, words, LINE_CHART_HEIGHT, parts)
 
 
 def interval_chart(
     title: str,
-    groups: Mapping[str, Sequence[Interval]],
+    groups: Mapping[str, Sequence[Row]],
     *,
     x_label: str,
     x_range: Range | None = None,
@@ -138,21 +136,21 @@ def interval_chart(
     x = _Scale(x_range or _range_of(rows, reference), (left, right))
 
     drawn_rows, bottom = _rows(groups, x, label_width=left - 22)
-    axis = ticks(*x.domain, 5)
-    parts = [svg.path("rule", "M", x(value), 4, "V", bottom) for value in axis]
+    parts = []
+    for value in ticks(*x.domain, 5):
+        parts.append(svg.path("rule", "M", x(value), 4, "V", bottom))
+        label = tick_label(100 * value if percent else value)
+        parts.append(svg.text("tick middle", x(value), bottom + 18, label))
     if reference is not None:
         parts.append(svg.path("reference", "M", x(reference), 4, "V", bottom))
-    parts += drawn_rows
-    labels = tick_labels([100 * value for value in axis] if percent else axis)
-    for value, label in zip(axis, labels, strict=True):
-        parts.append(svg.text("tick middle", x(value), bottom + 18, label))
     parts.append(svg.text("axis middle", (left + right) / 2, bottom + 40, x_label))
 
     words = []
     for name, group in groups.items():
         before = f"{name}, " if name else ""
         words += [before + row.words for row in group]
-    return _chart(title, f"{title}. {'; '.join(words)}.", round(bottom + 48), "\n".join(parts))
+    parts += drawn_rows
+    return _chart(title, f"{title}. {'; '.join(words)}.", round(bottom + 48), parts)
 
 
 # --- scales and ticks -----------------------------------------------------------------------------
@@ -166,42 +164,18 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     """
     if not high > low:
         return [low]
-    raw = (high - low) / count
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    steps = [size * magnitude for size in (1, 2, 5, 10)]
     # The slack keeps rounding errors from dropping a tick at the very end of the range.
-    step = next(step for step in steps if step >= raw * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
+    raw = (high - low) / count * (1 - 1e-9)
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * magnitude for size in (1, 2, 5, 10) if size * magnitude >= raw)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
 
 
-def tick_labels(values: Sequence[float]) -> list[str]:
-    """As many decimals as the steps between ticks need.
-
-    Thousands as k, M, and beyond the usual range exponents.
-    """
-    largest = max((abs(value) for value in values), default=0)
-    step = min((b - a for a, b in itertools.pairwise(values)), default=largest or 1.0)
-    if largest >= 1e9 or 0 < step < 1e-4:
-        return [f"{value:.3g}" for value in values]
-    if largest >= 1e7:
-        return [_scaled(value, step, 1e6, "M") for value in values]
-    if largest >= 1e4:
-        return [_scaled(value, step, 1e3, "k") for value in values]
-    return [_fixed(value, step) for value in values]
-
-
-def _scaled(value: float, step: float, size: float, letter: str) -> str:
-    if value == 0:
-        return "0"
-    return _fixed(value / size, step / size) + letter
-
-
-def _fixed(value: float, step: float) -> str:
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+def tick_label(value: float) -> str:
+    """A tick's number in at most six digits."""
     positive_zero = value + 0.0  # a tick at -0.0 would be "−0"
-    return f"{positive_zero:.{decimals}f}".replace("-", "−")
+    return f"{positive_zero:.6g}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -233,61 +207,42 @@ def _padded(low: float, high: float) -> Range:
     return low - room, high + room
 
 
-def _chart(title: str, words: str, height: int, inner: str) -> str:
-    return svg.document("chart", title, WIDTH, height, inner, words=words)
+def _chart(title: str, words: str, height: int, parts: Sequence[str]) -> str:
+    return svg.document("chart", title, WIDTH, height, "\n".join(parts), words=words)
 
 
 def _no_data(title: str, height: int) -> str:
     notice = svg.text("tick middle", WIDTH / 2, height / 2, "no data")
-    return _chart(title, f"{title}: no data.", height, notice)
+    return _chart(title, f"{title}: no data.", height, [notice])
 
 
 # --- line charts ----------------------------------------------------------------------------------
 
-_MARK_ROOM = 12
-"""Height of the triangles over a line chart's marks."""
 
-
-@dataclass(frozen=True)
-class _Plot:
-    """The scales of a line chart."""
-
-    x: _Scale
-    y: _Scale
-
-
-def _plot(points: Sequence[Point], top: float) -> _Plot:
-    xs = [x for x, _ in points]
-    ys = [y for _, y in points]
+def _scales(points: Sequence[Point], top: float) -> tuple[_Scale, _Scale]:
+    """Of both axes, the left margin as wide as the labels of the y axis."""
+    xs, ys = zip(*points, strict=True)
     first, last = min(xs), max(xs)
     if 0 < first <= 0.05 * last:  # optimizer steps count from 1: show where they began
         first = 0.0
-    low, high = _axis_from_zero(ys)
-    widest = max(len(label) for label in tick_labels(ticks(low, high, 5)))
+    y = _Scale(_axis_from_zero(ys), (LINE_CHART_HEIGHT - 50.0, top))
+    widest = max(len(tick_label(value)) for value in ticks(*y.domain, 5))
     left = 28 + CHARACTER * 1.1 * widest
-    return _Plot(
-        x=_Scale((first, last), (left, WIDTH - 14.0)),
-        y=_Scale((low, high), (LINE_CHART_HEIGHT - 50.0, top)),
-    )
+    return _Scale((first, last), (left, WIDTH - 14.0)), y
 
 
-def _axes(plot: _Plot, x_label: str, y_label: str) -> list[str]:
+def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str) -> list[str]:
     """Both axes' ticks and labels, a rule across for each tick of the y axis, and the base line."""
-    left, right = plot.x.pixels
-    bottom, top = plot.y.pixels
+    (left, right), (bottom, top) = x.pixels, y.pixels
     middle = (top + bottom) / 2
     turn = f"rotate(-90 13 {middle:.1f})"
-    parts = [
-        svg.element("text", "axis middle", svg.escaped(y_label), x=13, y=middle, transform=turn)
-    ]
-    values = ticks(*plot.y.domain, 5)
-    for value, label in zip(values, tick_labels(values), strict=True):
-        y = plot.y(value)
-        parts.append(svg.path("rule", "M", left, y, "H", right))
-        parts.append(svg.text("tick end", left - 6, y + 5, label))
-    values = ticks(*plot.x.domain, 5)
-    for value, label in zip(values, tick_labels(values), strict=True):
-        parts.append(svg.text("tick middle", plot.x(value), bottom + 20, label))
+    label = svg.escaped(y_label)
+    parts = [svg.element("text", "axis middle", label, x=13, y=middle, transform=turn)]
+    for value in ticks(*y.domain, 5):
+        parts.append(svg.path("rule", "M", left, y(value), "H", right))
+        parts.append(svg.text("tick end", left - 6, y(value) + 5, tick_label(value)))
+    for value in ticks(*x.domain, 5):
+        parts.append(svg.text("tick middle", x(value), bottom + 20, tick_label(value)))
     parts.append(svg.path("base", "M", left, bottom, "H", right))
     parts.append(svg.text("axis middle", (left + right) / 2, LINE_CHART_HEIGHT - 8, x_label))
     return parts
@@ -295,26 +250,18 @@ def _axes(plot: _Plot, x_label: str, y_label: str) -> list[str]:
 
 def _unbroken(points: Sequence[Point]) -> list[list[Point]]:
     """The finite points, in pieces that nothing interrupts."""
-    pieces: list[list[Point]] = [[]]
-    for x, y in points:
-        if math.isfinite(x) and math.isfinite(y):
-            pieces[-1].append((float(x), float(y)))
-        elif pieces[-1]:
-            pieces.append([])
-    return [piece for piece in pieces if piece]
+    pieces = itertools.groupby(points, key=lambda point: math.isfinite(sum(point)))
+    return [list(piece) for is_finite, piece in pieces if is_finite]
 
 
 def _thinned(points: list[Point]) -> list[Point]:
-    """Per pixel column the first, lowest, highest and last point: what the eye sees of them all."""
+    """Per pixel column the lowest and the highest point: what the eye sees of them all."""
     if len(points) <= 2 * WIDTH:
         return points
     kept: list[Point] = []
     for _, column in itertools.groupby(points, key=lambda point: int(point[0])):
-        members = list(column)
-        heights = [y for _, y in members]
-        lowest, highest = heights.index(min(heights)), heights.index(max(heights))
-        chosen = {0, lowest, highest, len(members) - 1}
-        kept += [members[index] for index in sorted(chosen)]
+        by_height = sorted(column, key=lambda point: point[1])
+        kept += sorted({by_height[0], by_height[-1]})
     return kept
 
 
@@ -335,68 +282,49 @@ def _line_class(index: int) -> str:
 
 
 def _point(colour: int, x: float, y: float) -> str:
-    shape = SHAPES[colour % 4]
-    css = f"point c{colour % 6}"
-    if shape == "circle":
-        return svg.element("circle", css, cx=x, cy=y, r=POINT_RADIUS)
-    corners: list[float] = []
-    for right, down in CORNERS[shape]:
-        corners += [x + POINT_RADIUS * right, y + POINT_RADIUS * down]
-    return svg.path(css, "M", *corners, "Z")
+    return svg.path(f"point c{colour % 6}", "M", x, y, SHAPES[colour % 4])
 
 
 def _legend(names: Sequence[str]) -> tuple[str, int]:
-    """Line samples with names, in as many rows as they need, and their height."""
+    """Line samples with names, in as many rows as they need, and where they end."""
     parts = []
-    x = 6.0
-    y = 16.0
+    x, y = 6.0, 16
     for index, name in enumerate(names):
         shown = cut(name, 36)
         width = 40 + CHARACTER * len(shown)
         if x > 6 and x + width > WIDTH:
-            x = 6.0
-            y += 22
+            x, y = 6.0, y + 22
         parts.append(svg.path(_line_class(index), "M", x, y - 4, "h", 24))
         if index > 0:
             parts.append(_point(index, x + 12, y - 4))
         parts.append(svg.text("tick", x + 30, y, shown))
         x += width
-    return "".join(parts), round(y + 8)
+    return "".join(parts), y + 18
 
 
-def _mark(mark: Mark, plot: _Plot) -> str:
+def _mark(mark: Mark, x: _Scale, y: _Scale) -> str:
     """A shaded band under a triangle, a little wider than its steps so that one step shows."""
-    left, right = plot.x.pixels
-    bottom, top = plot.y.pixels
-    start = max(left, plot.x(mark.start) - 2)
-    end = min(right, plot.x(mark.end) + 2)
-    band = svg.element("rect", x=start, y=top, width=max(2.0, end - start), height=bottom - top)
+    bottom, top = y.pixels
+    start, end = x(mark.start) - 2, x(mark.end) + 2
+    band = svg.element("rect", x=start, y=top, width=end - start, height=bottom - top)
     triangle = svg.path("", "M", (start + end) / 2, top, "l", -6, -10, "h", 12, "Z")
     title = svg.element("title", content=svg.escaped(mark.title))
     kind = "fatal" if mark.fatal else "warned"
     return svg.element("g", f"mark {kind}", title + band + triangle)
 
 
-def _course(name: str, pieces: list[list[Point]]) -> str:
-    """Where a line begins and ends, in words."""
-    (x0, y0), (x1, y1) = pieces[0][0], pieces[-1][-1]
-    return f"{name} goes from {y0:.3g} at {x0:g} to {y1:.3g} at {x1:g}"
-
-
 # --- interval charts ------------------------------------------------------------------------------
 
 
-def _finite_rows(groups: Mapping[str, Sequence[Interval]]) -> dict[str, list[Interval]]:
+def _finite_rows(groups: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """The rows that can be drawn, of the groups that have any."""
     kept = {}
     for name, rows in groups.items():
-        finite = [row for row in rows if math.isfinite(row.value + row.low + row.high)]
-        if finite:
-            kept[name] = finite
-    return kept
+        kept[name] = [row for row in rows if math.isfinite(row.value + row.low + row.high)]
+    return {name: rows for name, rows in kept.items() if rows}
 
 
-def _range_of(rows: Sequence[Interval], reference: float | None) -> Range:
+def _range_of(rows: Sequence[Row], reference: float | None) -> Range:
     """A little beyond all intervals and the reference."""
     ends = [] if reference is None else [reference]
     for row in rows:
@@ -405,7 +333,7 @@ def _range_of(rows: Sequence[Interval], reference: float | None) -> Range:
 
 
 def _rows(
-    groups: Mapping[str, Sequence[Interval]], x: _Scale, label_width: float
+    groups: Mapping[str, Sequence[Row]], x: _Scale, label_width: float
 ) -> tuple[list[str], float]:
     """Headings and rows from the top down, and where they end."""
     parts = []
@@ -421,7 +349,7 @@ def _rows(
     return parts, y
 
 
-def _interval(row: Interval, x: _Scale, y: float, characters: int) -> str:
+def _interval(row: Row, x: _Scale, y: float, characters: int) -> str:
     """A whisker with end bars and its point, the label left of it and the text right."""
     low, high = x(row.low), x(row.high)
     line = ("M", low, y, "H", high)

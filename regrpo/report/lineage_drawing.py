@@ -52,25 +52,19 @@ def lineage(graph: Graph, kinds: Mapping[str, str] | None = None) -> str:
         drawn_boxes.append(_drawn_box(box, lines, kinds.get(graph.runs[run].run, "plain")))
     bottom = max(bottoms.values(), default=20)
 
-    straight: list[str] = []
-    around: list[str] = []
-    lanes: list[str] = []
-    for reader in columns:
+    edges: list[str] = []
+    lanes: dict[str, int] = {}
+    for reader, column in columns.items():
         for maker in graph.made_from[reader]:
-            if maker not in boxes:
-                continue
-            distance = columns[reader] - columns[maker]
-            if distance == 1:
-                straight.append(_edge(boxes[maker], boxes[reader]))
-            elif distance > 1:
-                if maker not in lanes:
-                    lanes.append(maker)
-                lane = lanes.index(maker)
-                around.append(_lane(boxes[maker], boxes[reader], lane, bottom))
+            if maker in boxes and column == columns[maker] + 1:
+                edges.append(_edge(boxes[maker], boxes[reader]))
+            elif maker in boxes:
+                lane = lanes.setdefault(maker, len(lanes))
+                edges.append(_lane(boxes[maker], boxes[reader], lane, bottom))
 
     width = max(20, 20 + len(bottoms) * (BOX_WIDTH + COLUMN_GAP) - COLUMN_GAP)
     height = bottom + LANE_HEIGHT * len(lanes) + 10
-    inner = "\n".join(straight + around + drawn_boxes)
+    inner = "\n".join(edges + drawn_boxes)
     style = f"max-width:{width}px;min-width:min({width}px,60rem)"
     return svg.document("lineage", TITLE, width, height, inner, style=style)
 

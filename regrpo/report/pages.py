@@ -49,7 +49,7 @@ def _environment() -> Environment:
         "shown": text.visible,
         "brief": _brief,
         "moment": _moment,
-        "duration": duration,
+        "duration": text.duration,
     }
     return environment
 
@@ -59,15 +59,13 @@ def require_writable(path: Path) -> None:
 
     A file, new or to be replaced, in a folder that exists.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise _unwritable(path, "a folder" if path.is_dir() else "no regular file")
-        if not path.parent.is_dir():
-            raise _unwritable(path, f"no folder {path.parent}")
-    except OSError as error:
-        raise _unwritable(path, str(error.strerror)) from error
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise _unwritable(path, f"a folder that may not be written to ({path.parent})")
+    found = None
+    if os.access(path, os.F_OK) and not path.is_file():
+        found = "no regular file"
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        found = f"no folder {path.parent} that may be written to"
+    if found:
+        raise _unwritable(path, found)
 
 
 def write(path: Path, page: str) -> None:
@@ -122,17 +120,3 @@ def _brief(value: object, limit: int) -> str:
 def _moment(time: str) -> str:
     """An ISO time to the minute."""
     return f"{time[:10]} {time[11:16]}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them."""
-    if seconds is None:
-        return ""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from regrpo.core.errors import RegrpoError
 from regrpo.core.profiles import parse_yaml
+from regrpo.evaluate.results import read_table
 from regrpo.records.find import Place
 
 T = TypeVar("T")
@@ -34,10 +34,6 @@ class Reader:
         for name, entry in (content.get("stages") or {}).items():
             if isinstance(entry, dict):
                 self.declared[name] = entry
-
-    @property
-    def is_workspace(self) -> bool:
-        return self.snapshot.revision is None
 
     def guarded(self, where: str, read: Callable[[], T]) -> T | None:
         """What `read` returns. None, with a problem noted, if it cannot read the content."""
@@ -62,25 +58,17 @@ class Reader:
             raise TypeError(f"expected a mapping, found {type(content).__name__}")
         return content
 
-    def json(self, path: str, parse: Callable[[Any], T]) -> T | None:
-        """A JSON file's content, parsed. Returns None if it is not there or not of that form."""
-        data = self.snapshot.read(path)
-        if data is None:
-            return None
-        return self.guarded(path, lambda: parse(json.loads(data)))
+    def parse(self, path: str, parse: Callable[[bytes], T]) -> T | None:
+        """What a file holds, of the bytes here or (of an output) in DVC's cache.
+
+        Returns None if it is not there, or not of that form.
+        """
+        return self.guarded(path, lambda: self._parse(path, parse))
+
+    def _parse(self, path: str, parse: Callable[[bytes], T]) -> T | None:
+        data = self.snapshot.output(path) if self.lock["stages"] else self.snapshot.read(path)
+        return None if data is None else parse(data)
 
     def table(self, path: str, columns: Sequence[str], **equal: str) -> list[Json]:
         """Rows of a Parquet output: these columns, where others have these values."""
-        return self.guarded(path, lambda: self._rows(path, columns, equal)) or []
-
-    def _rows(self, path: str, columns: Sequence[str], equal: dict[str, str]) -> list[Json]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        data = self.snapshot.output(path)
-        if data is None:
-            return []
-        filters = [(name, "=", value) for name, value in equal.items()]
-        table = pq.read_table(pa.BufferReader(data), columns=list(columns), filters=filters or None)
-        rows: list[Json] = table.to_pylist()
-        return rows
+        return self.parse(path, lambda data: read_table(data, columns, **equal).to_pylist()) or []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +15,7 @@ from regrpo.inputs.checks import CHECKS
 from regrpo.records.record import Record
 from regrpo.report import drawing, pages
 from regrpo.report.card import FRAMEWORKS
-from regrpo.report.contents import SHOWN, Finding, Report
+from regrpo.report.contents import SHOWN, Report
 from regrpo.report.lineage_drawing import lineage
 from regrpo.train.curves import PANELS
 from regrpo.train.doctor import RULES
@@ -65,26 +67,20 @@ def page(report: Report, out: Path) -> str:
         questions_in_all=sum(map(len, report.questions.values())),
         lineage=lineage(report.graph, kinds),
         frameworks=_frameworks(report.last) if report.last else {},
-        links=_Links(report, out),
+        links=partial(_link, report, out.resolve().parent),
     )
 
 
-class _Links:
-    """Addresses of the workspace's files as seen from the page.
+def _link(report: Report, folder: Path, path: str) -> str | None:
+    """The address of a file of the workspace as seen from the page's folder.
 
     None for a file that is not here, as those of a revision.
     """
-
-    def __init__(self, report: Report, out: Path) -> None:
-        self.report = report
-        self.folder = out.resolve().parent
-
-    def __call__(self, path: str) -> str | None:
-        place = self.report.root.resolve() / path
-        if not self.report.is_workspace or not place.exists():
-            return None
-        address = quote(os.path.relpath(place, self.folder))
-        return f"{address}/" if place.is_dir() else address
+    place = report.root.resolve() / path
+    if not report.place.snapshot.is_workspace or not place.exists():
+        return None
+    address = quote(os.path.relpath(place, folder))
+    return f"{address}/" if place.is_dir() else address
 
 
 def _tiles(report: Report, headline: Task | None) -> list[Tile]:
@@ -101,7 +97,7 @@ def _tiles(report: Report, headline: Task | None) -> list[Tile]:
         tiles.append(("Gate", "passed" if report.verdict.passed else "refused", note))
     seconds = [stage.seconds for stage in report.stages if stage.seconds]
     if seconds:
-        tiles.append(("Computed in", pages.duration(sum(seconds)), f"{len(seconds)} stages"))
+        tiles.append(("Computed in", text.duration(sum(seconds)), f"{len(seconds)} stages"))
     return tiles
 
 
@@ -144,63 +140,49 @@ def _curves(report: Report) -> list[tuple[str, str]]:
     """(title, chart) of each panel of curves.png that has points, with the doctor's marks."""
     marks = _marks_by_panel(report)
     drawn = []
-    for index, (title, lines) in enumerate(PANELS):
+    for panel in PANELS:
         series = []
-        for metric, label in lines:
+        for metric, label in panel.lines.items():
             points = [(row["step"], row[metric]) for row in report.history if metric in row]
             if points:
                 series.append(drawing.Series(label, points))
         if series:
-            name, y_label = _title_and_unit(title)
             chart = drawing.line_chart(
-                name,
+                panel.title,
                 series,
                 x_label="optimizer step",
-                y_label=y_label,
-                marks=marks.get(index, []),
+                y_label=panel.unit,
+                marks=marks.get(panel.title, []),
             )
-            drawn.append((name, chart))
+            drawn.append((panel.title, chart))
     return drawn
 
 
-def _title_and_unit(title: str) -> tuple[str, str]:
-    """A panel's name, and what its y axis counts: the unit that curves.png has in brackets."""
-    name, _, unit = title.rstrip(")").partition(" (")
-    if unit == "before clipping":
-        return name, f"norm, {unit}"
-    return name, unit or "share"
-
-
-def _marks_by_panel(report: Report) -> dict[int, list[drawing.Mark]]:
+def _marks_by_panel(report: Report) -> dict[str, list[drawing.Mark]]:
     """The doctor's marks on the panel that shows the rule's metric, else on the first."""
-    panel_of = {metric: index for index, (_, lines) in enumerate(PANELS) for metric, _ in lines}
     rules = {rule.name: rule for rule in RULES}
-    steps = sorted({int(row["step"]) for row in report.history})
-    marks: dict[int, list[drawing.Mark]] = {}
+    logged = sorted({int(row["step"]) for row in report.history})
+    marks: dict[str, list[drawing.Mark]] = {}
     for finding in report.health.rules if report.health else []:
         rule = rules.get(finding.rule)
-        panel = panel_of.get(rule.metric, 0) if rule else 0
-        fatal = rule is not None and rule.fatal
-        marks.setdefault(panel, []).extend(_marks(finding, steps, fatal))
+        panels = [panel.title for panel in PANELS if rule and rule.metric in panel.lines]
+        of_panel = marks.setdefault([*panels, PANELS[0].title][0], [])
+        for first, last in _bands(finding.steps, logged):
+            steps = str(first) if first == last else f"{first}–{last}"
+            title = f"{finding.rule}: {finding.what} (steps {steps})"
+            of_panel.append(drawing.Mark(first, last, title, rule is not None and rule.fatal))
     return marks
 
 
-def _marks(finding: Finding, logged: Sequence[int], fatal: bool) -> list[drawing.Mark]:
-    """A rule's steps, neighbours among the logged ones joined to a band."""
+def _bands(steps: Sequence[int], logged: Sequence[int]) -> list[tuple[int, int]]:
+    """(first, last) of neighbours among the logged steps: of every tenth, 10 and 20 are some."""
     position = {step: index for index, step in enumerate(logged)}
-    bands: list[list[int]] = []
-    # Where every tenth step is logged, 10 and 20 are neighbours.
-    for step in sorted(finding.steps):
-        last = bands[-1][-1] if bands else None
-        if last in position and position.get(step) == position[last] + 1:
-            bands[-1].append(step)
-        else:
-            bands.append([step])
-    marks = []
-    for band in bands:
-        title = f"{finding.rule}: {finding.what} (steps {text.ranges(band)})"
-        marks.append(drawing.Mark(band[0], band[-1], title, fatal))
-    return marks
+    known = enumerate(step for step in sorted(steps) if step in position)
+    bands = []
+    for _, members in groupby(known, key=lambda item: position[item[1]] - item[0]):
+        band = [step for _, step in members]
+        bands.append((band[0], band[-1]))
+    return bands
 
 
 # --- evaluation -----------------------------------------------------------------------------------
@@ -208,12 +190,9 @@ def _marks(finding: Finding, logged: Sequence[int], fatal: bool) -> list[drawing
 
 def _evaluation_charts(evaluation: Evaluation) -> tuple[list[Figure], list[Figure]]:
     """Two columns: the models on every task; the headline's differences and its gain apart."""
-    shares, others = {}, {}
-    for key, task in evaluation.shown_tasks.items():
-        if task.kind == "binary":
-            shares[key] = task
-        else:
-            others[key] = task
+    shown = evaluation.shown_tasks
+    shares = {key: task for key, task in shown.items() if task.kind == "binary"}
+    others = {key: task for key, task in shown.items() if task.kind != "binary"}
     models = [_shares_chart(shares)] if shares else []
     for key, task in list(others.items())[:CHARTED]:
         chart = drawing.interval_chart(key, {"": _intervals(task)}, x_label=task.metric)
@@ -237,13 +216,13 @@ def _shares_chart(tasks: Mapping[str, Task]) -> Figure:
     return title, note, chart
 
 
-def _intervals(task: Task) -> list[drawing.Interval]:
+def _intervals(task: Task) -> list[drawing.Row]:
     rows = []
     for model in MODELS:
         if model in task.models:
             result = task.models[model]
             shown = text.score(result.value, task.kind)
-            row = drawing.Interval(model, result.value, *result.ci95, shown, COLOURS[model])
+            row = drawing.Row(model, result.value, *result.ci95, shown, COLOURS[model])
             rows.append(row)
     return rows
 
@@ -261,40 +240,43 @@ def _task_name(key: str, task: Task) -> str:
 
 def _difference_charts(headline: Task, gain: Gain | None) -> list[Figure]:
     """The headline's paired differences, and GRPO's gain taken apart."""
-
-    def row(label: str, value: float, ci95: Interval, colour: int) -> drawing.Interval:
-        shown = _figure(value, headline.kind)
-        return drawing.Interval(label, value, *ci95, shown, colour)
-
     figures = []
-    pairs = []
-    for name, label, colour in (("base_sft", "base → sft", 1), ("sft_grpo", "sft → grpo", 0)):
-        if name in headline.pairs:
-            pair = headline.pairs[name]
-            pairs.append(row(label, pair.difference, pair.ci95, colour))
-    if pairs:
-        title = "Paired differences"
+    pairs = (("base_sft", 1), ("sft_grpo", 0))
+    known = [
+        (name, headline.pairs[name], colour) for name, colour in pairs if name in headline.pairs
+    ]
+    if known:
         note = "The headline, the same questions, with 95 % bootstrap intervals."
-        figures.append((title, note, _difference_chart(title, pairs, headline)))
-    if gain and gain.is_split:
-        parts = [
-            row("in all", gain.total, gain.total_ci95, 0),
-            row("thinking opened", gain.elicited, gain.elicited_ci95, 4),
-            row("the rest", gain.learned, gain.learned_ci95, 3),
+        rows = [
+            (name.replace("_", " → "), pair.difference, pair.ci95, colour)
+            for name, pair, colour in known
         ]
-        title = "GRPO's gain, taken apart"
+        figures.append(_differences("Paired differences", note, rows, headline))
+    if gain and gain.is_split:
         note = (
             "From SFT to GRPO in all; "
             "what opening the reasoning gives SFT, untrained; what is left."
         )
-        figures.append((title, note, _difference_chart(title, parts, headline)))
+        rows = [
+            ("in all", gain.total, gain.total_ci95, 0),
+            ("thinking opened", gain.elicited, gain.elicited_ci95, 4),
+            ("the rest", gain.learned, gain.learned_ci95, 3),
+        ]
+        figures.append(_differences("GRPO's gain, taken apart", note, rows, headline))
     return figures
 
 
-def _difference_chart(title: str, rows: Sequence[drawing.Interval], headline: Task) -> str:
+def _differences(
+    title: str, note: str, rows: Sequence[tuple[str, float, Interval, int]], headline: Task
+) -> Figure:
     percent = headline.kind == "binary"
+    drawn = [
+        drawing.Row(label, value, *ci95, _figure(value, headline.kind), colour)
+        for label, value, ci95, colour in rows
+    ]
     unit = "percentage points" if percent else headline.metric
-    return drawing.interval_chart(title, {"": rows}, x_label=unit, reference=0, percent=percent)
+    chart = drawing.interval_chart(title, {"": drawn}, x_label=unit, reference=0, percent=percent)
+    return title, note, chart
 
 
 def _paired_words(headline: Task, pair: Pair) -> str:

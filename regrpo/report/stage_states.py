@@ -7,22 +7,24 @@ they are still what they would be now; the journals say what was executed here, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from regrpo.core.dvc import declared_outputs, dvc_md5, files_in, path_of
-from regrpo.core.pipeline import chain_misfits, record_path, stage_key
+from regrpo.core.pipeline import chain_misfits, maker_of, record_path, stage_key
 from regrpo.core.profiles import STAGES
-from regrpo.records.journal import JournalReader, journal_folder
+from regrpo.records.journal import JournalReader, journal_folder, journal_of
 from regrpo.records.record import Record, parse_record
 from regrpo.report.reading import Json, Reader
 
 State = Literal[
     "ran", "cached", "stale", "running", "failed", "killed", "refused", "unreadable", "missing"
 ]
+ENDED_BADLY: dict[str, State] = {"FAILED": "failed", "KILLED": "killed"}
+"""By a journal's status."""
 HASHED = 32 * 2**20
 """Bytes up to which a dependency is hashed to see whether it changed.
 
@@ -58,27 +60,19 @@ class Execution:
     started: float
 
 
-@dataclass(frozen=True)
-class _Journals:
-    """A stage's journals that are here: of the record's run, and its newest of this workspace."""
-
-    of_record: JournalReader | None = None
-    newest: JournalReader | None = None
-
-
 def read_stages(reader: Reader) -> tuple[list[Stage], Execution | None]:
     """The stages in running order, and the newest execution. None if none was executed here."""
-    parsed = _records(reader)
-    records = {name: both[0] for name, both in parsed.items() if both}
-    journals = {name: _journals(reader, name, records.get(name)) for name in STAGES}
-    execution = _newest_execution(journals, records)
-    misread = _misread({name: both[1] for name, both in parsed.items() if both})
+    found = _records(reader)
+    records = {name: record for name, record in found.items() if record is not None}
+    journals = {name: _journal(reader, name, records.get(name)) for name in STAGES}
+    execution = _newest_execution(journals.values())
+    misread = chain_misfits({name: record.model_dump() for name, record in records.items()})
     stages: dict[str, Stage] = {}
     for name in STAGES:
         stage = Stage(name, str(reader.declared.get(name, {}).get("desc", "")))
-        stages[name] = stage
         if name not in records:
-            stage.state = _state_without_record(journals[name].newest, name in parsed)
+            stage.state = _state_without_record(journals[name], name in found)
+            stages[name] = stage
             continue
         record = records[name]
         stage.record = record
@@ -88,26 +82,30 @@ def read_stages(reader: Reader) -> tuple[list[Stage], Execution | None]:
         stage.files = {out.path: (reader.root / out.path).exists() for out in record.outputs}
         # Reasons stand in the order in which a reader would look: what it read, what changed since,
         # what comes before it.
-        stage.reasons = misread.get(name, []) + _changes(reader, name, record)
+        for one in misread:
+            if one.stage == name:
+                stage.reasons.append(f"it read other bytes of {one.path} than {one.maker} has made")
+        stage.reasons += _changes(reader, name, record)
         before = _upstream(reader.declared, name)
         late = [other for other, one in stages.items() if other in before and not one.is_done]
         if late:
             stage.reasons.append(f"follows {', '.join(late)}, which must run first")
         if stage.reasons:
             stage.state = "stale"
-        elif execution and _same_execution(journals[name].of_record, execution.journal):
+        elif execution and _same_execution(journals[name], execution.journal):
             stage.state = "ran"
         else:
             stage.state = "cached"
+        stages[name] = stage
     return list(stages.values()), execution
 
 
-def _records(reader: Reader) -> dict[str, tuple[Record, Json] | None]:
-    """Each stage's record, parsed and as written. None for one that cannot be read."""
+def _records(reader: Reader) -> dict[str, Record | None]:
+    """Each stage's record. None for one that cannot be read."""
     found = {}
     for name, data in reader.snapshot.record_bytes().items():
-        path = record_path(name)
-        found[name] = reader.guarded(path, partial(parse_record, data, path))
+        both = reader.guarded(name, partial(parse_record, data, record_path(name)))
+        found[name] = both[0] if both else None
     return found
 
 
@@ -117,51 +115,30 @@ def _state_without_record(attempt: JournalReader | None, has_file: bool) -> Stat
         closed = attempt.closed
         if closed is None:
             return "running"
-        if closed["status"] == "FAILED":
-            return "failed"
-        if closed["status"] == "KILLED":
-            return "killed"
+        if closed["status"] in ENDED_BADLY:
+            return ENDED_BADLY[closed["status"]]
     return "unreadable" if has_file else "missing"
 
 
 # --- what was executed here -----------------------------------------------------------------------
 
 
-def _journals(reader: Reader, stage: str, record: Record | None) -> _Journals:
-    of_record = newest = None
-    for journal in _newest_first(stage):
-        here = Path(journal.facts["workspace"]) == reader.root.resolve()
-        if newest is None and reader.is_workspace and here:
-            newest = journal
-        if record and journal.facts["run"] == record.run:
-            of_record = journal
-        # There may be thousands of journals: read no more of them than are needed.
-        if (of_record or not record) and (newest or not reader.is_workspace):
-            break
-    return _Journals(of_record, newest)
+def _journal(reader: Reader, stage: str, record: Record | None) -> JournalReader | None:
+    """The journal of the record's run; of a stage without record its newest of this workspace."""
+    if record is not None:
+        return journal_of(stage, record.run)
+    if not reader.snapshot.is_workspace:
+        return None
+    for folder in sorted(journal_folder().glob(f"*-{stage}"), reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            journal = JournalReader(folder)
+            if Path(journal.facts["workspace"]) == reader.root.resolve():
+                return journal
+    return None
 
 
-def _newest_first(stage: str) -> Iterator[JournalReader]:
-    """A stage's journals that can be read."""
-    for path in sorted(journal_folder().glob(f"*-{stage}"), reverse=True):
-        try:
-            journal = JournalReader(path)
-        except (OSError, ValueError):
-            continue
-        if {"workspace", "run", "started"} <= set(journal.facts):
-            yield journal
-
-
-def _newest_execution(
-    journals: Mapping[str, _Journals], records: Mapping[str, Record]
-) -> Execution | None:
-    """That of the newest journal of any record, or of any stage that left none."""
-    known: list[JournalReader] = []
-    for name, found in journals.items():
-        if found.of_record:
-            known.append(found.of_record)
-        if found.newest and name not in records:
-            known.append(found.newest)
+def _newest_execution(journals: Iterable[JournalReader | None]) -> Execution | None:
+    known = [journal for journal in journals if journal is not None]
     if not known:
         return None
     newest = max(known, key=lambda journal: journal.folder.name)
@@ -180,15 +157,6 @@ def _same_execution(one: JournalReader | None, other: JournalReader) -> bool:
 # --- what no longer fits --------------------------------------------------------------------------
 
 
-def _misread(written: Mapping[str, Json]) -> dict[str, list[str]]:
-    """By stage, the inputs that are not what the stage that makes them recorded."""
-    reasons: dict[str, list[str]] = {}
-    for misfit in chain_misfits(written):
-        reason = f"it read other bytes of {misfit.path} than {misfit.maker} has made"
-        reasons.setdefault(misfit.stage, []).append(reason)
-    return reasons
-
-
 def _changes(reader: Reader, stage: str, record: Record) -> list[str]:
     """Why a record is not, or no longer, what dvc.lock and the workspace say."""
     entry = reader.lock["stages"].get(stage)
@@ -196,7 +164,7 @@ def _changes(reader: Reader, stage: str, record: Record) -> list[str]:
         return ["dvc.lock does not hold it"]
     if stage_key(entry) != record.key:
         return ["dvc.lock holds another run of it"]
-    if not reader.is_workspace:
+    if not reader.snapshot.is_workspace:
         return []
     reasons = []
     gone = [out.path for out in record.outputs if not (reader.root / out.path).exists()]
@@ -228,11 +196,10 @@ def _changed_files(reader: Reader, declared: Json, entry: Json) -> list[str]:
     wanted = {path_of(dep) for dep in declared.get("deps") or []}
     makers = _makers(reader.declared)
     changed = []
-    for path in sorted(wanted | set(recorded)):
-        if _maker(path, makers):
-            continue
-        same = path in wanted and path in recorded and _is_same(reader.root, path, recorded[path])
-        if not same:
+    for path in sorted(wanted | recorded.keys()):
+        known = recorded.get(path) if path in wanted else None
+        is_same = known is not None and _is_same(reader.root, path, known)
+        if not is_same and maker_of(path, makers) is None:
             changed.append(path)
     return changed
 
@@ -248,26 +215,12 @@ def _is_same(root: Path, path: str, recorded: Json) -> bool:
         return size > HASHED or dvc_md5(Path(path)) == recorded["md5"]
 
 
-def _upstream(declared: Mapping[str, Json], stage: str) -> set[str]:
+def _upstream(declared: Mapping[str, Json], stage: str) -> set[str | None]:
     """The stages that make what a stage declares as its dependencies."""
     makers = _makers(declared)
-    deps = declared.get(stage, {}).get("deps") or []
-    found = {_maker(path_of(dep), makers) for dep in deps}
-    return {maker for maker in found if maker and maker != stage}
+    return {maker_of(path_of(dep), makers) for dep in declared.get(stage, {}).get("deps") or []}
 
 
-def _makers(declared: Mapping[str, Json]) -> dict[Path, str]:
-    """The stage that makes each declared output."""
-    makers = {}
-    for name, entry in declared.items():
-        for out in declared_outputs(entry):
-            makers[Path(path_of(out))] = name
-    return makers
-
-
-def _maker(path: str, makers: Mapping[Path, str]) -> str | None:
-    """The stage that makes a path or a folder around it."""
-    for around in (Path(path), *Path(path).parents):
-        if around in makers:
-            return makers[around]
-    return None
+def _makers(declared: Mapping[str, Json]) -> dict[str, list[str]]:
+    """The declared outputs of each stage."""
+    return {name: [*map(path_of, declared_outputs(one))] for name, one in declared.items()}

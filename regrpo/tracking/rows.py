@@ -8,24 +8,24 @@ the same for every profile.
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from regrpo.core import text
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.files import Json, canonical_json
+from regrpo.core.files import Json, canonical_json, parse_history
 from regrpo.core.pipeline import Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, parse_yaml
 from regrpo.evaluate.results import MODELS, Evaluation, parse_metrics
 from regrpo.records.journal import METRIC_REPORTS, JournalReader
 from regrpo.tracking import tables
 from regrpo.tracking.tables import Table
+from regrpo.train.curves import PANELS
 
 SHOWN = (
     "reports/model_card/README.md",
@@ -41,13 +41,9 @@ PRODUCT = "models/grpo"
 OF_SWEEP = re.compile(r"(.+)-\d+")
 """The names that `dvc exp run --queue -n NAME -S 'key=1,2'` gives its experiments."""
 CURVES = (
-    "reward",
-    "dev_accuracy",
-    "completions/mean_length",
-    "entropy",
+    *chain.from_iterable(panel.lines for panel in PANELS),
     "kl",
     "frac_reward_zero_std",
-    "grad_norm",
     "loss",
 )
 """Columns of grpo's history.csv that a row carries."""
@@ -293,12 +289,11 @@ def read_curves(history: bytes | None) -> Curves:
     Empty if the file is not there or damaged, which the audit names.
     """
     curves: Curves = {}
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        for row in csv.DictReader(io.StringIO((history or b"").decode())):
+    with contextlib.suppress(ValueError):
+        for row in parse_history(history or b""):
             step = int(row.pop("step"))
             for name, value in row.items():
-                if value:
-                    curves.setdefault(mlflow_name(name), {})[step] = float(value)
+                curves.setdefault(mlflow_name(name), {})[step] = value
     return curves
 
 

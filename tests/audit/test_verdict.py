@@ -117,6 +117,6 @@ def test_the_known_sources_of_another_outcome_are_named() -> None:
 def test_packages_that_differ_or_are_missing_are_named_once() -> None:
     found = ENVIRONMENT | {"packages": {"torch": "2.12.0"}, "sha256": "1" * 64}
     assert verdict.environment_differences([record(), record()], found) == [
-        {"what": "torch", "recorded": "2.13.0", "found": "2.12.0"},
         {"what": "ruff", "recorded": "0.1", "found": "(absent)"},
+        {"what": "torch", "recorded": "2.13.0", "found": "2.12.0"},
     ]

@@ -1,7 +1,5 @@
 """regrpo promote over a real MLflow registry, DVC and git.
 
-The pipelines' outputs are written without training.
-
 One repository with five finished runs is made for the module; tests that change anything work on a
 copy of it.
 """
@@ -15,119 +13,26 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from pydantic import ConfigDict
 
 from regrpo import cli
-from regrpo.compare import promote, promotion_rules
+from regrpo.compare import promote
 from regrpo.core import files, profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.profiles import STAGES
-from regrpo.core.settings import Section
+from regrpo.evaluate.results import SAMPLES
 from regrpo.records import follower_process, stage_run
 from regrpo.records.journal import Journal
-from regrpo.tracking import address, sync
-from regrpo.train import doctor
+from regrpo.tracking import address
 from tests.support.projects import commit, edit_yaml, make_project, run
+from tests.support.promotions import NAME, QUESTIONS, answers, finish
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-NAME = "regrpo-chain-sum"
-QUESTIONS = 40
-RULE = promotion_rules.Params(task="heldout", max_loss=0.03, alpha=0.05)
 Result = dict[str, Any]
-
-
-# --- finished runs, without training --------------------------------------------------------------
-
-
-class Anything(Section):
-    model_config = ConfigDict(extra="allow")
-
-
-def answers(right: Sequence[int], first: int = 0, model: str = "grpo") -> pd.DataFrame:
-    """Samples as evaluate writes them.
-
-    QUESTIONS questions from `first` on, those in `right` answered rightly.
-    """
-    import pandas as pd
-
-    numbers = range(first, first + QUESTIONS)
-    return pd.DataFrame(
-        {
-            "task": "heldout",
-            "model": model,
-            "id": [f"train-{n}" for n in numbers],
-            "prompt": [f"{n}+1=" for n in numbers],
-            "completion": "",
-            "answer": [str(n + 1) for n in numbers],
-            "value": [float(n in right) for n in numbers],
-        }
-    )
-
-
-def execute(stage: str, samples: pd.DataFrame, history: Sequence[dict[str, float]]) -> None:
-    """One stage in its real frame; its outputs say which parameters they come from."""
-    pipeline = profiles.read_yaml(Path("dvc.yaml"))["stages"]
-    inner = [dep for other in pipeline.values() for dep in other["deps"]]
-    with stage_run.stage(stage, Anything) as frame:
-        declared = [
-            out for kind in ("outs", "metrics", "plots") for out in pipeline[stage].get(kind, [])
-        ]
-        for out in (next(iter(one)) if isinstance(one, dict) else one for one in declared):
-            named = [dep for dep in inner if dep.startswith(f"{out}/")]
-            for path in named or [out if "." in out else f"{out}/model.safetensors"]:
-                text = f"{path} {sorted(dict(frame.params).items(), key=str)}\n"
-                files.write_text(Path(path), "{}\n" if path.endswith(".json") else text)
-        if stage == "grpo":
-            files.write_json(Path("reports/grpo/health.json"), doctor.examine(history))
-        if stage == "evaluate":
-            grpo = samples[samples["model"] == "grpo"]["value"]
-            task = {
-                "kind": "binary",
-                "metric": "accuracy",
-                "role": "headline",
-                "description": "held-out questions",
-                "n": len(grpo),
-                "version": 1.0,
-                "models": {"grpo": {"value": grpo.mean(), "ci95": [0.0, 1.0]}},
-                "pairs": {},
-            }
-            files.write_json(
-                Path("reports/evaluate/metrics.json"),
-                {"headline": "heldout", "tasks": {"heldout": task}},
-            )
-            files.write_parquet(Path("reports/evaluate/samples.parquet"), samples)
-            frame.log({"heldout/grpo": grpo.mean()})
-        if stage == "model_card":
-            files.write_text(
-                Path(promote.CARD),
-                f"---\nlanguage: en\n---\n\n# {NAME}\n\nThe | summary.\n\n## More\n",
-            )
-
-
-def finish(
-    seed: int,
-    samples: pd.DataFrame,
-    stages: Sequence[str],
-    history: Sequence[dict[str, float]] = (),
-) -> None:
-    """A finished run with that seed, committed and tagged as `run<seed>`, told to MLflow."""
-    folder = Path.cwd()
-    edit_yaml(folder / "params.yaml", {"grpo": {"seed": seed}})
-    commit(folder, "parameters")
-    for stage in stages:
-        execute(stage, samples, history)
-    run(folder, "dvc", "commit", "--quiet", "--force")
-    commit(folder, "results")
-    run(folder, "git", "tag", f"run{seed}")
-    sync.sync()
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +125,6 @@ def registered() -> dict[str, Any]:
             for v, d, s in db.execute("select version, description, source from model_versions")
         }
     return {"tags": tags, "aliases": aliases, "about": about}
-
-
-# --- candidates and champions ---------------------------------------------------------------------
 
 
 def test_a_candidate_carries_hashes_card_and_verdicts_and_is_the_same_version_when_promoted_again(
@@ -323,9 +225,6 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(
     assert registered() == {"tags": {}, "aliases": {}, "about": {}}
 
 
-# --- refusals, each by its rule -------------------------------------------------------------------
-
-
 def test_a_fault_of_the_audit_bars_the_champion_and_is_named(copy: Path) -> None:
     weights = copy / "models/grpo/model.safetensors"
     md5 = profiles.read_yaml(copy / "dvc.lock")["stages"]["grpo"]["outs"][0]["md5"]
@@ -382,11 +281,11 @@ def test_a_champion_whose_samples_are_gone_is_told(copy: Path) -> None:
     run(copy, "git", "checkout", "-q", "run0")
     stage = profiles.read_yaml(copy / "dvc.lock")["stages"]["evaluate"]
     run(copy, "git", "checkout", "-q", "main")
-    md5 = next(out["md5"] for out in stage["outs"] if out["path"] == promote.SAMPLES)
+    md5 = next(out["md5"] for out in stage["outs"] if out["path"] == SAMPLES)
     (copy / f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}").unlink()
     result = promoted("run1", "champion")
     assert (result["verdict"], rules(result)["comparison"]) == ("not checkable", "unknown")
-    assert "found nothing here or in DVC's cache. Fetch them" in result["rules"][-1]["text"]
+    assert "is not in DVC's cache, or altered there" in result["rules"][-1]["text"]
 
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
         db.execute(
@@ -397,9 +296,6 @@ def test_a_champion_whose_samples_are_gone_is_told(copy: Path) -> None:
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
         db.execute("delete from model_version_tags where key = 'regrpo.stage.evaluate'")
     assert "registered by other means" in promoted("run1", "champion")["rules"][-1]["text"]
-
-
-# --- what is no finished run of this store --------------------------------------------------------
 
 
 def test_an_unknown_run_an_unfinished_one_and_one_whose_results_are_gone_are_told_apart(
@@ -457,71 +353,6 @@ def test_another_store_than_the_run_was_told_to_is_told(
         CannotCheck, match="expected the model that run0's grpo stage logged; found none"
     ):
         promoted("run0")
-
-
-# --- the rule -------------------------------------------------------------------------------------
-
-
-def frame(values: Sequence[float], **about: Any) -> pd.DataFrame:
-    import pandas as pd
-
-    names = [f"q{n}" for n in range(len(values))]
-    made = pd.DataFrame({"prompt": names, "answer": names, "value": values}, index=names)
-    made.attrs = {"kind": "binary", "metric": "accuracy", "version": 1.0} | about
-    return made
-
-
-def problems(
-    before: Sequence[float], after: Sequence[float], kind: str = "binary", **rule: float
-) -> list[str]:
-    found = promotion_rules.compare(
-        frame(before, kind=kind), frame(after, kind=kind), RULE.model_copy(update=rule)
-    )
-    return [str(one) for one in found["problems"]]
-
-
-def test_not_worse_is_an_interval_above_the_margin_and_no_significant_loss() -> None:
-    n = 1000
-    champion = [1.0] * n
-    few = [0.0] * 5 + [1.0] * (
-        n - 5
-    )  # −0.5 points, interval about −1.0 to −0.1, p = 2 · 0.5^5 = 0.0625
-    assert problems(champion, few) == []
-    assert problems(champion, few, max_loss=0.005) == [
-        "the interval reaches down to -1.0 points; -0.5 points is allowed (promote.max_loss)"
-    ]
-    assert problems(champion, few, alpha=0.07) == [
-        "the loss is significant (McNemar p = 0.062, under 0.07; promote.alpha)"
-    ]
-    six = [0.0] * 6 + [1.0] * (n - 6)  # p = 2 · 0.5^6 = 0.03
-    assert problems(champion, six) == [
-        "the loss is significant (McNemar p = 0.031, under 0.05; promote.alpha)"
-    ]
-    assert problems(six, champion) == [], "a significant gain is no loss"
-    assert problems(champion, champion, max_loss=0.0) == []
-
-
-def test_a_continuous_metric_is_judged_by_its_interval() -> None:
-    before = [0.1 * (n % 7) for n in range(200)]
-    assert problems(
-        before, [value - 0.001 * (n % 3) for n, value in enumerate(before)], "continuous"
-    ) == ["the loss is significant (interval below 0; promote.alpha)"]
-    assert (
-        problems(before, [value + 0.001 * (n % 3) for n, value in enumerate(before)], "continuous")
-        == []
-    )
-
-
-def test_other_metrics_and_a_changed_question_are_not_compared() -> None:
-    values = [1.0, 0.0, 1.0]
-    with pytest.raises(CannotCheck, match="the same metric"):
-        promotion_rules.compare(frame(values), frame(values, metric="format"), RULE)
-    changed = frame(values)
-    changed.loc["q1", "prompt"] = "another"
-    with pytest.raises(CannotCheck, match="found 2 shared of 3 here and 3 there"):
-        promotion_rules.compare(frame(values), changed, RULE)
-    with pytest.raises(CannotCheck, match="found 2 shared of 2 here and 3 there"):
-        promotion_rules.compare(frame(values), frame(values[:2]), RULE)
 
 
 def test_the_rule_is_the_workspace_profiles_and_not_the_runs_own(copy: Path) -> None:

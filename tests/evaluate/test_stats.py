@@ -11,10 +11,12 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
+from regrpo.evaluate import stats
 from regrpo.evaluate.results import Kind, Pair
-from regrpo.evaluate.stats import FEWEST_DISCORDANT, compare, estimate, kind_of, pair_answers
+from regrpo.evaluate.stats import compare, estimate, fewest_discordant, kind_of, pair_answers
 
 DRAWN = {"resamples": 2000, "seed": 3}
+FEWEST_DISCORDANT = fewest_discordant()
 
 
 def paired(both: int, gained: int, lost: int, neither: int) -> tuple[list[float], list[float]]:
@@ -214,3 +216,93 @@ def test_answers_are_paired_on_the_questions_that_both_were_asked():
     assert (found.ids, found.changed) == (["b", "d"], ["c"])
     assert (found.before.tolist(), found.after.tolist()) == ([1.0, 3.0], [2.0, 0.0])
     assert pair_answers(answers("a"), answers("b")).ids == []
+
+
+# --- many comparisons -----------------------------------------------------------------------------
+
+
+def values(kind: Kind, n: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.random.default_rng(seed).random((2, n))
+    return ((x < 0.4).astype(float), (y < 0.6).astype(float)) if kind == "binary" else (x, y)
+
+
+def test_many_comparisons_at_once_have_the_intervals_that_each_has_alone():
+    samples = [
+        stats.paired_differences(*values("binary", n, seed), "binary")
+        for n, seed in [(80, 1), (50, 2), (80, 3), (81, 4)]
+    ]
+    together = stats.bootstrap_intervals(samples, **DRAWN)
+    assert together == [stats.bootstrap_interval(sample, **DRAWN) for sample in samples]
+    assert stats.bootstrap_intervals([], **DRAWN) == []
+
+
+def test_the_paired_t_test_is_scipys_and_needs_a_variation():
+    x, y = values("continuous")
+    assert stats.paired_t(y - x) == pytest.approx(scipy_stats.ttest_rel(y, x).pvalue)
+    assert stats.paired_t(np.zeros(5)) == 1.0
+    assert stats.paired_t(np.array([0.6, 1.0, 0.8]) - np.array([0.1, 0.5, 0.3])) == 0.0
+    assert stats.paired_t(np.array([0.5])) == 1.0
+
+
+def test_holms_correction_on_an_example_worked_by_hand():
+    # Four tests: 4 · 0.005, 3 · 0.01, 2 · 0.03, then at least as large as the one before (R's
+    # p.adjust says the same).
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.6]) == [0.6]
+    assert stats.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert stats.holm([]) == []
+
+
+def test_as_many_questions_as_it_says_would_do_have_the_difference_as_their_smallest():
+    x, y = values("binary", 400, 5)
+    seen = float((y - x).mean())
+    deviation = stats.deviation(y - x, "binary")
+    needed = stats.questions_for(seen, deviation, "binary", 0.05 / 9)
+    assert needed is not None
+    assert stats.detectable_difference(deviation, needed, "binary", 0.05 / 9) <= seen
+    assert stats.detectable_difference(deviation, needed - 1, "binary", 0.05 / 9) > seen
+    assert needed > (stats.questions_for(seen, deviation, "binary") or 0)
+    assert stats.questions_for(0.0, deviation, "binary") is None
+    assert (
+        stats.questions_for(0.5, stats.deviation(np.array([0.5]), "continuous"), "continuous")
+        is None
+    )
+
+
+def test_a_published_number_of_pairs():
+    # Cohen 1988, Statistical Power Analysis, 2.3: d = 0.5, two-sided 0.05, power 0.80; the z
+    # approximation is 31.4.
+    assert stats.questions_for(0.5, 1.0, "continuous") == 32
+    assert stats.questions_for(1e-7, 1.0, "continuous") is None
+    # No fewer than six discordant questions show anything to an exact McNemar test: 2 · 0.5^6 =
+    # 0.031.
+    assert stats.questions_for(1.0, 1.0, "binary") == 8
+    assert stats.questions_for(0.5, 0.1, "binary") == 12
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0.10, 0.10), (0.20, 0.05)])
+def test_paired_intervals_cover_the_true_difference_in_95_percent(better: float, worse: float):
+    u = np.random.default_rng(200).random((2000, 200))
+    differences = (u < better).astype(float) - (u > 1 - worse)
+    intervals = stats.bootstrap_intervals(list(differences), resamples=2000, seed=1)
+    low, high = np.array(intervals).T
+    covered = np.mean((low <= better - worse) & (better - worse <= high))
+    assert covered == pytest.approx(0.95, abs=0.02)
+
+
+def test_intervals_of_a_continuous_metric_cover_too():
+    differences = np.random.default_rng(2).gamma(2.0, 1.0, (2000, 200)) - 2.0
+    intervals = stats.bootstrap_intervals(list(differences), resamples=2000, seed=1)
+    low, high = np.array(intervals).T
+    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(0.95, abs=0.02)
+
+
+def test_as_many_questions_as_it_says_would_do_show_the_difference_four_times_in_five():
+    better, worse = 0.14, 0.06
+    n = stats.questions_for(better - worse, math.sqrt(better + worse), "binary")
+    assert n is not None
+    gained, lost, _ = (
+        np.random.default_rng(3).multinomial(n, [better, worse, 1 - better - worse], 4000).T
+    )
+    p = 2 * scipy_stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5)
+    assert np.mean(p < 0.05) == pytest.approx(0.80, abs=0.06)

@@ -86,7 +86,7 @@ def test_a_page_that_cannot_be_written_is_one_line_and_leaves_nothing(
     before = sorted(path for path in copy.rglob("*") if ".dvc/tmp" not in str(path))
     for target, told in {
         "no/such/folder/page.html": "no folder no/such/folder",
-        "models": "found a folder",
+        "models": "no regular file",
         "dvc.yaml/page.html": "no folder dvc.yaml",
         "pipe": "no regular file",
         "x" * 300: "File name too long",

@@ -1,4 +1,4 @@
-"""One finished pipeline for all tests of audits; each test works on a copy of it.
+"""One finished pipeline for all tests of audits and commands; each test works on a copy of it.
 
 DVC, git, the records and MLflow's tracker are real; what the stages would compute is made here.
 """
