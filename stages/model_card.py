@@ -15,7 +15,7 @@ from pydantic import Field
 
 from regrpo.core import files, text
 from regrpo.core.settings import Section
-from regrpo.evaluate.results import MODELS
+from regrpo.evaluate.results import MODELS, PAIRS
 from regrpo.records import stage_run
 from regrpo.report import card
 from regrpo.report.card_facts import Facts, read_facts
@@ -85,6 +85,7 @@ def render(params: Params, facts: Facts) -> str:
         card=card,
         text=text,
         MODELS=MODELS,
+        PAIRS=PAIRS,
     )
     return str(content).rstrip("\n") + "\n"
 

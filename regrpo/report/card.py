@@ -20,7 +20,7 @@ from regrpo.core.library import library_defaults
 from regrpo.core.pipeline import RAW, Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, parse_yaml
 from regrpo.core.text import UNKNOWN, change, code, fence, prose
-from regrpo.evaluate.results import MODELS, PAIRS, FewShot, Task
+from regrpo.evaluate.results import MODELS, FewShot, Task
 from regrpo.report.card_facts import RECORDED, TRAINERS, Facts, Json
 
 FRAMEWORKS = {
@@ -91,30 +91,6 @@ def estimate(task: Task, model: str) -> str:
     """A model's result on a task with its confidence interval."""
     found = task.models.get(model)
     return UNKNOWN if found is None else text.estimate(found.value, found.ci95, task.kind)
-
-
-def pairs(task: Task) -> str:
-    """A task's paired comparisons as a table."""
-    lines = [
-        "| from → to | difference | McNemar p | gained / lost | detectable |",
-        "|---|---|---|---|---|",
-    ]
-    for name in PAIRS:
-        if name not in task.pairs:
-            continue
-        pair = task.pairs[name]
-        flips = "—"
-        if pair.gained is not None and pair.lost is not None:
-            flips = f"{pair.gained:,} / {pair.lost:,}"
-        cells = (
-            name.replace("_", " → "),
-            change(pair.difference, pair.ci95, task.kind),
-            text.p_value(pair.p_mcnemar),
-            flips,
-            text.size(pair.minimum_detectable_effect, task.kind),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def gain_words(facts: Facts) -> str | None:
@@ -229,19 +205,6 @@ def brought_in(facts: Facts) -> dict[str, str]:
     return found
 
 
-def artifacts(facts: Facts) -> list[tuple[str, str, str]]:
-    """(path, SHA-256, stage) of everything brought in or written, in running order."""
-    rows = [(path, digest, "brought in") for path, digest in brought_in(facts).items()]
-    for stage in RECORDED:
-        rows += [(out["path"], out["sha256"], stage) for out in facts.runs[stage]["outputs"]]
-    return rows
-
-
-def checksums(facts: Facts) -> str:
-    """The artifacts file by file, in the form that `sha256sum --check` reads."""
-    return "\n".join(f"{digest}  {path}" for _, path, digest in facts.files("outputs"))
-
-
 def graph(facts: Facts) -> str:
     """The pipeline as a Mermaid flowchart: an edge where a stage read what another wrote."""
     shown = {
@@ -275,7 +238,7 @@ def without_varying_block(card: str) -> str:
 
 
 def this_run(facts: Facts) -> Json:
-    """Revision, commands, hardware and one row per stage, for the marked block alone."""
+    """Revision, commands and hardware, for the marked block alone."""
     runs = facts.runs.values()
     last = max(runs, key=lambda run: str(run["ended"]))
     environments = {run["environment"]["sha256"]: run["environment"] for run in runs}
@@ -284,7 +247,6 @@ def this_run(facts: Facts) -> Json:
         "mixed": len({run["code"]["revision"] for run in runs}) > 1,
         "commands": commands(facts, last["code"]["revision"]),
         "environments": list(environments.values()),
-        "stages": [(stage, facts.runs[stage]) for stage in RECORDED],
     }
 
 

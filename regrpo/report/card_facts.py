@@ -79,10 +79,6 @@ class Facts:
             return None
         return f"models/{stage}/adapter" if self.section(stage).get("lora") else None
 
-    def rules(self, verdict: str) -> list[Json]:
-        """The doctor's rules of that verdict."""
-        return [rule for rule in self.health["rules"] if rule["verdict"] == verdict]
-
     def files(self, side: str) -> Iterator[tuple[str, str, str]]:
         """(stage, path, SHA-256) of every file in the records' "inputs" or "outputs"."""
         for stage in RECORDED:
