@@ -73,7 +73,10 @@ def _table(rows: Sequence[Mapping[str, str]]) -> Table:
     columns = dict.fromkeys(chain.from_iterable(rows))
     if not columns:
         return []
-    return [list(columns), *([row.get(name, "") for name in columns] for row in rows)]
+    table = [list(columns)]
+    for row in rows:
+        table.append([row.get(name, "") for name in columns])
+    return table
 
 
 def _runs(result: Json) -> Table:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from regrpo.compare import runs
@@ -237,4 +238,8 @@ def _curve(group: Sequence[Run], metric: str) -> Curve:
     """The mean at each step that every run of the group has logged."""
     every = [dict(runs.curve(run, metric)) for run in group]
     steps = set(every[0]).intersection(*every[1:])
-    return [(step, sum(line[step] for line in every) / len(every)) for step in sorted(steps)]
+    means = []
+    for step in sorted(steps):
+        values = [line[step] for line in every]
+        means.append((step, fmean(values)))
+    return means

@@ -81,7 +81,8 @@ class Sides:
 
     def power(self, comparisons: int) -> Json:
         """What so many questions would show, and how many would show the difference seen."""
-        deviation, alpha = stats.deviation(self.differences, self.kind), stats.ALPHA / comparisons
+        deviation = stats.deviation(self.differences, self.kind)
+        alpha = stats.ALPHA / comparisons
         least = stats.detectable_difference(deviation, len(self.ids), self.kind, alpha)
         seen = self.figures["difference"]
         return {

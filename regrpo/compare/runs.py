@@ -219,7 +219,8 @@ def packages(run: Run) -> dict[str, str]:
     for record in run.records.values():
         facts = record["environment"] | record["environment"]["packages"]
         for name in facts.keys() - {"packages", "sha256"}:
-            text = facts[name] if isinstance(facts[name], str) else json.dumps(facts[name])
+            version = facts[name]
+            text = version if isinstance(version, str) else json.dumps(version)
             versions.setdefault(name, {})[text] = None
     return {name: ", ".join(versions[name]) for name in sorted(versions)}
 

@@ -67,7 +67,7 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
     if n < FEWEST_SEEDS:
         return Mean(n, mean, deviation, None)
     if not vary(x):
-        return Mean(n, float(x[0]), 0.0, (float(x[0]), float(x[0])))
+        return Mean(n, x.item(0), 0.0, (x.item(0), x.item(0)))
     low, high = ttest_1samp(x, 0).confidence_interval(1 - ALPHA)
     return Mean(n, mean, deviation, (float(low), float(high)))
 
@@ -85,7 +85,8 @@ def compare_seeds(
     from scipy.stats import ttest_1samp, ttest_ind
     from statsmodels.stats.power import TTestIndPower, TTestPower
 
-    x, y = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    x = np.asarray(before, dtype=np.float64)
+    y = np.asarray(after, dtype=np.float64)
     if paired and len(x) != len(y):
         raise ValueError(f"not the same seeds: {len(x)} and {len(y)} values")
     fewest = min(len(x), len(y))
@@ -93,9 +94,10 @@ def compare_seeds(
         return None
     found = None
     if paired:
-        difference, deviation = float((y - x).mean()), float((y - x).std(ddof=1))
-        if vary(y - x):
-            found = ttest_1samp(y - x, 0)
+        d = y - x
+        difference, deviation = float(d.mean()), float(d.std(ddof=1))
+        if vary(d):
+            found = ttest_1samp(d, 0)
     else:
         difference = float(y.mean() - x.mean())
         deviation = math.sqrt((x.var(ddof=1) + y.var(ddof=1)) / 2)

@@ -34,7 +34,11 @@ def over_seeds(arms: Sequence[Arm], pairs: Sequence[Json]) -> Json:
 
 def _varies(seed: str, arms: Sequence[Arm]) -> bool:
     """Whether runs of any arm differ in this seed."""
-    return any(len({run.params.get(seed) for run in arm.runs}) > 1 for arm in arms)
+    for arm in arms:
+        values = {run.params.get(seed) for run in arm.runs}
+        if len(values) > 1:
+            return True
+    return False
 
 
 def covers(varying: Sequence[str], every: Sequence[Run]) -> str:
