@@ -205,27 +205,11 @@ def brought_in(facts: Facts) -> dict[str, str]:
     return found
 
 
-def graph(facts: Facts) -> str:
-    """The pipeline as a Mermaid flowchart: an edge where a stage read what another wrote."""
-    shown = {
-        "validate": "reports/validate/verdict.json",
-        "evaluate": "reports/evaluate/metrics.json",
-    }
-    nodes = [
-        f'  data(["{text.mermaid(facts.dataset["source"])}"]) --> prepare',
-        f'  weights(["{text.mermaid(facts.base["source"])}"]) --> base_model',
-    ]
-    for stage in RECORDED:
-        outputs = {one["path"]: one["sha256"] for one in facts.runs[stage]["outputs"]}
-        path = shown.get(stage, next(iter(outputs)))
-        label = f"{stage}<br/>{text.mermaid(path)}<br/>{outputs[path][:12]}"
-        nodes.append(f'  {stage}["{label}"]')
-    owner = {path: stage for stage, path, _ in facts.files("outputs")}
-    edges = {(owner[path], reader) for reader, path, _ in facts.files("inputs") if path in owner}
-    for reader in RECORDED:
-        nodes += [f"  {maker} --> {reader}" for maker in RECORDED if (maker, reader) in edges]
-    end = '  evaluate --> model_card["model_card<br/>this card"]'
-    return "\n".join(["flowchart TD", *nodes, end])
+def makers(facts: Facts, reader: str) -> list[str]:
+    """The stages whose files a stage read, in running order."""
+    owners = {path: stage for stage, path, _ in facts.files("outputs")}
+    read = {owners.get(path) for stage, path, _ in facts.files("inputs") if stage == reader}
+    return [stage for stage in RECORDED if stage in read]
 
 
 # --- what varies from run to run ------------------------------------------------------------------
