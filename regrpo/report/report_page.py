@@ -38,8 +38,6 @@ CHARTED = 12
 """Tasks that the chart shows; the table has them all."""
 Figure = tuple[str, str, str]
 """Caption, note, chart."""
-Tile = tuple[str, str, str]
-"""Name, value, note."""
 
 
 def page(report: Report, out: Path) -> str:
@@ -59,7 +57,6 @@ def page(report: Report, out: Path) -> str:
         states=STATES,
         models=MODELS,
         headline=headline,
-        tiles=_tiles(report, headline),
         curves=_curves(report),
         evaluation_charts=_evaluation_charts(evaluation) if evaluation else (),
         paired=_paired_words(headline, pair) if headline and pair else None,
@@ -81,40 +78,6 @@ def _link(report: Report, folder: Path, path: str) -> str | None:
         return None
     address = quote(os.path.relpath(place, folder))
     return f"{address}/" if place.is_dir() else address
-
-
-def _tiles(report: Report, headline: Task | None) -> list[Tile]:
-    """The numbers that the page begins with."""
-    tiles = _headline_tiles(headline) if headline else []
-    if report.health:
-        rules = [rule for rule in report.health.rules if rule.verdict != "not_applicable"]
-        note = f"{report.health.fired} of {len(rules)} rules fired"
-        tiles.append(("Doctor", report.health.verdict, note))
-    if report.verdict:
-        checks = report.verdict.checks
-        passed = sum(check.passed for check in checks)
-        note = f"{passed:,} of {len(checks):,} checks hold"
-        tiles.append(("Gate", "passed" if report.verdict.passed else "refused", note))
-    seconds = [stage.seconds for stage in report.stages if stage.seconds]
-    if seconds:
-        tiles.append(("Computed in", text.duration(sum(seconds)), f"{len(seconds)} stages"))
-    return tiles
-
-
-def _headline_tiles(headline: Task) -> list[Tile]:
-    kind = headline.kind
-    tiles = []
-    for model, name in (("base", "Base"), ("sft", "After SFT"), ("grpo", "After GRPO")):
-        if model in headline.models:
-            result = headline.models[model]
-            value = text.score(result.value, kind)
-            tiles.append((name, value, text.interval(result.ci95, kind)))
-    pair = headline.pairs.get("sft_grpo")
-    if pair:
-        name = "Gain by GRPO, points" if kind == "binary" else "Gain by GRPO"
-        value = _figure(pair.difference, kind)
-        tiles.append((name, value, text.interval(pair.ci95, kind, sign=True)))
-    return tiles
 
 
 def _figure(difference: float, kind: str) -> str:
