@@ -275,7 +275,9 @@ def read_answers(run: Run) -> None:
             _samples(run), ["task", "id", "prompt", "answer", "value"], model=MODEL
         )
         for name in ("prompt", "answer"):
-            table[name] = hash_array(table[name].map(str).to_numpy(dtype=object))
+            # A column of nothing but None, as a subset may have, is of another type than text.
+            texts = table[name].fillna("(none)").map(str)
+            table[name] = hash_array(texts.to_numpy(dtype=object))
         for task, frame in table.groupby("task"):
             if frame["id"].duplicated().any():
                 raise ValueError("a question's id repeats")

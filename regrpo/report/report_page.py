@@ -12,7 +12,6 @@ from urllib.parse import quote
 from regrpo.core import text
 from regrpo.evaluate.results import MODELS, Evaluation, Gain, Interval, Pair, Task
 from regrpo.inputs.checks import CHECKS
-from regrpo.records.record import Record
 from regrpo.report import drawing, pages
 from regrpo.report.card import FRAMEWORKS
 from regrpo.report.contents import SHOWN, Report
@@ -34,6 +33,11 @@ STATES = {
 """How each state of a stage is shown: kind, sign, word."""
 COLOURS = {"base": 2, "sft": 1, "grpo": 0}
 """The models' colours in charts; as in comparison.png: grey, orange, blue."""
+SHOWN_PACKAGES = FRAMEWORKS | {
+    "DVC": "dvc",
+    "MLflow": "mlflow",
+    "Great Expectations": "great-expectations",
+}
 CHARTED = 12
 """Tasks that the chart shows; the table has them all."""
 Figure = tuple[str, str, str]
@@ -63,7 +67,7 @@ def page(report: Report, out: Path) -> str:
         questions_shown=SHOWN,
         questions_in_all=sum(map(len, report.questions.values())),
         lineage=lineage(report.graph, kinds),
-        frameworks=_frameworks(report.last) if report.last else {},
+        frameworks=SHOWN_PACKAGES,
         links=partial(_link, report, out.resolve().parent),
     )
 
@@ -83,17 +87,6 @@ def _link(report: Report, folder: Path, path: str) -> str | None:
 def _figure(difference: float, kind: str) -> str:
     """A difference where its unit stands elsewhere."""
     return text.signed(difference, kind).removesuffix(" points")
-
-
-def _frameworks(record: Record) -> dict[str, str]:
-    """The versions of what matters most in a record's environment."""
-    wanted = FRAMEWORKS | {
-        "DVC": "dvc",
-        "MLflow": "mlflow",
-        "Great Expectations": "great-expectations",
-    }
-    packages = record.environment.packages
-    return {name: packages[package] for name, package in wanted.items() if package in packages}
 
 
 # --- training curves ------------------------------------------------------------------------------

@@ -552,6 +552,14 @@ def test_part_of_the_same_questions_is_compared_on_what_both_were_asked(root: Pa
     assert (line["questions"], line["of"], line["difference"]) == (100, [300, 100], 0.0)
 
 
+def test_a_subset_whose_questions_have_no_right_answer_is_compared(root: Path) -> None:
+    asked = questions(100).assign(answer=lambda frame: frame["answer"].where(frame.index >= 50))
+    experiment(root, "a", evaluation({"heldout": right(0.5, 100)}, asked, say="x"))
+    few = evaluation({"heldout": right(0.5, 50)}, asked[:50].assign(answer=None), say="x")
+    experiment(root, "b", few, {"evaluate.limit": 50})
+    assert headline(compared("a", "b"))["of"] == [100, 50]
+
+
 def test_different_tasks_are_refused(root: Path) -> None:
     custom = evaluation({"gsm8k": right(0.5)}, headline=None)
     assert refusals(root, evaluation({"heldout": right(0.5)}), custom) == [
