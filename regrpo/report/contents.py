@@ -81,8 +81,8 @@ class Verdict(_Shape):
     @property
     def splits(self) -> list[tuple[str, int]]:
         """Each split's rows, in the order of their use; verdict.json sorts by name."""
-        known = [(name, self.rows[name]) for name in SPLITS if name in self.rows]
-        return known + [(name, n) for name, n in self.rows.items() if name not in SPLITS]
+        order = {name: place for place, name in enumerate(SPLITS)}
+        return sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order)))
 
 
 class Dataset(_Shape):
