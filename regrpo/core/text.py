@@ -117,18 +117,6 @@ def some(names: Sequence[str], most: int = 3) -> str:
     return f"{shown} and {left:,} more" if left > 0 else shown
 
 
-def duration(seconds: float | None) -> str:
-    """A time as people say it: 4.2 s, 3 min 20 s, 2 h 5 min; nothing for None."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def gigabytes(size: float) -> str:
     """Bytes as disks count them: 8.0 GB."""
     return f"{size / 1e9:.1f} GB"

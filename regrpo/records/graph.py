@@ -178,7 +178,7 @@ def _add_record(runs: dict[str, RecordedRun], stage: str, data: bytes) -> Record
 def _parts(items: Iterable[Json]) -> Parts:
     parts = {}
     for item in items:
-        for part in hashes([item]):
+        for part in hashes(item).items():
             parts[Artifact(*part)] = Artifact(item["path"], item["sha256"])
     return parts
 
