@@ -11,6 +11,7 @@ from pathlib import Path
 from regrpo.commands import clone
 from regrpo.plan.check import check
 from regrpo.plan.findings import lines
+from regrpo.records import lock_copy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     Exit code 0: nothing is; 1: something is; 2: something could not be checked.
     """
     clone.enter()
+    for line in lock_copy.mend():
+        print(line, file=sys.stderr)
     findings = check(arguments.profile, clone.section_models())
     if arguments.json:
         print(json.dumps([dataclasses.asdict(one) for one in findings], indent=2))

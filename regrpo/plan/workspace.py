@@ -8,9 +8,9 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.hardware import ACCEPTED_VERSIONS, accepted_versions
+from regrpo.records import lock_copy
 
 FREE_BYTES = 2 * 10**9
 """What a run of the default needs at most, with its caches and records."""
@@ -78,11 +78,7 @@ def require_lock() -> None:
     lock = Path("dvc.lock")
     if not lock.exists():
         return
-    try:
-        content = profiles.read_yaml(lock)
-    except Refused:
-        content = None
-    if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
+    if not lock_copy.is_whole(lock):
         empty = lock.stat().st_size == 0
         raise CannotCheck(
             "dvc.lock",

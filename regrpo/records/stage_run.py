@@ -30,7 +30,7 @@ from regrpo.core.files import Json
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, record_path, stage_key
 from regrpo.core.settings import Section
-from regrpo.records import follower_process
+from regrpo.records import follower_process, lock_copy, output_lock, watcher
 from regrpo.records.journal import Journal
 
 SCHEMA_VERSION = 1
@@ -164,17 +164,20 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     """
     run: Run[P] | None = None
     status = "FAILED"
-    # DVC leaves the stage alive on SIGTERM; one that reaches us ends the run as KILLED, not as an
-    # orphan.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    dvc = ancestor_dvc()
     try:
-        run = _open(name, model)
-        yield run
-        record = _record(run.facts, run.journal)
-        files.write_json(run.reports / "run.json", [record])
-        _keep_reports(run.journal, name)
-        run.journal.close("FINISHED", record)
-        status = "FINISHED"
+        with watcher.watched(dvc[0] if dvc else None):
+            run = _open(name, model, dvc)
+            lock_copy.keep()
+            with output_lock.held(name, run.facts["process"], dvc, _declared(name)):
+                yield run
+                record = _record(run.facts, run.journal)
+                files.write_json(run.reports / "run.json", [record])
+                _keep_reports(run.journal, name)
+                run.journal.close("FINISHED", record)
+                status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
@@ -189,7 +192,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
             print(f"{name}: MLflow does not take this run: {trouble}", file=sys.stderr)
 
 
-def _open(name: str, model: type[P]) -> Run[P]:
+def _open(name: str, model: type[P], dvc: tuple[int, float] | None) -> Run[P]:
     """Check and parse the profile, open the journal, and see to it that a tracker reads it."""
     if not Path("dvc.yaml").exists():
         raise CannotCheck(
@@ -202,7 +205,7 @@ def _open(name: str, model: type[P]) -> Run[P]:
     profile = profiles.active_profile()
     sections = profiles.read_profile(profile)
     values = profiles.parse_section(model, sections[name], f"{profile}: {name}")
-    run = Run(values, _opening_facts(name, str(profile), sections))
+    run = Run(values, _opening_facts(name, str(profile), sections, dvc))
     follower_process.start_following()
     return run
 
@@ -225,12 +228,13 @@ def _report(name: str, error: Exception) -> int:
     return CannotCheck.exit_code
 
 
-def _opening_facts(name: str, profile: str, sections: Json) -> Json:
+def _opening_facts(
+    name: str, profile: str, sections: Mapping[str, object], dvc: tuple[int, float] | None
+) -> Json:
     import psutil
 
     entry = entry_now(name)
     code, diff = code_state()
-    dvc = ancestor_dvc()
     me = psutil.Process()
     return {
         "stage": name,
@@ -258,8 +262,6 @@ def _record(facts: Json, journal: Journal) -> Json:
     """run.json's one element: how this execution went, and what it read and wrote."""
     entry, name = facts["entry"], facts["stage"]
     now = time.time()
-    declared = profiles.read_yaml(Path("dvc.yaml"))["stages"][name]
-    outputs = [path_of(out) for out in declared_outputs(declared)]
     return {
         "schema_version": SCHEMA_VERSION,
         "stage": name,
@@ -268,7 +270,7 @@ def _record(facts: Json, journal: Journal) -> Json:
         "command": entry["cmd"],
         "parameters": entry["params"],
         "inputs": [fingerprint(dep["path"]) for dep in entry["deps"]],
-        "outputs": [fingerprint(out) for out in outputs if out != record_path(name)],
+        "outputs": [fingerprint(out) for out in _declared(name) if out != record_path(name)],
         "code": facts["code"],
         "environment": environment(),
         "started": _utc(facts["started"]),
@@ -277,6 +279,12 @@ def _record(facts: Json, journal: Journal) -> Json:
         "peak_memory_mb": hardware.peak_memory_mb(),
         "mlflow_run_id": journal.mlflow_run_id(follower_process.is_following),
     }
+
+
+def _declared(name: str) -> list[str]:
+    """The paths that dvc.yaml names as a stage's outputs."""
+    stages = profiles.read_yaml(Path("dvc.yaml"))["stages"]
+    return [path_of(out) for out in declared_outputs(stages[name])]
 
 
 def _keep_reports(journal: Journal, name: str) -> None:

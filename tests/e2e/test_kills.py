@@ -5,6 +5,7 @@ The next `dvc repro` always ends in the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.projects import environment, make_project, run
@@ -143,11 +145,39 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_no_trace(
     goes_on_to(reference[0], folder)
 
 
-def mend_lock(folder: Path) -> None:
-    """DVC writes dvc.lock in place: killed in that instant it leaves it cut off.
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_does_not_outlive_its_dvc(
+    number: signal.Signals, reference: tuple[dict[str, str], float], tmp_path: Path
+) -> None:
+    folder = make_project(tmp_path / "project", SECTIONS)
+    process = start(folder)
+    while process.poll() is None and not list(folder.glob(".checkpoints/grpo-*/checkpoint-*")):
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait() in (-number, 128 + number)
+    until = time.monotonic() + 20
+    while stages_of(folder) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert stages_of(folder) == []
+    goes_on_to(reference[0], folder)
+    statuses = {one["status"] for one in rows(folder, "stage") if one["regrpo.stage"] == "grpo"}
+    assert statuses == {"KILLED", "FINISHED"}
 
-    Do what the README says.
-    """
+
+def stages_of(folder: Path) -> list[str]:
+    """The command lines of stages that run in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if "-m stages." in command and Path(process.cwd()) == folder:
+                found.append(command)
+    return found
+
+
+def mend_lock(folder: Path) -> None:
+    """What `make repro` does first; a dvc.lock of which there is no copy yet is removed."""
     if run(folder, "python", "-m", "regrpo.cli", "check", "--quiet", check=False).returncode:
         (folder / "dvc.lock").unlink()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import platform
@@ -20,7 +21,7 @@ from regrpo.core.dvc import entry_now
 from regrpo.core.errors import Refused
 from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import SECTIONS, Section
-from regrpo.records import stage_run
+from regrpo.records import stage_run, watcher
 from regrpo.records.journal import JournalReader, is_alive
 from tests.support import tracked
 from tests.support.pipelines import digest
@@ -46,6 +47,7 @@ def write_one_stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGRPO_TRACKING", "off")
     monkeypatch.setattr(stage_run, "require_checked_profile", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(watcher, "watched", lambda dvc: contextlib.nullcontext())
     (root / "code.py").write_text("pass\n")
     sections = {name: {"seed": 1} for name in SECTIONS}
     files.write_json(root / "params.yaml", {"profile": "params.yaml"} | sections)

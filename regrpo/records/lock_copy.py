@@ -1,0 +1,81 @@
+"""Observer: a good copy of dvc.lock, and the mending of what a kill cut off.
+
+DVC writes dvc.lock and .dvc/tmp/rwlock in place: killed in that instant it leaves them cut off, and
+then refuses every command. The copy is made at each stage's start; what DVC had written after it
+comes back from DVC's run-cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from regrpo.core import files, profiles
+from regrpo.core.dvc import dvc_root
+from regrpo.core.errors import Refused
+
+LOCK = Path("dvc.lock")
+COPY = Path(".regrpo/dvc.lock")
+RWLOCK = Path(".dvc/tmp/rwlock")
+
+
+def keep() -> None:
+    """Copy dvc.lock, if it is whole. Not in the temporary workspace of an experiment."""
+    if dvc_root() == Path.cwd().resolve() and LOCK.exists() and is_whole(LOCK):
+        COPY.parent.mkdir(exist_ok=True)
+        with files.replacing(COPY) as temporary:
+            shutil.copyfile(LOCK, temporary)
+
+
+def mend() -> list[str]:
+    """Put back what a kill cut off, in the current folder; returns a line for each thing done.
+
+    Nothing is done while a dvc of this repository lives: it may be writing.
+    """
+    todo: list[tuple[str, Callable[[], None]]] = []
+    if LOCK.exists() and not is_whole(LOCK) and COPY.exists() and is_whole(COPY):
+        todo.append((f"{LOCK} was cut off by a kill: put back from {COPY}", _put_back))
+    if RWLOCK.exists() and not _is_json(RWLOCK):
+        todo.append((f"{RWLOCK} was cut off by a kill: removed", RWLOCK.unlink))
+    if not todo or dvc_lives(Path.cwd()):
+        return []
+    for _, do in todo:
+        do()
+    return [line for line, _ in todo]
+
+
+def is_whole(lock: Path) -> bool:
+    """Whether DVC can read the file."""
+    try:
+        content = profiles.read_yaml(lock)
+    except (Refused, OSError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("stages"), dict)
+
+
+def dvc_lives(root: Path) -> bool:
+    """Whether a dvc process works below `root`."""
+    import psutil
+
+    for process in psutil.process_iter(["cmdline"]):
+        names = [Path(word).name for word in (process.info["cmdline"] or [])[:3]]
+        with contextlib.suppress(psutil.Error):
+            if "dvc" in names and Path(process.cwd()).is_relative_to(root.resolve()):
+                return True
+    return False
+
+
+def _put_back() -> None:
+    with files.replacing(LOCK) as temporary:
+        shutil.copyfile(COPY, temporary)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True

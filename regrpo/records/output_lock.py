@@ -1,0 +1,103 @@
+"""Observer: the outputs of a stage have one writer at a time, whatever its parameters are.
+
+DVC's own lock ends with dvc, also where a `kill -9` left the stage behind; a second `dvc repro`
+then starts beside it. The lock lies in the user's repository, one per workspace and stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from regrpo.core import files
+from regrpo.core.dvc import dvc_root
+from regrpo.records.journal import is_alive
+
+PATIENCE = 10.0
+"""Seconds that a stage left behind has from SIGTERM to SIGKILL."""
+
+
+@contextlib.contextmanager
+def held(
+    stage: str, process: Sequence[float], dvc: Sequence[float] | None, outputs: Iterable[str]
+) -> Iterator[None]:
+    """Be the only writer of a stage's outputs in this workspace.
+
+    `process` and `dvc` are [id, start time in seconds] of this stage and of its dvc. A holder whose
+    dvc is gone is ended; any other is waited for. What lies at the outputs then is removed: DVC
+    has removed its own before, so that it is an orphan's. Without a dvc everything stays.
+    """
+    with _file(stage).open("a+", encoding="utf-8") as lock:
+        _take(lock, stage)
+        lock.seek(0)
+        lock.truncate()
+        lock.write(json.dumps({"process": process, "dvc": dvc}))
+        lock.flush()
+        if dvc:
+            for output in outputs:
+                _remove(Path(output))
+        yield
+
+
+def _file(stage: str) -> Path:
+    folder = dvc_root() / ".regrpo" / "writers"
+    folder.mkdir(parents=True, exist_ok=True)
+    workspace = files.sha256_text(str(Path.cwd().resolve()))
+    return folder / f"{stage}-{workspace[:16]}.lock"
+
+
+def _take(lock: IO[str], stage: str) -> None:
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = _holder(lock)
+        if holder.get("dvc") and not is_alive(holder["dvc"]):
+            print(f"{stage}: ending a run of this stage whose dvc is gone ...", flush=True)
+            _end(holder["process"])
+        elif not waiting:
+            waiting = True
+            number = int(holder.get("process", [0])[0])
+            print(
+                f"{stage}: process {number} is at work on the same outputs; waiting for it ...",
+                flush=True,
+            )
+        time.sleep(0.2)
+
+
+def _holder(lock: IO[str]) -> dict[str, Any]:
+    """What the holder wrote: {process, dvc}. Empty in the moment before it has."""
+    lock.seek(0)
+    try:
+        found = json.loads(lock.read())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _end(process: Sequence[float]) -> None:
+    """End a process: SIGTERM, and SIGKILL for one that does not answer."""
+    until = time.monotonic() + PATIENCE
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(process[0]), signal.SIGTERM)
+        while is_alive(process):
+            if time.monotonic() > until:
+                os.kill(int(process[0]), signal.SIGKILL)
+            time.sleep(0.1)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

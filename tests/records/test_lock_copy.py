@@ -1,0 +1,71 @@
+"""dvc.lock and DVC's rwlock heal after a kill in the instant of their writing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from regrpo.records import lock_copy
+
+WHOLE = "schema: '2.0'\nstages:\n  prepare:\n    cmd: python -m stages.prepare\n"
+CUT_OFF = ["", WHOLE[:24], "stages: [", "\x00" * 80]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("left", CUT_OFF)
+def test_a_lock_that_was_cut_off_is_put_back(left: str, root: Path) -> None:
+    (root / "dvc.lock").write_text(WHOLE)
+    lock_copy.keep()
+    (root / "dvc.lock").write_text(left)
+    lock_copy.keep()
+    assert lock_copy.mend() == ["dvc.lock was cut off by a kill: put back from .regrpo/dvc.lock"]
+    assert (root / "dvc.lock").read_text() == WHOLE
+    assert lock_copy.mend() == []
+
+
+@pytest.mark.parametrize("left", ["", '{"/models/sft": {"wri'])
+def test_a_garbled_rwlock_is_removed(left: str, root: Path) -> None:
+    (root / ".dvc/tmp/rwlock").write_text(left)
+    assert lock_copy.mend() == [".dvc/tmp/rwlock was cut off by a kill: removed"]
+    assert not (root / ".dvc/tmp/rwlock").exists()
+
+
+def test_what_is_whole_and_what_has_no_copy_stays(root: Path) -> None:
+    (root / ".dvc/tmp/rwlock").write_text("{}")
+    (root / "dvc.lock").write_text("")
+    assert lock_copy.mend() == []
+    assert (root / "dvc.lock").read_text() == ""
+
+
+def test_nothing_is_mended_while_a_dvc_of_this_repository_lives(root: Path, tmp_path: Path) -> None:
+    (root / ".dvc/tmp/rwlock").write_text("")
+    sleeper = root / "dvc"
+    sleeper.write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, str(sleeper), "repro"]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as dvc:
+        assert dvc.stdout is not None
+        dvc.stdout.readline()
+        assert lock_copy.mend() == []
+        dvc.kill()
+    assert lock_copy.mend() != []
+
+
+def test_an_experiments_temporary_workspace_keeps_no_copy(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = root / ".dvc/tmp/exps/one"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    (workspace / "dvc.lock").write_text(WHOLE)
+    lock_copy.keep()
+    assert not list(root.rglob(".regrpo"))
