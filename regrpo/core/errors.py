@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from regrpo.core.text import visible
+
 T = TypeVar("T")
+LONGEST = 4000
+"""Characters of one part of an error's message."""
 
 
 class RegrpoError(Exception):
     """Something that a user can mend: where it is, what was expected and found, what to do.
 
-    The message is one sentence per part; `exit_code` is what the process ends with.
+    The message is one sentence per part; `exit_code` is what the process ends with. Whatever the
+    parts quote (data, a model's files, a server's reply) controls no terminal and is cut to LONGEST
+    characters.
     """
 
     exit_code = 2
 
     def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
-        self.where = where
-        self.expected = expected
-        self.found = found
-        self.remedy = remedy
-        super().__init__(f"{where}: expected {expected}; found {found}. {remedy}")
+        self.where = visible(where, LONGEST)
+        self.expected = visible(expected, LONGEST)
+        self.found = visible(found, LONGEST)
+        self.remedy = visible(remedy, LONGEST)
+        super().__init__(
+            f"{self.where}: expected {self.expected}; found {self.found}. {self.remedy}"
+        )
 
 
 class Refused(RegrpoError):
@@ -53,7 +61,7 @@ def entry(table: Mapping[str, T], name: str, where: str, module: str) -> T:
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its class if it has none."""
-    lines = str(error).splitlines()
+    lines = visible(error, LONGEST).splitlines()
     return lines[0] if lines else type(error).__name__
 
 

@@ -233,7 +233,7 @@ def test_check_names_a_configuration_that_is_not_there_or_is_none(
         check=False,
     )
     assert done.returncode == 2
-    assert "- profiles/launch/mine.yaml: expected a YAML file" in done.stderr
+    assert "- sft.launch.config: profiles/launch/mine.yaml: expected a YAML" in done.stderr
 
 
 def error(rank: int, time: float, where: str | None = None) -> dict[str, Any]:
