@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from regrpo.core.text import count, cut
 from regrpo.evaluate.results import METRICS, MODELS, parse_metrics
-from regrpo.records.journal import enabled
+from regrpo.records.journal import damaged_folder, enabled
 from regrpo.tracking import address, state
 from regrpo.tracking.sync import sync
 
@@ -24,6 +26,14 @@ def run(args: argparse.Namespace) -> int:
     """Print each row made or ended (if none, the latest pipeline's) and where they are."""
     changed = sync()
     latest = state.latest_pipeline()
+    damaged = sorted(folder.name for folder in damaged_folder().glob("*"))
+    if damaged:
+        print(
+            f"sync: {count(len(damaged), 'journal')} cannot be read and will not be in MLflow: "
+            f"{cut(', '.join(damaged), 300)} (set aside in .regrpo/{damaged_folder().name}/; "
+            "the stages' files are not touched, and deleting the folder ends this message)",
+            file=sys.stderr,
+        )
     if args.json:
         place = {"uri": address.shown_uri(), "experiment": address.experiment_name()}
         print(json.dumps(place | {"changed": changed, "latest": latest}, indent=2))

@@ -52,12 +52,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write, a file or a folder.
 
     It is renamed to `path` on success (POSIX rename is atomic) and removed on failure. An existing
-    folder at `path` is replaced.
+    folder at `path` is replaced. The bytes are on the disk before the name is: after a power loss
+    a file is the old one or the new one, never an empty one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
     try:
         yield temporary
+        _sync(temporary)
         # Unlike a file, a folder that holds something cannot be renamed over.
         if path.is_dir():
             shutil.rmtree(path)
@@ -67,6 +69,14 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the bytes of a file, or of every file of a folder, written to the disk (fsync(2))."""
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

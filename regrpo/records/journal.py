@@ -97,8 +97,15 @@ class JournalReader:
     """The tracker's end: one journal as it lies there."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises ValueError (or OSError) if the journal is empty or garbled."""
         self.folder = folder
         self.facts: Json = files.read_json(folder / "open.json")
+        contents = [self.facts, self.tracker_notes]
+        if (folder / "closed.json").exists():
+            contents.append(files.read_json(folder / "closed.json"))
+        missing = {"stage", "run", "process", "execution", "workspace"} - set(self.facts)
+        if missing or not all(isinstance(content, dict) for content in contents):
+            raise ValueError(f"no journal: {folder.name}")
 
     @property
     def stage(self) -> str:
@@ -172,7 +179,11 @@ class JournalReader:
         with path.open("rb") as f:
             f.seek(offset)
             whole, newline, _ = f.read().rpartition(b"\n")
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = []
+        for line in whole.splitlines():
+            # What a power loss garbled stays out of the curves; history.csv is the record.
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
         return lines, offset + len(whole) + len(newline)
 
     def kept(self, name: str) -> bytes | None:
@@ -191,10 +202,26 @@ class JournalReader:
 
 
 def pending() -> Iterator[JournalReader]:
-    """The journals of which MLflow does not hold everything yet, oldest first."""
+    """The journals of which MLflow does not hold everything yet, oldest first.
+
+    One that cannot be read (a power loss may empty or garble it) is set aside.
+    """
     for facts in sorted(journal_folder().glob("*/open.json")):
-        if not (facts.parent / "sent").exists():
-            yield JournalReader(facts.parent)
+        folder = facts.parent
+        if (folder / "sent").exists():
+            continue
+        try:
+            journal = JournalReader(folder)
+        except (ValueError, OSError):
+            damaged_folder().mkdir(exist_ok=True)
+            folder.rename(damaged_folder() / folder.name)
+            continue
+        yield journal
+
+
+def damaged_folder() -> Path:
+    """Where journals are set aside that cannot be read."""
+    return journal_folder().with_name("journal-damaged")
 
 
 def journal_of(stage: str, run: str) -> JournalReader | None:

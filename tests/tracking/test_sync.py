@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from regrpo import cli
 from regrpo.core.errors import CannotCheck
 from regrpo.records import follower_process
 from regrpo.records.journal import JournalReader
@@ -65,3 +66,28 @@ def test_a_long_error_keeps_its_end_where_an_http_client_tells_the_cause() -> No
     assert len(told) == 300
     assert told.startswith("RuntimeError: API request")
     assert told.endswith("(Caused by 503)")
+
+
+@pytest.mark.parametrize("name", ["open.json", "closed.json", "mlflow.json"])
+@pytest.mark.parametrize("left", [b"", b'{"stage": "sf', b"\xff\xfe\x00", b"[]", b"7"])
+def test_a_damaged_journal_is_set_aside_and_the_others_go_on(
+    name: str, left: bytes, root: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged, whole = finished_journal(root, "sft"), finished_journal(root, "grpo")
+    (damaged.folder / name).write_bytes(left)
+    assert [row["name"] for row in sync.sync()] == ["grpo"]
+    assert not damaged.folder.exists()
+    assert (root / ".regrpo/journal-damaged" / damaged.folder.name / name).read_bytes() == left
+    assert JournalReader(whole.folder).tracker_notes["run_id"]
+    assert cli.main(["sync", "--quiet"]) == 0
+    said = capsys.readouterr().err
+    assert f"sync: 1 journal cannot be read and will not be in MLflow: {damaged.folder.name}" in said
+
+
+def test_a_garbled_line_of_metrics_leaves_the_others(root: Path) -> None:
+    journal = finished_journal(root, "sft")
+    lines = b'{"step": 1, "time": 0, "values": {}}\n\x00\x00\xff\n{"step": 2, "time": 0, "values": {}}\n'
+    (journal.folder / "metrics.jsonl").write_bytes(lines)
+    found, offset = JournalReader(journal.folder).metrics_from(0)
+    assert [line["step"] for line in found] == [1, 2]
+    assert offset == len(lines)
