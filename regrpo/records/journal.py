@@ -103,8 +103,9 @@ class JournalReader:
         contents = [self.facts, self.tracker_notes]
         if (folder / "closed.json").exists():
             contents.append(files.read_json(folder / "closed.json"))
-        missing = {"stage", "run", "process", "execution", "workspace"} - set(self.facts)
-        if missing or not all(isinstance(content, dict) for content in contents):
+        needed = {"stage", "run", "process", "execution", "workspace"}
+        is_whole = all(isinstance(content, dict) for content in contents)
+        if not is_whole or not needed <= set(self.facts):
             raise ValueError(f"no journal: {folder.name}")
 
     @property

@@ -81,12 +81,15 @@ def test_a_damaged_journal_is_set_aside_and_the_others_go_on(
     assert JournalReader(whole.folder).tracker_notes["run_id"]
     assert cli.main(["sync", "--quiet"]) == 0
     said = capsys.readouterr().err
-    assert f"sync: 1 journal cannot be read and will not be in MLflow: {damaged.folder.name}" in said
+    assert (
+        f"sync: 1 journal cannot be read and will not be in MLflow: {damaged.folder.name}" in said
+    )
 
 
 def test_a_garbled_line_of_metrics_leaves_the_others(root: Path) -> None:
     journal = finished_journal(root, "sft")
-    lines = b'{"step": 1, "time": 0, "values": {}}\n\x00\x00\xff\n{"step": 2, "time": 0, "values": {}}\n'
+    whole = b'{"step": %d, "time": 0, "values": {}}\n'
+    lines = whole % 1 + b"\x00\x00\xff\n" + whole % 2
     (journal.folder / "metrics.jsonl").write_bytes(lines)
     found, offset = JournalReader(journal.folder).metrics_from(0)
     assert [line["step"] for line in found] == [1, 2]
