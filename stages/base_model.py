@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from regrpo.core import files, tokenizers
+from regrpo.core import conversation, files, tokenizers
 from regrpo.core.settings import Section, Seed
 from regrpo.inputs.base_models import Gguf, Hub, Local, Package, Scratch
 from regrpo.inputs.inspection import inspect, remarks
@@ -37,6 +37,7 @@ def main() -> None:
             origin = source.bring(folder, run.params.seed)
             tokenizers.amend(folder, run.params.pad_token, run.params.chat_template)
             facts = origin | inspect(folder)
+            facts["conversation"] = conversation.settle(folder)
         facts["kind"] = source.kind
         facts["license"] = source.license
         facts["files"] = [
@@ -47,6 +48,8 @@ def main() -> None:
             print(f"base_model: {remark}")
         size = f"{facts['parameters']:,} parameters in {facts['dtype']}"
         print(f"base_model: {facts['architecture']}, {size}, {facts['source']}")
+        if set_aside := facts["conversation"]["set_aside"]:
+            print(f"base_model: its own generation settings are set aside: {', '.join(set_aside)}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from regrpo.core import files, hardware
+from regrpo.core import conversation, files, hardware
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, invalid
 from regrpo.evaluate import harness, picture, stats, tasks
@@ -44,6 +44,8 @@ class Params(Section):
     bootstrap: int = Field(ge=100)
     backend: Literal["hf", "vllm"] = "hf"
     model_args: dict[str, Any] = Field(default_factory=dict)
+    # lm-eval's, for our tasks: {repetition_penalty: 1.2}. What the base came with is set aside.
+    gen_kwargs: dict[str, Any] = Field(default_factory=dict)
     # One of the report's metrics; null is heldout, where it is among the tasks.
     headline: str | None = None
     classifiers: dict[ClassifierName, Classifier] = Field(default={})
@@ -76,13 +78,16 @@ def answers(
     rows = []
     for model in MODELS:
         hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
+        folder = Path("models") / model
+        stops = conversation.stop_tokens(folder, style)
         lm = harness.load_model(
-            Path("models") / model,
+            folder,
             backend=params.backend,
             device=device,
             batch_size=params.batch_size,
             seed=params.seed,
             model_args=params.model_args,
+            stops=stops,
         )
         for task in found:
             # Sampled answers are drawn alike for every model.
@@ -94,6 +99,8 @@ def answers(
                 max_gen_toks=params.max_gen_toks,
                 limit=params.limit,
                 seed=params.seed,
+                decoding=harness.decoding_by(params.backend, stops),
+                gen_kwargs=params.gen_kwargs,
             )
             asked += tasks.judged(task, asked, judges)
             rows += [{"model": model, **row} for row in asked]

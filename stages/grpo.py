@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import files, hardware, processes, prompts
+from regrpo.core import conversation, files, hardware, processes, rendering
 from regrpo.core.settings import Problem, Training, invalid
 from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
@@ -31,6 +31,8 @@ class Params(Grouped):
     owned: ClassVar[dict[str, str]] = Training.owned | {
         "reward_weights": "the weights stand in grpo.reward_funcs",
         "remove_unused_columns": "rewards need the data's columns",
+        "chat_template_kwargs": "gate, sft and evaluate render alike: write them into "
+        "base_model.chat_template",
     }
     reward_funcs: dict[str, float] = Field(min_length=1)
     classifiers: dict[ClassifierName, Classifier] = Field(default={})
@@ -75,7 +77,7 @@ class Params(Grouped):
         return super().trainer_settings(device) | {"reward_weights": weights}
 
 
-def watchers(params: Params, history: Any, cutter: prompts.Cutter, verifier: Any) -> list[Any]:
+def watchers(params: Params, history: Any, cutter: conversation.Cutter, verifier: Any) -> list[Any]:
     """The trainer's callbacks in their order: each looks at what those before it have recorded."""
     from regrpo.train import callbacks
 
@@ -123,7 +125,7 @@ def train(run: stage_run.Run[Params]) -> None:
         hardware.require_vllm("grpo.use_vllm", "use_vllm: false", device)
     dataset = files.read_json(DATA / "dataset.json")
     verifier = get_verifier(dataset["verifier"])
-    cutter = prompts.Cutter(dataset, SFT)
+    cutter = conversation.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
     length, weights = params.max_completion_length, params.reward_funcs
     functions = [rewards.get_reward(name, verifier, length, judges) for name in weights]
@@ -140,7 +142,9 @@ def train(run: stage_run.Run[Params]) -> None:
                 rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
                 arguments = trainers.model_arguments("grpo", params, SFT)
                 asked = [row["prompt"] for row in rows]
-                longest = max(prompts.count_tokens(arguments["processing_class"], asked, "grpo"))
+                tokenizer = arguments["processing_class"]
+                renderer = rendering.in_process(tokenizer, str(SFT))
+                longest = max(conversation.count_tokens(tokenizer, asked, renderer))
                 trainers.require_window(SFT, longest + length, "grpo.max_completion_length")
                 trainer = GRPOTrainer(
                     reward_funcs=samples.watching(functions),

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import files, processes, prompts
+from regrpo.core import conversation, files, processes
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, Training, invalid
 from regrpo.core.verifiers import Verifier, get_verifier
@@ -37,6 +37,7 @@ class Params(Training):
     library = "trl.trainer.sft_config:SFTConfig"
     owned: ClassVar[dict[str, str]] = Training.owned | {
         "completion_only_loss": "the loss is on completions only",
+        "eos_token": "a text ends with the base's own (source.json)",
         "train_sampling_strategy": "a curriculum keeps its order, anything else is shuffled by "
         "sft.seed",
     }
@@ -137,7 +138,7 @@ def train(run: stage_run.Run[Params]) -> None:
     device, deterministic = trainers.set_up("sft", params)
     disable_progress_bars()
     dataset = files.read_json(DATA / "dataset.json")
-    cutter = prompts.Cutter(dataset, BASE, params.max_prompt_tokens)
+    cutter = conversation.Cutter(dataset, BASE, params.max_prompt_tokens)
     rows = cutter.rows(files.read_rows(DATA / "sft.parquet"))
     verifier = get_verifier(dataset["verifier"])
     require_targets(rows, verifier)
@@ -162,6 +163,9 @@ def train(run: stage_run.Run[Params]) -> None:
         if params.curriculum:
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         trainers.fit(trainer, folder, {"history": history}, params.launch)
+        # grpo, vLLM and whoever loads the model read there where a completion ends.
+        stops = conversation.stop_tokens(BASE, dataset["prompt_style"])
+        conversation.stop_at(trainer.model.generation_config, stops)
         saving.save_model(trainer, BASE, OUT)
     if not processes.is_main():
         return
@@ -181,6 +185,7 @@ def pass_through(run: stage_run.Run[Params]) -> None:
     """No warm start: the base goes on as it is."""
     with files.replacing(OUT) as folder:
         shutil.copytree(BASE, folder)
+        conversation.write_stops(folder, files.read_json(DATA / "dataset.json")["prompt_style"])
     files.write_text(run.reports / "history.csv", "step,loss\n")
     metrics = {"steps": 0, "rows": 0, "deterministic": [], "loss": None}
     files.write_json(run.reports / "metrics.json", metrics | {"mean_token_accuracy": None})

@@ -9,7 +9,8 @@ pipeline                      dvc.lock and records at a revision, and whether th
 profiles, settings, library   profiles, their sections, and libraries' own keys
 hub                           what users bring: data/raw/, models/raw/, a hub commit
 verifiers                     what a correct answer is
-prompts, tokenizers           text as models read it
+conversation, rendering       how text is rendered, cut, encoded, decoded and stopped
+tokenizers                    saved to the same bytes; the one of models from scratch
 hardware, processes           device, threads, seeds; several processes
 text                          foreign text made safe, and the formats of numbers
 """

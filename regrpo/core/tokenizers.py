@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files
 from regrpo.core.errors import Refused
+from regrpo.core.rendering import RenderingProcess
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,17 +85,15 @@ def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> Non
 
 
 def _require_rendering(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a chat template that raises, or that leaves a message's text out."""
+    """Refuse a chat template that does not render, or that leaves a message's text out."""
     message = "said"
+    found = "one that leaves the message out"
+    rendered = ""
     try:
-        messages = [{"role": "user", "content": message}]
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False)
-    # A template may raise anything.
-    except Exception as error:
-        rendered = ""
-        found = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
-    else:
-        found = "one that leaves the message out"
+        with RenderingProcess(tokenizer, "base_model.chat_template") as render:
+            (rendered,) = render([[{"role": "user", "content": message}]], False)
+    except Refused as error:
+        found = error.found
     if message not in rendered:
         raise Refused(
             "base_model.chat_template",

@@ -7,11 +7,13 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from regrpo.core import conversation
 from regrpo.core.errors import Refused
 from regrpo.evaluate.tasks import Metric, Row, Task
 
@@ -46,8 +48,9 @@ def load_model(
     batch_size: int | str,
     seed: int,
     model_args: dict[str, Any],
+    stops: Sequence[int],
 ) -> LM:
-    """A model folder behind lm-eval's interface.
+    """A model folder behind lm-eval's interface; `stops` are the tokens that end a completion.
 
     On a CPU in float32, on CUDA in the type it was saved in. Raises Refused for model_args that the
     backend does not take.
@@ -61,7 +64,9 @@ def load_model(
         from lm_eval.models.huggingface import HFLM
 
         dtype = "float32" if device == "cpu" else "auto"
-        return HFLM(**arguments, device=device, dtype=dtype)
+        lm = HFLM(**arguments, device=device, dtype=dtype)
+        conversation.stop_at(lm.model.generation_config, stops)
+        return lm
     except (TypeError, ValueError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise Refused(
@@ -73,10 +78,30 @@ def load_model(
         ) from error
 
 
+def decoding_by(backend: str, stops: Sequence[int]) -> dict[str, Any]:
+    """What a task must tell the backend, so that text ends and reads as training's rewards see it.
+
+    vLLM knows the model folder's stop tokens only, and lm-eval has it show special tokens.
+    """
+    if backend == "vllm":
+        return {"stop_token_ids": list(stops), "skip_special_tokens": True}
+    return {}
+
+
 def ask(
-    task: Task, lm: LM, *, chat: bool, max_gen_toks: int, limit: int | None, seed: int
+    task: Task,
+    lm: LM,
+    *,
+    chat: bool,
+    max_gen_toks: int,
+    limit: int | None,
+    seed: int,
+    decoding: Mapping[str, Any] = MappingProxyType({}),
+    gen_kwargs: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Row]:
     """One model's answers: a row per question and metric, of the first `limit` questions or all.
+
+    `decoding` is what `decoding_by` says, `gen_kwargs` the profile's, for our tasks.
 
     With `chat`, prompts go through the model's chat template: ours with the generation prompt and
     then the opening of the completion, others as lm-eval does it. Raises Refused for a value that
@@ -89,9 +114,12 @@ def ask(
     harness.set_fewshot_seed(seed)
     if task.origin == "ours":
         _limit_tokens(task, lm, max_gen_toks)
+        harness.set_config("generation_kwargs", dict(gen_kwargs), update=True)
         if chat:  # the template writes the tokens that a text begins with, here as in training
             lm.add_bos_token = False
             harness.set_config("doc_to_text", partial(plain, render=lm.apply_chat_template))
+    if harness.get_config("output_type") == "generate_until":
+        harness.set_config("generation_kwargs", dict(decoding), update=True)
     results = lm_eval.evaluate(
         lm=lm,
         task_dict={"tasks": {task.name: harness}},

@@ -10,5 +10,6 @@ base_models                  base weights: from scratch, local, GGUF, hub
 model_folders, inspection    what a folder holds; one look at the model as it loads
 gate                         every check on every split, and the verdict
 checks, expectations         what a check makes sure of, by Great Expectations
+round_trip                   texts there and back, by the base's template and tokenizer
 duplicates, scratch_db       what repeats, in more rows than memory holds
 """

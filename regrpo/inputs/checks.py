@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from regrpo.core.prompts import Prompt, TokenCounter
+from regrpo.core.conversation import Prompt
 from regrpo.core.verifiers import Verifier
 from regrpo.inputs.duplicates import CHAINS, SPELLINGS, spellings
 from regrpo.inputs.formats import Canonical
@@ -109,6 +109,47 @@ _ALL = (
         "Remove them (\\r\\n becomes \\n).",
     ),
     Check(
+        "no_special_tokens",
+        "no question, answer or solution holds a special token of the base's tokenizer",
+        "Take them out of the text: they end or open turns, and are gone from what is decoded. "
+        "Tags that answers need must be plain tokens of the tokenizer (special: false).",
+    ),
+    Check(
+        "no_unknown_tokens",
+        "the base's tokenizer can write every prompt, answer and solution",
+        "Take a base whose tokenizer knows these characters, or remove the rows.",
+    ),
+    Check(
+        "one_beginning",
+        "a prompt has one beginning-of-sequence token at most, and does not end by itself",
+        "Take such tokens out of prepare.prompt_template, or give the base another template "
+        "(base_model.chat_template).",
+    ),
+    Check(
+        "template_keeps",
+        "the chat template writes every word of a prompt and a solution, and opens no reasoning",
+        "Give the base a template that does (base_model.chat_template), or set "
+        "prepare.prompt_style: text.",
+    ),
+    Check(
+        "answer_survives",
+        "an answer that scores 1 does so after encoding and decoding, as the reward sees it",
+        "Make the tags of the answer plain tokens of the base's tokenizer (special: false, and no "
+        "normaliser that changes them), or take another base.",
+    ),
+    Check(
+        "text_survives",
+        "prompts, answers and solutions come back from the tokenizer as they are written",
+        "Write the rows as the tokenizer does, or accept what it changes "
+        "(validate.allow_lossy_tokenizer: true).",
+    ),
+    Check(
+        "turn_ends",
+        "what sft trains ends with a token at which generation stops",
+        "Give the base a template that ends an assistant's turn with its end-of-sequence token "
+        "(base_model.chat_template), or name it in the base's generation_config.json.",
+    ),
+    Check(
         "answer_parses",
         "the verifier can read every gold answer",
         "Correct the answers, or the prepare.verifier.",
@@ -142,7 +183,18 @@ VERIFIED = ("answer_parses", *SCORES)
 IDENTITY = ("row", "id", "source_row", "question", "answer")
 REPEATS = tuple(f"{name}_{where}" for name in SPELLINGS for where in ("again", "elsewhere"))
 FAULTS = ("empty", "invalid", "control", "not_nfc", "unparsed")
-DERIVED = (*IDENTITY, "given_id", "prompt_tokens", *FAULTS, *SCORES, *REPEATS)
+ON_ROUND_TRIP = {
+    "no_special_tokens": "special",
+    "no_unknown_tokens": "unknown",
+    "one_beginning": "framing",
+    "template_keeps": "template",
+    "answer_survives": "lost",
+    "text_survives": "changed",
+    "turn_ends": "unended",
+}
+"""The checks on what regrpo.inputs.round_trip finds, each with its column."""
+TRIPS = ("prompt_tokens", *ON_ROUND_TRIP.values())
+DERIVED = (*IDENTITY, "given_id", *TRIPS, *FAULTS, *SCORES, *REPEATS)
 """The columns of a derived frame; IDENTITY's say which row it is."""
 
 
@@ -152,25 +204,23 @@ def derive(
     repeats: Mapping[int, Row],
     canonical: Canonical,
     verifier: Verifier | None,
-    count_tokens: TokenCounter,
+    trips: Sequence[Row],
 ) -> pd.DataFrame:
     """Compute the columns DERIVED of a split's rows, which are numbered from `start`.
 
-    `repeats` is what `Repeats.of` says of each row that repeats anything.
+    `repeats` is what `Repeats.of` says of each row that repeats anything, `trips` what
+    `RoundTrip.columns` says of each.
     """
     import pandas as pd
 
-    # not_empty reports an absent prompt, which cannot be counted.
-    tokens = iter(count_tokens([row["prompt"] for row in rows if row["prompt"]]))
     spelled = spellings(canonical)
     derived = []
-    for index, given in enumerate(rows, start):
-        row = given | _text_faults(given) | _repeated(given, repeats.get(index, {}), spelled)
+    for index, (given, trip) in enumerate(zip(rows, trips, strict=True), start):
+        row = given | trip | _text_faults(given)
+        row |= _repeated(given, repeats.get(index, {}), spelled)
         row["row"] = index
         if given["id"] and given["id"].strip():
             row["given_id"] = given["id"]
-        if given["prompt"]:
-            row["prompt_tokens"] = next(tokens)
         if verifier:
             row |= _self_test(given, verifier)
         derived.append(row)

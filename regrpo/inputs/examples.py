@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from regrpo.core.conversation import QUESTION
 from regrpo.core.errors import Refused
-from regrpo.core.prompts import QUESTION
 from regrpo.core.settings import Problem, Section, Seed, invalid
 from regrpo.core.verifiers import NONE
 from regrpo.inputs.formats import Format, PromptStyle, as_text

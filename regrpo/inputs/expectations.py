@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.errors import CannotCheck
 from regrpo.core.verifiers import Verifier
-from regrpo.inputs.checks import CHECKS, SCORES, Row
+from regrpo.inputs.checks import CHECKS, ON_ROUND_TRIP, SCORES, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,8 @@ RESULT_FORMAT = {
 class Outcome:
     """One check on one split: of `rows` rows `failed` did.
 
-    `failures` holds the first KEPT of these: id, source_row, value, question, answer.
+    `failures` holds the first KEPT of these: id, source_row, value, question, answer. `allowed`:
+    the profile accepts them.
     """
 
     check: str
@@ -42,13 +43,16 @@ class Outcome:
     rows: int = 0
     failed: int = 0
     failures: list[Row] = field(default_factory=list)
+    allowed: bool = False
 
     @property
     def passed(self) -> bool:
-        return not self.failed
+        return not self.failed or self.allowed
 
 
-def on_rows(split: str, longest_prompt: int, verifier: Verifier | None) -> dict[str, Any]:
+def on_rows(
+    split: str, longest_prompt: int, verifier: Verifier | None, style: str
+) -> dict[str, Any]:
     """The expectations on a derived frame of a split, by the name of the check."""
     import great_expectations.expectations as gxe
 
@@ -65,6 +69,13 @@ def on_rows(split: str, longest_prompt: int, verifier: Verifier | None) -> dict[
         "nfc": "not_nfc",
         "no_control_characters": "control",
     }
+    nothing_in |= ON_ROUND_TRIP
+    if style != "chat":
+        del nothing_in["template_keeps"]
+    if split != "sft":
+        del nothing_in["turn_ends"]
+    if not verifier:
+        del nothing_in["answer_survives"]
     # Training may hold variants of a question: only what is measured on must be independent.
     if split in ("dev", "eval"):
         nothing_in["class_unique"] = "canonical_again"
@@ -122,8 +133,10 @@ def on_row_count() -> dict[str, Any]:
 class Suites:
     """Makes suites of Great Expectations, whose own pages go to the folder `docs` (None: none)."""
 
-    def __init__(self, docs: Path | None) -> None:
+    def __init__(self, docs: Path | None, allowed: Sequence[str] = ()) -> None:
         self.docs = docs
+        self.allowed = allowed
+        """Checks whose failures the profile accepts."""
         self.context = _context(docs)
         self.outcomes: list[Outcome] = []
         """What the suites have found so far, in the order in which they were added."""
@@ -136,7 +149,9 @@ class Suites:
         for check, expectation in expectations.items():
             expectation.meta = {"check": check}
             expectation.description = CHECKS[check].holds
-            outcomes[check] = Outcome(check, split, expectation.expectation_type)
+            outcomes[check] = Outcome(
+                check, split, expectation.expectation_type, allowed=check in self.allowed
+            )
         self.outcomes += outcomes.values()
         suite = gx.ExpectationSuite(name=name, expectations=list(expectations.values()))
         asset = self.context.data_sources.get("prepared").add_dataframe_asset(name)

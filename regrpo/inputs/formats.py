@@ -13,8 +13,8 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from regrpo.core.conversation import QUESTION
 from regrpo.core.errors import entry
-from regrpo.core.prompts import QUESTION
 from regrpo.core.verifiers import NONE, parse_int
 from regrpo.inputs.conversations import UnreadableRow, ask, transcript, turns_in
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.files import ParquetFile
-from regrpo.core.prompts import TokenCounter
 from regrpo.core.text import one_line
 from regrpo.core.verifiers import Verifier
 from regrpo.inputs import expectations
@@ -20,6 +19,7 @@ from regrpo.inputs.checks import CHECKS, VERIFIED, Row, derive
 from regrpo.inputs.duplicates import CHAINS, Repeats
 from regrpo.inputs.expectations import Outcome
 from regrpo.inputs.formats import Canonical
+from regrpo.inputs.round_trip import RoundTrip
 from regrpo.inputs.scratch_db import BATCH, database
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ SHOWN = 20
 class Limits:
     """The most tokens of a prompt, and the fewest rows of a split.
 
-    sft may be empty all the same (prepare.sft: 0).
+    sft may be empty all the same (prepare.sft: 0). `allowed`: checks whose failures are accepted.
     """
 
     prompt_tokens: int
     rows: int
+    allowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,19 @@ class Verdict:
     def failed(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if not outcome.passed]
 
+    @property
+    def accepted(self) -> list[Outcome]:
+        """The checks that do not hold, as the profile allows."""
+        return [outcome for outcome in self.outcomes if outcome.failed and outcome.allowed]
+
     def as_json(self) -> dict[str, Any]:
         """verdict.json: pass or fail and the counts of every check."""
         checks = []
         for outcome in self.outcomes:
             values = vars(outcome) | {"passed": outcome.passed}
             del values["failures"]
+            if not values["allowed"]:
+                del values["allowed"]
             checks.append(values)
         return {
             "passed": not self.failed,
@@ -85,12 +93,17 @@ class Verdict:
         """Each failed check with split, count, the first offending rows and the remedy."""
         lines = []
         for outcome in self.failed:
-            rows = "; ".join(map(_in_one_line, outcome.failures[:SHOWN]))
-            if outcome.failed > SHOWN:
-                rows += f"; and {outcome.failed - SHOWN} more"
-            lines.append(f"  {outcome.check} in {outcome.split}, {outcome.failed} failed: {rows}")
+            lines.append(f"  {with_rows(outcome)}")
             lines.append(f"    {CHECKS[outcome.check].remedy}")
         return "\n".join(lines).removesuffix(".")
+
+
+def with_rows(outcome: Outcome) -> str:
+    """A check that did not hold, on one line with its first offending rows."""
+    rows = "; ".join(map(_in_one_line, outcome.failures[:SHOWN]))
+    if outcome.failed > SHOWN:
+        rows += f"; and {outcome.failed - SHOWN} more"
+    return f"{outcome.check} in {outcome.split}, {outcome.failed} failed: {rows}"
 
 
 def _in_one_line(failure: Row) -> str:
@@ -104,7 +117,7 @@ def check(
     splits: Mapping[str, ParquetFile],
     canonical: Canonical,
     verifier: Verifier | None,
-    count_tokens: TokenCounter,
+    trip: RoundTrip,
     limits: Limits,
     docs: Path | None = None,
 ) -> Verdict:
@@ -113,7 +126,7 @@ def check(
     If a schema does not hold, the rows could not be read and the other checks are not run. Raises
     CannotCheck if an expectation cannot be evaluated.
     """
-    suites = expectations.Suites(docs)
+    suites = expectations.Suites(docs, limits.allowed)
     for split, file in splits.items():
         suite = suites.add(f"{split} schema", split, expectations.on_schema())
         suite.run(expectations.schema_frame(file.schema))
@@ -129,12 +142,13 @@ def check(
                     repeats.add(split, start, rows)
             repeats.settle()
             for split, file in splits.items():
-                rules = expectations.on_rows(split, limits.prompt_tokens, verifier)
+                rules = expectations.on_rows(split, limits.prompt_tokens, verifier, trip.style)
                 suite = suites.add(split, split, rules)
                 for start, rows in file.batches(BATCH):
                     stop = start + len(rows)
                     found = repeats.of(split, start, stop)
-                    suite.run(derive(start, rows, found, canonical, verifier, count_tokens))
+                    trips = trip.columns(split, rows)
+                    suite.run(derive(start, rows, found, canonical, verifier, trips))
                     if file.num_rows > BATCH:
                         print(f"validate: {split} {stop:,} of {file.num_rows:,} rows", flush=True)
     suites.write_pages()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from regrpo.core import hardware, hub, prompts, verifiers
+from regrpo.core import conversation, hardware, hub, verifiers
 from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
 from regrpo.evaluate.tasks import WITHOUT_VERIFIER
@@ -223,7 +223,7 @@ def require_promote(promote: Any, evaluate: Any) -> None:
 
 def require_cut(prepare: Any, sft: Any) -> None:
     """sft's own limit of a prompt stands beside prepare's."""
-    prompts.require_cut(sft.max_prompt_tokens, prepare.max_prompt_tokens)
+    conversation.require_cut(sft.max_prompt_tokens, prepare.max_prompt_tokens)
 
 
 def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:

@@ -179,6 +179,18 @@ def settings(facts: Facts, stage: str) -> tuple[list[tuple[str, str, str]], list
     return different, same
 
 
+def set_aside(base: Json) -> str:
+    """The settings that a base came with and that are used nowhere, with their values."""
+    settings = base["conversation"]["set_aside"]
+    return ", ".join(code(f"{name}: {json.dumps(value)}") for name, value in settings.items())
+
+
+def lossy_rows(verdict: Json) -> int:
+    """Rows whose text the tokenizer changes, as the profile allows."""
+    accepted = [check["failed"] for check in verdict["checks"] if check.get("allowed")]
+    return sum(accepted)
+
+
 def versions(facts: Facts) -> dict[str, str]:
     """Framework names and versions in the grpo stage's record, a build's label (+cpu) left out."""
     packages = facts.runs["grpo"]["environment"]["packages"]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import files
+from regrpo.core.conversation import Cutter
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
 from regrpo.core.pipeline import Misfit, chain_misfits, file_hashes
 from regrpo.core.profiles import STAGES
-from regrpo.core.prompts import Cutter
 from regrpo.core.verifiers import Verifier, get_verifier
 from regrpo.evaluate.results import METRICS, SAMPLES, Evaluation, parse_metrics, read_samples
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import TrainerCallback
 
-from regrpo.core import files, processes
+from regrpo.core import conversation, files, processes, rendering
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch
 from regrpo.core.verifiers import Verifier
@@ -236,13 +236,14 @@ def greedy(
     prompts: list[Any],
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedy completions of plain or chat prompts; the model's mode and all random states stay."""
+    """Greedy completions of plain or chat prompts; the model's mode and all random states stay.
+
+    They end where the model's generation_config says, as those that are trained on.
+    """
     import torch
 
     is_chat = bool(prompts) and not isinstance(prompts[0], str)
-    texts = prompts
-    if is_chat:
-        texts = tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
+    texts = conversation.render(prompts, rendering.in_process(tokenizer, "the model"))
     was_training = model.training
     completions: list[str] = []
     model.eval()
@@ -265,11 +266,10 @@ def greedy(
                 top_p=None,
                 temperature=None,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
                 disable_compile=True,
             )
             new_ids = ids[:, batch["input_ids"].shape[1] :]
-            completions += tokenizer.batch_decode(new_ids, skip_special_tokens=True)
+            completions += conversation.decode(tokenizer, new_ids)
     model.train(was_training)
     return completions
 

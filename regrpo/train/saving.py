@@ -35,6 +35,7 @@ def save_model(trainer: Any, start: Path, folder: Path) -> None:
             adapter = temporary / "adapter"
             save_adapter(model, start, adapter, folder / "adapter")
             model = merge_adapter(model, start, adapter)
+        model.generation_config = trainer.model.generation_config
         # Trainers turn it off; whoever loads the model generates.
         model.config.use_cache = True
         model.save_pretrained(temporary, state_dict=state)

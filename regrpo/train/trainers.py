@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from transformers import AutoConfig, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoConfig, PrinterCallback, TrainerCallback
 
-from regrpo.core import files, hardware, processes
+from regrpo.core import conversation, files, hardware, processes
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch, Training
 from regrpo.core.tokenizers import context_window
@@ -40,7 +40,7 @@ def model_arguments(stage: str, params: Training, start: Path) -> dict[str, Any]
     """What both trainers take of the model folder to start from, of LoRA and of quantization."""
     arguments = {
         "model": str(start),
-        "processing_class": AutoTokenizer.from_pretrained(start),
+        "processing_class": conversation.load_tokenizer(start),
     }
     if params.lora:
         arguments["peft_config"] = params.lora.config()

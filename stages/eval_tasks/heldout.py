@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from regrpo.core.conversation import Cutter
 from regrpo.core.errors import Refused
 from regrpo.core.files import read_json
-from regrpo.core.prompts import Cutter
 from regrpo.core.verifiers import get_verifier
 from regrpo.evaluate.text_overlap import chrf, rouge_l
 

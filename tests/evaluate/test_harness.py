@@ -97,6 +97,19 @@ def test_vllm_is_refused_where_it_cannot_run() -> None:
         hardware.require_vllm("evaluate.backend", "backend: hf", "cpu")
 
 
+def test_a_backend_is_told_where_completions_end_and_what_the_profile_asks(
+    root: Path,
+) -> None:
+    write_data(root)
+    lm = known(lambda context: "")
+    assert harness.decoding_by("hf", [1, 5]) == {}
+    decoding = harness.decoding_by("vllm", [1, 5])
+    ask("heldout", lm, decoding=decoding, gen_kwargs={"repetition_penalty": 1.2})
+    _, settings = lm.asked[0]
+    wanted = {"stop_token_ids": [1, 5], "skip_special_tokens": True, "repetition_penalty": 1.2}
+    assert wanted.items() <= settings.items()
+
+
 def test_vllm_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
     from types import SimpleNamespace
@@ -111,6 +124,7 @@ def test_vllm_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         batch_size="auto",
         seed=3,
         model_args={"gpu_memory_utilization": 0.5},
+        stops=[1, 5],
     )
     assert given == {
         "pretrained": "models/sft",

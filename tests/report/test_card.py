@@ -209,3 +209,18 @@ def test_classifiers_cut_and_early_end_are_told(reports: Path) -> None:
         }
     )
     assert "Every reward is a classifier's opinion" not in the_card()
+
+
+def test_what_was_set_aside_and_what_the_tokenizer_changes_are_said(reports: Path) -> None:
+    assert "set aside" not in the_card()
+    assert "allow_lossy_tokenizer" not in the_card()
+    edit(
+        "reports/base_model/source.json",
+        conversation={"set_aside": {"repetition_penalty": 1.3, "suppress_tokens": [7]}},
+    )
+    checks = files.read_json(Path("reports/validate/verdict.json"))["checks"]
+    lossy = {"check": "text_survives", "split": "sft", "rows": 9, "failed": 4, "passed": True}
+    edit("reports/validate/verdict.json", checks=[*checks, lossy | {"allowed": True}])
+    text = the_card()
+    assert "evaluation: `repetition_penalty: 1.3`, `suppress_tokens: [7]`." in text
+    assert "(`validate.allow_lossy_tokenizer`): 4 rows in all splits" in text

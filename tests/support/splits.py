@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regrpo.core import files
-from regrpo.core.verifiers import VERIFIERS
+from regrpo.core import conversation, files, rendering
+from regrpo.core.conversation import Cutter
+from regrpo.core.verifiers import VERIFIERS, Verifier
 from regrpo.inputs import gate
 from regrpo.inputs.formats import get_format
+from regrpo.inputs.round_trip import RoundTrip
 
 Rows = list[dict[str, Any]]
 
@@ -61,6 +65,18 @@ def table(rows: Rows, chat: bool = False) -> pa.Table:
 def write(path: Path, given: pa.Table) -> files.ParquetFile:
     pq.write_table(given, path)
     return files.ParquetFile(path)
+
+
+@contextlib.contextmanager
+def trip_on(
+    folder: Path, style: str = "text", verifier: Verifier | None = EXACT, **dataset: Any
+) -> Iterator[RoundTrip]:
+    """The round trip of rows by a base model's folder; `dataset` is dataset.json's."""
+    tokenizer = conversation.load_tokenizer(folder)
+    stops = frozenset(conversation.stop_tokens(folder, style))
+    with rendering.RenderingProcess(tokenizer, str(folder)) as renderer:
+        cutter = Cutter(dataset, folder, renderer=renderer)
+        yield RoundTrip(tokenizer, style, verifier, renderer, cutter, stops)
 
 
 def failed(verdict: gate.Verdict) -> dict[tuple[str, str], list[str]]:

@@ -91,6 +91,7 @@ def test_no_steps_pass_the_base_through(
     import shutil
 
     shutil.copytree("models/base", tmp_path / "models/base")
+    shutil.copytree("data/prepared", tmp_path / "data/prepared")
     monkeypatch.chdir(tmp_path)
     sft.pass_through(run_for(section(sft.Params, "sft", max_steps=0), "sft"))
     assert files.read_json(Path("reports/sft/metrics.json"))["steps"] == 0
