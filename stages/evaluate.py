@@ -180,7 +180,7 @@ def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
 def main() -> None:
     with stage_run.stage("evaluate", Params) as run, harness.surroundings():
         params, dataset = run.params, files.read_json(DATASET)
-        device = hardware.find_device(params.device)
+        device = hardware.find_device(params.device, "evaluate.device")
         if params.backend == "vllm":
             hardware.require_vllm("evaluate.backend", "backend: hf", device)
         judges = load_all(params.classifiers, "evaluate", device)
@@ -198,6 +198,8 @@ def main() -> None:
             "tasks": stats.rounded(summary),
             "gain": stats.rounded(split_gain(samples, params)) if headline == HEADLINE else None,
         }
+        if switches := hardware.switches_on():
+            metrics["deterministic"] = switches
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
         correct = samples["value"].eq(1).where(samples["task"].isin(binary))
         samples["correct"] = correct.astype("boolean")  # missing where nothing is right or wrong

@@ -59,6 +59,13 @@ class Params(Grouped):
         return self
 
     @model_validator(mode="after")
+    def _requests_have_no_seed(self) -> Self:
+        if "seed" in (self.passed_through.get("generation_kwargs") or {}):
+            why = "makes the answers of a group alike; `seed` is the section's"
+            raise invalid(Problem("generation_kwargs.seed", why, "leave it out"))
+        return self
+
+    @model_validator(mode="after")
     def _groups_divide(self) -> Self:
         problem = self.group_problem(self.processes)
         if problem:
@@ -71,6 +78,12 @@ class Params(Grouped):
             why = "0 under `launch.config`, since no process may hold a whole model"
             raise invalid(Problem("dev_every", why, "0"))
         return self
+
+    @property
+    def main_reward(self) -> str:
+        """The name by which TRL logs the reward of the greatest weight, the first of equals."""
+        heaviest = max(self.reward_funcs, key=lambda name: self.reward_funcs[name])
+        return heaviest.rpartition(":")[2]
 
     def trainer_settings(self, device: str) -> dict[str, Any]:
         weights = list(self.reward_funcs.values())
@@ -88,7 +101,7 @@ def watchers(params: Params, history: Any, cutter: conversation.Cutter, verifier
         chosen.append(callbacks.DevAccuracy(rows, verifier, params.dev_every, length, history))
     elif params.dev_every:
         print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
-    chosen += [history, callbacks.RequireHealth(history, params.doctor)]
+    chosen += [history, callbacks.RequireHealth(history, params.doctor, params.main_reward)]
     if params.early_stopping:
         chosen.append(callbacks.StopEarly(params.early_stopping, history))
     return chosen
@@ -115,12 +128,14 @@ def summary(params: Params, history: Any, steps: int) -> dict[str, Any]:
 
 def train(run: stage_run.Run[Params]) -> None:
     from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
 
-    from regrpo.train import callbacks, checkpoints, curves, saving, trainers
+    from regrpo.train import callbacks, checkpoints, curves, generation, saving, trainers
 
+    # TRL imports vLLM where it is installed, be it one that this torch cannot load.
+    with trainers.refuse_on(RuntimeError, "grpo"):
+        from trl import GRPOConfig, GRPOTrainer
     params = run.params
-    device, deterministic = trainers.set_up("grpo", params)
+    device = trainers.set_up("grpo", params)
     if params.passed_through.get("use_vllm"):
         hardware.require_vllm("grpo.use_vllm", "use_vllm: false", device)
     dataset = files.read_json(DATA / "dataset.json")
@@ -137,8 +152,11 @@ def train(run: stage_run.Run[Params]) -> None:
         with (
             checkpoints.held(run.checkpoint_folder(device)) as folder,
             trainers.refuse_on(ValueError, "grpo"),
+            hardware.refuse_full_memory("grpo", trainers.memory_changes("grpo", params)),
         ):
-            with trainers.refuse_on(ImportError, "grpo"):
+            checkpoint = checkpoints.newest_complete(folder)
+            seeded = generation.seeded(params, checkpoints.step_of(checkpoint))
+            with trainers.refuse_on(ImportError, "grpo"), seeded:
                 rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
                 arguments = trainers.model_arguments("grpo", params, SFT)
                 asked = [row["prompt"] for row in rows]
@@ -154,20 +172,21 @@ def train(run: stage_run.Run[Params]) -> None:
                     **arguments,
                 )
             parts = {"history": history, "samples": samples}
-            trainers.fit(trainer, folder, parts, params.launch)
+            trainers.fit(trainer, checkpoint, parts, params.launch)
             saving.save_model(trainer, SFT, OUT)
     finally:
         # A run that was stopped leaves its evidence.
         if processes.is_main():
             history.write_csv(run.reports / "history.csv")
-            files.write_json(run.reports / "health.json", doctor.examine(history.rows))
+            health = doctor.examine(history.rows, params.main_reward)
+            files.write_json(run.reports / "health.json", health)
             files.write_parquet(run.reports / "samples.parquet", samples.frame())
     if not processes.is_main():
         return
     metrics = summary(params, history, trainer.state.global_step)
     metrics["prompts_seen"] = samples.prompts_seen
     metrics["classifiers"] = {name: judge.facts for name, judge in judges.items()}
-    metrics["deterministic"] = deterministic
+    metrics["deterministic"] = hardware.switches_on()
     files.write_json(run.reports / "metrics.json", metrics)
     curves.draw(history.rows, run.reports / "curves.png")
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import conversation, files, processes
+from regrpo.core import conversation, files, hardware, processes
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, Training, invalid
 from regrpo.core.verifiers import Verifier, get_verifier
@@ -135,7 +135,7 @@ def train(run: stage_run.Run[Params]) -> None:
     from regrpo.train import callbacks, checkpoints, saving, trainers
 
     params = run.params
-    device, deterministic = trainers.set_up("sft", params)
+    device = trainers.set_up("sft", params)
     disable_progress_bars()
     dataset = files.read_json(DATA / "dataset.json")
     cutter = conversation.Cutter(dataset, BASE, params.max_prompt_tokens)
@@ -149,7 +149,9 @@ def train(run: stage_run.Run[Params]) -> None:
     with (
         checkpoints.held(run.checkpoint_folder(device)) as folder,
         trainers.refuse_on(ValueError, "sft"),
+        hardware.refuse_full_memory("sft", trainers.memory_changes("sft", params)),
     ):
+        checkpoint = checkpoints.newest_complete(folder)
         with trainers.refuse_on(ImportError, "sft"):
             trainer = SFTTrainer(
                 args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
@@ -162,7 +164,7 @@ def train(run: stage_run.Run[Params]) -> None:
         # Tokenized once each, then laid out in the order of the curriculum.
         if params.curriculum:
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
-        trainers.fit(trainer, folder, {"history": history}, params.launch)
+        trainers.fit(trainer, checkpoint, {"history": history}, params.launch)
         # grpo, vLLM and whoever loads the model read there where a completion ends.
         stops = conversation.stop_tokens(BASE, dataset["prompt_style"])
         conversation.stop_at(trainer.model.generation_config, stops)
@@ -174,7 +176,7 @@ def train(run: stage_run.Run[Params]) -> None:
     metrics = {
         "steps": trainer.state.global_step,
         "rows": round(trainer.state.epoch * len(trainer.train_dataset)),
-        "deterministic": deterministic,
+        "deterministic": hardware.switches_on(),
         "loss": history.mean("loss", last),
         "mean_token_accuracy": history.mean("mean_token_accuracy", last),
     }

@@ -1,17 +1,25 @@
-"""Device, threads and seeds for every stage that computes; what the records say of the machine."""
+"""Device, threads and seeds for every stage that computes; what the records say of the machine.
+
+Also what a machine fails of, told in one line: no GPU, full memory, a vLLM that does not start.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 import os
 import platform
 import re
 import resource
 import sys
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
-from regrpo.core.errors import Refused
+from regrpo.core.dvc import dvc_root
+from regrpo.core.errors import Refused, class_and_message, first_line
 
 
 def find_device(wanted: str, where: str = "device") -> str:
@@ -81,7 +89,9 @@ def require_vllm(where: str, instead: str, device: str) -> None:
 
     `instead` is what the profile can say otherwise.
     """
-    installed = "installed" if importlib.util.find_spec("vllm") else "not installed"
+    installed = "not installed"
+    if importlib.util.find_spec("vllm"):
+        installed = "installed"
     if device == "cpu" or installed == "not installed":
         raise Refused(
             where,
@@ -92,54 +102,179 @@ def require_vllm(where: str, instead: str, device: str) -> None:
         )
 
 
-def set_up(seed: int, threads: int, deterministic: bool = False) -> dict[str, Any]:
+VLLM_WORDS = (
+    ("unexpected keyword argument", "Leave that argument out."),
+    ("undefined symbol", "It is of another torch: pip install -c constraints.txt -e '.[cuda]'."),
+    ("batch_invariant", "Set `deterministic: false`: it has no batch-invariant mode for this."),
+    ("for the cache blocks", "Raise {share}, or lower {length}."),
+    ("KV cache memory", "Raise {share}, or lower {length}."),
+    ("derived max_model_len", "Lower {length}."),
+    ("Free memory on device", "Lower {share}, or end what else holds the GPU (`nvidia-smi`)."),
+    ("out of memory", "Lower {share}, or end what else holds the GPU (`nvidia-smi`)."),
+)
+"""Words of the errors of a vLLM that does not start (0.22 to 0.31), and what mends it."""
+
+
+@contextlib.contextmanager
+def refuse_vllm_failure(section: str, share: str, length: str, instead: str) -> Iterator[None]:
+    """Make what vLLM raises when its engine does not start a refusal that names the key to change.
+
+    `share` and `length` name the keys of its part of the GPU's memory and of its longest sequence;
+    `instead` is what the profile can say to do without it.
+    """
+    try:
+        yield
+    # Its own, torch's, or an assertion: whatever it is, the engine is not there.
+    except Exception as error:
+        remedy = "Its own words stand above. {share} and {length} say how much memory it takes."
+        for words, known in VLLM_WORDS:
+            if words in str(error):
+                remedy = known
+                break
+        remedy = remedy.format(share=share, length=length)
+        raise Refused(
+            section,
+            expected="vLLM's engine to start",
+            found=class_and_message(error)[:400].rstrip("."),
+            remedy=f"{remedy} Or `{instead}`.",
+        ) from error
+
+
+@contextlib.contextmanager
+def refuse_full_memory(section: str, changes: Sequence[str]) -> Iterator[None]:
+    """Make running out of memory a refusal that names the peak and the first two of `changes`."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        is_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_of_memory and "DefaultCPUAllocator" not in str(error):
+            raise
+        peak = f"{peak_memory_mb():,} MB of memory"
+        if torch.cuda.is_available():
+            peak = f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB of the GPU"
+        # torch goes on with its allocator's settings.
+        found = first_line(error).partition(" Of the allocated memory")[0].rstrip(".")
+        raise Refused(
+            section,
+            expected="the step to fit into memory",
+            found=f"{found}; it held {peak} at most",
+            remedy=f"Set {', or '.join(changes[:2])}; `regrpo plan` tells what fits. "
+            "Checkpoints stay: with the same settings `dvc repro` goes on from the newest.",
+        ) from error
+
+
+NOT_FOR_USERS = (r"`\w*gradient_checkpointing\w*` is deprecated",)
+"""How warnings begin that libraries give of one another's calls."""
+WARNINGS_LOG = Path(".regrpo", "warnings.log")
+
+
+def log_what_no_user_can_mend() -> None:
+    """Send what libraries warn of and no user can mend to a log instead of the terminal.
+
+    That is what NOT_FOR_USERS names, and bitsandbytes' warnings: whoever has it installed loads it
+    with transformers, wanted or not. Its errors are shown.
+    """
+    path = dvc_root() / WARNINGS_LOG
+    path.parent.mkdir(exist_ok=True)
+    for beginning in NOT_FOR_USERS:
+        warnings.filterwarnings("default", message=beginning)
+    warnings.showwarning = _show_or_log
+    logger = logging.getLogger("bitsandbytes")
+    if not logger.handlers:
+        shown = logging.StreamHandler()
+        shown.setLevel(logging.ERROR)
+        logger.handlers = [logging.FileHandler(path, delay=True), shown]
+
+
+def _show_or_log(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    if not any(re.match(beginning, str(message)) for beginning in NOT_FOR_USERS):
+        (file or sys.stderr).write(text)
+        return
+    with (dvc_root() / WARNINGS_LOG).open("a", encoding="utf-8") as log:
+        log.write(text)
+
+
+# --- seeds, threads, determinism ------------------------------------------------------------------
+
+
+def set_up(seed: int, threads: int, deterministic: bool = False) -> None:
     """Fix what draws or counts: Python's, NumPy's and torch's generators, and torch's threads.
 
-    Must run before a model or trainer is built: LoRA's initial weights are drawn then. Returns what
-    `deterministic` turned on (nothing without it); a CPU needs none of it.
+    Must run before a model or trainer is built: LoRA's initial weights are drawn then.
+    `deterministic` is for CUDA; a CPU needs none of it.
     """
-    import warnings
-
     import torch
     from transformers import set_seed
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()  # stages print their own, one line at a time
-    # TRL 1.16 reads transformers 5's old name at every generation.
-    warnings.filterwarnings(
-        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-    )
+    disable_progress_bar()  # stages print their own, one line at a time
     torch.set_num_threads(threads)
     set_seed(seed)
-    return turn_on_determinism() if deterministic else {}
+    if deterministic:
+        turn_on_determinism()
 
 
-def turn_on_determinism() -> dict[str, Any]:
-    """Turn on what torch, flash-attention and vLLM offer for the same bits twice on a CUDA device.
+def turn_on_determinism() -> None:
+    """Turn on what torch, NCCL, flash-attention and vLLM offer for the same bits twice on CUDA.
 
-    Must run before CUDA and vLLM start, which read these variables once. An operation that has no
-    deterministic form then raises RuntimeError instead of drifting. vLLM itself refuses a model for
-    which it has no batch-invariant mode. Returns {name: value} of what is on.
+    Must run before CUDA, NCCL and vLLM start, which read these variables once; processes that are
+    started later inherit them. An operation that has no deterministic form then raises RuntimeError
+    instead of drifting. What verl's guide turns on besides, and why not here: docs/decisions.md.
     """
     # Not transformers' enable_full_determinism: it also makes every kernel launch wait
     # (CUDA_LAUNCH_BLOCKING), and changes no bit by that.
     import torch
 
+    # Not with warn_only: torch's attention is then left as it is, with a warning.
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    variables = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
-    has_vllm = importlib.util.find_spec("vllm") is not None
-    # Its batch-invariant mode needs compute capability 8.0.
-    if has_vllm and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
-        variables["VLLM_BATCH_INVARIANT"] = "1"
-    os.environ.update(variables)
-    return {
-        "torch.use_deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "torch.backends.cudnn.deterministic": torch.backends.cudnn.deterministic,
-        "torch.backends.cudnn.benchmark": torch.backends.cudnn.benchmark,
-        **variables,
+    variables = {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "FLASH_ATTENTION_DETERMINISTIC": "1",
+        # The order of a ring's sums is that of the machine's links.
+        "NCCL_ALGO": "Ring",
     }
+    if importlib.util.find_spec("vllm") is not None:
+        # The engine in this process: what is scheduled together no longer depends on the clock.
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # Its batch-invariant mode needs compute capability 8.0.
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+            variables["VLLM_BATCH_INVARIANT"] = "1"
+    os.environ.update(variables)
+    SWITCHES.update(variables)
+
+
+SWITCHES: dict[str, str] = {}
+"""The variables that `turn_on_determinism` has set in this process."""
+
+
+def switches_on() -> list[str]:
+    """What of the deterministic mode is on in this process, read back, as `name=value`.
+
+    Empty if it was not turned on. vLLM sets cuBLAS's workspace anew when it starts.
+    """
+    if not SWITCHES:
+        return []
+    import torch
+
+    cudnn = torch.backends.cudnn
+    return [
+        f"torch.use_deterministic_algorithms={torch.are_deterministic_algorithms_enabled()}",
+        f"torch.backends.cudnn.deterministic={cudnn.deterministic}",
+        f"torch.backends.cudnn.benchmark={cudnn.benchmark}",
+        *[f"{name}={os.environ.get(name, '')}" for name in SWITCHES],
+    ]
 
 
 def cpu_model() -> str:

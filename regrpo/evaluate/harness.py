@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from regrpo.core import conversation
+from regrpo.core import conversation, hardware
 from regrpo.core.errors import Refused
 from regrpo.evaluate.tasks import Metric, Row, Task
 
@@ -58,9 +58,12 @@ def load_model(
     arguments = {"pretrained": str(folder), "batch_size": batch_size} | model_args
     try:
         if backend == "vllm":
-            from lm_eval.models.vllm_causallms import VLLM
+            keys = ("gpu_memory_utilization", "max_model_len")
+            share, length = (f"evaluate.model_args.{key}" for key in keys)
+            with hardware.refuse_vllm_failure("evaluate.backend", share, length, "backend: hf"):
+                from lm_eval.models.vllm_causallms import VLLM
 
-            return VLLM(**arguments, dtype="auto", seed=seed)
+                return VLLM(**arguments, dtype="auto", seed=seed)
         from lm_eval.models.huggingface import HFLM
 
         dtype = "float32" if device == "cpu" else "auto"

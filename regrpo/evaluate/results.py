@@ -99,13 +99,14 @@ class Gain(_Result):
 
 
 class Evaluation(_Result):
-    """reports/evaluate/metrics.json."""
+    """reports/evaluate/metrics.json; `deterministic` is what of that mode was on, if any was."""
 
     headline: str | None
     verifier: str | None = None
     classifiers: dict[str, dict[str, Any]] = {}
     tasks: dict[str, Task]
     gain: Gain | None = None
+    deterministic: list[str] = []
 
     @property
     def headline_task(self) -> Task | None:

@@ -170,6 +170,7 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     try:
         with watcher.watched(dvc[0] if dvc else None):
             run = _open(name, model, dvc)
+            hardware.log_what_no_user_can_mend()
             lock_copy.keep()
             with output_lock.held(name, run.facts["process"], dvc, _declared(name)):
                 yield run
@@ -273,6 +274,7 @@ def _record(facts: Json, journal: Journal) -> Json:
         "outputs": [fingerprint(out) for out in _declared(name) if out != record_path(name)],
         "code": facts["code"],
         "environment": environment(),
+        "deterministic": hardware.switches_on(),
         "started": _utc(facts["started"]),
         "ended": _utc(now),
         "seconds": round(now - facts["started"], 3),

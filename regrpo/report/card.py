@@ -134,10 +134,15 @@ def few_shot_overlap(facts: Facts) -> list[tuple[str, FewShot]]:
 
 
 def determinism(facts: Facts) -> str:
-    """What of the deterministic mode was on, per training stage."""
+    """What of the deterministic mode was on, per stage that computes on CUDA."""
+    switches = {
+        "sft": facts.sft.get("deterministic"),
+        "grpo": facts.grpo.get("deterministic"),
+        "evaluate": facts.evaluation.deterministic,
+    }
     found = []
-    for stage, metrics in (("sft", facts.sft), ("grpo", facts.grpo)):
-        if turned_on := metrics.get("deterministic"):
+    for stage, turned_on in switches.items():
+        if turned_on:
             found.append(f"{stage}: {names(turned_on)}")
         elif facts.section(stage).get("deterministic"):
             found.append(f"{stage}: nothing to turn on, it ran without CUDA")

@@ -4,6 +4,7 @@ Imports core and inputs.
 
 rewards, classifiers              reward functions by name
 trainers, groups                  what both stages set; groups of completions
+generation                        vLLM in a training process, seeded
 callbacks, early_stopping         the history, dev accuracy, what ends a run
 doctor, curves                    what is wrong with a run, and its picture
 checkpoints                       complete ones, to resume from

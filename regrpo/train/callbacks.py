@@ -163,11 +163,12 @@ class RequireHealth(TrainerCallback):  # type: ignore[misc]
 
     history: History
     mode: Literal["warn", "stop"]
+    main_reward: str
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        health = doctor.examine(self.history.rows)
+        health = doctor.examine(self.history.rows, self.main_reward)
         if health["verdict"] == "fatal" or (self.mode == "stop" and health["fired"]):
             rule = next(rule for rule in health["rules"] if rule["verdict"] == "fired")
             name = self.history.stage

@@ -66,11 +66,12 @@ def newest_complete(folder: Path) -> Path | None:
 
 def by_step(folder: Path) -> list[Path]:
     """Checkpoint folders, the newest step first."""
+    return sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True)
 
-    def step(path: Path) -> int:
-        return int(path.name.rpartition("-")[2])
 
-    return sorted(folder.glob("checkpoint-*"), key=step, reverse=True)
+def step_of(checkpoint: Path | None) -> int:
+    """The optimizer step that a checkpoint folder is named for; 0 for none."""
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
 def is_complete(checkpoint: Path) -> bool:

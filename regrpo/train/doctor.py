@@ -2,7 +2,9 @@
 
 The signs are those TRL's documentation and the DAPO paper (Yu et al. 2025, arXiv:2503.14476,
 sections 3.1 to 3.4) name: groups without variance, entropy collapse, clipped completions, exploding
-gradients and lengths.
+gradients and lengths. That trainer and sampler disagree is told by the two limits of verl's guide
+(docs/algo/rollout_corr.md, "Conditional Alerting"): a mean difference of log-probabilities above
+0.1 nats a token, and a mean importance weight, whose expectation is 1, under 0.5.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from typing import Any
 
 Row = Mapping[str, float]
 """One logging step: `step` and the metrics as TRL names them."""
+MAIN_MEAN, MAIN_STD = "main_reward/mean", "main_reward/std"
+"""Of the reward that says what is right; `examine` adds them to the rows."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,26 @@ def _no_reward(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["step"] >= 20]
 
 
+def _alike(are_right: bool) -> Callable[[Sequence[Row]], list[Row]]:
+    """Rows of ten or more in which nearly all groups have no variance, right ones or wrong ones."""
+
+    def find(rows: Sequence[Row]) -> list[Row]:
+        alike = _sustained(lambda row: row["frac_reward_zero_std"] >= 0.95, 10)(rows)
+        return [row for row in alike if _is_mostly_right(row) == are_right]
+
+    return find
+
+
+def _is_mostly_right(row: Row) -> bool:
+    """Whether half of the answers or more earn the main reward.
+
+    Of a reward that is 0 or c, a share p earns c: the mean is p c and the standard deviation
+    c √(p (1 - p)), which is the larger one where p is below a half.
+    """
+    mean, deviation = row.get(MAIN_MEAN, 0.0), row.get(MAIN_STD, 0.0)
+    return mean > 0 and mean >= deviation
+
+
 def _gamed(rows: Sequence[Row]) -> list[Row]:
     """Rows after the best dev accuracy that are 0.1 or more under it, with a higher reward.
 
@@ -87,6 +111,13 @@ def _gamed(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+DIFFERENCE_MEAN = "sampling/sampling_logp_difference/mean"
+IMPORTANCE_MEAN = "sampling/importance_sampling_ratio/mean"
+SAMPLER = (
+    "top_p, top_k, min_p and repetition_penalty (1, 0, null and 1), bf16 (fp16 instead), "
+    "quantization (null), vllm_model_impl (transformers)"
+)
+"""What makes vLLM's probabilities others than the trainer's."""
 RULES = (
     Rule(
         "not_finite",
@@ -106,11 +137,21 @@ RULES = (
         low_is_worse=True,
     ),
     Rule(
-        "no_variance",
-        "frac_reward_zero_std at 0.95 or more for 10 logged steps: groups teach nothing",
+        "no_variance_wrong",
+        "frac_reward_zero_std at 0.95 or more for 10 logged steps, most answers wrong: groups "
+        "teach nothing",
         "frac_reward_zero_std",
-        "num_generations (higher), temperature (higher), harder or easier questions",
-        _sustained(lambda row: row["frac_reward_zero_std"] >= 0.95, 10),
+        "the questions (easier), sft.max_steps (a longer warm start), num_generations (higher), "
+        "reward_funcs (one for a part of the way)",
+        _alike(are_right=False),
+    ),
+    Rule(
+        "no_variance_right",
+        "frac_reward_zero_std at 0.95 or more for 10 logged steps, most answers right: nothing is "
+        "left to learn from these questions",
+        "frac_reward_zero_std",
+        "the questions (harder), max_steps (fewer), temperature (higher)",
+        _alike(are_right=True),
     ),
     Rule(
         "entropy_collapse",
@@ -156,6 +197,21 @@ RULES = (
         _departed("completions/mean_length", lambda value, start: value > 3 * start, 5),
     ),
     Rule(
+        "sampler_difference",
+        "log-probabilities of vLLM and of the trainer more than 0.1 nats a token apart (mean)",
+        DIFFERENCE_MEAN,
+        SAMPLER,
+        _above(DIFFERENCE_MEAN, 0.1),
+    ),
+    Rule(
+        "importance_weight",
+        "mean importance weight of vLLM's completions under 0.5: half of them count for nothing",
+        IMPORTANCE_MEAN,
+        f"{SAMPLER}, vllm_importance_sampling_mode (token_truncate)",
+        lambda rows: [row for row in rows if row[IMPORTANCE_MEAN] < 0.5],
+        low_is_worse=True,
+    ),
+    Rule(
         "reward_without_accuracy",
         "reward above, dev accuracy 0.1 or more below the best measurement's",
         "dev_accuracy",
@@ -166,9 +222,13 @@ RULES = (
 )
 
 
-def examine(history: Sequence[Row]) -> dict[str, Any]:
-    """health.json: per rule fired, clear or not_applicable (TRL logs no such metric), and steps."""
-    rules = [_apply(rule, history) for rule in RULES]
+def examine(history: Sequence[Row], main: str = "") -> dict[str, Any]:
+    """health.json: per rule fired, clear or not_applicable (TRL logs no such metric), and steps.
+
+    `main` names the reward function that says what is right; without it the sum of all does.
+    """
+    rows = [_with_main_reward(row, main) for row in history]
+    rules = [_apply(rule, rows) for rule in RULES]
     fired = [rule["rule"] for rule in rules if rule["verdict"] == "fired"]
     verdict = "healthy"
     if fired:
@@ -176,6 +236,14 @@ def examine(history: Sequence[Row]) -> dict[str, Any]:
     if any(rule.fatal for rule in RULES if rule.name in fired):
         verdict = "fatal"
     return {"verdict": verdict, "fired": len(fired), "rules": rules}
+
+
+def _with_main_reward(row: Row, main: str) -> Row:
+    """A row with the mean and the deviation of the reward that says what is right."""
+    metrics = {MAIN_MEAN: f"rewards/{main}/mean", MAIN_STD: f"rewards/{main}/std"}
+    if metrics[MAIN_MEAN] not in row:
+        metrics = {MAIN_MEAN: "reward", MAIN_STD: "reward_std"}
+    return {**row, **{name: row[metric] for name, metric in metrics.items() if metric in row}}
 
 
 def _apply(rule: Rule, history: Sequence[Row]) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def run(train: Callable[[Any], None], run: Any) -> None:
     sharding.requested(launch)
     device = hardware.find_device(run.params.device)
     require_devices(run.stage, launch, device)
+    if run.params.deterministic and device == "cuda":
+        hardware.turn_on_determinism()  # the workers inherit the variables
     with checkpoints.held(run.checkpoint_folder(device)) as folder:
         # Removes what workers must not go on from.
         checkpoints.newest_complete(folder)
@@ -97,6 +99,8 @@ def require_devices(stage: str, launch: Launch, device: str) -> None:
             found=found,
             remedy="Set launch.processes to what is there, backend: gloo on CPUs, or launch: null.",
         )
+    if launch.backend == "nccl":
+        hardware.require_nccl(f"{stage}.launch.backend")
 
 
 def _free_port() -> int:

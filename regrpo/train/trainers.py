@@ -23,17 +23,16 @@ from regrpo.train import checkpoints
 from regrpo.train.callbacks import RequireRequestedSharding
 
 
-def set_up(stage: str, params: Training) -> tuple[str, list[str]]:
-    """The device, and the switches of determinism that are on, as `name=value`.
+def set_up(stage: str, params: Training) -> str:
+    """Fix everything that draws or counts, hence before a model is made; returns the device.
 
-    Fixes everything that draws or counts, hence before a model is made. Raises Refused for a device
-    that is not there or does not compute in bfloat16 as the section wants.
+    Raises Refused for a device that is not there or does not compute in bfloat16 as the section
+    wants.
     """
-    device = hardware.find_device(params.device)
+    device = hardware.find_device(params.device, f"{stage}.device")
     hardware.require_bf16(stage, params.wants_bf16, device)
-    deterministic = params.deterministic and device == "cuda"
-    switches = hardware.set_up(params.seed, params.threads, deterministic)
-    return device, [f"{name}={value}" for name, value in switches.items()]
+    hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
+    return device
 
 
 def model_arguments(stage: str, params: Training, start: Path) -> dict[str, Any]:
@@ -80,6 +79,35 @@ def refuse_on(kind: type[Exception], stage: str) -> Iterator[None]:
         ) from error
 
 
+LENGTHS = {"sft": "max_length", "grpo": "max_completion_length"}
+"""Each training's key of the longest sequence, in tokens."""
+
+
+def memory_changes(stage: str, params: Training) -> list[str]:
+    """What in a section lowers a training's peak, with values that would do, the mildest first.
+
+    The order is that of the plan's advice: what costs time before what changes the training.
+    """
+    section = params.model_dump()
+    changes = []
+    is_colocated = section.get("use_vllm") and section.get("vllm_mode") != "server"
+    if is_colocated and not section.get("vllm_enable_sleep_mode"):
+        changes.append("vllm_enable_sleep_mode: true")
+    batch, steps = params.per_device_train_batch_size, params.gradient_accumulation_steps
+    if batch % 2 == 0:
+        changes.append(
+            f"per_device_train_batch_size: {batch // 2} with gradient_accumulation_steps: "
+            f"{2 * steps} (the same batch a step)"
+        )
+    # TRL's default, under its older name.
+    old_name = section.get("gradient_checkpointing", True)
+    if not section.get("activation_checkpointing", old_name):
+        changes.append("activation_checkpointing: true")
+    changes.append(f"a lower {LENGTHS[stage]}")
+    changes.append("lora: {r: 16, lora_alpha: 32}")
+    return changes
+
+
 class Stateful(Protocol):
     """Something of ours that a resumed run must find as it was (JSON values only)."""
 
@@ -88,9 +116,12 @@ class Stateful(Protocol):
 
 
 def fit(
-    trainer: Any, folder: Path, parts: Mapping[str, Stateful], launch: Launch | None = None
+    trainer: Any,
+    checkpoint: Path | None,
+    parts: Mapping[str, Stateful],
+    launch: Launch | None = None,
 ) -> None:
-    """Train to the end, from the newest complete checkpoint in `folder` if there is one.
+    """Train to the end, from a complete checkpoint if there is one.
 
     Raises Refused if processes or sharding are not what `launch` asks.
     """
@@ -100,7 +131,6 @@ def fit(
         trainer.add_callback(RequireRequestedSharding(trainer, launch))
     parts = {"tokens": TokenCount(trainer), **parts}
     trainer.add_callback(CompleteCheckpoints(parts))
-    checkpoint = checkpoints.newest_complete(folder)
     if checkpoint is None:
         trainer.train()
         return

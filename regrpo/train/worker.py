@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from regrpo.core import files, processes
+from regrpo.core import files, hardware, processes
 from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.profiles import parse_section
 from regrpo.core.settings import Training
@@ -50,6 +50,7 @@ def work(model: type[Training], train: Callable[[Any], None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not processes.is_main():
         _silence()
+    hardware.log_what_no_user_can_mend()
     exchange = Path(os.environ[processes.FOLDER])
     try:
         run = WorkerRun(model, exchange)

@@ -13,7 +13,10 @@ def healthy(steps: int = 40) -> list[dict[str, float]]:
         {
             "step": float(step),
             "reward": min(0.9, 0.3 + step * 0.02),
+            "reward_std": 0.4,
             "frac_reward_zero_std": 0.2,
+            "sampling/sampling_logp_difference/mean": 0.01,
+            "sampling/importance_sampling_ratio/mean": 0.99,
             "entropy": 0.4,
             "kl": 0.1,
             "clip_ratio/region_mean": 0.01,
@@ -46,7 +49,9 @@ def spoil(metric: str, value: float, first: int = 1) -> list[dict[str, float]]:
         ("not_finite", spoil("loss", math.nan, 7), 7),
         ("not_finite", spoil("grad_norm", math.inf, 9), 9),
         ("no_reward", spoil("reward", 0.0), 20),
-        ("no_variance", spoil("frac_reward_zero_std", 0.97, 21), 21),
+        ("no_variance_right", spoil("frac_reward_zero_std", 0.97, 21), 21),
+        ("sampler_difference", spoil("sampling/sampling_logp_difference/mean", 0.2, 8), 8),
+        ("importance_weight", spoil("sampling/importance_sampling_ratio/mean", 0.4, 8), 8),
         ("entropy_collapse", spoil("entropy", 0.01, 11), 11),
         ("kl", spoil("kl", 2.1, 30), 30),
         ("clip_ratio", spoil("clip_ratio/region_mean", 0.31, 5), 5),
@@ -67,6 +72,34 @@ def test_each_rule_fires_on_its_illness_and_names_the_steps(
     assert found["verdict"] == "fired"
     assert found["steps"][0] == first_step
     assert found["change"]
+
+
+def alike(mean: float, deviation: float) -> list[dict[str, float]]:
+    """Groups without variance; of the main reward mean and deviation, of the sum always 0.1."""
+    main = {"rewards/exact_answer/mean": mean, "rewards/exact_answer/std": deviation}
+    return [
+        {**row, "frac_reward_zero_std": 0.97, "reward": 0.1, "reward_std": 0.0, **main}
+        for row in healthy()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "fired", "clear"),
+    [
+        (1.0, 0.0, "no_variance_right", "no_variance_wrong"),
+        (0.9, 0.3, "no_variance_right", "no_variance_wrong"),
+        (0.1, 0.3, "no_variance_wrong", "no_variance_right"),
+        (0.0, 0.0, "no_variance_wrong", "no_variance_right"),
+        (-0.8, 0.1, "no_variance_wrong", "no_variance_right"),  # a classifier's
+    ],
+)
+def test_groups_without_variance_are_right_or_wrong_by_the_main_reward(
+    mean: float, deviation: float, fired: str, clear: str
+) -> None:
+    """A format that every answer has, worth 0.1, makes none of them right."""
+    rules = examine(alike(mean, deviation), "exact_answer")["rules"]
+    found = {rule["rule"]: rule["verdict"] for rule in rules}
+    assert (found[fired], found[clear]) == ("fired", "clear")
 
 
 def test_one_odd_step_does_not_fire_the_rules_that_want_a_run_of_them() -> None:

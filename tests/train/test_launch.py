@@ -154,6 +154,10 @@ def test_a_machine_without_the_gpus_is_refused_before_anything_starts(
         Refused, match="expected Linux and 2 CUDA devices a node; found 1 CUDA devices"
     ):
         launch.require_devices("grpo", nccl, "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(Refused, match=r"^grpo\.launch\.backend: expected NCCL in torch"):
+        launch.require_devices("grpo", nccl, "cuda")
     with pytest.raises(Refused, match="found cpu on linux"):
         launch.require_devices("grpo", nccl, "cpu")
     monkeypatch.setattr("sys.platform", "darwin")

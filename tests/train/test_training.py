@@ -6,6 +6,7 @@ import csv
 import hashlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -276,7 +277,7 @@ def test_bf16_is_refused_on_a_gpu_without_it(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_vllm_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "find_device", lambda wanted: "cuda")
+    monkeypatch.setattr(hardware, "find_device", lambda wanted, where: "cuda")
     monkeypatch.setattr(hardware, "require_bf16", lambda *_: None)
     real = importlib.util.find_spec
     monkeypatch.setattr(
@@ -289,6 +290,26 @@ def test_vllm_that_is_not_there_is_one_line(folder: Path, monkeypatch: pytest.Mo
         grpo.train(run_for(section(grpo.Params, "grpo", use_vllm=True), "grpo"))
 
 
+def test_a_vllm_that_this_torch_cannot_load_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL imports an installed vLLM, wanted or not, and raises this."""
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(
+                "Failed to import trl.trainer.grpo_trainer because of the following error (look up "
+                "to see its traceback):\nvllm/_C.abi3.so: undefined symbol: _ZN3c10"
+            )
+
+    monkeypatch.setitem(sys.modules, "trl", Broken())
+    with pytest.raises(
+        Refused, match=r"^grpo: .*found Failed to import .* undefined symbol"
+    ) as told:
+        train_grpo()
+    assert "\n" not in str(told.value)
+
+
 def test_a_package_that_the_trainer_misses_is_one_line() -> None:
     words = (
         r"^grpo: expected settings that the trainer accepts; found flash_attn is missing.*an extra"
@@ -297,6 +318,47 @@ def test_a_package_that_the_trainer_misses_is_one_line() -> None:
         raise ImportError("flash_attn is missing")
     with pytest.raises(ImportError), trainers.refuse_on(ValueError, "grpo"):
         raise ImportError("of a custom reward, in training")
+
+
+@pytest.mark.parametrize("train", ["sft", "grpo"])
+def test_memory_that_runs_out_in_a_step_is_one_line_and_the_checkpoint_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, train: str
+) -> None:
+    """A stand-in for the GPU: the third forward pass of the training finds no room."""
+    import torch
+    from transformers import Trainer
+
+    real, calls = Trainer.training_step, iter(range(100))
+
+    def full(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", full)
+    stage = {"sft": sft, "grpo": grpo}[train]
+    values = section(stage.Params, train, save_steps=1, logging_steps=1, max_steps=4)
+    words = (
+        rf"^{train}: expected the step to fit into memory; found CUDA out of memory.*2\.00 GiB; it "
+        r"held [\d,]+ MB of memory at most\. Set per_device_train_batch_size: 8 with "
+        r"gradient_accumulation_steps: 2 \(the same batch a step\), or activation_checkpointing"
+    )
+    with pytest.raises(Refused, match=words):
+        stage.train(run_for(values, train))
+    assert Path(f".checkpoints/{train}/checkpoint-2").exists()
+    monkeypatch.undo()
+    stage.train(run_for(values, train))
+    assert not Path(f".checkpoints/{train}").exists(), "it went on from there, to its end"
+
+
+def test_what_lowers_the_peak_is_what_the_section_has_not() -> None:
+    small = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16}
+    alone = section(grpo.Params, "grpo", **small, activation_checkpointing=True)
+    assert trainers.memory_changes("grpo", alone)[0] == "a lower max_completion_length"
+    with_vllm = section(grpo.Params, "grpo", use_vllm=True)
+    assert trainers.memory_changes("grpo", with_vllm)[0] == "vllm_enable_sleep_mode: true"
+    server = section(grpo.Params, "grpo", use_vllm=True, vllm_mode="server")
+    assert "sleep" not in str(trainers.memory_changes("grpo", server))
 
 
 def test_only_model_files_are_saved(folder: Path) -> None:
@@ -336,12 +398,14 @@ def test_doctor_stop_ends_the_run_at_a_warning(folder: Path) -> None:
         train_grpo(doctor="stop", max_completion_length=2)
 
 
-def test_cuda_asked_for_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_asked_for_where_there_is_none_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(Refused, match="expected a CUDA device"):
-        hardware.find_device("cuda")
+    with pytest.raises(Refused, match=r"^grpo\.device: expected a CUDA device.*found none"):
+        train_grpo(device="cuda")
 
 
 def test_random_states_are_put_back() -> None:
