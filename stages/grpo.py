@@ -129,7 +129,7 @@ def summary(params: Params, history: Any, steps: int) -> dict[str, Any]:
 def train(run: stage_run.Run[Params]) -> None:
     from datasets import Dataset
 
-    from regrpo.train import callbacks, checkpoints, curves, generation, saving, trainers
+    from regrpo.train import callbacks, curves, generation, saving, trainers
 
     # TRL imports vLLM where it is installed, be it one that this torch cannot load.
     with trainers.refuse_on(RuntimeError, "grpo"):
@@ -148,15 +148,10 @@ def train(run: stage_run.Run[Params]) -> None:
     shown = ("reward", "dev_accuracy", "completions/mean_length")
     history = callbacks.History("grpo", shown, run.log)
     looking_on = watchers(params, history, cutter, verifier)
+    folder = run.checkpoint_folder(device)
     try:
-        with (
-            checkpoints.held(run.checkpoint_folder(device)) as folder,
-            trainers.refuse_on(ValueError, "grpo"),
-            hardware.refuse_full_memory("grpo", trainers.memory_changes("grpo", params)),
-        ):
-            checkpoint = checkpoints.newest_complete(folder)
-            seeded = generation.seeded(params, checkpoints.step_of(checkpoint))
-            with trainers.refuse_on(ImportError, "grpo"), seeded:
+        with trainers.resumable("grpo", params, folder) as checkpoint:
+            with trainers.refuse_on(ImportError, "grpo"), generation.seeded(params, checkpoint):
                 rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
                 arguments = trainers.model_arguments("grpo", params, SFT)
                 asked = [row["prompt"] for row in rows]

@@ -132,7 +132,7 @@ def train(run: stage_run.Run[Params]) -> None:
     from datasets import Dataset, disable_progress_bars
     from trl import SFTConfig, SFTTrainer
 
-    from regrpo.train import callbacks, checkpoints, saving, trainers
+    from regrpo.train import callbacks, saving, trainers
 
     params = run.params
     device = trainers.set_up("sft", params)
@@ -146,12 +146,8 @@ def train(run: stage_run.Run[Params]) -> None:
     if not params.curriculum:
         pool = pool[: len(rows)]  # worked solutions only
     history = callbacks.History("sft", ("loss", "mean_token_accuracy"), run.log)
-    with (
-        checkpoints.held(run.checkpoint_folder(device)) as folder,
-        trainers.refuse_on(ValueError, "sft"),
-        hardware.refuse_full_memory("sft", trainers.memory_changes("sft", params)),
-    ):
-        checkpoint = checkpoints.newest_complete(folder)
+    folder = run.checkpoint_folder(device)
+    with trainers.resumable("sft", params, folder) as checkpoint:
         with trainers.refuse_on(ImportError, "sft"):
             trainer = SFTTrainer(
                 args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),

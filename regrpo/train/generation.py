@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from regrpo.core import hardware, processes
 from regrpo.core.errors import CannotCheck
 from regrpo.core.settings import Training
+from regrpo.train import checkpoints
 
 SERVER_DRAWS = (
     "grpo: the vLLM server draws by the seed that it was started with; grpo.seed does not reach it "
@@ -27,13 +29,14 @@ def engine_seed(seed: int, step: int, engine: int) -> int:
 
 
 @contextlib.contextmanager
-def seeded(params: Training, step: int) -> Iterator[None]:
+def seeded(params: Training, checkpoint: Path | None) -> Iterator[None]:
     """While the trainer is made: give a colocated engine its seed, and its failure one line.
 
     TRL 1.16 gives it `process_index // tensor_parallel_size`, which is the engine's number: alike
     in the processes that share an engine. A seed of the requests would make a group's answers
-    alike. A run that goes on from `step` draws anew from there, where the engine keeps a generator
-    of its own. Raises Refused if the engine does not start, CannotCheck if TRL started none here.
+    alike. A run that goes on from a checkpoint draws on from its step, where the engine keeps a
+    generator of its own. Raises Refused if the engine does not start, CannotCheck if TRL started
+    none here.
     """
     passed = params.passed_through
     if not passed.get("use_vllm"):
@@ -50,6 +53,7 @@ def seeded(params: Training, step: int) -> Iterator[None]:
     seeds: list[int] = []
 
     def start_seeded(**arguments: Any) -> Any:
+        step = checkpoints.step_of(checkpoint)
         seeds.append(engine_seed(params.seed, step, arguments["seed"]))
         share = f"grpo.vllm_gpu_memory_utilization ({arguments['gpu_memory_utilization']})"
         length = "grpo.vllm_max_model_length"

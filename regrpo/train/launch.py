@@ -51,7 +51,7 @@ def run(train: Callable[[Any], None], run: Any) -> None:
         return
     # Refuses a configuration that is none, before anything starts.
     sharding.requested(launch)
-    device = hardware.find_device(run.params.device)
+    device = hardware.find_device(run.params.device, f"{run.stage}.device")
     require_devices(run.stage, launch, device)
     if run.params.deterministic and device == "cuda":
         hardware.turn_on_determinism()  # the workers inherit the variables

@@ -108,6 +108,21 @@ def memory_changes(stage: str, params: Training) -> list[str]:
     return changes
 
 
+@contextlib.contextmanager
+def resumable(stage: str, params: Training, folder: Path) -> Iterator[Path | None]:
+    """Hold the section's checkpoints in `folder` while it trains; gives the one to go on from.
+
+    What the libraries refuse, and memory that runs out, become refusals of the section.
+    """
+    changes = memory_changes(stage, params)
+    with (
+        checkpoints.held(folder),
+        refuse_on(ValueError, stage),
+        hardware.refuse_full_memory(stage, changes),
+    ):
+        yield checkpoints.newest_complete(folder)
+
+
 class Stateful(Protocol):
     """Something of ours that a resumed run must find as it was (JSON values only)."""
 

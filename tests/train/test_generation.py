@@ -85,7 +85,7 @@ def test_processes_of_one_engine_share_its_seed_and_engines_do_not(
             state=SimpleNamespace(deepspeed_plugin=None),
             wait_for_everyone=lambda: None,
         )
-        with generation.seeded(colocated(), 0):
+        with generation.seeded(colocated(), None):
             VLLMGeneration(model, accelerator, None, tensor_parallel_size=2)
     seeds = [engine.arguments["seed"] for engine in vllm.ENGINES]
     assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
@@ -123,16 +123,16 @@ def test_an_engine_that_does_not_start_is_one_line(
 def test_a_trl_that_starts_no_engine_here_is_not_taken_for_seeded(vllm: Any) -> None:
     with (
         pytest.raises(CannotCheck, match="expected TRL to start vLLM's engine in this process"),
-        generation.seeded(colocated(), 0),
+        generation.seeded(colocated(), None),
     ):
         pass
 
 
 def test_a_servers_seed_is_its_own_and_the_run_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with generation.seeded(colocated(vllm_mode="server"), 0):
+    with generation.seeded(colocated(vllm_mode="server"), None):
         pass
     assert "grpo.seed does not reach it" in capsys.readouterr().out
-    with generation.seeded(section(grpo.Params, "grpo"), 0):
+    with generation.seeded(section(grpo.Params, "grpo"), None):
         pass
     assert not capsys.readouterr().out
 
@@ -336,7 +336,7 @@ def test_the_settings_of_grpo_that_reach_accelerate_and_vllm(folder: Path, vllm:
     from trl import GRPOConfig, GRPOTrainer
 
     values = profiles.parse_section(grpo.Params, GEMMA["grpo"], "grpo")
-    with generation.seeded(values, 0):
+    with generation.seeded(values, None):
         trainer = GRPOTrainer(
             args=config(GRPOConfig, values),
             reward_funcs=[lambda completions, **_: [0.0] * len(completions)] * 2,
