@@ -386,6 +386,7 @@ def test_the_settings_of_evaluate_that_reach_vllm_through_lm_eval(folder: Path, 
             batch_size=values.batch_size,
             seed=values.seed,
             model_args=values.model_args,
+            stops=[1],
         )
         arguments = vllm.ENGINES[-1].arguments
         assert arguments.get("gpu_memory_utilization") == share
