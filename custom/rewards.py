@@ -2,8 +2,9 @@
 
 `grpo.reward_funcs: {exact_answer: 1.0, "custom.rewards:short_thought": 0.1}`.
 
-TRL calls a reward with the completions of a batch and the data's columns (question, answer, …) and
-wants one number a completion; None means "not applicable to this one".
+TRL calls a reward with the completions of a batch and the data's columns (question, answer, …, and
+those of prepare.keep) and wants one number a completion; None means "not applicable to this one".
+docs/rewards.md has the rest.
 """
 
 import re

@@ -16,7 +16,7 @@ from regrpo.core import conversation, files, hardware, processes, rendering
 from regrpo.core.settings import Problem, Training, invalid
 from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
-from regrpo.train import doctor, launch, rewards, worker
+from regrpo.train import custom_code, doctor, launch, rewards, worker
 from regrpo.train.classifiers import Classifier, ClassifierName, load_all
 from regrpo.train.early_stopping import EarlyStopping
 from regrpo.train.groups import Grouped
@@ -27,7 +27,6 @@ DATA = Path("data/prepared")
 
 
 class Params(Grouped):
-    library = "trl.trainer.grpo_config:GRPOConfig"
     owned: ClassVar[dict[str, str]] = Training.owned | {
         "reward_weights": "the weights stand in grpo.reward_funcs",
         "remove_unused_columns": "rewards need the data's columns",
@@ -90,7 +89,9 @@ class Params(Grouped):
         return super().trainer_settings(device) | {"reward_weights": weights}
 
 
-def watchers(params: Params, history: Any, cutter: conversation.Cutter, verifier: Any) -> list[Any]:
+def watchers(
+    params: Params, history: Any, samples: Any, cutter: conversation.Cutter, verifier: Any
+) -> list[Any]:
     """The trainer's callbacks in their order: each looks at what those before it have recorded."""
     from regrpo.train import callbacks
 
@@ -101,20 +102,26 @@ def watchers(params: Params, history: Any, cutter: conversation.Cutter, verifier
         chosen.append(callbacks.DevAccuracy(rows, verifier, params.dev_every, length, history))
     elif params.dev_every:
         print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
-    chosen += [history, callbacks.RequireHealth(history, params.doctor, params.main_reward)]
+    chosen += [callbacks.SettleSamples(samples), history]
+    chosen.append(callbacks.RequireHealth(history, params.doctor, params.main_reward))
     if params.early_stopping:
         chosen.append(callbacks.StopEarly(params.early_stopping, history))
     return chosen
 
 
+def stop_early(params: Params, history: Any) -> dict[str, Any] | None:
+    """Where and why early stopping ended the training before its last step, if it did."""
+    if not params.early_stopping:
+        return None
+    verdict: dict[str, Any] | None = params.early_stopping.verdict(history.rows)
+    if verdict and verdict["step"] < params.max_steps:
+        return verdict
+    return None
+
+
 def summary(params: Params, history: Any, steps: int) -> dict[str, Any]:
     """The first and last ten logged steps' reward, dev accuracy before and after, an early stop."""
     first_ten, last_ten = slice(None, 10), slice(-10, None)
-    stopped_early = None
-    if params.early_stopping:
-        verdict = params.early_stopping.verdict(history.rows)
-        if verdict and verdict["step"] < params.max_steps:
-            stopped_early = verdict
     return {
         "steps": steps,
         "reward_first": history.mean("reward", first_ten),
@@ -122,7 +129,7 @@ def summary(params: Params, history: Any, steps: int) -> dict[str, Any]:
         "dev_accuracy_first": history.mean("dev_accuracy", slice(None, 1)),
         "dev_accuracy_last": history.mean("dev_accuracy", slice(-1, None)),
         "completion_length_last": history.mean("completions/mean_length", last_ten),
-        "stopped_early": stopped_early,
+        "stopped_early": stop_early(params, history),
     }
 
 
@@ -143,16 +150,23 @@ def train(run: stage_run.Run[Params]) -> None:
     cutter = conversation.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
     length, weights = params.max_completion_length, params.reward_funcs
-    functions = [rewards.get_reward(name, verifier, length, judges) for name in weights]
-    samples = rewards.Samples(list(weights.values()), params.sample_every, params.num_generations)
+    rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
+    params.require_prompts(len(rows))
+    columns = [name for name in rows[0] if name != "prompt"]
+    functions = []
+    for name in weights:
+        functions.append(rewards.get_reward(name, verifier, length, judges))
+        custom_code.require_columns(name, custom_code.parameters(functions[-1]), columns)
+    kept = {row["id"]: {name: row[name] for name in dataset.get("keep", [])} for row in rows}
+    settings = (params.sample_every, params.num_generations, kept)
+    samples = rewards.Samples(list(weights.values()), *settings)
     shown = ("reward", "dev_accuracy", "completions/mean_length")
     history = callbacks.History("grpo", shown, run.log)
-    looking_on = watchers(params, history, cutter, verifier)
+    looking_on = watchers(params, history, samples, cutter, verifier)
     folder = run.checkpoint_folder(device)
     try:
         with trainers.resumable("grpo", params, folder) as checkpoint:
             with trainers.refuse_on(ImportError, "grpo"), generation.seeded(params, checkpoint):
-                rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
                 arguments = trainers.model_arguments("grpo", params, SFT)
                 asked = [row["prompt"] for row in rows]
                 tokenizer = arguments["processing_class"]
@@ -168,12 +182,14 @@ def train(run: stage_run.Run[Params]) -> None:
                 )
             parts = {"history": history, "samples": samples}
             trainers.fit(trainer, checkpoint, parts, params.launch)
+            trainers.require_steps("grpo", trainer.state, bool(stop_early(params, history)))
             saving.save_model(trainer, SFT, OUT)
     finally:
         # A run that was stopped leaves its evidence.
         if processes.is_main():
             history.write_csv(run.reports / "history.csv")
             health = doctor.examine(history.rows, params.main_reward)
+            health["shortfalls"] = doctor.shortfalls(history.rows, samples.names)
             files.write_json(run.reports / "health.json", health)
             files.write_parquet(run.reports / "samples.parquet", samples.frame())
     if not processes.is_main():
@@ -199,6 +215,8 @@ def main() -> None:
                     f"grpo: the doctor warns: {rule['what']} (steps {first} to {last}); "
                     f"change {rule['change']}"
                 )
+        for shortfall in health["shortfalls"]:
+            print(f"grpo: {shortfall}")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ def write_split(path: Path, splits: Splits, params: Params, form: Format) -> Non
         message = pa.struct([("role", pa.string()), ("content", pa.string())])
         columns["prompt"] = pa.list_(message)
     schema = pa.schema(columns)
+    # Further columns, with the types that they have over all rows.
+    for field in splits.kept.schema or []:
+        schema = schema.append(field)
     with pq.ParquetWriter(path, schema) as file:
         for rows in batches(prompted(row, params, form) for row in splits.rows(path.stem)):
             file.write_table(pa.Table.from_pylist(rows, schema=schema))
@@ -64,6 +67,8 @@ def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, i
             "max_prompt_tokens": params.max_prompt_tokens,
             "splits": described,
         }
+        if params.keep:
+            dataset["keep"] = params.keep
         files.write_json(folder / "dataset.json", dataset)
     return counts
 

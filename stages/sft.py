@@ -128,6 +128,22 @@ def require_targets(rows: list[dict[str, Any]], verifier: Verifier | None) -> No
         )
 
 
+def require_left(given: int, left: int, params: Params) -> None:
+    """Raises Refused if TRL dropped every example, or some that the curriculum's order counts on.
+
+    It drops those whose prompt alone fills `max_length`.
+    """
+    if left and (left == given or not params.curriculum):
+        return
+    raise Refused(
+        "sft.max_length",
+        expected="room for a prompt and the beginning of its answer",
+        found=f"{given - left} of {given} examples whose prompt alone fills it"
+        f" ({params.passed_through.get('max_length', 1024)} tokens)",
+        remedy="Raise it, or bring shorter prompts (prepare.max_prompt_tokens cuts them).",
+    )
+
+
 def train(run: stage_run.Run[Params]) -> None:
     from datasets import Dataset, disable_progress_bars
     from trl import SFTConfig, SFTTrainer
@@ -155,12 +171,15 @@ def train(run: stage_run.Run[Params]) -> None:
                 callbacks=[history],
                 **trainers.model_arguments("sft", params, BASE),
             )
+        left = len(trainer.train_dataset)
+        require_left(len(pool), left, params)
         longest = max(map(len, trainer.train_dataset["input_ids"]))
         trainers.require_window(BASE, longest, "sft.max_length")
         # Tokenized once each, then laid out in the order of the curriculum.
         if params.curriculum:
             trainer.train_dataset = trainer.train_dataset.select(draw_order(len(rows), params))
         trainers.fit(trainer, checkpoint, {"history": history}, params.launch)
+        trainers.require_steps("sft", trainer.state)
         # grpo, vLLM and whoever loads the model read there where a completion ends.
         stops = conversation.stop_tokens(BASE, dataset["prompt_style"])
         conversation.stop_at(trainer.model.generation_config, stops)
@@ -177,6 +196,11 @@ def train(run: stage_run.Run[Params]) -> None:
         "mean_token_accuracy": history.mean("mean_token_accuracy", last),
     }
     files.write_json(run.reports / "metrics.json", metrics)
+    if left < len(pool) and not params.passed_through.get("packing"):
+        dropped = len(pool) - left
+        print(
+            f"sft: {dropped} of {len(pool)} examples taught nothing: their prompt fills max_length"
+        )
 
 
 def pass_through(run: stage_run.Run[Params]) -> None:

@@ -1,20 +1,22 @@
 """validate: the gate - nothing trains on data that it refuses.
 
-Runs a Great Expectations suite, the verifier's self-test included, on every split. Reads
-data/prepared/ and models/base/ (its tokenizer and window); writes verdict.json, failures.parquet
-and report.html under reports/validate/. Run it by hand: python -m stages.validate
+Runs a Great Expectations suite, the verifier's self-test included, on every split, and calls each
+of grpo's rewards once. Reads data/prepared/, models/base/ (its tokenizer and window) and custom/;
+writes verdict.json, failures.parquet and report.html under reports/validate/. Run it by hand:
+python -m stages.validate
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from regrpo.core import conversation, files
+from regrpo.core import conversation, files, profiles
 from regrpo.core.errors import Refused
 from regrpo.core.rendering import RenderingProcess
 from regrpo.core.settings import Section
@@ -26,6 +28,8 @@ from regrpo.inputs.checks import CHECKS
 from regrpo.inputs.formats import SPLITS, get_format
 from regrpo.inputs.round_trip import RoundTrip
 from regrpo.records import stage_run
+from regrpo.train import custom_code, rewards
+from regrpo.train.groups import Grouped
 
 PREPARED = Path("data/prepared")
 BASE = Path("models/base")
@@ -57,6 +61,28 @@ def round_trip(
     style = dataset["prompt_style"]
     stops = frozenset(conversation.stop_tokens(model, style))
     return RoundTrip(renderer.tokenizer, style, verifier, renderer, cutter, stops)
+
+
+def require_trainable(
+    grpo: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    train: files.ParquetFile,
+    verifier: Verifier | None,
+) -> list[str]:
+    """Refuse what would fail only once grpo trains: too few prompts, a faulty reward.
+
+    Returns what is to be said of the rewards. grpo's section is no parameter of this stage: nothing
+    that is written depends on it, and grpo looks again.
+    """
+    Grouped.of_section(grpo).require_prompts(train.num_rows)
+    _, first = next(train.batches(2))
+    rows = conversation.Cutter(dataset, BASE).rows(first)
+    encode = partial(conversation.load_tokenizer(BASE).encode, add_special_tokens=False)
+    functions = {}
+    for name in grpo["reward_funcs"]:
+        if name not in (grpo.get("classifiers") or {}):
+            functions[name] = rewards.get_reward(name, verifier, grpo["max_completion_length"])
+    return custom_code.try_out(functions, verifier, rows, encode)
 
 
 def page(
@@ -106,6 +132,7 @@ def main() -> None:
                 round_trip(BASE, dataset, verifier, renderer, cut),
                 limits,
                 Path(docs),
+                dataset.get("keep", ()),
             )
             run.attach(Path(docs), "data_docs")
         files.write_json(run.reports / "verdict.json", verdict.as_json() | {"cut_prompts": cut.cut})
@@ -124,6 +151,15 @@ def main() -> None:
         for outcome in verdict.accepted:
             print(
                 f"validate: accepted, as validate.allow_lossy_tokenizer: {gate.with_rows(outcome)}"
+            )
+        grpo = profiles.read_profile(profiles.active_profile())["grpo"]
+        for note in require_trainable(grpo, dataset, splits["train"], verifier):
+            print(f"validate: grpo.reward_funcs: {note}", flush=True)
+        if verdict.unformatted:
+            shown = ", ".join(verdict.unformatted[: gate.SHOWN])
+            print(
+                f"validate: {len(verdict.unformatted)} solutions score 1 but are not in the asked "
+                f"format (answer_format gives them 0): {one_line(shown, 300)}"
             )
         skipped = shortened = ""
         if verdict.not_applicable:

@@ -5,7 +5,7 @@ Imports core.
 sources, readers             rows of a source; of the files that people bring
 formats, conversations       how a row is read, and chat turns in it
 examples                     what rows become: questions, answers and prompts
-splits                       sft, train, dev and eval by class of question
+splits                       sft, train, dev and eval by class; columns that are kept
 base_models                  base weights: from scratch, local, GGUF, hub
 model_folders, inspection    what a folder holds; one look at the model as it loads
 gate                         every check on every split, and the verdict

@@ -17,6 +17,13 @@ from regrpo.core.verifiers import NONE
 from regrpo.inputs.formats import Format, PromptStyle, as_text
 from regrpo.inputs.readers import Row, Rows
 
+TAKEN = {
+    *("id", "prompt", "question", "answer", "solution", "turns", "source_row"),  # ours
+    *("prompts", "completion", "completions", "completion_ids", "trainer_state"),  # TRL's words
+    *("log_extra", "log_metric", "environment", "environments", "image", "images", "tools"),
+    *("step", "reward"),  # samples.parquet's
+}
+"""Names that no further column may have."""
 WHOLE = re.compile(r"[-+]?[0-9]+\.0+")
 """A whole number written with decimals."""
 
@@ -31,6 +38,8 @@ class Plan(Section):
     seed: int = Seed
     format: str
     columns: dict[Literal["id", "question", "answer", "solution"], str] = Field(default={})
+    # Further columns of the source, for rewards, custom tasks and samples.parquet.
+    keep: list[str] = Field(default=[])
     verifier: str | None = None
     prompt_style: PromptStyle | None = None
     prompt_template: str | None = Field(default=None, pattern=r"\{question\}")
@@ -44,6 +53,15 @@ class Plan(Section):
     train: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
+    def _kept_names_are_free(self) -> Self:
+        if taken := sorted(TAKEN.intersection(self.keep)):
+            why = f"{', '.join(taken)}: prepare, TRL or samples.parquet has a column of that name"
+            raise invalid(Problem("keep", why, "another name in the source, or leave it out"))
+        if len(set(self.keep)) < len(self.keep):
+            raise invalid(Problem("keep", "names a column twice"))
+        return self
+
+    @model_validator(mode="after")
     def _one_place_to_cut(self) -> Self:
         template = self.prompt_template or QUESTION
         if self.max_prompt_tokens and template.count(QUESTION) != 1:
@@ -55,8 +73,8 @@ class Plan(Section):
 def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
     """Rows of one part as the format reads them: id, question, answer, solution, turns, source_row.
 
-    `source_row` is the row's number in its part, from 0. Raises Refused with the row's place for
-    one that cannot be read.
+    With prepare.keep, `raw` is the source's own row besides. `source_row` is the row's number in
+    its part, from 0. Raises Refused with the row's place for one that cannot be read.
     """
     counts_integers = (plan.verifier or form.verifier) != NONE
     for index, (place, raw) in enumerate(rows):
@@ -87,6 +105,8 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
             )
         example["id"] = None if name is None else str(name)
         example["source_row"] = index
+        if plan.keep:
+            example["raw"] = raw
         yield example
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,8 +102,11 @@ def on_schema() -> dict[str, Any]:
     return {"schema": gxe.ExpectColumnPairValuesToBeEqual(column_A="expected", column_B="found")}
 
 
-def schema_frame(given: pa.Schema) -> pd.DataFrame:
-    """The types of a split's columns, expected and found: a row for each column."""
+def schema_frame(given: pa.Schema, keep: Collection[str] = ()) -> pd.DataFrame:
+    """The types of a split's columns, expected and found: a row for each column.
+
+    Those of `keep` (prepare.keep) may have any type.
+    """
     import pandas as pd
     import pyarrow as pa
 
@@ -113,6 +116,7 @@ def schema_frame(given: pa.Schema) -> pd.DataFrame:
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     if "prompt" in found and given.field("prompt").type == messages:
         expected["prompt"] = found["prompt"]
+    expected |= {name: found.get(name, "a column of prepare.keep") for name in keep}
     names = list(expected | found)
     frame = pd.DataFrame({"expected": expected, "found": found}, index=names)
     frame = frame.fillna("no such column").rename_axis("id").reset_index()

@@ -6,7 +6,7 @@ that are looked at together with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class Verdict:
     rows: dict[str, int]
     outcomes: list[Outcome]
     not_applicable: tuple[str, ...] = ()
+    unformatted: tuple[str, ...] = ()
+    """The rows, as `split id`, whose solution scores 1 and is not in the asked format."""
 
     @property
     def failed(self) -> list[Outcome]:
@@ -73,6 +75,7 @@ class Verdict:
             "rows": self.rows,
             "checks": checks,
             "not_applicable": list(self.not_applicable),
+            "unformatted_solutions": len(self.unformatted),
         }
 
     def failure_table(self) -> pd.DataFrame:
@@ -120,16 +123,19 @@ def check(
     trip: RoundTrip,
     limits: Limits,
     docs: Path | None = None,
+    keep: Collection[str] = (),
 ) -> Verdict:
     """Run every check on every split; `docs` is a folder for Great Expectations' own pages.
 
-    If a schema does not hold, the rows could not be read and the other checks are not run. Raises
-    CannotCheck if an expectation cannot be evaluated.
+    `keep` names the columns besides the usual ones. If a schema does not hold, the rows could not
+    be read and the other checks are not run. Raises CannotCheck if an expectation cannot be
+    evaluated.
     """
     suites = expectations.Suites(docs, limits.allowed)
+    unformatted: list[str] = []
     for split, file in splits.items():
         suite = suites.add(f"{split} schema", split, expectations.on_schema())
-        suite.run(expectations.schema_frame(file.schema))
+        suite.run(expectations.schema_frame(file.schema, keep))
     if all(outcome.passed for outcome in suites.outcomes):
         for split, file in splits.items():
             suite = suites.add(f"{split} rows", split, expectations.on_row_count())
@@ -149,6 +155,8 @@ def check(
                     found = repeats.of(split, start, stop)
                     trips = trip.columns(split, rows)
                     suite.run(derive(start, rows, found, canonical, verifier, trips))
+                    if verifier:
+                        unformatted += _unformatted(split, rows, verifier)
                     if file.num_rows > BATCH:
                         print(f"validate: {split} {stop:,} of {file.num_rows:,} rows", flush=True)
     suites.write_pages()
@@ -157,7 +165,17 @@ def check(
         rows={split: file.num_rows for split, file in splits.items()},
         outcomes=sorted(suites.outcomes, key=lambda outcome: order.index(outcome.check)),
         not_applicable=() if verifier else VERIFIED,
+        unformatted=tuple(unformatted),
     )
+
+
+def _unformatted(split: str, rows: list[Row], verifier: Verifier) -> list[str]:
+    found = []
+    for row in rows:
+        solution = row["solution"] or ""
+        if verifier.score(solution, row["answer"]) and not verifier.is_formatted(solution):
+            found.append(f"{split} {row['id']}")
+    return found
 
 
 def _row_count_frame(split: str, rows: int, fewest: int) -> pd.DataFrame:

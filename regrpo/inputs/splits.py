@@ -9,15 +9,18 @@ they bring.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, repeat
+from typing import TYPE_CHECKING, Any
 
-from regrpo.core.errors import Refused
+from regrpo.core.errors import Refused, first_line
 from regrpo.inputs.examples import Plan
 from regrpo.inputs.formats import Format, normalise
 from regrpo.inputs.readers import Row
 from regrpo.inputs.scratch_db import BATCH, key
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLUMNS = ("id", "question", "answer", "solution", "turns", "source_row")
 Selection = tuple[str, dict[str, Any]]
@@ -41,20 +44,24 @@ class Splits:
         self.form = form
         self.given: dict[str, int] = {}
         """How many rows each part of the source has."""
+        self.kept = Kept(plan.keep)
         self._selections: dict[str, Selection] = {}
         # class: the question's class. place: a random order. spelled: the normalised question.
+        # packing, packed: the further columns.
         database.execute(
             "create table rows (id text, question text, answer text, solution text, turns text,"
-            " source_row integer, part text, class blob, place blob, spelled blob)"
+            " source_row integer, part text, class blob, place blob, spelled blob,"
+            " packing integer, packed blob)"
         )
 
     def add(self, part: str, rows: Iterable[Row]) -> None:
         """Keep a part's rows (`train`, `eval`). Raises Refused if there are none."""
         self.given[part] = 0
         for batch in batches(rows):
+            packed = self.kept.pack(part, [row.get("raw", {}) for row in batch])
             self.database.executemany(
-                "insert into rows values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._keyed(part, row) for row in batch),
+                "insert into rows values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                map(self._keyed, repeat(part), batch, packed),
             )
             self.given[part] += len(batch)
             if self.given[part] % (BATCH * 32) == 0:
@@ -66,6 +73,7 @@ class Splits:
                 found="none",
                 remedy="Bring the data again.",
             )
+        self.kept.require_all(part)
         if self.plan.drop_duplicates:
             self.database.execute(
                 "delete from rows where rowid in (select rowid from (select rowid, row_number()"
@@ -74,7 +82,7 @@ class Splits:
                 (part,),
             )
 
-    def _keyed(self, part: str, row: Row) -> tuple[Any, ...]:
+    def _keyed(self, part: str, row: Row, packed: tuple[Any, Any]) -> tuple[Any, ...]:
         # The seed salts what decides over places, not what says whether two questions are equal.
         seed = str(self.plan.seed)
         return (
@@ -83,6 +91,7 @@ class Splits:
             key(self.form.canonical(row["question"]), seed),
             key(f"{part} {row['source_row']}", seed),
             key(normalise(row["question"])),
+            *packed,
         )
 
     def divide(self) -> None:
@@ -203,8 +212,10 @@ class Splits:
     def rows(self, split: str) -> Iterator[Row]:
         """A split's rows, in its order."""
         rows, values = self._selections[split]
-        for found in self.database.execute(f"select {', '.join(COLUMNS)} {rows}", values):
-            yield dict(zip(COLUMNS, found, strict=True))
+        columns = ", ".join(COLUMNS)
+        query = f"select packing, packed, {columns} {rows}"
+        for number, data, *found in self.database.execute(query, values):
+            yield dict(zip(COLUMNS, found, strict=True)) | self.kept.unpack(number, data)
 
 
 def require(found: int, wanted: int, key: str, what: str) -> None:
@@ -216,3 +227,75 @@ def require(found: int, wanted: int, key: str, what: str) -> None:
             found=str(found),
             remedy="Lower prepare.eval or prepare.dev, or bring more data.",
         )
+
+
+class Kept:
+    """Packs the further columns (prepare.keep) into bytes, a row each, and learns their types.
+
+    These are Arrow's over all rows of the source: numbers stay numbers, lists and objects stay
+    nested (an object's keys are those of all rows, null where a row lacks one).
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+        self.schema: pa.Schema | None = None
+        """The types in all rows so far; None before the first."""
+        self._packed: list[pa.Schema] = []
+        self._seen: set[str] = set()
+
+    def pack(self, part: str, rows: Sequence[Row]) -> list[tuple[int, bytes] | tuple[None, None]]:
+        """For each row what `unpack` takes.
+
+        Raises Refused for a column whose values have no common type.
+        """
+        if not self.columns:
+            return [(None, None)] * len(rows)
+        import pyarrow as pa
+
+        values = []
+        for row in rows:
+            self._seen |= row.keys()
+            values.append({column: row.get(column) for column in self.columns})
+        try:
+            batch = pa.RecordBatch.from_pylist(values)
+            known = [batch.schema] if self.schema is None else [self.schema, batch.schema]
+            self.schema = pa.unify_schemas(known, promote_options="permissive")
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise Refused(
+                f"prepare.keep: {', '.join(self.columns)}",
+                expected="columns whose values have one type in all rows",
+                found=f"{first_line(error)[:300]} (part {part})",
+                remedy="Write the column with one type (as text, say), or leave it out.",
+            ) from error
+        self._packed.append(batch.schema)
+        number = len(self._packed) - 1
+        singles = [batch.slice(index, 1) for index in range(len(rows))]
+        return [(number, single.serialize().to_pybytes()) for single in singles]
+
+    def unpack(self, number: int | None, data: bytes | None) -> Row:
+        """The columns of a row again."""
+        if number is None or data is None:
+            return {}
+        import pyarrow as pa
+
+        batch = pa.ipc.read_record_batch(pa.py_buffer(data), self._packed[number])
+        row: Row = batch.to_pylist()[0]
+        return row
+
+    def require_all(self, part: str) -> None:
+        """Refuse a column that no row has (its name is misspelled), and objects without keys."""
+        missing = [column for column in self.columns if column not in self._seen]
+        if missing:
+            raise Refused(
+                "prepare.keep",
+                expected=f"columns of the source ({', '.join(sorted(self._seen))})",
+                found=f"{', '.join(missing)}, which no row of part {part} has",
+                remedy="Correct the name.",
+            )
+        if self.schema is not None and "struct<>" in str(self.schema):
+            raise Refused(
+                f"prepare.keep: {', '.join(self.columns)}",
+                expected="objects with a key in some row, as Parquet knows no others",
+                found=" ".join(str(self.schema).split()),
+                remedy="Leave the empty column out, or write it as text.",
+            )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.files import Json
 from regrpo.core.settings import Section
-from regrpo.plan import machine, parse_errors, plan, rules, workspace
-from regrpo.plan.findings import GIB, Finding, Level, Sections, Target, of_error, size
+from regrpo.plan import consistency, machine, parse_errors, plan, rules, workspace
+from regrpo.plan.findings import GIB, TRAINED, Finding, Level, Sections, Target, of_error, size
 
 Models = Mapping[str, type[Section]]
 """The parameters of each section of a profile."""
@@ -33,7 +33,16 @@ def check(profile: Path | None, models: Models) -> list[Finding]:
     errors = rules.refusals(sections, rules.NAMES, rules.COMMITS, rules.READY)
     errors += rules.joint_refusals(sections, errors)
     findings += problems + list(map(of_error, errors))
-    return findings + list(machine.versions_of_vllm(sections))
+    findings += machine.versions_of_vllm(sections)
+    return findings + [one for one in _numbers(sections) if one.level == "wrong"]
+
+
+def _numbers(sections: Sections) -> Iterator[Finding]:
+    """What `plan` says of a profile without a look at the machine or the model."""
+    for stage in TRAINED:
+        if stage in sections and sections[stage].max_steps:
+            yield from consistency.arithmetic(stage, sections[stage])
+    yield from consistency.epochs(sections, Target("", 0))
 
 
 def make_plan(profile: Path, models: Models, target: Target) -> Json:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from regrpo.core import conversation, hardware, hub, verifiers
 from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
-from regrpo.evaluate.tasks import WITHOUT_VERIFIER
+from regrpo.evaluate.tasks import CUSTOM, WITHOUT_VERIFIER
 from regrpo.inputs import base_models, formats, model_folders, sources
 from regrpo.plan.findings import Sections
-from regrpo.train import rewards, sharding
+from regrpo.train import custom_code, rewards, sharding
 
 Rule = Callable[..., None]
 
@@ -80,18 +80,28 @@ def require_base(_: str, section: Any) -> None:
 
 
 def require_rewards(_: str, section: Any) -> None:
-    """Each reward's name stands in the source of ours, of custom/ or of TRL's."""
+    """Each reward's name stands in the source of ours or of TRL's, or can be imported."""
     known = [*rewards.OURS, *section.classifiers]
-    names = [name for name in section.reward_funcs if name not in section.classifiers]
-    unknown = [name for name in names if not rewards.is_known(name)]
+    custom = _custom_rewards(section)
+    probed = custom_code.probe(custom)
+    unknown = []
+    for name in section.reward_funcs:
+        if "error" in probed.get(name, {}):
+            unknown.append(f"{name} ({probed[name]['error']})")
+        elif name not in (*custom, *section.classifiers) and not rewards.is_known(name):
+            unknown.append(name + did_you_mean(name, known))
     if unknown:
         raise Refused(
             "grpo.reward_funcs",
             expected=f"{', '.join(rewards.OURS)}, custom.<module>:<function>, one of trl.rewards, "
             "or one of grpo.classifiers",
-            found=", ".join(name + did_you_mean(name, known) for name in unknown),
+            found=", ".join(unknown),
             remedy="Correct the name, or write the function.",
         )
+
+
+def _custom_rewards(section: Any) -> list[str]:
+    return [name for name in section.reward_funcs if name.startswith("custom.")]
 
 
 def require_classifiers(stage: str, section: Any) -> None:
@@ -122,11 +132,40 @@ def require_tasks(_: str, section: Any) -> None:
         )
 
 
+def require_task_functions(_: str, section: Any) -> None:
+    """What the user's tasks name with `!function` can be imported."""
+    names: list[str] = []
+    for file in sorted(CUSTOM.rglob("*.yaml")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if any(_names_task(text, task) for task in section.tasks):
+            names += _functions(file, text)
+    for name, facts in custom_code.probe(list(dict.fromkeys(names))).items():
+        if "error" in facts:
+            raise Refused(
+                "evaluate.tasks",
+                expected=f"a function that can be imported ({name})",
+                found=facts["error"],
+                remedy="Mend it: the task cannot be asked without.",
+            )
+
+
+def _functions(file: Path, text: str) -> Iterator[str]:
+    """`<file>.py:<function>` of each function beside a task's file, its `include:` read too."""
+    for included in re.findall(r"(?m)^include:\s*(\S+)", text):
+        if (file.parent / included).is_file():
+            text += (file.parent / included).read_text(encoding="utf-8", errors="replace")
+    for reference in re.findall(r"!function\s+([\w.]+)", text):
+        module, _, function = reference.rpartition(".")
+        beside = file.parent / f"{module.replace('.', '/')}.py"
+        if beside.exists():
+            yield f"{beside}:{function}"
+
+
 def _task_folders() -> list[Path]:
     spec = importlib.util.find_spec("lm_eval")
     places = spec.submodule_search_locations if spec else None
     installed = [Path(place) / "tasks" for place in places or []]
-    return [Path("stages/eval_tasks"), Path("custom/eval_tasks"), *installed]
+    return [Path("stages/eval_tasks"), CUSTOM, *installed]
 
 
 def _names_task(text: str, name: str) -> bool:
@@ -189,7 +228,7 @@ NAMES: dict[str, list[Rule]] = {
     "prepare": [require_data],
     "base_model": [require_base],
     "grpo": [require_rewards, require_classifiers],
-    "evaluate": [require_tasks, require_classifiers],
+    "evaluate": [require_tasks, require_task_functions, require_classifiers],
 }
 """Names and files, which every profile must have right wherever it is to run."""
 COMMITS: dict[str, list[Rule]] = {
@@ -245,9 +284,26 @@ def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:
         )
 
 
+def require_reward_columns(prepare: Any, grpo: Any) -> None:
+    """What the user's rewards need is among the data's columns, and bears no reward's name."""
+    columns = [*custom_code.DATA, *prepare.keep]
+    for name, asked in custom_code.probe(_custom_rewards(grpo)).items():
+        custom_code.require_columns(name, asked, columns)
+    functions = {name.rpartition(":")[2] for name in grpo.reward_funcs}
+    taken = functions & set(prepare.keep)
+    if taken:
+        raise Refused(
+            "prepare.keep",
+            expected="columns with other names than the rewards (samples.parquet holds both)",
+            found=", ".join(sorted(taken)),
+            remedy="Give the function another name.",
+        )
+
+
 JOINT: dict[Rule, tuple[str, ...]] = {
     require_promote: ("promote", "evaluate"),
     require_cut: ("prepare", "sft"),
     require_answers: ("prepare", "grpo", "evaluate"),
+    require_reward_columns: ("prepare", "grpo"),
 }
 """Each with the sections that it reads, which must be right for themselves."""

@@ -140,9 +140,12 @@ class Run(Generic[P]):
 
 
 def require_checked_profile() -> None:
-    """Run `regrpo check` once per state of profile and code, before anything of a pipeline runs."""
+    """Run `regrpo check` once per state of profile and code, before anything of a pipeline runs.
+
+    custom/ is code: `check` imports it.
+    """
     read = [Path("params.yaml"), Path("dvc.yaml"), profiles.active_profile()]
-    code = [*Path("stages").glob("*.py"), *Path("regrpo").rglob("*.py")]
+    code = [*Path("stages").glob("*.py"), *Path("regrpo").rglob("*.py"), *files_in(Path("custom"))]
     digest = hashlib.sha256(sys.executable.encode())
     for path in sorted(read + code):
         digest.update(path.read_bytes())

@@ -3,6 +3,7 @@
 Imports core and inputs.
 
 rewards, classifiers              reward functions by name
+custom_code                       the user's, imported and asked what it wants
 trainers, groups                  what both stages set; groups of completions
 generation                        vLLM in a training process, seeded
 callbacks, early_stopping         the history, dev accuracy, what ends a run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,8 @@ from regrpo.train.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from regrpo.train.rewards import Samples
 
 TIMINGS = (
     "step_time",
@@ -53,6 +56,10 @@ class History(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
         for name, value in (logs or {}).items():
             if name not in TIMINGS and isinstance(value, int | float | str):
                 values[name] = float(value)
+        # A reward function that was None for every completion has no mean.
+        for name in [name for name in values if name.startswith("rewards/")]:
+            if math.isnan(values[name]):
+                del values[name]
         # TRL's closing summary has no loss, and is no step.
         if "loss" not in values:
             return
@@ -155,6 +162,16 @@ class DevAccuracy(TrainerCallback):  # type: ignore[misc]
             scores.append(self.verifier.score(text, row["answer"]))
         scores = processes.gathered(scores)
         self.history.add(step, {"dev_accuracy": sum(scores) / len(scores)})
+
+
+@dataclass(eq=False)
+class SettleSamples(TrainerCallback):  # type: ignore[misc]
+    """Has the kept completions of all processes put together once an optimizer step."""
+
+    samples: Samples
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.samples.settle()
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -245,6 +245,29 @@ def _with_main_reward(row: Row, main: str) -> Row:
     if metrics[MAIN_MEAN] not in row:
         metrics = {MAIN_MEAN: "reward", MAIN_STD: "reward_std"}
     return {**row, **{name: row[metric] for name, metric in metrics.items() if metric in row}}
+
+
+def shortfalls(history: Sequence[Row], rewards: Iterable[str]) -> list[str]:
+    """What a training that reached its last step did not do, a sentence each.
+
+    GRPO learns from differences within a group: a reward that never varies teaches nothing.
+    """
+    measured = [row for row in history if "frac_reward_zero_std" in row]
+    if not measured:
+        return []
+    if all(row["frac_reward_zero_std"] >= 1 for row in measured):
+        return ["The reward never varied within a group of completions: GRPO learned from nothing."]
+    found = []
+    for name in rewards:
+        means = [row[f"rewards/{name}/mean"] for row in measured if f"rewards/{name}/mean" in row]
+        if not means:
+            found.append(f"The reward {name} was None for every completion: it taught nothing.")
+        # TRL computes in float32.
+        elif max(means) - min(means) < 1e-6 and not any(
+            row.get(f"rewards/{name}/std", 0) >= 1e-6 for row in measured
+        ):
+            found.append(f"The reward {name} was always {means[0]:.4g}: it taught nothing.")
+    return found
 
 
 def _apply(rule: Rule, history: Sequence[Row]) -> dict[str, Any]:

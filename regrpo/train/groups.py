@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
+from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Training
 
 
 class Grouped(Training):
     """A training on groups of completions, all generated for the same prompt."""
 
+    library = "trl.trainer.grpo_config:GRPOConfig"
     num_generations: int = Field(ge=2)
+
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> Grouped:
+        """What grpo's section of a profile says about groups, its other keys left alone."""
+        wanted = {*Grouped.model_fields, "generation_batch_size", "steps_per_generation"}
+        known = {key: value for key, value in section.items() if key in wanted}
+        return Grouped.model_validate(known)
+
+    def require_prompts(self, rows: int) -> None:
+        """Refuse fewer rows than one generation takes: TRL makes no batch of them, and no step."""
+        at_once = self.per_device_train_batch_size * self.processes * self.generation_steps
+        needed = at_once // self.num_generations
+        if rows < needed:
+            raise Refused(
+                "grpo.per_device_train_batch_size",
+                expected=f"a step that needs no more prompts than there are: it takes {needed} "
+                f"different ones ({at_once} completions, {self.num_generations} a prompt)",
+                found=f"{rows} in train",
+                remedy="Lower it, raise num_generations, or bring more data (prepare.sft leaves "
+                "train the rest).",
+            )
 
     def group_problem(self, processes: int) -> Problem | None:
         """What is wrong if the completions generated at once are not whole batches and groups."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
 import importlib.util
 import inspect
 import math
-import numbers
 import symtable
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import processes
-from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, invalid
 from regrpo.core.verifiers import Verifier
+from regrpo.train import custom_code
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,13 +125,9 @@ def text_of(completion: str | list[dict[str, str]]) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Whether a reward of that name is there, as far as source text says (nothing is imported)."""
+    """Whether it is one of ours or of TRL's, as far as source text says (nothing is imported)."""
     if name in OURS:
         return True
-    module, colon, function = name.partition(":")
-    if colon:
-        source = Path(*module.split(".")).with_suffix(".py")
-        return module.startswith("custom.") and source.exists() and _binds(source, function)
     spec = importlib.util.find_spec("trl")
     places = (spec and spec.submodule_search_locations) or []
     for place in places:
@@ -151,24 +148,15 @@ def _binds(source: Path, name: str) -> bool:
 
 
 def _custom(name: str) -> RewardFunc:
-    module_name, _, function = name.partition(":")
-    if not module_name.startswith("custom."):
+    where = f"grpo.reward_funcs: {name}"
+    if not name.startswith("custom."):
         raise Refused(
-            f"grpo.reward_funcs: {name}",
+            where,
             expected="custom.<module>:<function>",
             found=name,
             remedy="Put the function into custom/, which DVC watches.",
         )
-    try:
-        found: RewardFunc = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise CannotCheck(
-            f"grpo.reward_funcs: {name}",
-            expected=f"a function {function} in {module_name.replace('.', '/')}.py",
-            found=str(error),
-            remedy="Correct the name or the module.",
-        ) from error
-    return found
+    return custom_code.load(name, where)
 
 
 def _from_trl(name: str) -> RewardFunc:
@@ -188,37 +176,71 @@ def _from_trl(name: str) -> RewardFunc:
 
 
 def guarded(name: str, function: RewardFunc) -> RewardFunc:
-    """The same function under the profile's name.
+    """The same function under the profile's name, awaitable if it was.
 
-    Refuses, by that name, an exception, a wrong count of values, NaN and infinity.
+    Refuses, by that name, whatever it raises, a wrong count of values, and a value that is no
+    finite number.
     """
+    reward: RewardFunc
+    # TRL awaits what it is given if that is a coroutine function itself.
+    if custom_code.is_async(function):
 
-    @functools.wraps(function)
-    def reward(**kwargs: Any) -> list[float | None]:
-        completions = kwargs["completions"]
-        try:
-            values = list(function(**kwargs))
-        except Refused:
-            raise
-        # The user's own code may raise anything.
-        except Exception as error:
-            found = f"{type(error).__name__}: {error}"
-            raise _refusal(name, len(completions), found) from error
-        if len(values) != len(completions):
-            raise _refusal(name, len(completions), f"{len(values)} values")
-        for index, value in enumerate(values):
-            if value is not None and not _is_finite(value):
-                text = text_of(completions[index])[:80]
-                found = f"{value!r} for completion {index}: {text!r}"
-                raise _refusal(name, len(completions), found)
-        return [None if value is None else float(value) for value in values]
+        @functools.wraps(function)
+        async def reward(**kwargs: Any) -> list[float | None]:
+            with _refuse_raised(name, kwargs["completions"]):
+                values = list(await function(**kwargs))  # type: ignore[misc]
+            return _numbers(name, values, kwargs["completions"])
+    else:
+
+        @functools.wraps(function)
+        def reward(**kwargs: Any) -> list[float | None]:
+            with _refuse_raised(name, kwargs["completions"]):
+                values = list(function(**kwargs))
+            return _numbers(name, values, kwargs["completions"])
 
     reward.__name__ = name.rpartition(":")[2]
     return reward
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+@contextlib.contextmanager
+def _refuse_raised(name: str, completions: list[Any]) -> Iterator[None]:
+    try:
+        yield
+    except Refused:
+        raise
+    except custom_code.RAISED as error:
+        raise _refusal(name, len(completions), custom_code.describe(error)) from error
+
+
+def _numbers(name: str, values: list[Any], completions: list[Any]) -> list[float | None]:
+    """One number or None a completion, as Python's own: tensors, NumPy's and bools become floats.
+
+    Raises Refused for a wrong count, text, NaN, infinity and what `float` does not take.
+    """
+    if len(values) != len(completions):
+        raise _refusal(name, len(completions), f"{len(values)} values")
+    numbers: list[float | None] = []
+    for index, value in enumerate(values):
+        number = _number(value)
+        if value is not None and number is None:
+            text = text_of(completions[index])[:80]
+            found = f"{' '.join(repr(value).split()):.200} for completion {index}: {text!r}"
+            raise _refusal(name, len(completions), found)
+        numbers.append(number)
+    return numbers
+
+
+def _number(value: Any) -> float | None:
+    """The finite number that `float` makes of a value; None if it makes none, and of text."""
+    if isinstance(value, str | bytes | bytearray):
+        return None
+    if hasattr(value, "detach"):  # torch warns of a number that asks for its gradient
+        value = value.detach()
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _refusal(name: str, count: int, found: str) -> Refused:
@@ -236,15 +258,18 @@ class Samples:
 
     Of every `every`-th optimizer step the first two groups of `group` completions are kept, and the
     prompts of all calls are counted. Of several processes each is called with its share of a batch;
-    the first groups of the whole batch are kept.
+    the first groups of the whole batch are kept. `data` holds further columns of a row by its id.
     """
 
     weights: list[float]
     every: int
     group: int
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prompts_seen: int = 0
     rows: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
+    noted: list[tuple[dict[str, Any], str, float | None]] = field(default_factory=list)
+    """What this process saw since the last `settle`: row, reward function, value."""
 
     def watching(self, functions: list[RewardFunc]) -> list[RewardFunc]:
         """The same functions, watched."""
@@ -254,25 +279,33 @@ class Samples:
         return [self._watched(first, True), *(self._watched(one, False) for one in others)]
 
     def _watched(self, function: RewardFunc, counts: bool) -> RewardFunc:
-        @functools.wraps(function)
-        def watched(**kwargs: Any) -> Sequence[float | None]:
-            values = function(**kwargs)
-            step = kwargs["trainer_state"].global_step
-            if counts:
-                self.prompts_seen += len(values) * processes.world_size() // self.group
-            if step % self.every == 0:
-                self._keep(step, function.__name__, kwargs, values)
-            return values
+        watched: RewardFunc
+        if custom_code.is_async(function):
+
+            @functools.wraps(function)
+            async def watched(**kwargs: Any) -> Sequence[float | None]:
+                values: Sequence[float | None] = await function(**kwargs)  # type: ignore[misc]
+                self._note(function.__name__, counts, kwargs, values)
+                return values
+        else:
+
+            @functools.wraps(function)
+            def watched(**kwargs: Any) -> Sequence[float | None]:
+                values = function(**kwargs)
+                self._note(function.__name__, counts, kwargs, values)
+                return values
 
         return watched
 
-    def _keep(
-        self, step: int, name: str, batch: Mapping[str, Any], values: Sequence[float | None]
+    def _note(
+        self, name: str, counts: bool, batch: Mapping[str, Any], values: Sequence[float | None]
     ) -> None:
-        kept = 2 * self.group
-        here = [(self._row(batch, step, i), value) for i, value in enumerate(values[:kept])]
-        for index, (row, value) in enumerate(processes.gathered(here)[:kept]):
-            self.rows.setdefault((step, index), row)[name] = value
+        step = batch["trainer_state"].global_step
+        if counts:
+            self.prompts_seen += len(values) * processes.world_size() // self.group
+        if step % self.every == 0:
+            for index, value in enumerate(values[: 2 * self.group]):
+                self.noted.append((self._row(batch, step, index), name, value))
 
     def _row(self, batch: Mapping[str, Any], step: int, index: int) -> dict[str, Any]:
         return {
@@ -282,6 +315,21 @@ class Samples:
             "completion": text_of(batch["completions"][index]),
             "answer": batch["answer"][index],
         }
+
+    def settle(self) -> None:
+        """Keep what was noted; every process calls it, at the end of each optimizer step.
+
+        Not in the call itself: rewards that are awaited end in another order in each process.
+        """
+        if not self.noted:
+            return
+        counts: Counter[tuple[int, str]] = Counter()
+        for row, name, value in processes.gathered(self.noted):
+            index = counts[row["step"], name]
+            counts[row["step"], name] += 1
+            if index < 2 * self.group:
+                self.rows.setdefault((row["step"], index), row)[name] = value
+        self.noted.clear()
 
     def state(self) -> dict[str, Any]:
         """What was kept so far, for a checkpoint."""
@@ -294,9 +342,15 @@ class Samples:
         self.prompts_seen = state["prompts_seen"]
 
     def frame(self) -> pd.DataFrame:
-        """COLUMNS and one column per reward function; `reward` is the weighted sum of those."""
+        """COLUMNS, one per reward function, and those of `data`.
+
+        `reward` is the weighted sum of the functions' values.
+        """
         import pandas as pd
 
+        # A step that raised was not settled; several processes would have to meet for it.
+        if processes.world_size() == 1:
+            self.settle()
         rows = []
         for _, row in sorted(self.rows.items()):
             reward = 0.0
@@ -305,4 +359,9 @@ class Samples:
                 if value is not None:
                     reward += weight * value
             rows.append({**row, "reward": reward})
-        return pd.DataFrame(rows, columns=[*COLUMNS, *self.names])
+        frame = pd.DataFrame(rows, columns=[*COLUMNS, *self.names])
+        for column in next(iter(self.data.values()), {}):
+            values = [self.data[row["id"]][column] for row in rows]
+            # As objects: pandas would make floats of integers beside a None.
+            frame[column] = pd.Series(values, dtype=object)
+        return frame

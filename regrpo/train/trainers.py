@@ -155,6 +155,21 @@ def fit(
     trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
+def require_steps(stage: str, state: Any, stopped: bool = False) -> None:
+    """Refuse a training that ended before its last step, unless it was `stopped` on purpose.
+
+    transformers only logs a warning where the data yield no batch.
+    """
+    if state.global_step < state.max_steps and not stopped:
+        raise Refused(
+            f"{stage}.max_steps",
+            expected=f"{state.max_steps} steps",
+            found=f"{state.global_step}, as the data yield no further batch",
+            remedy="Bring more rows, lower per_device_train_batch_size, or set "
+            "dataloader_drop_last: false.",
+        )
+
+
 @dataclass
 class TokenCount:
     """SFTTrainer's running count of tokens, which its checkpoints leave out (TRL 1.16)."""

@@ -123,9 +123,67 @@ def test_rewards_formats_and_files_are_looked_up_by_name(
     )
     assert cli.main(["check"]) == 2
     said = words(capsys.readouterr().err)
-    assert "found custom.rewards:none, exct_answer (did you mean `exact_answer`?)." in said
+    none = "AttributeError: module 'custom.rewards' has no attribute 'none'"
+    assert (
+        f"found custom.rewards:none ({none}), exct_answer (did you mean `exact_answer`?)." in said
+    )
     assert "a file or folder at data/raw/mine.jsonl" in said
     assert "a file or folder at models/raw/mine" in said
+
+
+def test_a_reward_that_cannot_be_imported_is_told_before_anything_is_trained(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "custom/judge.py").write_text(
+        'import os\n\nKEY = os.environ["JUDGE_API_KEY"]\n\n'
+        "def judged(completions, **columns):\n    return [0.0 for _ in completions]\n"
+    )
+    edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": {"custom.judge:judged": 1.0}}})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "custom.judge:judged (custom/judge.py, line 3: KeyError: 'JUDGE_API_KEY')" in said
+    monkeypatch.setenv("JUDGE_API_KEY", "secret")
+    assert cli.main(["check", "--quiet"]) == 0
+    assert "custom.judge" not in sys.modules, "a child process imports it"
+
+
+def test_a_reward_that_wants_a_column_is_told_to_keep_it(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (here / "custom/rewards.py").open("a") as file:
+        file.write("\n\ndef by_level(completions, level, **columns):\n    return level\n")
+    edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": {"custom.rewards:by_level": 1.0}}})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "found it needs level. Would do: Set prepare.keep: [level], if the source has it" in said
+    edit_yaml(here / "params.yaml", {"prepare": {"keep": ["level"]}})
+    assert cli.main(["check", "--quiet"]) == 0
+    edit_yaml(here / "params.yaml", {"prepare": {"keep": ["level", "by_level"]}})
+    assert cli.main(["check"]) == 1
+    assert "columns with other names than the rewards" in words(capsys.readouterr().err)
+
+
+def test_the_functions_of_the_users_tasks_are_imported_too(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = here / "custom/eval_tasks"
+    text = (folder / "example.yaml").read_text().replace("example_two_terms", "mine")
+    (folder / "mine.yaml").write_text(f"{text}\nprocess_results: !function scoring.score\n")
+    (folder / "scoring.py").write_text("import no_such_package\n")
+    edit_yaml(here / "params.yaml", {"evaluate": {"tasks": ["heldout", "example_two_terms"]}})
+    assert cli.main(["check", "--quiet"]) == 0, "nobody asks that task"
+    edit_yaml(here / "params.yaml", {"evaluate": {"tasks": ["heldout", "mine"]}})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "scoring.py, line 1: ModuleNotFoundError: No module named 'no_such_package'" in said
+
+
+def test_what_plan_knows_to_fail_check_refuses(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_yaml(here / "params.yaml", {"sft": {"max_steps": 10, "warmup_steps": 10}})
+    assert cli.main(["check"]) == 1
+    assert "sft.warmup_steps: 10 reach the last of 10 steps" in words(capsys.readouterr().err)
 
 
 def test_vllm_that_is_not_installed_is_named_before_anything_trains(

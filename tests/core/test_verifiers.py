@@ -1,5 +1,8 @@
 """What counts as a correct answer."""
 
+import random
+import time
+
 import pytest
 
 from regrpo.core.errors import Refused
@@ -110,3 +113,140 @@ def test_a_verifier_there_is_not_is_refused_with_the_names_there_are() -> None:
         Refused, match=r"expected one of exact_int, final_number, none; found 'exact'"
     ):
         get_verifier("exact")
+
+
+# (completion, score for gold 24, in the asked format)
+SPELLINGS = {
+    "exact_int": [
+        ("<answer>24</answer>", 1, 1),
+        ("<think>20+4</think><answer>24</answer>", 1, 1),
+        # R1's habit: line breaks between and inside the blocks
+        ("<think>20+4</think>\n<answer>24</answer>", 1, 1),
+        ("<think>\n20+4\n</think>\n\n<answer>\n24\n</answer>", 1, 1),
+        ("\n<think>\n20+4\n</think>\n\n<answer> 24 </answer>\n", 1, 1),
+        ("<think>20+4</think>\r\n<answer>24</answer>\r\n", 1, 1),
+        # Qwen 3 without thinking
+        ("<think>\n\n</think>\n\n<answer>24</answer>", 1, 1),
+        ("<think></think><answer>24</answer>", 1, 1),
+        # signs and markup in the reasoning
+        ("<think>0 < 24 and 24 > 4</think><answer>24</answer>", 1, 1),
+        ("<think>x <- 20; y <= 4; <b>add</b></think><answer>24</answer>", 1, 1),
+        ("<think>\n#### Step 1\n**20** + $4$ = \\boxed{24}\n</think>\n<answer>24</answer>", 1, 1),
+        ("<think>The result goes into <answer> tags.</think><answer>24</answer>", 1, 1),
+        ("<think>Between <answer> and </answer> stands 24.</think><answer>24</answer>", 1, 1),
+        ("<think>e.g. <answer>...</answer></think><answer>24</answer>", 1, 1),
+        ("<think>so <answer>24</answer></think><answer>24</answer>", 1, 1),
+        ("<think>maybe <answer>20</answer></think><answer>24</answer>", 0, 0),
+        # a full stop, a sign, separators
+        ("<answer>24.</answer>", 1, 1),
+        ("<answer>24</answer>.", 1, 1),
+        ("<answer>+24</answer>", 1, 1),
+        ("<answer>024</answer>", 1, 1),
+        ("<answer>24..</answer>", 0, 0),
+        ("<answer>24.0</answer>", 0, 0),
+        ("<answer>2,4</answer>", 0, 0),
+        # the answer dressed up: Qwen's box, Gemma's bold, units
+        ("<answer>\\boxed{24}</answer>", 0, 0),
+        ("<answer>**24**</answer>", 0, 0),
+        ("<answer>$24$</answer>", 0, 0),
+        ("<answer>24 apples</answer>", 0, 0),
+        ("<answer>The answer is 24</answer>", 0, 0),
+        ("<answer>\\boxed{20}</answer>\n<answer>24</answer>", 1, 0),
+        ("\\boxed{24}", 0, 0),
+        ("**24**", 0, 0),
+        # text around the blocks
+        ("20+4 = 24. <answer>24</answer>", 1, 0),
+        ("<answer>24</answer> That is my answer.", 1, 0),
+        ("<answer>24</answer>\n<answer>24</answer>", 1, 0),
+        ("<think>20+4</think>So: <answer>24</answer>", 1, 0),
+        ("```\n<answer>24</answer>\n```", 1, 0),
+        ("20+4</think><answer>24</answer>", 1, 0),
+        ("<think>20+4<answer>24</answer>", 1, 0),
+        ("<think>20<think>+4</think><answer>24</answer>", 1, 0),
+        # two answers, or one that does not end
+        ("<answer>24</answer><answer>25</answer>", 0, 0),
+        ("<answer>25</answer><answer>24</answer>", 0, 0),
+        ("<answer>24</answer><answer>2", 1, 0),
+        ("<answer>20</think><answer>24</answer>", 0, 0),
+        ("<answer><think>20+4</think><answer>24</answer>", 0, 0),
+        ("<answer>25</answer>", 0, 1),
+        ("<Answer>24</Answer>", 0, 0),
+        ("<answer></answer>", 0, 0),
+        ("<answer>20 + 4</answer>", 0, 0),
+    ],
+    "final_number": [
+        ("#### 24", 1, 1),
+        ("20+4 = 24\n#### 24", 1, 1),
+        ("20+4 = 24\n#### 24\n", 1, 1),
+        ("20+4 = 24\r\n#### 24\r\n", 1, 1),
+        ("20+4 = 24 #### 24", 1, 1),
+        ("####24", 1, 1),
+        ("#### 24.", 1, 1),
+        ("#### +24 ", 1, 1),
+        ("#### Step 1\nAdd.\n#### 24", 1, 1),
+        ("### Plan\n#### 1. Add\n#### Result\n#### 24", 1, 1),
+        ("#### Answer:\n#### 24", 1, 1),
+        ("#### 24\n#### 24", 1, 1),
+        ("#### 20\n#### 24", 0, 0),
+        ("#### 24\nSo she has 24.", 1, 0),
+        ("#### 24\n\nQuestion: 1+1?\nAnswer: 2\n#### 2", 0, 0),
+        ("#### $24", 0, 0),
+        ("#### 24 apples", 0, 0),
+        ("#### **24**", 0, 0),
+        ("##### 24", 0, 0),
+        ("####\n24", 0, 0),
+        ("The answer is 24.", 0, 0),
+        ("#### 25", 0, 1),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "completion", "score", "is_formatted"),
+    [(name, *row) for name, rows in SPELLINGS.items() for row in rows],
+)
+def test_score_and_format_of_what_models_write(
+    name: str, completion: str, score: int, is_formatted: int
+) -> None:
+    verifier = VERIFIERS[name]
+    found = (verifier.score(completion, "24"), verifier.is_formatted(completion))
+    assert found == (score, bool(is_formatted))
+
+
+@ALL
+def test_what_is_in_the_asked_format_states_an_answer(verifier: Verifier) -> None:
+    tags = ("<think>", "</think>", "<answer>", "</answer>", "<answer>7</answer>", "####")
+    pieces = (*tags, "7", "8", "x", " ", "\n", ".")
+    draw = random.Random(0)
+    formatted = 0
+    for _ in range(20_000):
+        completion = "".join(draw.choices(pieces, k=draw.randint(1, 7)))
+        if verifier.is_formatted(completion):
+            formatted += 1
+            assert verifier.score(completion, str(verifier.extract(completion))) == 1, completion
+    assert formatted > 20, "the pieces do meet"
+
+
+@ALL
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<answer>",
+        "<think>",
+        "</think>",
+        "<answer>7",
+        "<answer> ",
+        "#### ",
+        "####7\n",
+        " ",
+        "7",
+        ".",
+    ],
+)
+def test_reading_takes_time_linear_in_the_length(verifier: Verifier, piece: str) -> None:
+    for start in ("", "<answer>", "<think>", "#### "):
+        completion = start + piece * 40_000
+        began = time.perf_counter()
+        verifier.score(completion, "7")
+        verifier.is_formatted(completion)
+        assert time.perf_counter() - began < 1, (start, piece)

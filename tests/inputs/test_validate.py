@@ -6,18 +6,21 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from regrpo.core import files
+from regrpo.core.errors import Refused
 from regrpo.inputs import gate
 from stages import validate
 from tests.support.projects import run
-from tests.support.splits import LIMITS, Rows, good
+from tests.support.splits import CANONICAL, EXACT, LIMITS, Rows, good, row, table, trip_on, write
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,76 @@ def test_hostile_text_is_markup_nowhere_in_the_report_and_controls_no_terminal(
         assert "\\x1b[31m\\u202e" in text
     for loaded in ("http:", "https:", "@import", "url(", " src=", "<link"):
         assert loaded not in validate.page(check(good()), dataset, LIMITS)
+
+
+@pytest.fixture
+def prepared(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a base and eight prompts in train."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(base, "models/base")
+    Path("data/prepared").mkdir(parents=True)
+    files.write_json(Path("data/prepared/dataset.json"), {"max_prompt_tokens": None})
+    write(
+        Path("data/prepared/train.parquet"), table([row("train", i, f"{i}+1=") for i in range(8)])
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"per_device_train_batch_size": 48}, r"takes 12 different ones .*; found 8 in train"),
+        ({"gradient_accumulation_steps": 4}, r"takes 16 different ones"),
+        ({"generation_batch_size": 64}, r"takes 16 different ones"),
+        ({"launch": {"processes": 3, "backend": "gloo"}}, r"takes 12 different ones"),
+        ({"reward_funcs": {"think_format_reward": 1.0}}, "think_format_reward: expected 2 finite"),
+    ],
+)
+def test_what_would_fail_only_in_grpo_is_refused_before_sft(
+    prepared: Path, changes: dict[str, Any], said: str
+) -> None:
+    grpo = {
+        "seed": 0,
+        "threads": 1,
+        "max_steps": 1,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 16,
+        "num_generations": 4,
+        "max_completion_length": 59,
+        "reward_funcs": {"exact_answer": 1.0, "length_penalty": 0.1, "polite": 1.0},
+        "classifiers": {"polite": {}},
+    }
+    train = files.ParquetFile(Path("data/prepared/train.parquet"))
+    dataset = files.read_json(Path("data/prepared/dataset.json"))
+    assert validate.require_trainable(grpo, dataset, train, EXACT) == []
+    with pytest.raises(Refused, match=said):
+        validate.require_trainable(grpo | changes, dataset, train, EXACT)
+
+
+def test_solutions_that_score_and_are_not_formatted_are_named(
+    check: Callable[..., gate.Verdict],
+) -> None:
+    splits = good()
+    splits["train"][1]["solution"] = f"So: <answer>{splits['train'][1]['answer']}</answer>"
+    spaced = f"<think>\n0 < 9\n</think>\n<answer>\n{splits['sft'][0]['answer']}\n</answer>"
+    splits["sft"][0]["solution"] = spaced
+    verdict = check(splits)
+    assert (verdict.failed, verdict.unformatted) == ([], ("train train-1",))
+    assert verdict.as_json()["unformatted_solutions"] == 1
+
+
+def test_the_gate_takes_the_columns_that_were_kept_and_no_others(
+    base: Path, tmp_path: Path
+) -> None:
+    given = {}
+    for name, rows in good().items():
+        extended = table(rows).append_column("level", pa.array([1] * len(rows)))
+        given[name] = write(tmp_path / f"{name}.parquet", extended)
+    with trip_on(base, "text", EXACT) as trip:
+        run_gate = partial(gate.check, given, CANONICAL, EXACT, trip, LIMITS, None)
+        assert run_gate(("level",)).failed == []
+        assert {one.check for one in run_gate().failed} == {"schema"}
+        assert {one.check for one in run_gate(("level", "tests")).failed} == {"schema"}
 
 
 def test_the_stage_refuses_by_name_leaves_its_reports_and_passes_mended_data(

@@ -75,6 +75,16 @@ def test_what_the_doctor_found_is_shown_with_steps_and_remedy(reports: Path) -> 
     assert "Not applicable (TRL logged no such metric): `kl`." in text
 
 
+def test_a_reward_that_taught_nothing_stands_at_the_cards_head(reports: Path) -> None:
+    before, _, _ = the_card().partition("**Result:")
+    health = "reports/grpo/health.json"
+    edit(health, shortfalls=[])
+    assert the_card().partition("**Result:")[0] == before
+    edit(health, shortfalls=["The reward mine was always 0.3: it taught nothing."])
+    head, _, _ = the_card().partition("**Result:")
+    assert head.endswith("\n\n**The reward mine was always 0.3: it taught nothing.**\n\n")
+
+
 def test_the_card_says_what_of_the_deterministic_mode_was_on(reports: Path) -> None:
     assert "Deterministic mode (for CUDA) was not asked for." in the_card()
     records(grpo={"deterministic": True})

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from regrpo.train.doctor import RULES, examine
+from regrpo.train.doctor import RULES, examine, shortfalls
 
 
 def healthy(steps: int = 40) -> list[dict[str, float]]:
@@ -140,3 +140,23 @@ def test_the_first_measurement_without_a_reward_is_no_obstacle() -> None:
 
 def test_rule_names_are_unique() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def rewarded(**metrics: float) -> list[dict[str, float]]:
+    return [row | metrics for row in healthy()]
+
+
+def test_a_reward_that_never_varied_is_said_and_one_that_did_is_not() -> None:
+    varied = {"rewards/mine/mean": 0.25, "rewards/mine/std": 0.5}
+    assert shortfalls(rewarded(**varied), ["mine"]) == []
+    assert shortfalls([], ["mine"]) == [], "a run that ended before its first step"
+    constant = {"rewards/mine/mean": 0.3, "rewards/mine/std": 1e-8}
+    (said,) = shortfalls(rewarded(**varied | constant), ["mine"])
+    assert said == "The reward mine was always 0.3: it taught nothing."
+    (said,) = shortfalls(rewarded(), ["mine"])
+    assert said == "The reward mine was None for every completion: it taught nothing."
+    late = rewarded(**constant)
+    late[-1]["rewards/mine/mean"] = 0.4
+    assert shortfalls(late, ["mine"]) == [], "it varied from step to step"
+    (said,) = shortfalls(rewarded(frac_reward_zero_std=1.0, **varied), ["mine"])
+    assert said.startswith("The reward never varied within a group")

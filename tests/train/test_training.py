@@ -6,6 +6,7 @@ import csv
 import hashlib
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,8 +90,6 @@ def test_the_second_half_of_the_examples_states_the_bare_answer() -> None:
 def test_no_steps_pass_the_base_through(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     shutil.copytree("models/base", tmp_path / "models/base")
     shutil.copytree("data/prepared", tmp_path / "data/prepared")
     monkeypatch.chdir(tmp_path)
@@ -477,3 +476,84 @@ def test_a_text_longer_than_the_bases_window_is_refused_before_a_step(
         train_grpo()
     with pytest.raises(Refused, match=r"sft\.max_length: .*found \d\d for the longest"):
         sft.train(run_for(section(sft.Params, "sft"), "sft"))
+
+
+@pytest.fixture
+def away(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the working folder, to change."""
+    shutil.copytree(folder, tmp_path / "away")
+    monkeypatch.chdir(tmp_path / "away")
+    return tmp_path / "away"
+
+
+def rewrite(split: str, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), f"data/prepared/{split}.parquet")
+
+
+def test_fewer_prompts_than_a_step_takes_are_refused_before_any_step(away: Path) -> None:
+    rewrite("train", files.read_rows(Path("data/prepared/train.parquet"))[:3])
+    with pytest.raises(Refused, match=r"it takes 4 different ones .*; found 3 in train"):
+        train_grpo()
+    assert not Path("models/grpo").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "said"),
+    [
+        (5, {"dataloader_drop_last": True}, "sft.max_steps: expected 3 steps; found 0"),
+        (20, {"max_length": 4}, "20 of 20 examples whose prompt alone fills it"),
+    ],
+)
+def test_a_warm_start_without_a_step_is_refused(
+    away: Path, rows: int, changes: dict[str, Any], said: str
+) -> None:
+    rewrite("sft", files.read_rows(Path("data/prepared/sft.parquet"))[:rows])
+    shutil.rmtree("models/sft", ignore_errors=True)
+    values = section(sft.Params, "sft", curriculum=None, max_steps=3, warmup_steps=1, **changes)
+    with pytest.raises(Refused, match=said):
+        sft.train(run_for(values, "sft"))
+    assert not Path("models/sft").exists()
+
+
+def test_a_curriculum_is_not_laid_out_over_dropped_examples(away: Path) -> None:
+    rows = files.read_rows(Path("data/prepared/sft.parquet"))[:20]
+    rewrite("sft", [rows[0] | {"prompt": "1+" * 40 + "1="}, *rows[1:]])
+    with pytest.raises(Refused, match=r"found 2 of 40 examples whose prompt alone fills it \(64"):
+        sft.train(run_for(section(sft.Params, "sft", max_steps=3, warmup_steps=1), "sft"))
+
+
+def test_kept_columns_reach_rewards_and_samples_and_a_constant_reward_is_said(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = files.read_rows(Path("data/prepared/train.parquet"))
+    for index, row in enumerate(rows):
+        row["level"] = index % 3
+        row["meta"] = {"tests": [row["answer"], "x"]}
+    rewrite("train", rows)
+    described = files.read_json(Path("data/prepared/dataset.json"))
+    files.write_json(Path("data/prepared/dataset.json"), described | {"keep": ["level", "meta"]})
+    levels: list[Any] = []
+
+    def by_level(completions: list[str], level: list[int], **columns: Any) -> list[float]:
+        levels.extend(zip(level, columns["meta"], columns["answer"], strict=True))
+        return [float(one) for one in level]
+
+    async def constant(completions: list[str], **columns: Any) -> list[float]:
+        return [0.25] * len(completions)
+
+    custom = SimpleNamespace(by_level=by_level, constant=constant)
+    monkeypatch.setitem(sys.modules, "custom.mine", custom)
+    train_grpo(reward_funcs={"custom.mine:by_level": 1.0, "custom.mine:constant": 0.5}, dev_every=0)
+    assert all(meta == {"tests": [answer, "x"]} for _, meta, answer in levels)
+    samples = files.read_parquet(Path("reports/grpo/samples.parquet"))
+    assert list(samples.columns[-4:]) == ["by_level", "constant", "level", "meta"]
+    assert samples["level"].tolist() == samples["by_level"].tolist()
+    assert samples["level"].dtype == "int64"
+    assert set(samples["constant"]) == {0.25}
+    told = files.read_json(Path("reports/grpo/health.json"))["shortfalls"]
+    # A column is the same for a whole group: it ranks no completion above another.
+    never = "The reward never varied within a group of completions: GRPO learned from nothing."
+    assert told == [never]

@@ -1,0 +1,226 @@
+"""The user's own code: what its import raises, what it asks for, and one call before training."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regrpo.core.errors import Refused
+from regrpo.core.verifiers import VERIFIERS
+from regrpo.train import custom_code, rewards
+
+EXACT = VERIFIERS["exact_int"]
+BROKEN = {
+    'import os\nKEY = os.environ["JUDGE_KEY"]': "line 2: KeyError: 'JUDGE_KEY'",
+    'open("no/such/prompt.txt")': "line 1: FileNotFoundError: [Errno 2] No such file",
+    "import no_such_package": "line 1: ModuleNotFoundError: No module named 'no_such_package'",
+    "undefined_name": "line 1: NameError: name 'undefined_name' is not defined",
+    "def judged(:": "line 1: SyntaxError: ",
+    "import sys\nsys.exit(3)": "line 2: SystemExit: 3",
+    "def f():\n    raise RuntimeError('no\\nGPU')\nf()": "line 2: RuntimeError: no GPU",
+    "1 / 0": "line 1: ZeroDivisionError",
+}
+
+
+@pytest.fixture
+def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Writes custom/judge.py in a folder of its own, where the test then stands."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "custom"]:
+            del sys.modules[name]
+
+    def write(source: str) -> None:
+        forget()
+        (tmp_path / "custom/judge.py").write_text(source)
+
+    (tmp_path / "custom").mkdir()
+    (tmp_path / "custom/__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield write
+    forget()
+
+
+@pytest.mark.parametrize(("source", "said"), BROKEN.items())
+def test_whatever_an_import_raises_is_one_line_with_the_place(
+    custom: Callable[[str], None], source: str, said: str
+) -> None:
+    custom(source)
+    with pytest.raises(Refused) as caught:
+        rewards.get_reward("custom.judge:judged", EXACT, 16)
+    assert f"found custom/judge.py, {said}" in str(caught.value)
+    assert "grpo.reward_funcs: custom.judge:judged: expected a function judged" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_child_process_imports_and_says_the_same(custom: Callable[[str], None]) -> None:
+    custom(
+        "print('loading')\ndef judged(completions, level, hint=None, **rest):\n    return rest['a']"
+    )
+    Path("custom/gone.py").write_text("import os\nos._exit(7)")
+    (broken, said), *_ = BROKEN.items()
+    Path("custom/broken.py").write_text(broken)
+    found = custom_code.probe(["custom.broken:f", "custom.judge:judged", "custom.gone:f"])
+    assert found["custom.broken:f"] == {"error": f"custom/broken.py, {said}"}
+    assert found["custom.judge:judged"] == {
+        "needs": ["completions", "level"],
+        "reads": ["hint", "a"],
+        "takes": None,
+    }
+    assert found["custom.gone:f"] == {"error": "its import ends the process (exit code 7)"}
+    assert "custom.judge" not in sys.modules
+
+
+def test_an_import_that_does_not_end_is_ended(
+    custom: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custom_code, "SECONDS", 1.0)
+    custom("import time\ntime.sleep(60)")
+    error = custom_code.probe(["custom.judge:judged"])["custom.judge:judged"]["error"]
+    assert error.startswith("its import takes more than 1 s")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "if True:\n    def judged(completions, **columns): return [1, 2]",
+        "try:\n    import no_such\nexcept ImportError:\n"
+        "    def judged(completions, **_): return [1, 2]",
+        "async def judged(completions, **columns): return [1, 2]",
+        "import asyncio\nasync def one(x): return 1\n"
+        "def judged(completions, **_): return [asyncio.run(one(x)) for x in completions]",
+        "judged = lambda completions, **columns: (x for x in (True, None))",
+        "class Judge:\n    async def __call__(self, completions, **_): return [1, 2]\n"
+        "judged = Judge()",
+        "import functools\ndef f(scale, completions, **_): return [scale] * len(completions)\n"
+        "judged = functools.partial(f, 2)",
+        "import numpy\ndef judged(completions, **_):\n"
+        "    return numpy.array([len(one) for one in completions]) < 40",
+        "import torch\ndef judged(completions, **_): return torch.tensor([1.0, 2.0]) < 2",
+        "def judged(completions, log_extra, log_metric, trainer_state, **_):\n"
+        "    log_metric('m', 1.0); log_extra('c', completions)\n"
+        "    return [trainer_state.global_step / trainer_state.max_steps] * 2",
+    ],
+)
+def test_what_trl_accepts_is_accepted(custom: Callable[[str], None], source: str) -> None:
+    custom(source)
+    assert trial() == []
+
+
+ROWS = [
+    {
+        "id": "a",
+        "prompt": "1+1=",
+        "question": "1+1=",
+        "answer": "2",
+        "solution": "<answer>2</answer>",
+    },
+    {"id": "b", "prompt": "2+2=", "question": "2+2=", "answer": "4", "solution": None},
+]
+
+
+def trial(rows: list[dict[str, Any]] = ROWS, name: str = "custom.judge:judged") -> list[str]:
+    function = rewards.get_reward(name, EXACT, 16)
+    return custom_code.try_out({name: function}, EXACT, rows, lambda text: list(range(len(text))))
+
+
+def test_a_trial_passes_the_shapes_that_trl_passes(custom: Callable[[str], None]) -> None:
+    custom(
+        "seen = {}\n"
+        "def judged(prompts, completions, completion_ids, id, answer, **columns):\n"
+        "    seen.update(columns, prompts=prompts, completions=completions)\n"
+        "    seen.update(ids=completion_ids, id=id)\n"
+        "    return [0.0] * len(completions)"
+    )
+    trial()
+    seen = sys.modules["custom.judge"].seen
+    assert seen["prompts"] == ["1+1=", "2+2="]
+    assert seen["completions"] == ["<answer>2</answer>", "I do not know."]
+    assert [len(ids) for ids in seen["ids"]] == [18, 14]
+    assert (seen["id"], seen["question"]) == (["a", "b"], ["1+1=", "2+2="])
+    assert "prompt" not in seen
+    chat = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    trial(chat)
+    seen = sys.modules["custom.judge"].seen
+    assert seen["completions"][1] == [{"role": "assistant", "content": "I do not know."}]
+    assert seen["prompts"][0] == [{"role": "user", "content": "1+1="}]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "def judged(completions, level, **_): return level",
+            "it needs level. Set prepare.keep: [level]",
+        ),
+        ("def judged(completions, answer): return [1, 2]", "a function that ends in **columns"),
+        ("def judged(completions, **_): return [1]", "found 1 values"),
+        ("def judged(completions, **_): return 1", "'int' object is not iterable"),
+        ("def judged(completions, **_): return None", "'NoneType' object is not iterable"),
+        ("def judged(completions, **_): return ['1', 2]", "found '1' for completion 0"),
+        ("def judged(completions, **_): return [[1], [2]]", "found [1] for completion 0"),
+        ("def judged(completions, **_): return [float('nan'), 1]", "found nan for completion 0"),
+        ("import sys\ndef judged(completions, **_): sys.exit('bye')", "line 2: SystemExit: bye"),
+        (
+            "import re\ndef judged(completions, **_):\n"
+            "    return [len(re.search('<answer>(.*)</answer>', c).group(1)) for c in completions]",
+            "custom/judge.py, line 3: AttributeError: 'NoneType' object has no attribute 'group'",
+        ),
+        (
+            "def judged(completions, **columns): return columns['tests']",
+            "KeyError: 'tests'; it looks up tests, which the data lack (prepare.keep)",
+        ),
+        ("async def judged(completions, **_): return [1 / 0]", "line 1: ZeroDivisionError"),
+        ("judged = 3", "found int 3"),
+    ],
+)
+def test_what_a_reward_does_wrong_is_one_line_before_anything_is_trained(
+    custom: Callable[[str], None], source: str, said: str
+) -> None:
+    custom(source)
+    with pytest.raises(Refused) as caught:
+        trial()
+    assert said in str(caught.value)
+    assert "custom.judge:judged" in caught.value.where
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_only_looked_up_is_said(custom: Callable[[str], None]) -> None:
+    custom(
+        "def judged(completions, hint=None, **columns):\n"
+        "    return [float(columns.get('level') is None), float(columns.get('answer') is None)]"
+    )
+    note = "custom.judge:judged looks up hint, level, which the data lack (prepare.keep)"
+    assert trial() == [note]
+    assert trial([row | {"level": 1, "hint": None} for row in ROWS]) == []
+
+
+def test_a_reward_of_trl_that_wants_chat_is_refused_on_text() -> None:
+    with pytest.raises(Refused, match="think_format_reward: expected 2 finite numbers"):
+        trial(name="think_format_reward")
+    chat = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    assert trial(chat, "think_format_reward") == []
+
+
+def test_a_guarded_reward_is_awaited_if_it_was(custom: Callable[[str], None]) -> None:
+    custom("async def judged(completions, **columns): return [True] * len(completions)")
+    function = rewards.get_reward("custom.judge:judged", EXACT, 16)
+    samples = rewards.Samples([1.0], every=1, group=1)
+    (watched,) = samples.watching([function])
+    from trl.trainer.utils import is_async_callable
+
+    assert is_async_callable(watched)
+    assert not is_async_callable(rewards.get_reward("exact_answer", EXACT, 16))
+    state = type("State", (), {"global_step": 0})
+    batch = {"prompts": ["p"], "completions": ["c"], "answer": ["1"], "id": ["i"]}
+    call: Any = watched(**batch, trainer_state=state)
+    assert asyncio.run(call) == [1.0]
+    assert samples.frame()["judged"].tolist() == [1.0]
