@@ -316,22 +316,31 @@ def test_samples_are_the_first_groups_of_the_whole_batch(
     one_of_two: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gathered(values: list[Any]) -> list[Any]:
-        return values + [({**row, "completion": "theirs"}, value + 10) for row, value in values]
+        # Awaited rewards ended in another order there.
+        others = sorted(values, key=lambda noted: noted[1], reverse=True)
+        return values + [
+            ({**row, "completion": "theirs"}, name, value + 10) for row, name, value in others
+        ]
 
     monkeypatch.setattr(processes, "gathered", gathered)
-    samples = rewards.Samples([1.0], every=1, group=3)
+    samples = rewards.Samples([1.0, 0.0], every=1, group=3)
 
     def length(completions: list[str], **_: Any) -> list[float]:
         return [float(len(one)) for one in completions]
 
-    [watched] = samples.watching([length])
-    watched(
-        id=list("abcd"),
-        answer=list("1234"),
-        prompts=["p"] * 4,
-        completions=["a", "bb", "ccc", "dddd"],
-        trainer_state=SimpleNamespace(global_step=1),
-    )
+    def one(completions: list[str], **_: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    for watched in samples.watching([length, one]):
+        watched(
+            id=list("abcd"),
+            answer=list("1234"),
+            prompts=["p"] * 4,
+            completions=["a", "bb", "ccc", "dddd"],
+            trainer_state=SimpleNamespace(global_step=1),
+        )
+    samples.settle()
+    assert samples.frame()["one"].tolist() == [1.0] * 4 + [11.0] * 2
     assert samples.frame()["completion"].tolist() == ["a", "bb", "ccc", "dddd", "theirs", "theirs"]
     assert samples.frame()["reward"].tolist() == [1.0, 2.0, 3.0, 4.0, 11.0, 12.0]
     assert samples.prompts_seen == 8 // 3
