@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from regrpo.plan.memory import Generation, Training, Workload, optimizer_bytes, phases
+from regrpo.core.files import Json
+from regrpo.plan.memory import optimizer_bytes, phases, vllm_does_not_start
 from regrpo.plan.model_shape import Shape, on_all_linears
+from regrpo.plan.workload import Generation, Training, Workload
 
 NEVER_FITS = 10**18
-Option = tuple[dict[str, Any], Workload]
+Option = tuple[Json, Workload]
 """Keys of a stage's section with new values, and the work that is left with them."""
 Options = Iterator[Option]
 
 
-def advise(shape: Shape, work: Workload) -> dict[str, Any]:
+def advise(shape: Shape, work: Workload) -> Json:
     """For a stage that does not fit: its largest term, and what would make it fit.
 
     `changes` are single changes that do, the mildest of each kind, or else as many together as it
@@ -37,24 +39,16 @@ def advise(shape: Shape, work: Workload) -> dict[str, Any]:
 
 def _alone(shape: Shape, work: Workload) -> list[Option]:
     """Single changes that make it fit, the mildest of each kind."""
-    fitting: dict[tuple[str, ...], Option] = {}
-    for option in _options(shape, work):
-        kind = tuple(option[0])
-        if kind not in fitting and _fits(shape, option[1]):
-            fitting[kind] = option
-    return list(fitting.values())
+    best = [_best(shape, options) for options in _by_kind(shape, work).values()]
+    return [option for option in best if _fits(shape, option[1])]
 
 
 def _together(shape: Shape, work: Workload) -> list[Option]:
-    """Changes that make it fit together, of each kind the mildest that does or the strongest."""
-    keys: dict[str, Any] = {}
-    tried: set[tuple[str, ...]] = set()
-    while options := [one for one in _options(shape, work) if tuple(one[0]) not in tried]:
-        kind = tuple(options[0][0])
-        tried.add(kind)
-        options = [one for one in options if tuple(one[0]) == kind]
-        strongest = min(options, key=lambda one: _peaks(shape, one[1]))
-        changes, changed = next((one for one in options if _fits(shape, one[1])), strongest)
+    """Changes that make it fit together, one of each kind as far as needed."""
+    keys: Json = {}
+    for kind in _by_kind(shape, work):
+        options = _by_kind(shape, work).get(kind, [(keys, work)])
+        changes, changed = _best(shape, options)
         # the largest phase, or where that stays the next one
         if _peaks(shape, changed) < _peaks(shape, work):
             keys, work = keys | changes, changed
@@ -63,13 +57,29 @@ def _together(shape: Shape, work: Workload) -> list[Option]:
     return []
 
 
+def _by_kind(shape: Shape, work: Workload) -> dict[tuple[str, ...], list[Option]]:
+    """Every single change, by the keys that it sets."""
+    kinds: dict[tuple[str, ...], list[Option]] = {}
+    for option in _options(shape, work):
+        kinds.setdefault(tuple(option[0]), []).append(option)
+    return kinds
+
+
+def _best(shape: Shape, options: list[Option]) -> Option:
+    """The mildest that fits, or the one that leaves least."""
+    for option in options:
+        if _fits(shape, option[1]):
+            return option
+    return min(options, key=lambda option: _peaks(shape, option[1]))
+
+
 def _fits(shape: Shape, work: Workload) -> bool:
     return _peaks(shape, work)[0] <= work.limit
 
 
 def _peaks(shape: Shape, work: Workload) -> list[int]:
     """Bytes of the phases, the largest first."""
-    if work.vllm_does_not_start(shape):
+    if vllm_does_not_start(shape, work):
         return [NEVER_FITS]
     return sorted((phase.total for phase in phases(shape, work)), reverse=True)
 

@@ -71,8 +71,8 @@ def find_target(gpu: str | None, memory: str | None, gpus: int | None) -> Target
     """
     import torch
 
-    from regrpo.plan.memory import CUDA
     from regrpo.plan.step_time import CARDS, memory_of
+    from regrpo.plan.workload import CUDA
 
     if gpus is not None and gpus < 1:
         raise Refused(

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Literal
 
 from regrpo.core.errors import Refused, RegrpoError
-from regrpo.core.settings import nearest
 
 GIB = 2**30
 WIDTH = 100
@@ -42,6 +41,7 @@ class Finding:
 
 
 Findings = Iterator[Finding]
+Settings = Mapping[str, Any]
 Sections = Mapping[str, Any]
 """The sections of a profile that parse, by name."""
 wrong = partial(Finding, "wrong")
@@ -85,12 +85,6 @@ def wrapped(text: str, first: str) -> list[str]:
     return textwrap.wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
     )
-
-
-def one_of(given: object, known: Iterable[str]) -> str:
-    """The known name that is most like what was given, else all of them."""
-    names = list(known)
-    return nearest(given, names) or f"one of {', '.join(names)}"
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from regrpo.core.library import constructor_parameters, library_class
 from regrpo.core.settings import nearest
-from regrpo.plan.findings import Finding, Findings, one_of, short_message, warning, wrong
+from regrpo.plan.findings import Finding, Findings, Settings, short_message, warning, wrong
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
@@ -76,11 +76,12 @@ def _choices(stage: str, section: Any) -> Findings:
     for key, value in section.passed_through.items():
         known = fields[key].metadata.get("choices") or CHOICES.get(key, ())
         if known and isinstance(value, str) and value not in known:
-            why = f"{value!r} is none of {', '.join(known)}"
-            yield wrong(f"{stage}.{key}", why, one_of(value, known))
+            names = ", ".join(known)
+            would_do = nearest(value, known) or f"one of {names}"
+            yield wrong(f"{stage}.{key}", f"{value!r} is none of {names}", would_do)
 
 
-def _refused_numbers(stage: str, passed: Mapping[str, Any]) -> Findings:
+def _refused_numbers(stage: str, passed: Settings) -> Findings:
     """Numbers that torch's AdamW or transformers' processors of logits refuse, in their words.
 
     sft and grpo make these after their data are ready.
@@ -110,7 +111,7 @@ def _refused_numbers(stage: str, passed: Mapping[str, Any]) -> Findings:
             yield wrong(f"{stage}.{key}", why, "leave it out")
 
 
-def _generation_arguments(passed: Mapping[str, Any]) -> Findings:
+def _generation_arguments(passed: Settings) -> Findings:
     """What transformers' GenerationConfig has no use for; vLLM has names of its own."""
     from transformers import GenerationConfig
 
@@ -124,7 +125,7 @@ def _generation_arguments(passed: Mapping[str, Any]) -> Findings:
         yield wrong(f"grpo.generation_kwargs.{name}", why, near)
 
 
-def _model_arguments(key: str, given: Mapping[str, Any], base: Any) -> Findings:
+def _model_arguments(key: str, given: Settings, base: Any) -> Findings:
     """transformers' own from_pretrained, without weights and on the meta device."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -150,7 +151,7 @@ def _model_arguments(key: str, given: Mapping[str, Any], base: Any) -> Findings:
         logging.enable_progress_bar()
 
 
-def _refusal(key: str, given: Mapping[str, Any], error: Exception) -> Finding:
+def _refusal(key: str, given: Settings, error: Exception) -> Finding:
     """A library's refusal of one of several settings, by the one that it names, or whose value."""
     text = " ".join(str(error).split())
     for name, value in given.items():
@@ -180,7 +181,7 @@ def evaluation(section: Any, base: Any) -> Findings:
         yield from _model_arguments(key, others, base)
 
 
-def _arguments_of_vllm(key: str, given: Mapping[str, Any]) -> Findings:
+def _arguments_of_vllm(key: str, given: Settings) -> Findings:
     """The share of the GPU, and names that differ from a known one by a slip of the pen."""
     share = given.get("gpu_memory_utilization", 0.9)
     if not isinstance(share, int | float) or not 0 < share <= 1:

@@ -7,9 +7,9 @@ bytes on one device. docs/plan.md derives the terms and compares them with measu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from regrpo.plan.model_shape import Adapter, Shape
+from regrpo.plan.model_shape import Shape
+from regrpo.plan.workload import CPU, Device, Generation, Training, Workload
 
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 """TRL 1.16 computes log-probabilities in tiles of so many tokens and words
@@ -30,134 +30,6 @@ Adam's two moments are 8 bytes in float32, 2 in 8 bits (Rajbhandari et al. 2020,
 section 3.1; Dettmers et al. 2022, arXiv:2110.02861).
 """
 ADAM_BYTES = 8.0
-QUANTISED_BYTES = {8: 1.0, 4: 0.5 + 0.5 / 8, 4.5: 0.5 + 0.127 / 8}
-"""Of a weight in 8 bits, in 4, and in 4 with double quantisation (4.5).
-
-The constants of each block of 64 weigh 0.5 bits, doubly quantised 0.127 (Dettmers et al. 2023,
-arXiv:2305.14314, section 3).
-"""
-
-
-@dataclass(frozen=True)
-class Device:
-    """What differs between devices."""
-
-    kind: Literal["cpu", "cuda"]
-    imports: int
-    """What the process holds before it loads anything."""
-    context: int
-    heap: float
-    """What the allocator keeps of freed activations, as a share of them."""
-    tiles: float
-    """Copies of a tile of logits at once."""
-    every_position: bool
-    """Whether prompts are scored too."""
-
-
-CPU = Device(
-    "cpu", imports=600 * 10**6, context=50 * 10**6, heap=0.5, tiles=8.25, every_position=True
-)
-"""Measured (benchmarks/plan_memory.py).
-
-Libraries loaded on the way, and what glibc's malloc holds back of freed blocks under 32 MB. Without
-Triton a tile of logits has 8.25 copies at once in the backward, and prompts are scored too.
-"""
-CUDA = Device("cuda", imports=0, context=1_000_000_000, heap=0.1, tiles=1.0, every_position=False)
-"""Assumed, not measured.
-
-CUDA's context and cuBLAS' workspaces, fragmentation of torch's caching allocator. Triton works in
-place in the tile, on completions only (trl/kernels/chunked_logprob.py).
-"""
-
-
-@dataclass(frozen=True)
-class Training:
-    """The work of sft or grpo on one device: sequences, bytes a weight, how it is trained."""
-
-    batch: int
-    prompt: int
-    completion: int
-    accumulate: int = 1
-    checkpointing: bool = False
-    autocast: bool = False
-    weight_bytes: int = 4
-    quantised: float | None = None
-    """Bytes of a weight in the layers' linear modules, where bitsandbytes quantises them."""
-    eager: bool = False
-    optimizer: str = "adamw_torch_fused"
-    adapter: Adapter | None = None
-    reference: bool = False
-    processes: int = 1
-    sharded: bool = False
-    extra: int = 0
-    """Bytes of other models that stay loaded: classifiers that reward."""
-    shortest: int = 32
-    """Tokens that a sequence must have room for: sft's longest prompt."""
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt + self.completion
-
-    @property
-    def half(self) -> int:
-        """Bytes of an activation that is not float32 by necessity."""
-        return 2 if self.autocast or self.weight_bytes == 2 else 4
-
-    @property
-    def parts(self) -> int:
-        """Into how many shards weights, gradients and optimizer states are cut."""
-        return self.processes if self.sharded else 1
-
-    def trained(self, shape: Shape) -> int:
-        """Parameters that are trained."""
-        return self.adapter.parameters if self.adapter else shape.parameters
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Completions generated at once on one device: grpo's, or an evaluation batch."""
-
-    sequences: int
-    prompt: int
-    completion: int
-    cache_bytes: int = 4
-    vllm: float | None = None
-    """vLLM's share of this device's memory; 0 if it lies on another, None without vLLM."""
-    sleeps: bool = False
-    group: int = 1
-    """How many completions at once make whole groups."""
-    stated: str | None = None
-    """The key that says how many are generated at once. None: the effective batch does."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A stage's work on one device, ready to be estimated."""
-
-    name: str
-    device: Device
-    train: Training | None
-    generate: Generation | None
-    limit: int
-    """Bytes that the stage may take."""
-    judges: int = 0
-    """Bytes of evaluate's classifiers."""
-
-    @property
-    def vllm(self) -> int:
-        """Bytes of vLLM's share of the device."""
-        share = self.generate.vllm if self.generate else None
-        return round((share or 0) * self.limit)
-
-    def vllm_does_not_start(self, shape: Shape) -> bool:
-        """Whether vLLM's share has no room for the weights and one sequence's cache."""
-        return bool(self.vllm) and not self.sequences_in_cache(shape)
-
-    def sequences_in_cache(self, shape: Shape) -> int:
-        """Sequences that vLLM's cache holds at once."""
-        assert self.generate
-        tokens = self.generate.prompt + self.generate.completion
-        return max(0, self.vllm - vllm_base(shape)) // cache_per_sequence(shape, tokens, 2)
 
 
 @dataclass(frozen=True)
@@ -180,18 +52,37 @@ class Phase:
 
 
 def phases(shape: Shape, work: Workload) -> list[Phase]:
-    """The peaks of a stage's phases, without the terms that are nothing."""
+    """The peaks of a stage's phases, without the terms that are nothing.
+
+    A GPU's memory is never fullest while a model is loaded or saved.
+    """
     parts = {}
-    if work.train:
-        parts[f"{work.name}, train"] = training_terms(shape, work, work.train)
-    if work.train and work.generate:
-        parts[f"{work.name}, generate"] = generating_terms(shape, work, work.train, work.generate)
-    elif work.generate:
-        parts[work.name] = evaluating_terms(shape, work, work.generate)
+    train, generate = work.train, work.generate
+    if train and work.device is CPU:
+        parts[f"{work.name}, load"] = loading_terms(shape, work, train)
+    if train:
+        parts[f"{work.name}, train"] = training_terms(shape, work, train)
+    if train and generate:
+        parts[f"{work.name}, generate"] = generating_terms(shape, work, train, generate)
+    elif generate:
+        parts[work.name] = evaluating_terms(shape, work, generate)
+    if train and work.device is CPU:
+        parts[f"{work.name}, save"] = saving_terms(shape, work, train)
     found = []
     for name, terms in parts.items():
         found.append(Phase(name, {term: size for term, size in terms.items() if size}))
     return found
+
+
+def loading_terms(shape: Shape, work: Workload, train: Training) -> dict[str, int]:
+    """Weights that lie in the type they are trained in are mapped: read at their first use.
+
+    That is so for grpo, since sft saves what it trained. Others are converted at once.
+    """
+    terms = {}
+    if train.weight_bytes != shape.stored_bytes and work.generate is None:
+        terms = {"weights": weights(shape, train), "file": shape.parameters * shape.stored_bytes}
+    return terms | _overhead(shape, work, train.tokenizers)
 
 
 def training_terms(shape: Shape, work: Workload, train: Training) -> dict[str, int]:
@@ -199,13 +90,8 @@ def training_terms(shape: Shape, work: Workload, train: Training) -> dict[str, i
 
     The backward of the head, with all activations, and the end of the backward, with all gradients.
     """
-    tokens = train.batch * train.tokens
-    of_a_layer = activations_per_layer(shape, train) * tokens
-    states = shape.hidden * 4 * tokens
-    activations = shape.layers * of_a_layer
-    if train.checkpointing:  # the layers' inputs, and one layer whole
-        activations = shape.layers * states + of_a_layer
-    activations += 3 * states  # outside of the layers
+    of_a_layer = activations_per_layer(shape, train) * train.batch * train.tokens
+    activations, freed = _activations(shape, work, train)
     layer = shape.linear_parameters // shape.layers
     gathered = 2 * layer * train.weight_bytes if train.sharded else 0
     head = {
@@ -225,7 +111,26 @@ def training_terms(shape: Shape, work: Workload, train: Training) -> dict[str, i
     peak = max(head, end, key=lambda terms: sum(terms.values()))
     asleep = work.generate and work.generate.sleeps
     vllm = {"vLLM": 0 if asleep else work.vllm}
-    return resident(shape, train) | peak | vllm | _overhead(work.device, activations)
+    overhead = _overhead(shape, work, train.tokenizers, activations, freed)
+    return resident(shape, train) | peak | vllm | overhead
+
+
+def _activations(shape: Shape, work: Workload, train: Training) -> tuple[int, int]:
+    """Bytes that stand at the backward of the head, and bytes that the allocator must part again.
+
+    Under checkpointing that are the layers' inputs and one layer whole. On a CPU every layer's
+    freed activations count all the same, as measured (docs/plan.md): glibc's malloc keeps a share
+    of them. torch's caching allocator on a GPU gives freed blocks out again.
+    """
+    tokens = train.batch * train.tokens
+    of_a_layer = activations_per_layer(shape, train) * tokens
+    states = shape.hidden * 4 * tokens
+    outside = 3 * states
+    whole = shape.layers * of_a_layer + outside
+    kept = whole
+    if train.checkpointing:
+        kept = shape.layers * states + of_a_layer + outside
+    return kept, whole if work.device is CPU else kept
 
 
 def generating_terms(
@@ -234,7 +139,14 @@ def generating_terms(
     """Generation inside grpo: the policy and its optimizer stay, a new cycle has no gradients."""
     processes = train.processes if train.sharded else 1
     there = resident(shape, replace(train, accumulate=1, processes=processes))
-    return there | _generation(shape, work, generate)
+    kept = _kept(shape, work, train)
+    return there | _generation(shape, work, generate, train.tokenizers, kept)
+
+
+def saving_terms(shape: Shape, work: Workload, train: Training) -> dict[str, int]:
+    """Merging and writing take nothing more: weights change in place and are written from there."""
+    there = resident(shape, replace(train, accumulate=1))
+    return there | _overhead(shape, work, train.tokenizers, kept=_kept(shape, work, train))
 
 
 def evaluating_terms(shape: Shape, work: Workload, generate: Generation) -> dict[str, int]:
@@ -242,24 +154,47 @@ def evaluating_terms(shape: Shape, work: Workload, generate: Generation) -> dict
 
     It is float32 on a CPU, and on CUDA as it was saved (here: as trained, float32).
     """
-    weights = 0 if work.vllm else 4 * shape.parameters
-    there = {"weights": weights, "classifiers": work.judges}
-    return there | _generation(shape, work, generate)
+    own = 0 if generate.vllm is not None else 4 * shape.parameters
+    there = {"weights": own, "classifiers": work.judges}
+    return there | _generation(shape, work, generate, tokenizers=1)
 
 
-def _generation(shape: Shape, work: Workload, generate: Generation) -> dict[str, int]:
+def _generation(
+    shape: Shape, work: Workload, generate: Generation, tokenizers: int, kept: int = 0
+) -> dict[str, int]:
     """vLLM's share, or what transformers' `generate` adds to the weights."""
     if generate.vllm is not None:
         return {"vLLM": work.vllm, "context": work.device.context}
     terms = generation_terms(shape, generate)
     # As large blocks, caches go back to the system at once; what prefill frees is kept like
     # activations.
-    return terms | _overhead(work.device, terms["prefill"])
+    kept = max(0, kept - sum(terms.values()))
+    return terms | _overhead(shape, work, tokenizers, freed=terms["prefill"], kept=kept)
 
 
-def _overhead(device: Device, activations: int) -> dict[str, int]:
-    heap = round(device.heap * activations)
-    return {"imports": device.imports, "context": device.context, "allocator": heap}
+def _kept(shape: Shape, work: Workload, train: Training) -> int:
+    """Bytes that a CPU's allocator still holds once a training step is over."""
+    if work.device is not CPU:
+        return 0
+    activations, freed = _activations(shape, work, train)
+    return activations + round(work.device.heap * freed)
+
+
+def _overhead(
+    shape: Shape, work: Workload, tokenizers: int, live: int = 0, freed: int = 0, kept: int = 0
+) -> dict[str, int]:
+    """What the process itself holds, its tokenizers, and what the allocator keeps.
+
+    `live` are blocks for which it uses what loading the tokenizers has left.
+    """
+    device = work.device
+    left = shape.vocabulary * device.loading - live
+    return {
+        "imports": device.imports,
+        "context": device.context,
+        "tokenizers": tokenizers * shape.vocabulary * device.tokenizer,
+        "allocator": max(round(device.heap * freed), left, kept),
+    }
 
 
 # --- what is there all the time -------------------------------------------------------------------
@@ -418,3 +353,15 @@ VLLM_ACTIVATIONS = 10**9
 def vllm_base(shape: Shape) -> int:
     """Bytes that vLLM needs before the first cached token: weights and activations."""
     return shape.parameters * shape.stored_bytes + VLLM_ACTIVATIONS
+
+
+def sequences_in_cache(shape: Shape, work: Workload) -> int:
+    """Sequences that vLLM's cache holds at once."""
+    assert work.generate
+    tokens = work.generate.prompt + work.generate.completion
+    return max(0, work.vllm - vllm_base(shape)) // cache_per_sequence(shape, tokens, 2)
+
+
+def vllm_does_not_start(shape: Shape, work: Workload) -> bool:
+    """Whether vLLM's share has no room for the weights and one sequence's cache."""
+    return work.vllm > 0 and sequences_in_cache(shape, work) == 0

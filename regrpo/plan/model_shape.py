@@ -41,7 +41,6 @@ class Shape:
     window: int | None
     sliding_window: int | None
     sliding_layers: int
-    tied: bool
     linears: dict[str, tuple[int, int]]
     wide_norms: int
     head_norms: bool
@@ -132,7 +131,6 @@ def _shape(config: Any, model: Any) -> Shape:
         window=context_window(config),
         sliding_window=getattr(text, "sliding_window", None),
         sliding_layers=types.count("sliding_attention"),
-        tied=bool(config.tie_word_embeddings),
         linears={name: (one.in_features, one.out_features) for name, one in linears.items()},
         wide_norms=widths.count(text.hidden_size),
         head_norms=any(width < text.hidden_size for width in widths),
@@ -208,15 +206,9 @@ def adapter(config: Any, lora: Any, key: str) -> Adapter:
             found=str(error).split(" Please")[0].removesuffix("."),
             remedy=f"all-linear, or some of {', '.join(names)}",
         ) from error
-    targets = set()
-    layer = _first_layer(model)
-    assert layer is not None  # a shape was counted on it
-    for name, _ in layer.named_modules():
-        module, found, _ = name.rpartition(".lora_A.")
-        if found:
-            targets.add(module.rpartition(".")[2])
-    trainable = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    return Adapter(trainable, lora.r, lora.lora_dropout > 0, frozenset(targets))
+    targets = frozenset(name.rpartition(".")[2] for name in model.targeted_module_names)
+    trainable, _ = model.get_nb_trainable_parameters()
+    return Adapter(trainable, lora.r, lora.lora_dropout > 0, targets)
 
 
 def on_all_linears(shape: Shape, r: int) -> Adapter:

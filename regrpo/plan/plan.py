@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core.errors import Refused, RegrpoError
+from regrpo.core.files import Json
 from regrpo.core.hub import RAW_MODELS, file_under
 from regrpo.inputs import inspection, model_folders
 from regrpo.plan import (
@@ -38,13 +39,11 @@ from regrpo.plan.findings import (
     unchecked,
     wrong,
 )
-from regrpo.plan.memory import Workload
 from regrpo.plan.model_shape import Shape
+from regrpo.plan.workload import Workload
 
 
-def plan(
-    profile: Path, sections: Sections, target: Target, found: Iterable[Finding]
-) -> dict[str, Any]:
+def plan(profile: Path, sections: Sections, target: Target, found: Iterable[Finding]) -> Json:
     """Everything about a profile, given the sections that could be parsed: plain data, to print.
 
     `found` are the findings so far. What is wrong with the profile is a finding, and never raised.
@@ -55,13 +54,13 @@ def plan(
     findings += _together(stages, sections, target, config, shape)
     uncounted = list(_not_counted(sections))
     findings += uncounted
-    phases: list[dict[str, Any]] = []
-    advice: list[dict[str, Any]] = []
+    phases: list[Json] = []
+    advice: list[Json] = []
     if shape is not None:
         for work in _workloads(stages, sections, config, target, findings):
             estimated = _phases(work, shape, sections[work.name], target, findings)
             phases += estimated
-            if work.vllm_does_not_start(shape):
+            if memory.vllm_does_not_start(shape, work):
                 # Nothing else can be advised before vLLM has room.
                 findings.append(_vllm_room(work, shape))
             elif not all(one["fits"] for one in estimated):
@@ -79,7 +78,7 @@ def plan(
     }
 
 
-def _target(stages: list[Trained], sections: Sections, target: Target) -> dict[str, Any]:
+def _target(stages: list[Trained], sections: Sections, target: Target) -> Json:
     """The GPUs that the profile uses, if it uses any."""
     used = target.is_used_by(sections.values())
     return {
@@ -90,7 +89,7 @@ def _target(stages: list[Trained], sections: Sections, target: Target) -> dict[s
     }
 
 
-def _verdict(findings: list[Finding], phases: list[dict[str, Any]], uncounted: bool) -> str:
+def _verdict(findings: list[Finding], phases: list[Json], uncounted: bool) -> str:
     if any(one.level == "wrong" for one in findings):
         return "wrong"
     if not all(one["fits"] for one in phases):
@@ -232,7 +231,7 @@ def _workloads(
 
 def _phases(
     work: Workload, shape: Shape, section: Any, target: Target, findings: list[Finding]
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Each phase of a stage: terms, total, limit, seconds of an optimizer step."""
     seconds: dict[str, float] = {}
     steps = None

@@ -12,15 +12,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from regrpo.plan.findings import Target
-from regrpo.plan.memory import (
-    Generation,
-    Training,
-    Workload,
-    cache_per_sequence,
-    optimizer_bytes,
-    weights,
-)
+from regrpo.plan.memory import cache_per_sequence, optimizer_bytes, sequences_in_cache, weights
 from regrpo.plan.model_shape import Shape
+from regrpo.plan.workload import Generation, Training, Workload
 
 TRAINING, DECODING = 0.35, 0.6
 ON_CPU = 0.7
@@ -147,7 +141,7 @@ def seconds(
     if generate.vllm is not None:  # TRL scores its completions again
         scored, weight_bytes = 1, shape.stored_bytes
     if generate.vllm:
-        at_once = max(1, work.sequences_in_cache(shape))
+        at_once = max(1, sequences_in_cache(shape, work))
     cycle = generate_seconds(shape, generate, roof, weight_bytes, at_once)
     return {
         f"{work.name}, train": train_seconds(shape, train, roof, scored + int(train.reference)),

@@ -3,20 +3,161 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regrpo.core.errors import Refused
 from regrpo.core.hub import RAW_MODELS
 from regrpo.inputs import model_folders
-from regrpo.plan import memory
 from regrpo.plan.findings import Sections, Target, Trained
-from regrpo.plan.memory import Generation, Training, Workload
-from regrpo.plan.model_shape import Adapter
+from regrpo.plan.model_shape import Adapter, Shape
 
 AUTOMATIC_BATCH = 64
 """What lm-eval's `batch_size: auto` counts as."""
+QUANTISED_BYTES = {8: 1.0, 4: 0.5 + 0.5 / 8, 4.5: 0.5 + 0.127 / 8}
+"""Of a weight in 8 bits, in 4, and in 4 with double quantisation (4.5).
+
+The constants of each block of 64 weigh 0.5 bits, doubly quantised 0.127 (Dettmers et al. 2023,
+arXiv:2305.14314, section 3).
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What differs between devices."""
+
+    kind: Literal["cpu", "cuda"]
+    imports: int
+    """What the process holds before it loads anything."""
+    context: int
+    heap: float
+    """What the allocator keeps of freed activations, as a share of them."""
+    tokenizer: int
+    """Bytes a word of the vocabulary of a tokenizer that is loaded."""
+    loading: int
+    """Bytes a word that loading a tokenizer takes besides, and the allocator keeps."""
+    tiles: float
+    """Copies of a tile of logits at once."""
+    every_position: bool
+    """Whether prompts are scored too."""
+
+
+CPU = Device(
+    "cpu",
+    imports=600 * 10**6,
+    context=50 * 10**6,
+    heap=0.5,
+    tokenizer=400,
+    loading=1300,
+    tiles=8.25,
+    every_position=True,
+)
+"""Measured (benchmarks/plan_memory.py, docs/plan.md).
+
+Libraries loaded on the way, and what glibc's malloc holds back of freed blocks under 32 MB. Without
+Triton a tile of logits has 8.25 copies at once in the backward, and prompts are scored too.
+"""
+CUDA = Device(
+    "cuda",
+    imports=0,
+    context=10**9,
+    heap=0.1,
+    tokenizer=0,
+    loading=0,
+    tiles=1.0,
+    every_position=False,
+)
+"""Assumed, not measured.
+
+CUDA's context and cuBLAS' workspaces, fragmentation of torch's caching allocator. Triton works in
+place in the tile, on completions only (trl/kernels/chunked_logprob.py).
+"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The work of sft or grpo on one device: sequences, bytes a weight, how it is trained."""
+
+    batch: int
+    prompt: int
+    completion: int
+    accumulate: int = 1
+    checkpointing: bool = False
+    autocast: bool = False
+    weight_bytes: int = 4
+    quantised: float | None = None
+    """Bytes of a weight in the layers' linear modules, where bitsandbytes quantises them."""
+    eager: bool = False
+    optimizer: str = "adamw_torch_fused"
+    adapter: Adapter | None = None
+    reference: bool = False
+    processes: int = 1
+    sharded: bool = False
+    extra: int = 0
+    """Bytes of other models that stay loaded: classifiers that reward."""
+    tokenizers: int = 1
+    """How many are loaded: the trainer's, and one that cuts prompts."""
+    shortest: int = 32
+    """Tokens that a sequence must have room for: sft's longest prompt."""
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + self.completion
+
+    @property
+    def half(self) -> int:
+        """Bytes of an activation that is not float32 by necessity."""
+        return 2 if self.autocast or self.weight_bytes == 2 else 4
+
+    @property
+    def parts(self) -> int:
+        """Into how many shards weights, gradients and optimizer states are cut."""
+        return self.processes if self.sharded else 1
+
+    def trained(self, shape: Shape) -> int:
+        """Parameters that are trained."""
+        return self.adapter.parameters if self.adapter else shape.parameters
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Completions generated at once on one device: grpo's, or an evaluation batch."""
+
+    sequences: int
+    prompt: int
+    completion: int
+    cache_bytes: int = 4
+    vllm: float | None = None
+    """vLLM's share of this device's memory; 0 if it lies on another, None without vLLM."""
+    sleeps: bool = False
+    group: int = 1
+    """How many completions at once make whole groups."""
+    stated: str | None = None
+    """The key that says how many are generated at once. None: the effective batch does."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A stage's work on one device, ready to be estimated."""
+
+    name: str
+    device: Device
+    train: Training | None
+    generate: Generation | None
+    limit: int
+    """Bytes that the stage may take."""
+    judges: int = 0
+    """Bytes of evaluate's classifiers."""
+
+    @property
+    def vllm(self) -> int:
+        """Bytes of vLLM's share of the device."""
+        share = self.generate.vllm if self.generate else None
+        return round((share or 0) * self.limit)
+
+
+# --- from a profile's sections --------------------------------------------------------------------
 
 
 def of_training(
@@ -51,6 +192,7 @@ def of_training(
         processes=stage.processes,
         sharded=_is_sharded(stage),
         extra=_classifier_bytes(section, stage.device),
+        tokenizers=1 + _cuts_prompts(section, sections),
         shortest=shortest,
     )
     generate = _generation(stage, train) if stage.name == "grpo" else None
@@ -105,12 +247,18 @@ def _workload(
     import psutil
 
     if kind == "cuda":
-        return Workload(name, memory.CUDA, train, generate, target.memory)
-    return Workload(name, memory.CPU, train, generate, psutil.virtual_memory().available)
+        return Workload(name, CUDA, train, generate, target.memory)
+    return Workload(name, CPU, train, generate, psutil.virtual_memory().available)
 
 
 def _longest_prompt(sections: Sections) -> int:
     return sections["validate"].max_prompt_tokens if "validate" in sections else 512
+
+
+def _cuts_prompts(section: Any, sections: Sections) -> bool:
+    """Whether prompts are cut, by a tokenizer of its own (regrpo.core.prompts.Cutter)."""
+    own = getattr(section, "max_prompt_tokens", None)
+    return bool(own or ("prepare" in sections and sections["prepare"].max_prompt_tokens))
 
 
 def _quantised(settings: Any) -> float | None:
@@ -118,8 +266,8 @@ def _quantised(settings: Any) -> float | None:
     if settings is None:
         return None
     if settings.load_in_8bit:
-        return memory.QUANTISED_BYTES[8]
-    return memory.QUANTISED_BYTES[4.5 if settings.bnb_4bit_use_double_quant else 4]
+        return QUANTISED_BYTES[8]
+    return QUANTISED_BYTES[4.5 if settings.bnb_4bit_use_double_quant else 4]
 
 
 def _is_sharded(stage: Trained) -> bool:

@@ -14,7 +14,8 @@ from regrpo import cli
 from regrpo.commands import plan as command
 from regrpo.plan import advice, model_shape
 from regrpo.plan.findings import GIB, Target
-from regrpo.plan.memory import CUDA, Training, Workload, phases
+from regrpo.plan.memory import phases
+from regrpo.plan.workload import CUDA, Training, Workload
 from tests.support.plans import GEMMA, small_config
 from tests.support.projects import edit_yaml
 
@@ -66,6 +67,18 @@ def test_classifiers_stand_beside_vllm_in_evaluate(here: Path, gemma: Path) -> N
     assert not phase["fits"]
     (advice,) = [one for one in told["advice"] if one["stage"] == "evaluate"]
     assert advice["changes"][0]["keys"] == {"evaluate.model_args.gpu_memory_utilization": 0.9}
+
+
+def test_too_little_room_for_vllm_beside_training_is_advised_a_smaller_share(
+    here: Path, gemma: Path
+) -> None:
+    edit_yaml(gemma, {"grpo": {"vllm_gpu_memory_utilization": 0.75}})
+    told = command.make(gemma, Target("L4", 12 * GIB, stated=True))
+    assert told["verdict"] == "does not fit"
+    (advice,) = [one for one in told["advice"] if one["stage"] == "grpo"]
+    assert advice["largest"] == "vLLM"
+    keys = [key for change in advice["changes"] for key in change["keys"]]
+    assert "grpo.vllm_gpu_memory_utilization" in keys
 
 
 def test_sft_is_never_advised_a_length_below_the_longest_prompt(here: Path, gemma: Path) -> None:

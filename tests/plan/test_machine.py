@@ -13,7 +13,7 @@ from regrpo.commands import check
 from regrpo.commands import plan as command
 from regrpo.plan import machine, rules
 from regrpo.plan.findings import GIB, Target
-from regrpo.plan.memory import CUDA
+from regrpo.plan.workload import CUDA
 from stages import grpo, sft
 from tests.support.plans import GEMMA, GLOO, HERE, SERVER, VLLM
 from tests.support.projects import edit_yaml

@@ -623,6 +623,17 @@ def test_a_wrong_profile_is_told_by_key_reason_and_a_value_that_would_do(
     assert would_do in found[0]["would_do"]
 
 
+def test_a_second_tokenizer_is_counted_where_prompts_are_cut(here: Path) -> None:
+    loaded = []
+    for limit in (None, 60):
+        edit_yaml(here / "params.yaml", {"prepare": {"max_prompt_tokens": limit}})
+        phases = command.make(Path("params.yaml"), HERE)["phases"]
+        terms = {one["phase"]: one["terms"]["tokenizers"] for one in phases}
+        loaded.append([terms[phase] for phase in ("sft, train", "grpo, save", "evaluate")])
+    (sft, grpo, evaluate), cut = loaded
+    assert cut == [2 * sft, 2 * grpo, evaluate]
+
+
 def test_a_folder_for_a_profile_could_not_be_planned(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from regrpo.plan import (
     model_shape,
     step_time,
 )
-from regrpo.plan.memory import Generation, Training
+from regrpo.plan.workload import Generation, Training
 from tests.support.plans import GEMMA, small_config
 
 
