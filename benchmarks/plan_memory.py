@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sft-full-gemma-2-threads": {**LONG, "batch": 2, "threads": 2},
     "grpo-lora-gemma": {**GROUP, "lora": 16},
     "grpo-lora-gemma-2-threads": {**GROUP, "lora": 16, "threads": 2},
-    "grpo-full-gemma": {**GROUP, "batch": 4},
+    "grpo-full-gemma-2-threads": {**GROUP, "completion": 32, "batch": 4, "threads": 2},
 }
 """Base, sequences a step, accumulation, tokens of prompt and completion, rank of LoRA, threads."""
 

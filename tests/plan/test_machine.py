@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from regrpo.commands import check
+from regrpo.commands import clone
 from regrpo.commands import plan as command
-from regrpo.plan import machine, rules
+from regrpo.plan import check, machine, rules
 from regrpo.plan.findings import GIB, Target
 from regrpo.plan.workload import CUDA
 from stages import grpo, sft
@@ -261,7 +261,7 @@ def test_a_vllm_that_is_built_for_another_torch_is_refused(
     assert found["key"] == "grpo.use_vllm"
     assert found["why"].startswith("vLLM 0.30.0 is built for torch==2.0.1, and torch ")
     edit_yaml(here / "params.yaml", {"grpo": {"use_vllm": True}})
-    checked = {one.key: one.why for one in check.check(Path("params.yaml"))}
+    checked = {one.key: one.why for one in check.check(Path("params.yaml"), clone.section_models())}
     assert checked["grpo.use_vllm"] == found["why"]
 
 
