@@ -195,7 +195,8 @@ def write_rows(folder: Path, prompt: int, completion: int) -> None:
     ]
     for split in ("sft", "train", "eval"):
         pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
-    (folder / "dataset.json").write_text(json.dumps({"verifier": "final_number"}))
+    dataset = {"verifier": "final_number", "prompt_style": "text"}
+    (folder / "dataset.json").write_text(json.dumps(dataset))
 
 
 def speeds(

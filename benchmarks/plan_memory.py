@@ -193,7 +193,8 @@ def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
     for split in ("sft", "train"):
         pd.DataFrame(rows).to_parquet(f"data/prepared/{split}.parquet")
     verifier = "none" if stage == "sft" else "exact_int"  # sft then shows the solution
-    Path("data/prepared/dataset.json").write_text(json.dumps({"verifier": verifier}))
+    dataset = {"verifier": verifier, "prompt_style": "text"}
+    Path("data/prepared/dataset.json").write_text(json.dumps(dataset))
     saving.SOURCE.parent.mkdir()
     source = {
         "kind": "local",
