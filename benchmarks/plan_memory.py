@@ -45,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "grpo-lora-4": {**PAIR, "batch": 4, "lora": 8},
     "grpo-lora-16": {**PAIR, "batch": 16, "lora": 8},
     "sft-lora-gemma-bf16": {**TINY, "lora": 16},
-    "sft-lora-gemma": {**LONG, "lora": 16},
+    "sft-lora-gemma": {**LONG, "batch": 2, "lora": 16},
     "sft-lora-gemma-2-threads": {**LONG, "lora": 16, "threads": 2},
     "sft-full-gemma-2-threads": {**LONG, "batch": 2, "threads": 2},
     "grpo-lora-gemma": {**GROUP, "lora": 16},
