@@ -253,10 +253,12 @@ def memory_rows(report: Mapping[str, Any]) -> list[Row]:
         if why := missing(result):
             rows.append([result["case"], why])
             continue
-        planned = {name: result.get(f"plan_{name}") for name in ("train", "generate")}
+        names = ["load", "train", "generate"]
+        if result["case"].endswith("-saved"):
+            names.append("save")
+        planned = {name: result[f"plan_{name}"] for name in names if f"plan_{name}" in result}
         if report["device"] == "cpu":
-            totals = [total for total in planned.values() if total]
-            peaks = {"the process": (max(totals, default=None), result["host_peak"])}
+            peaks = {"the process": (max(planned.values(), default=0), result["host_peak"])}
         else:
             peaks = {name: (total, on_gpu(result, name)) for name, total in planned.items()}
         for phase, (total, measured) in peaks.items():

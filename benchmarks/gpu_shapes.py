@@ -349,16 +349,8 @@ def table() -> None:
 def add_plan(result: dict[str, Any]) -> None:
     """Add the plan's totals, terms and seconds; differences are relative to what was measured."""
     stage, variant, *_ = result["case"].split("-")
-    planned = planned_phases(stage, variant)
-    phases = {
-        "train": planned.get(stage) or planned.get(f"{stage}, train"),
-        "generate": planned.get(f"{stage}, generate"),
-    }
-    if stage == "evaluate":
-        phases = {"generate": planned.get(stage)}
-    for name, phase in phases.items():
-        if not phase:
-            continue
+    for title, phase in planned_phases(stage, variant).items():
+        name = title.partition(", ")[2] or "generate"  # all that evaluate does
         result[f"plan_{name}"] = phase["total"]
         result[f"plan_{name}_terms"] = phase["terms"]
         result[f"plan_{name}_seconds"] = phase["seconds_per_step"]

@@ -67,7 +67,7 @@ def test_each_number_has_its_place_and_its_comparison(monkeypatch: pytest.Monkey
         measured("grpo-lora"),
         measured("grpo-lora-bare", step_seconds=8.0, numbers={"loss": 0.5}),
         measured("grpo-deterministic", step_seconds=15.0),
-        measured("grpo-vllm", plan_train=55_000_000_000, plan_generate=None),
+        measured("grpo-vllm", plan_train=55_000_000_000, plan_generate=0),
         {"case": "evaluate-vllm", "not measured": "vllm is not installed"},
     ]
     report = {"machine": CARD, "device": "cuda", "tiny": False, "cases": cases}
