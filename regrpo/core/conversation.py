@@ -318,6 +318,12 @@ def settle(folder: Path) -> dict[str, Any]:
         kept = {name: value for name, value in settings.items() if name in KEPT}
         kept["eos_token_id"] = stops if len(stops) > 1 else stops[0]
         files.write_json(folder / GENERATION, kept)
+    if "strftime_now" in str(tokenizer.chat_template):
+        print(
+            "base_model: its chat template writes today's date, so that chats of another day train "
+            "another model; base_model.chat_template can state a date",
+            flush=True,
+        )
     in_chat = None
     if tokenizer.chat_template is not None:
         try:

@@ -98,6 +98,15 @@ def test_a_template_without_an_end_of_turn_gives_none(tmp_path: Path) -> None:
     assert conversation.settle(base)["stop_tokens"]["chat"] is None
 
 
+def test_a_template_that_writes_todays_date_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = templates.tokenizer()
+    made.chat_template = "{{ strftime_now('%d') }}" + OURS.template
+    conversation.settle(templates.write_base(tmp_path, made))
+    assert "its chat template writes today's date" in capsys.readouterr().out
+
+
 def test_a_model_folder_is_made_to_stop_where_its_style_ends(tmp_path: Path) -> None:
     base = templates.write_base(tmp_path, templates.tokenizer())
     before = bytes_of(base)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from regrpo.core import conversation, files
+from regrpo.core import conversation, files, rendering
 from regrpo.core.verifiers import VERIFIERS
 from regrpo.train import callbacks
 from stages import base_model, grpo, sft
@@ -78,13 +78,13 @@ def write_project(family: Family) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ours", "gemma", "qwen", "llama"])
+@pytest.mark.parametrize("family", [OURS, QWEN, LLAMA], ids=["gemma", "qwen", "llama"])
 def test_a_model_learns_by_a_familys_template_and_ends_its_turns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Family
 ) -> None:
-    """Ours and Gemma's end a turn with another token than the end of sequence."""
+    """The default's own template, which is Gemma's, ends a turn with another token than a text."""
     monkeypatch.chdir(tmp_path)
-    write_project({"ours": OURS, "gemma": GEMMA, "qwen": QWEN, "llama": LLAMA}[name])
+    write_project(family)
     with trip_on(Path("models/base"), "chat") as trip:
         for columns in trip.columns("sft", rows()):
             columns.pop("prompt_tokens")
@@ -96,10 +96,18 @@ def test_a_model_learns_by_a_familys_template_and_ends_its_turns(
     grpo.train(run_for(section(grpo.Params, "grpo", **GRPO), "grpo"))
     metrics = files.read_json(Path("reports/grpo/metrics.json"))
     history = list(csv.DictReader(Path("reports/grpo/history.csv").read_text().splitlines()))
-    print(name, metrics, [row["completions/clipped_ratio"] for row in history])
     assert metrics["reward_last"] > metrics["reward_first"] + 0.05
     assert metrics["dev_accuracy_last"] > metrics["dev_accuracy_first"]
     assert float(history[-1]["completions/clipped_ratio"]) < 0.1, "completions end by themselves"
+
+
+def test_the_defaults_template_writes_what_gemmas_does() -> None:
+    prompts = [row["prompt"] for row in rows()]
+    written = []
+    for family in (OURS, GEMMA):
+        renderer = rendering.in_process(templates.tokenizer(family), "models/base")
+        written.append(conversation.render(prompts, renderer))
+    assert written[0] == written[1]
 
 
 def caught(monkeypatch: pytest.MonkeyPatch, train: Any, values: Any, stage: str) -> Any:
