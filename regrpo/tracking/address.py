@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shlex
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -123,9 +122,8 @@ def sentence(error: Exception) -> str | None:
 def restoring(kind: str, number: str) -> str:
     """How a deleted run or experiment comes back, or is done without."""
     option = {"run": "--run-id", "experiment": "-x"}[kind]
+    # Without MLFLOW_TRACKING_URI it takes mlflow.db in the current folder, as we do in the root.
     command = f"mlflow {kind}s restore {option} {number}"
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        command = f"MLFLOW_TRACKING_URI={shlex.quote(shown_uri())} {command}"
     return f"Restore it (`{command}`), or set MLFLOW_EXPERIMENT_NAME to another experiment."
 
 

@@ -46,15 +46,6 @@ def test_a_deleted_experiment_is_told_with_the_command_that_restores_it(
     assert journal.trouble() is None
 
 
-def test_the_command_names_the_store_where_no_setting_does(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    said = address.restoring("experiment", "1")
-    assert f"`MLFLOW_TRACKING_URI=sqlite:///{tmp_path}/mlflow.db mlflow experiments" in said
-
-
 def test_a_run_deleted_while_its_stage_runs_is_told_and_goes_on_when_it_is_back(
     root: Path, store: Store
 ) -> None:
