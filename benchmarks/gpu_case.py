@@ -108,6 +108,7 @@ def evaluation(
     stage: str, section: dict[str, Any], lengths: tuple[int, int], how: list[str]
 ) -> Callable[[], dict[str, Any]]:
     """Import what evaluate needs; returns what loads a model and asks it, measured."""
+    from regrpo.core import conversation
     from regrpo.evaluate import harness, tasks
 
     surroundings = contextlib.ExitStack()
@@ -117,6 +118,7 @@ def evaluation(
     def work() -> dict[str, Any]:
         phases = Phases(DEVICE)
         with surroundings:
+            stops = conversation.stop_tokens(ROOT / SAVED, "text")
             [task] = tasks.find_tasks(["heldout"], "final_number")
             model = harness.load_model(
                 ROOT / SAVED,
@@ -125,6 +127,7 @@ def evaluation(
                 batch_size=section["batch_size"],
                 seed=0,
                 model_args=section.get("model_args", {}),
+                stops=stops,
             )
             loading = sum(phases.take_seconds().values())
             with phases.phase(GENERATION):
@@ -135,6 +138,7 @@ def evaluation(
                     max_gen_toks=section["max_gen_toks"],
                     limit=QUESTIONS,
                     seed=0,
+                    decoding=harness.decoding_by(section.get("backend", "hf"), stops),
                 )
         seconds = phases.take_seconds()[GENERATION]
         return phases.memory() | {
