@@ -178,6 +178,7 @@ def test_the_stage_refuses_by_name_leaves_its_reports_and_passes_mended_data(
                 "sft": 0.5,
             },
             "validate": {"max_prompt_tokens": 500, "min_rows": 4},
+            "grpo": {"per_device_train_batch_size": 4, "num_generations": 4},
         },
         with_git=False,
     )

@@ -495,6 +495,7 @@ def rewrite(split: str, rows: list[dict[str, Any]]) -> None:
 
 def test_fewer_prompts_than_a_step_takes_are_refused_before_any_step(away: Path) -> None:
     rewrite("train", files.read_rows(Path("data/prepared/train.parquet"))[:3])
+    shutil.rmtree("models/grpo", ignore_errors=True)
     with pytest.raises(Refused, match=r"it takes 4 different ones .*; found 3 in train"):
         train_grpo()
     assert not Path("models/grpo").exists()
