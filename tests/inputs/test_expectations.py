@@ -16,6 +16,7 @@ from tests.support.splits import (
     LIMITS,
     good,
     table,
+    trip_on,
     write,
 )
 
@@ -64,7 +65,7 @@ def test_great_expectations_own_pages_go_to_the_folder_that_is_asked_for(
     ],
 )
 def test_another_schema_is_refused_by_column_before_the_rows_are_looked_at(
-    count: Callable[..., list[int]],
+    base: Path,
     tmp_path: Path,
     change: Callable[[pa.Table], pa.Table],
     found: dict[str, str],
@@ -73,7 +74,8 @@ def test_another_schema_is_refused_by_column_before_the_rows_are_looked_at(
         "sft": write(tmp_path / "sft.parquet", table(good()["sft"])),
         "train": write(tmp_path / "train.parquet", change(table(good()["train"]))),
     }
-    verdict = gate.check(splits, CANONICAL, EXACT, count, LIMITS)
+    with trip_on(base, "text", EXACT) as trip:
+        verdict = gate.check(splits, CANONICAL, EXACT, trip, LIMITS)
     assert {one.check for one in verdict.outcomes} == {"schema"}
     assert [(one.check, one.split) for one in verdict.failed] == [("schema", "train")]
     assert {failure["id"]: failure["value"] for failure in verdict.failed[0].failures} == found
