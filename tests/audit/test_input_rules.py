@@ -86,9 +86,18 @@ ALSO: dict[str, set[Named]] = {
         ("lock", "grpo", "dvc.lock: deps: models/sft"),
         ("lock", "sft", "dvc.lock: outs: models/sft"),
     },
-    "changed reward": {("input", "sft", "regrpo/train/rewards.py")},
-    "changed custom": {("input", "evaluate", "custom/rewards.py")},
-    "new custom file": {("input", "grpo", "custom/new.py")},
+    "changed reward": {
+        ("input", "validate", "regrpo/train/rewards.py"),
+        ("input", "sft", "regrpo/train/rewards.py"),
+    },
+    "changed custom": {
+        ("input", "validate", "custom/rewards.py"),
+        ("input", "evaluate", "custom/rewards.py"),
+    },
+    "new custom file": {
+        ("input", "validate", "custom/new.py"),
+        ("input", "grpo", "custom/new.py"),
+    },
 }
 """What else a planted fault makes untrue; nothing besides may be accused."""
 

@@ -27,6 +27,7 @@ from regrpo import cli
 from regrpo.audit import reproduce
 from regrpo.core.profiles import read_yaml
 from regrpo.records import stage_run
+from tests.support.finished import finish
 from tests.support.projects import MINIATURE, commit, edit_yaml, environment, make_project, run
 
 SECTIONS = MINIATURE | {
@@ -35,13 +36,14 @@ SECTIONS = MINIATURE | {
     "evaluate": MINIATURE["evaluate"] | {"tasks": ["heldout"]},
 }
 RAW = "data/raw/mine.jsonl"
+MINE = '{"question": "1+1=", "answer": "2"}\n'
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A miniature run: DVC tracks its data, results are committed, its cache is pushed."""
     folder = make_project(tmp_path_factory.mktemp("made") / "project", SECTIONS)
-    (folder / RAW).write_text('{"question": "1+1=", "answer": "2"}\n')
+    (folder / RAW).write_text(MINE)
     run(folder, "dvc", "add", RAW)
     run(folder, "dvc", "remote", "add", "-d", "store", "../remote")
     commit(folder, "data")
@@ -92,7 +94,7 @@ def copy(folder: Path, target: Path) -> Path:
 # --- the three verdicts ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # the stages of a whole run once more; another learning rate below is quick
+@pytest.mark.slow
 def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_identically(
     made: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_i
     }
 
 
+@pytest.mark.slow
 def test_another_learning_rate_is_different_from_grpos_first_logged_step_on(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,9 +234,9 @@ def distributions() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def spoiled(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy for bad input: what one test spoils it mends."""
-    return copy(made, tmp_path_factory.mktemp("spoiled") / "project")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pipeline for bad input: what one test spoils it mends."""
+    return finish(tmp_path_factory.mktemp("spoiled"), {"mine.jsonl": MINE})
 
 
 Refusal = Callable[..., str]
@@ -350,7 +353,7 @@ def test_code_that_is_not_the_runs_is_refused(refusal: Refusal, spoiled: Path) -
     changed = (spoiled / "regrpo/train/rewards.py").read_bytes() + b"\n# changed\n"
     with committed(spoiled, "regrpo/train/rewards.py", changed):
         said = refusal("--no-mlflow")
-    assert "regrpo/train: expected the files that sft read when it ran; found 1 with" in said
+    assert "regrpo/train: expected the files that validate read when it ran; found 1 with" in said
     assert "another SHA-256 or missing: regrpo/train/rewards.py" in said
 
 
@@ -361,12 +364,15 @@ def test_raw_data_that_neither_cache_nor_remote_has_is_refused(
     kept = spoiled / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     data = kept.read_bytes()
     kept.unlink()
+    remote = spoiled.parent / "remote"
+    remote.rename(remote.with_name("away"))
     assert f"{RAW}: expected the run's data in DVC's cache or on its remote" in refusal(
         "--no-mlflow"
     )
     kept.write_bytes(data.replace(b"2", b"3"))  # of the same size
     assert "expected the files that prepare read when it ran" in refusal("--no-mlflow")
     kept.write_bytes(data)
+    remote.with_name("away").rename(remote)
 
 
 def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(

@@ -163,9 +163,9 @@ def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
     assert touched("regrpo/tracking/follower.py", comment) == set()
     assert touched("regrpo/records/stage_run.py", comment) == set()
     assert touched("regrpo/core/text.py", comment) == set(STAGES)
-    assert touched("regrpo/train/rewards.py", comment) == {"sft", "grpo"}
+    assert touched("regrpo/train/rewards.py", comment) == {"validate", "sft", "grpo"}
     assert touched("regrpo/inputs/gate.py", comment) == {"prepare", "base_model", "validate"}
-    assert touched("custom/rewards.py", comment) == {"grpo", "evaluate"}
+    assert touched("custom/rewards.py", comment) == {"validate", "grpo", "evaluate"}
     assert touched(
         "data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')
     ) == {"prepare"}

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 from regrpo.core import files
@@ -50,9 +52,28 @@ HISTORIES = {
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished pipeline: results committed, pushed to a local remote, told to MLflow."""
-    root = tmp_path_factory.mktemp("audit")
+    """A finished pipeline, made once for all of pytest's processes; nothing changes it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    root = root / "audit"
+    with FileLock(f"{root}.lock"):
+        if not (root / "whole").exists():
+            finish(root)
+            (root / "whole").touch()
+    return root / "finished"
+
+
+def finish(root: Path, raw: Mapping[str, str] | None = None) -> Path:
+    """A finished pipeline: results committed, pushed to the remote beside it, told to MLflow.
+
+    `raw` are files of data/raw, by name, that DVC tracks.
+    """
     folder = make_project(root / "finished")
+    run(folder, "dvc", "remote", "add", "-q", "-d", "store", "../remote")
+    for name, content in (raw or {}).items():
+        (folder / "data/raw" / name).write_text(content)
+        run(folder, "dvc", "add", f"data/raw/{name}")
     stages: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     write_results(root / "made")
     for stage, declared in stages.items():
@@ -67,7 +88,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(folder, "stages that bring what was made")
     run(folder, "dvc", "repro")
     run(folder, "python", "-m", "regrpo.cli", "sync")
-    run(folder, "dvc", "remote", "add", "-q", "-d", "store", "../remote")
     commit(folder, "results")
     run(folder, "dvc", "push", "-q")
     return folder

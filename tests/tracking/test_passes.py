@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def test_a_journal_that_mlflow_refuses_keeps_no_other_from_it(root: Path, store: Store) -> None:
     broken = open_journal(root, process=DEAD)
-    (broken.folder / "metrics.jsonl").write_text("no JSON\n")
+    (broken.folder / "metrics.jsonl").write_text("[1]\n")
     finished_journal(root, "grpo")
     done = passes.sync_once(store)
     assert [row["name"] for row in done.changed] == ["grpo"]

@@ -23,6 +23,8 @@ from tests.support.trainings import run_for, section
 @pytest.fixture
 def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(hardware, "require_vllm", lambda *_: None)
+    # TRL sets the variables of several processes for the engine; accelerate then asks for this one.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with stand_in.installed(tmp_path) as package:
         yield package
 
