@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from regrpo.core import conversation, files, hardware
 from regrpo.core.errors import Refused
@@ -30,6 +30,9 @@ DATASET = Path("data/prepared/dataset.json")
 TASKS = Path(__file__).parent / "eval_tasks"
 HEADLINE, OPENED = "heldout", "heldout_reasoning_prefilled"
 OWNED = ("pretrained", "device", "dtype", "batch_size", "seed", "trust_remote_code")
+"""Keys of `model_args` that other keys of the profile decide, or nobody."""
+OWNED_IN_GENERATION = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length", "until")
+"""Keys of `gen_kwargs` that evaluate.max_gen_toks, the model's window and stop tokens decide."""
 
 
 class Params(Section):
@@ -50,10 +53,11 @@ class Params(Section):
     headline: str | None = None
     classifiers: dict[ClassifierName, Classifier] = Field(default={})
 
-    @field_validator("model_args")
+    @field_validator("model_args", "gen_kwargs")
     @classmethod
-    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if taken := [key for key in OWNED if key in value]:
+    def _not_ours(cls, value: dict[str, Any], about: ValidationInfo) -> dict[str, Any]:
+        owned = OWNED if about.field_name == "model_args" else OWNED_IN_GENERATION
+        if taken := [key for key in owned if key in value]:
             raise ValueError(f"{', '.join(taken)}: set by regrpo")
         return value
 

@@ -213,9 +213,12 @@ def pending() -> Iterator[JournalReader]:
             continue
         try:
             journal = JournalReader(folder)
-        except (ValueError, OSError):
-            damaged_folder().mkdir(exist_ok=True)
-            folder.rename(damaged_folder() / folder.name)
+        except OSError:  # it may be there at the next look: a network's file system, full tables
+            continue
+        except ValueError:
+            with contextlib.suppress(OSError):  # another process has done it
+                damaged_folder().mkdir(exist_ok=True)
+                folder.rename(damaged_folder() / folder.name)
             continue
         yield journal
 

@@ -19,6 +19,7 @@ from regrpo.core.errors import Refused
 
 LOCK = Path("dvc.lock")
 COPY = Path(".regrpo/dvc.lock")
+OLD = Path(".regrpo/dvc.lock.damaged")
 RWLOCK = Path(".dvc/tmp/rwlock")
 
 
@@ -36,8 +37,11 @@ def mend() -> list[str]:
     Nothing is done while a dvc of this repository lives: it may be writing.
     """
     todo: list[tuple[str, Callable[[], None]]] = []
-    if LOCK.exists() and not is_whole(LOCK) and COPY.exists() and is_whole(COPY):
-        todo.append((f"{LOCK} was cut off by a kill: put back from {COPY}", _put_back))
+    in_merge = LOCK.exists() and b"<<<<<<< " in LOCK.read_bytes()
+    damaged = LOCK.exists() and not in_merge and not is_whole(LOCK)
+    if damaged and COPY.exists() and is_whole(COPY):
+        said = f"{LOCK} cannot be read (a kill cuts it off): put back from {COPY}, the old is {OLD}"
+        todo.append((said, _put_back))
     if RWLOCK.exists() and not _is_json(RWLOCK):
         todo.append((f"{RWLOCK} was cut off by a kill: removed", RWLOCK.unlink))
     if not todo or dvc_lives(Path.cwd()):
@@ -48,12 +52,15 @@ def mend() -> list[str]:
 
 
 def is_whole(lock: Path) -> bool:
-    """Whether DVC can read the file."""
+    """Whether the file has the form that DVC reads: stages, each with its command."""
     try:
         content = profiles.read_yaml(lock)
     except (Refused, OSError):
         return False
-    return isinstance(content, dict) and isinstance(content.get("stages"), dict)
+    stages = content.get("stages") if isinstance(content, dict) else None
+    if not isinstance(stages, dict):
+        return False
+    return all(isinstance(entry, dict) and entry.get("cmd") for entry in stages.values())
 
 
 def dvc_lives(root: Path) -> bool:
@@ -69,6 +76,7 @@ def dvc_lives(root: Path) -> bool:
 
 
 def _put_back() -> None:
+    LOCK.rename(OLD)
     with files.replacing(LOCK) as temporary:
         shutil.copyfile(COPY, temporary)
 

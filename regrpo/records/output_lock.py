@@ -55,10 +55,11 @@ def _file(stage: str) -> Path:
 
 
 def _take(lock: IO[str], stage: str) -> None:
+    """Wait for the lock. It is a process's own (lockf): a forked child does not keep it alive."""
     waiting = False
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             holder = _holder(lock)
@@ -67,7 +68,7 @@ def _take(lock: IO[str], stage: str) -> None:
             _end(holder["process"])
         elif not waiting:
             waiting = True
-            number = int(holder.get("process", [0])[0])
+            number = int(holder.get("process", [0])[0]) or "another"
             print(
                 f"{stage}: process {number} is at work on the same outputs; waiting for it ...",
                 flush=True,

@@ -168,7 +168,8 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     run: Run[P] | None = None
     status = "FAILED"
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` has it ignored
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     dvc = ancestor_dvc()
     try:
         with watcher.watched(dvc[0] if dvc else None):
@@ -189,9 +190,11 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
         sys.exit(_report(name, error))
     finally:
         if run is not None and status != "FINISHED":
+            # A journal without its end says KILLED: on a full disk that has to do.
             with contextlib.suppress(OSError):
                 _keep_reports(run.journal, name)
-            run.journal.close(status, None)
+            with contextlib.suppress(OSError):
+                run.journal.close(status, None)
         if run is not None and (trouble := run.journal.trouble()):
             print(f"{name}: MLflow does not take this run: {trouble}", file=sys.stderr)
 

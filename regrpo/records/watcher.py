@@ -23,6 +23,8 @@ PATIENCE = 10.0
 """Seconds from a signal to SIGKILL."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask a stage to end: from a scheduler, Ctrl+C, a closed terminal."""
+_pipes: set[int] = set()
+"""The writing ends of this process's watchers."""
 
 
 @contextlib.contextmanager
@@ -41,14 +43,29 @@ def watched(dvc: int | None, patience: float = PATIENCE) -> Iterator[None]:
     )
     os.close(reading)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    _pipes.add(writing)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
+        _pipes.remove(writing)
         os.close(writing)
-        # A forked child may hold the pipe as well: the watcher would wait for that one.
-        watcher.terminate()
         watcher.wait()
+
+
+def _leave_to_parent() -> None:
+    """Let go of the pipe in a forked child, whose signals are not the stage's.
+
+    A reward may end a child of its own after a time limit.
+    """
+    if _pipes:
+        with contextlib.suppress(ValueError):  # not the main thread: it has no handlers
+            signal.set_wakeup_fd(-1)
+    while _pipes:
+        os.close(_pipes.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def watch(stage: int, dvc: int, patience: float) -> None:

@@ -20,6 +20,7 @@ from regrpo.core import files
 from tests.support.projects import MINIATURE, MODEL_FILES, environment, make_project, run
 from tests.support.results import outputs, rows
 
+pytestmark = pytest.mark.slow
 TWO: dict[str, Any] = {"launch": {"processes": 2, "backend": "gloo"}}
 LORA = {"lora": {"r": 4, "lora_alpha": 8}, "learning_rate": 1e-2}
 SECTIONS = MINIATURE | {
@@ -172,7 +173,6 @@ def weights(folder: Path) -> set[str]:
     }
 
 
-@pytest.mark.slow
 def test_killed_in_the_middle_they_go_on_to_the_bytes_of_a_run_never_killed(
     base: Path, reference: Path, tmp_path: Path
 ) -> None:
@@ -202,7 +202,6 @@ def test_killed_in_the_middle_they_go_on_to_the_bytes_of_a_run_never_killed(
     ]
 
 
-@pytest.mark.slow
 def test_the_whole_group_killed_with_adapters(reference: Path, tmp_path: Path) -> None:
     expected = copy(reference, tmp_path / "expected", grpo=LORA)
     run(expected, "python", "-m", "stages.grpo")
@@ -220,7 +219,6 @@ def test_the_whole_group_killed_with_adapters(reference: Path, tmp_path: Path) -
     )
 
 
-@pytest.mark.slow
 def test_one_worker_killed_ends_the_stage_with_a_line(reference: Path, tmp_path: Path) -> None:
     folder = copy(reference, tmp_path / "project")
     process, others = started(folder, "grpo")
@@ -246,7 +244,6 @@ def heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)])
 def test_a_stage_told_to_end_ends_its_workers(
@@ -264,7 +261,6 @@ def test_a_stage_told_to_end_ends_its_workers(
     assert not list((folder / ".checkpoints").glob("*.launch"))
 
 
-@pytest.mark.slow
 def test_what_was_not_started_as_asked_is_refused_before_a_step(base: Path, tmp_path: Path) -> None:
     """accelerate silently starts one process for MULTI_CPU, and trains DDP for FSDP on CPUs."""
     one_process = {
@@ -288,7 +284,6 @@ def test_what_was_not_started_as_asked_is_refused_before_a_step(base: Path, tmp_
         assert not list((folder / "models").glob("grpo"))
 
 
-@pytest.mark.slow
 def test_an_error_of_one_process_is_one_line_and_the_right_code(base: Path, tmp_path: Path) -> None:
     rewards = {"reward_funcs": {"custom.broken:my_reward": 1.0}, "dev_every": 0}
     folder = copy(base, tmp_path / "project", grpo=rewards)
@@ -302,7 +297,6 @@ def test_an_error_of_one_process_is_one_line_and_the_right_code(base: Path, tmp_
     assert (folder / "reports/grpo/health.json").exists(), "the evidence of a stopped run"
 
 
-@pytest.mark.slow
 def test_torchrun_by_hand_is_refused(base: Path, tmp_path: Path) -> None:
     folder = copy(base, tmp_path / "project")
     done = run(folder, "python", "-m", "stages.grpo", check=False, WORLD_SIZE="2", RANK="0")
@@ -310,7 +304,6 @@ def test_torchrun_by_hand_is_refused(base: Path, tmp_path: Path) -> None:
     assert "found WORLD_SIZE=2. Run `python -m stages.grpo` without torchrun" in last_line(done)
 
 
-@pytest.mark.slow
 def test_two_nodes_of_one_process_each_end_in_the_bytes_of_one_node(
     reference: Path, tmp_path: Path
 ) -> None:

@@ -226,6 +226,7 @@ def test_dvc_reads_metrics_plots_and_the_graph(finished: Path) -> None:
     assert "grpo" in run(finished, "dvc", "dag").stdout
 
 
+@pytest.mark.slow
 def test_a_failing_gate_stops_training_and_leaves_the_lock_of_what_follows(
     finished: Path, tmp_path: Path
 ) -> None:

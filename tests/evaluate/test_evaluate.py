@@ -195,6 +195,7 @@ def test_roles_and_the_headline_are_named(metrics: Any) -> None:
     assert metrics["tasks"]["example_two_terms"]["metric"] == "exact_match,answer"
 
 
+@pytest.mark.slow
 def test_a_second_run_writes_the_same_bytes(evaluated: Path) -> None:
     first = {name: (evaluated / "reports/evaluate" / name).read_bytes() for name in OUTPUTS}
     shutil.rmtree(evaluated / "reports/evaluate")
@@ -212,6 +213,7 @@ def test_a_second_run_writes_the_same_bytes(evaluated: Path) -> None:
         ({"backend": "gguf"}, "backend"),
         ({"max_gen_tokens": 3}, "would do: max_gen_toks"),
         ({"model_args": {"trust_remote_code": True}}, "trust_remote_code: set by regrpo"),
+        ({"gen_kwargs": {"max_gen_toks": 9, "until": []}}, "max_gen_toks, until: set by regrpo"),
         ({"headline": "accuracy"}, "`headline`: 'accuracy' is no task of `tasks`"),
     ],
 )

@@ -11,7 +11,14 @@ import pytest
 from regrpo.records import lock_copy
 
 WHOLE = "schema: '2.0'\nstages:\n  prepare:\n    cmd: python -m stages.prepare\n"
-CUT_OFF = ["", WHOLE[:24], "stages: [", "\x00" * 80]
+CUT_OFF = [
+    "",
+    WHOLE[:24],
+    "stages: [",
+    "\x00" * 80,
+    WHOLE.partition(" cmd")[0],
+    WHOLE.partition(" python")[0],
+]
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +35,10 @@ def test_a_lock_that_was_cut_off_is_put_back(left: str, root: Path) -> None:
     lock_copy.keep()
     (root / "dvc.lock").write_text(left)
     lock_copy.keep()
-    assert lock_copy.mend() == ["dvc.lock was cut off by a kill: put back from .regrpo/dvc.lock"]
+    (said,) = lock_copy.mend()
+    assert said.startswith("dvc.lock cannot be read (a kill cuts it off): put back from")
     assert (root / "dvc.lock").read_text() == WHOLE
+    assert (root / ".regrpo/dvc.lock.damaged").read_text() == left
     assert lock_copy.mend() == []
 
 
@@ -69,3 +78,12 @@ def test_an_experiments_temporary_workspace_keeps_no_copy(
     (workspace / "dvc.lock").write_text(WHOLE)
     lock_copy.keep()
     assert not list(root.rglob(".regrpo"))
+
+
+def test_a_merge_that_is_not_resolved_is_left_to_its_author(root: Path) -> None:
+    (root / "dvc.lock").write_text(WHOLE)
+    lock_copy.keep()
+    conflict = f"<<<<<<< HEAD\n{WHOLE}=======\n{WHOLE}>>>>>>> other\n"
+    (root / "dvc.lock").write_text(conflict)
+    assert lock_copy.mend() == []
+    assert (root / "dvc.lock").read_text() == conflict

@@ -10,7 +10,7 @@ import time
 import pytest
 
 STAGE = """
-import ctypes, signal, sys, time
+import ctypes, multiprocessing, signal, sys, time
 from regrpo.records.watcher import watched
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 with watched(int(sys.argv[1]) or None, patience=0.5):
@@ -19,6 +19,12 @@ with watched(int(sys.argv[1]) or None, patience=0.5):
         mutex, library = ctypes.create_string_buffer(64), ctypes.PyDLL(None)
         library.pthread_mutex_lock(mutex)
         library.pthread_mutex_lock(mutex)
+    elif sys.argv[2] == "child":  # a reward with a time limit
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join()
+        time.sleep(1.5)
     elif sys.argv[2] == "wait":
         time.sleep(60)
 """
@@ -63,3 +69,7 @@ def test_a_stage_that_is_done_ends_at_once_and_its_dvc_goes_on() -> None:
         assert start(dvc.pid, "nothing").wait(20) == 0
         assert dvc.poll() is None
         dvc.kill()
+
+
+def test_a_forked_child_that_is_ended_does_not_end_the_stage() -> None:
+    assert start(0, "child").wait(20) == 0
