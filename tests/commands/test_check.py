@@ -14,7 +14,7 @@ import pytest
 
 from regrpo import cli
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.plan import workspace
+from regrpo.plan import consistency, workspace
 from tests.support.projects import ROOT, edit_yaml, run
 
 
@@ -179,11 +179,16 @@ def test_the_functions_of_the_users_tasks_are_imported_too(
 
 
 def test_what_plan_knows_to_fail_check_refuses(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edit_yaml(here / "params.yaml", {"sft": {"max_steps": 10, "warmup_steps": 10}})
+    monkeypatch.setattr(consistency, "rows_prepared", lambda section: {"train": {"rows": 3}})
     assert cli.main(["check"]) == 1
-    assert "sft.warmup_steps: 10 reach the last of 10 steps" in words(capsys.readouterr().err)
+    assert "different prompts, and train has 3" in words(capsys.readouterr().err)
+
+
+def test_a_trial_shorter_than_the_warm_up_is_let_through(here: Path) -> None:
+    edit_yaml(here / "params.yaml", {"sft": {"max_steps": 3}, "grpo": {"max_steps": 3}})
+    assert cli.main(["check"]) == 0
 
 
 def test_vllm_that_is_not_installed_is_named_before_anything_trains(

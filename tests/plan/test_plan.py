@@ -155,14 +155,6 @@ WRONG: dict[str, tuple[str, Mapping[str, Mapping[str, Any]], list[str], str, str
         "multiple of",
         "512",
     ),
-    "warm-up beyond the end": (
-        "params.yaml",
-        {"sft": {"warmup_steps": 2000}},
-        [],
-        "sft.warmup_steps",
-        "2000 reach the last of 1200 steps",
-        "at most 1199; 120 is usual",
-    ),
     "bf16 on a card without it": (
         "params.yaml",
         {"sft": {"device": "cuda", "bf16": True}},
@@ -621,6 +613,18 @@ def test_a_wrong_profile_is_told_by_key_reason_and_a_value_that_would_do(
     assert [one["key"] for one in found][:1] == [key], found
     assert why in found[0]["why"]
     assert would_do in found[0]["would_do"]
+
+
+def test_a_warm_up_beyond_the_end_is_warned_of(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_yaml(here / "params.yaml", {"sft": {"warmup_steps": 2000}})
+    cli.main(["plan", "--json"])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (found,) = (one for one in findings if one["key"] == "sft.warmup_steps")
+    assert found["level"] == "warning"
+    assert "2000 reach the last of 1200 steps" in found["why"]
+    assert "at most 1199; 120 is usual" in found["would_do"]
 
 
 def test_a_second_tokenizer_is_counted_where_prompts_are_cut(here: Path) -> None:
