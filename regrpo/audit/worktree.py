@@ -25,7 +25,7 @@ from regrpo.core.dvc import cache_folder, dvc_config
 from regrpo.core.errors import CannotCheck
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, Snapshot, file_hashes, record_path
-from regrpo.core.processes import clean_environment
+from regrpo.core.processes import clean_environment, exit_on
 from regrpo.records import stage_run
 
 Json = dict[str, Any]
@@ -54,8 +54,8 @@ def opened(
     worktree, or DVC's configuration cannot be read.
     """
     with contextlib.ExitStack() as cleanup:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            cleanup.callback(signal.signal, number, signal.signal(number, _exit))
+        for number, before in exit_on(signal.SIGTERM, signal.SIGHUP).items():
+            cleanup.callback(signal.signal, number, before)
         folder = Path(tempfile.mkdtemp(prefix="regrpo-reproduce-")).resolve()
         if not keep:
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -72,11 +72,6 @@ def opened(
             worktree.use_cache(worktree.caches[0])
             worktrees.append(worktree)
         yield worktrees[0], worktrees[1]
-
-
-def _exit(number: int, _: object) -> None:
-    """End the process as Ctrl-C does, so that what is temporary is removed."""
-    raise SystemExit(128 + number)
 
 
 def _add(snapshot: Snapshot, top: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from regrpo.core.text import visible
@@ -63,6 +63,13 @@ def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its class if it has none."""
     lines = visible(error, LONGEST).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def class_and_message(error: BaseException) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError, class_and_message
+from regrpo.core.errors import CannotCheck, Refused, RegrpoError, causes, class_and_message
 
 RAW_MODELS = Path("models/raw")
 KEPT = (
@@ -146,7 +145,7 @@ def _meaning(error: Exception, repo: str, kind: str) -> tuple[str, str]:
     if kind == "dataset":
         page = f"https://huggingface.co/datasets/{repo}"
     # By name, as the HTTP library underneath changes with the version of the hub's client.
-    classes = {base.__name__ for cause in _causes(error) for base in type(cause).__mro__}
+    classes = {base.__name__ for cause in causes(error) for base in type(cause).__mro__}
     # Before RepositoryNotFoundError, of which it is a kind.
     if "GatedRepoError" in classes:
         access = "a login that was not granted access" if get_token() else "no login"
@@ -167,9 +166,3 @@ def _meaning(error: Exception, repo: str, kind: str) -> tuple[str, str]:
             "Check the network (and that HF_HUB_OFFLINE is not set)",
         )
     return class_and_message(error), "Check network, access and licence (`hf auth login`)"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

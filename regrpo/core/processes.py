@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from regrpo.core.hardware import ACCEPTED_VERSIONS
 
@@ -76,6 +76,23 @@ def gathered(values: list[T]) -> list[T]:
     parts: list[list[T]] = [[]] * world_size()
     torch.distributed.all_gather_object(parts, values)
     return [value for part in parts for value in part]
+
+
+def exit_on(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
+    """Let these signals end the process as Ctrl+C does, so that it clears up.
+
+    The exit code is 128 + number. A signal that is ignored stays so: `nohup` has SIGHUP
+    ignored. Returns the handlers before, for whoever puts them back.
+    """
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, leave)
+    return before
 
 
 def end_with_parent() -> None:

@@ -97,15 +97,10 @@ class JournalReader:
     """The tracker's end: one journal as it lies there."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError (or OSError) if the journal is empty or garbled."""
+        """Raises ValueError (or OSError) if the journal's beginning is empty or garbled."""
         self.folder = folder
-        self.facts: Json = files.read_json(folder / "open.json")
-        contents = [self.facts, self.tracker_notes]
-        if (folder / "closed.json").exists():
-            contents.append(files.read_json(folder / "closed.json"))
-        needed = {"stage", "run", "process", "execution", "workspace"}
-        is_whole = all(isinstance(content, dict) for content in contents)
-        if not is_whole or not needed <= set(self.facts):
+        self.facts = _object(folder / "open.json")
+        if not {"stage", "run", "process", "execution", "workspace"} <= set(self.facts):
             raise ValueError(f"no journal: {folder.name}")
 
     @property
@@ -144,8 +139,7 @@ class JournalReader:
         running = self.running
         path = self.folder / "closed.json"
         if path.exists():
-            closed: Json = files.read_json(path)
-            return closed
+            return _object(path)
         if running:
             return None
         signs = [self.folder / name for name in ("open.json", "metrics.jsonl")]
@@ -156,7 +150,13 @@ class JournalReader:
     def tracker_notes(self) -> Json:
         """Its notes: run_id, parent_run_id, model_id, offset, ended; error, stuck."""
         path = self.folder / "mlflow.json"
-        return files.read_json(path) if path.exists() else {}
+        return _object(path) if path.exists() else {}
+
+    def require_readable(self) -> None:
+        """Raises ValueError (or OSError) if its end or the tracker's notes are empty or garbled."""
+        for name in ("closed.json", "mlflow.json"):
+            if (self.folder / name).exists():
+                _object(self.folder / name)
 
     def note(self, **values: Any) -> None:
         """Add to the tracker's notes; a run id takes the place of an earlier error."""
@@ -213,6 +213,7 @@ def pending() -> Iterator[JournalReader]:
             continue
         try:
             journal = JournalReader(folder)
+            journal.require_readable()
         except OSError:  # it may be there at the next look: a network's file system, full tables
             continue
         except ValueError:
@@ -236,6 +237,13 @@ def journal_of(stage: str, run: str) -> JournalReader | None:
             if journal.facts.get("run") == run:
                 return journal
     return None
+
+
+def _object(path: Path) -> Json:
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"no JSON object: {path}")
+    return content
 
 
 # --- processes ------------------------------------------------------------------------------------

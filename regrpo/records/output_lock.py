@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +42,7 @@ def held(
         lock.flush()
         if dvc:
             for output in outputs:
-                _remove(Path(output))
+                files.remove(Path(output))
         yield
 
 
@@ -95,10 +94,3 @@ def _end(process: Sequence[float]) -> None:
             if time.monotonic() > until:
                 os.kill(int(process[0]), signal.SIGKILL)
             time.sleep(0.1)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

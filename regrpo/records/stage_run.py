@@ -17,13 +17,13 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from regrpo.core import files, hardware, profiles
+from regrpo.core import files, hardware, processes, profiles
 from regrpo.core.dvc import declared_outputs, dvc_root, entry_now, files_in, path_of
 from regrpo.core.errors import CannotCheck, RegrpoError
 from regrpo.core.files import Json
@@ -167,18 +167,17 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     """
     run: Run[P] | None = None
     status = "FAILED"
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` has it ignored
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    processes.exit_on(signal.SIGTERM, signal.SIGHUP)
     dvc = ancestor_dvc()
     try:
         with watcher.watched(dvc[0] if dvc else None):
             run = _open(name, model, dvc)
             hardware.log_what_no_user_can_mend()
             lock_copy.keep()
-            with output_lock.held(name, run.facts["process"], dvc, _declared(name)):
+            outputs = _declared(name)
+            with output_lock.held(name, run.facts["process"], dvc, outputs):
                 yield run
-                record = _record(run.facts, run.journal)
+                record = _record(run.facts, run.journal, outputs)
                 files.write_json(run.reports / "run.json", [record])
                 _keep_reports(run.journal, name)
                 run.journal.close("FINISHED", record)
@@ -265,7 +264,7 @@ def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
-def _record(facts: Json, journal: Journal) -> Json:
+def _record(facts: Json, journal: Journal, outputs: Sequence[str]) -> Json:
     """run.json's one element: how this execution went, and what it read and wrote."""
     entry, name = facts["entry"], facts["stage"]
     now = time.time()
@@ -277,7 +276,7 @@ def _record(facts: Json, journal: Journal) -> Json:
         "command": entry["cmd"],
         "parameters": entry["params"],
         "inputs": [fingerprint(dep["path"]) for dep in entry["deps"]],
-        "outputs": [fingerprint(out) for out in _declared(name) if out != record_path(name)],
+        "outputs": [fingerprint(out) for out in outputs if out != record_path(name)],
         "code": facts["code"],
         "environment": environment(),
         "deterministic": hardware.switches_on(),

@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from regrpo.core.dvc import dvc_root
-from regrpo.core.errors import RegrpoError
+from regrpo.core.errors import RegrpoError, causes
 
 LONGEST = 300
 """Characters of an error's first line that are shown."""
@@ -94,7 +93,7 @@ def name_error(error: Exception) -> str:
 
 def cure(error: BaseException) -> str | None:
     """What to do about a failure that waiting does not cure. Returns None for one that it may."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, RegrpoError):
             return cause.remedy
         if isinstance(cause, OSError) and cause.errno in BY_ERRNO:
@@ -125,9 +124,3 @@ def restoring(kind: str, number: str) -> str:
     # Without MLFLOW_TRACKING_URI it takes mlflow.db in the current folder, as we do in the root.
     command = f"mlflow {kind}s restore {option} {number}"
     return f"Restore it (`{command}`), or set MLFLOW_EXPERIMENT_NAME to another experiment."
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

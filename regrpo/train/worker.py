@@ -47,7 +47,7 @@ def work(model: type[Training], train: Callable[[Any], None]) -> None:
     """
     processes.end_with_parent()
     # Sent where a neighbour failed: leave the evidence, then go.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    processes.exit_on(signal.SIGTERM)
     if not processes.is_main():
         _silence()
     hardware.log_what_no_user_can_mend()
