@@ -16,6 +16,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -25,6 +26,8 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask a stage to end: from a scheduler, Ctrl+C, a closed terminal."""
 _pipes: set[int] = set()
 """The writing ends of this process's watchers."""
+_forking = threading.local()
+"""`mask`: the signals that a thread had blocked before it forks."""
 
 
 @contextlib.contextmanager
@@ -53,19 +56,39 @@ def watched(dvc: int | None, patience: float = PATIENCE) -> Iterator[None]:
         watcher.wait()
 
 
-def _leave_to_parent() -> None:
-    """Let go of the pipe in a forked child, whose signals are not the stage's.
+# --- forked children ------------------------------------------------------------------------------
 
-    A reward may end a child of its own after a time limit.
-    """
+# Their signals are not the stage's: a reward may end a child of its own after a time limit.
+
+
+def _before_fork() -> None:
+    """Hold signals back, so that none reaches a child that still has the pipe."""
     if _pipes:
-        with contextlib.suppress(ValueError):  # not the main thread: it has no handlers
-            signal.set_wakeup_fd(-1)
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+
+
+def _in_parent() -> None:
+    mask = _forking.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _in_child() -> None:
+    if _pipes:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # What a handler raises here would be lost, and the child live on.
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
     while _pipes:
         os.close(_pipes.pop())
+    _in_parent()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
+
+
+# --- the process ----------------------------------------------------------------------------------
 
 
 def watch(stage: int, dvc: int, patience: float) -> None:

@@ -20,10 +20,13 @@ with watched(int(sys.argv[1]) or None, patience=0.5):
         library.pthread_mutex_lock(mutex)
         library.pthread_mutex_lock(mutex)
     elif sys.argv[2] == "child":  # a reward with a time limit
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-        child.start()
-        child.terminate()
-        child.join()
+        for delay in (0, 0, 0.001, 0.01):  # from the moment of the fork on
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+            time.sleep(delay)
+            child.terminate()
+            child.join(5)
+            assert child.exitcode == -signal.SIGTERM
         time.sleep(1.5)
     elif sys.argv[2] == "wait":
         time.sleep(60)
