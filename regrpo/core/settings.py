@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from regrpo.core.errors import Refused
 from regrpo.core.library import library_fields
+from regrpo.core.text import visible
 
 
 class Problem(NamedTuple):
@@ -44,7 +45,8 @@ class Problem(NamedTuple):
 
 def invalid(*problems: Problem) -> PydanticCustomError:
     """The error that a validator of a whole section raises; keys are named from that section on."""
-    text = "; ".join(map(str, problems))
+    # YAML can spell lone surrogates, pydantic cannot render them.
+    text = visible("; ".join(map(str, problems)))
     return PydanticCustomError("settings", "{text}", {"text": text, "problems": problems})
 
 

@@ -105,9 +105,15 @@ def weight_files(folder: Path) -> set[str]:
     for shards that are not there, and for weights under names that it does not look for.
     """
     config = folder / "config.json"
-    chosen = _read(config).get("transformers_weights") if config.is_file() else None
-    if chosen is None:
-        chosen = WHOLE if (folder / WHOLE).is_file() else INDEX
+    named = _read(config).get("transformers_weights") if config.is_file() else None
+    chosen = named or (WHOLE if (folder / WHOLE).is_file() else INDEX)
+    if not isinstance(chosen, str) or Path(chosen).name != chosen:
+        raise Refused(
+            f"{config}: transformers_weights",
+            expected="the name of a file beside it",
+            found=repr(chosen),
+            remedy="Mend it, or remove the key.",
+        )
     if not (folder / chosen).is_file():
         found = some(sorted(file.name for file in folder.glob("*.safetensors")))
         raise Refused(
@@ -118,7 +124,10 @@ def weight_files(folder: Path) -> set[str]:
         )
     if not chosen.endswith(".json"):
         return {chosen}
-    shards = set(map(str, _read(folder / chosen).get("weight_map", {}).values()))
+    weight_map = _read(folder / chosen).get("weight_map")
+    if not isinstance(weight_map, dict):
+        weight_map = {}
+    shards = set(map(str, weight_map.values()))
     missing = sorted(shards - {file.name for file in folder.iterdir()})
     if missing or not shards:
         raise Refused(
