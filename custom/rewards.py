@@ -7,8 +7,6 @@ those of prepare.keep) and wants one number a completion; None means "not applic
 docs/rewards.md has the rest.
 """
 
-import re
-
 
 def short_thought(completions, **columns):
     """1 for a thought of at most four characters, falling to 0 at twenty.
@@ -17,7 +15,9 @@ def short_thought(completions, **columns):
     """
 
     def score(text):
-        thought = re.search(r"<think>(.*?)</think>", text, re.DOTALL)
-        return None if thought is None else max(0.0, min(1.0, (20 - len(thought.group(1))) / 16))
+        # Not by a regular expression: <think>(.*?)</think> takes hours for a megabyte of <think>.
+        _, _, rest = text.partition("<think>")
+        thought, closed, _ = rest.partition("</think>")
+        return max(0.0, min(1.0, (20 - len(thought)) / 16)) if closed else None
 
     return [score(one if isinstance(one, str) else one[-1]["content"]) for one in completions]

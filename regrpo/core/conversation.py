@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 Prompt = str | Messages
 QUESTION = "{question}"
-AT_ONCE = 512
-"""Prompts that are tokenized together: their tokens are in memory."""
+AT_ONCE, CHARACTERS = 512, 2**20
+"""Texts that are tokenized together, and their characters: a token takes a hundred bytes."""
 LONGEST_WORD = 40
 """Characters; a cut in a longer run (of a script without spaces) is left where it is."""
+ROUNDS = 20
+"""Times that a prompt is cut by its share of tokens, before it is halved."""
 GENERATION = "generation_config.json"
 KEPT = (
     "bos_token_id",
@@ -106,8 +108,8 @@ def count_tokens(
     """
     is_chat = bool(prompts) and not isinstance(prompts[0], str)
     counts: list[int] = []
-    for start in range(0, len(prompts), AT_ONCE):
-        texts = render(prompts[start : start + AT_ONCE], renderer)
+    for batch in files.in_batches(prompts, AT_ONCE, CHARACTERS):
+        texts = render(batch, renderer)
         counts += map(len, encode(tokenizer, texts, is_chat))
     return counts
 
@@ -176,6 +178,7 @@ class Cutter:
         question = text[len(self.before) : len(text) - len(self.after)]
         shorter = prompt
         kept = len(question)
+        rounds = 0
         while tokens > limit:
             if not kept:
                 raise Refused(
@@ -188,6 +191,9 @@ class Cutter:
             # than needed, as the instruction counts among the tokens, and a few rounds end within
             # a word of the limit.
             kept -= max(1, (tokens - limit) * kept // tokens)
+            rounds += 1
+            if rounds > ROUNDS:  # of a long end in few tokens each would cut a little
+                kept //= 2
             kept = len(_whole_words(question, kept))
             shorter = text = f"{self.before}{question[:kept]}{self.after}"
             if not isinstance(prompt, str):
@@ -200,9 +206,11 @@ def _whole_words(text: str, length: int) -> str:
     """The first `length` characters, without a part of a word or white space at their end."""
     cut = text[:length]
     if re.match(r"\S", text[length:]):  # the cut is inside a word, or right before one
-        whole = re.sub(r"\S+\Z", "", cut)
-        if whole and len(cut) - len(whole) <= LONGEST_WORD:
-            cut = whole
+        # Of the end alone: a longer run stays as it is, and searching the text would be quadratic.
+        word = re.search(r"\S*\Z", cut[-LONGEST_WORD - 1 :])
+        length = len(word[0]) if word else 0
+        if length <= LONGEST_WORD and length < len(cut):
+            cut = cut[: len(cut) - length]
     return cut.rstrip()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -57,6 +58,41 @@ def entry(table: Mapping[str, T], name: str, where: str, module: str) -> T:
             remedy=f"Name one of these, or add yours to {module}.",
         )
     return table[name]
+
+
+@contextlib.contextmanager
+def parsing(where: object, expected: str, remedy: str) -> Iterator[None]:
+    """The boundary around every parser of bytes that others wrote: models, data, YAML.
+
+    Whatever a parser raises becomes one line that names the file: Refused for what the bytes hold,
+    CannotCheck for a file that the system does not give and for memory that ends.
+    """
+    try:
+        yield
+    except RegrpoError:
+        raise
+    except BaseException as error:
+        # What panics in Rust (tokenizers, safetensors) is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        kind = CannotCheck if _is_of_system(error) else Refused
+        found = _said_by_parser(error)
+        raise kind(str(where), expected=expected, found=found, remedy=remedy) from error
+
+
+def _is_of_system(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or bool(getattr(error, "errno", None))
+
+
+def _said_by_parser(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "more than there is memory for"
+    if isinstance(error, RecursionError):
+        return "nesting that is too deep"
+    # A bare key or attribute says nothing without its class.
+    if isinstance(error, LookupError | TypeError | AttributeError):
+        return class_and_message(error)
+    return first_line(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,17 +10,31 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from regrpo.core.errors import Refused, first_line
+from regrpo.core.errors import Refused, parsing
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
+T = TypeVar("T")
 Json = dict[str, Any]
 """A mapping as JSON has it."""
+AT_ONCE = 64 * 2**20
+"""Bytes of rows that are in memory at once; a row that is larger comes alone."""
+EXPANSION, EXPANDED = 256, 16 * 2**20
+"""What people bring may become so many times larger as it is read, or so many bytes if it is small.
+
+Text compresses to a third, rows that repeat a long instruction to a hundredth; a bomb, to a
+thousandth and less.
+"""
+ROW_GROUP = 2**30
+"""Bytes that a row group of a Parquet file may state, and that one row may take."""
+VALUES = 2**27
+"""Values that a row group may state: of equal ones a few bytes hold any number."""
 RESTORE = "Restore it with `dvc checkout`, or make it again with `dvc repro`."
 
 
@@ -183,21 +197,23 @@ def read_rows(path: Path) -> list[Json]:
 
 
 class ParquetFile:
-    """A Parquet file that is read some rows at a time.
+    """A Parquet file that is read some rows at a time, as many as AT_ONCE bytes hold.
 
-    Opening and reading raise Refused for a file that is damaged or whose text is not UTF-8;
-    `remedy` says what to do then.
+    Opening and reading raise Refused for a file that is damaged, whose text is not UTF-8 or whose
+    row groups are too large; `remedy` says what to do then. One that was `brought` may not expand
+    beyond EXPANSION either.
     """
 
-    def __init__(self, path: Path, remedy: str = RESTORE) -> None:
+    def __init__(self, path: Path, remedy: str = RESTORE, brought: bool = False) -> None:
         import pyarrow.parquet as pq
 
         self.path = path
         self.remedy = remedy
+        self.left = most_bytes(path) if brought else None
         with _refuse_damaged(str(path), remedy), path.open("rb") as file:
-            metadata = pq.read_metadata(file)
-        self.num_rows: int = metadata.num_rows
-        self.schema = metadata.schema.to_arrow_schema()
+            self.metadata = pq.read_metadata(file)
+            self.num_rows: int = self.metadata.num_rows
+            self.schema = self.metadata.schema.to_arrow_schema()
 
     def batches(
         self, rows: int, columns: list[str] | None = None
@@ -206,29 +222,175 @@ class ParquetFile:
 
         Beside them stands the number of their first row in the file, from 0.
         """
-        import pyarrow.parquet as pq
-
         start = 0
-        with _refuse_damaged(str(self.path), self.remedy), self.path.open("rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(rows, columns=columns):
+        with _refuse_damaged(str(self.path), self.remedy):
+            for batch in self._pieces(rows, columns):
                 # Reading alone does not look at the text, and to_pylist would not say where it is.
                 with _refuse_damaged(f"{self.path}, from row {start}", self.remedy):
                     batch.validate(full=True)
-                yield start, batch.to_pylist()
+                    found = batch.to_pylist()
+                yield start, found
                 start += batch.num_rows
+
+    def _pieces(self, rows: int, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        """Batches that fit into memory once their values are spelled out.
+
+        A value that a row group repeats lies in the file once, in a dictionary, and its size in
+        rows stands nowhere. So each row group is first read with its dictionaries, to be measured.
+        """
+        import pyarrow.parquet as pq
+
+        with self.path.open("rb") as file, self.path.open("rb") as other:
+            plain = pq.ParquetFile(file, metadata=self.metadata)
+            packed = pq.ParquetFile(
+                other, metadata=self.metadata, read_dictionary=self._text_columns()
+            )
+            # Each batch repeats the dictionary so far: few batches of many windows are quick.
+            many = max(1, 2**16 // rows) * rows
+            for group in range(self.metadata.num_row_groups):
+                self._require_stated(group)
+                read = {"row_groups": [group], "columns": columns}
+                largest = 0
+                for batch in packed.iter_batches(many, **read):
+                    sizes = list(map(spelled_out, _windows(batch, rows)))
+                    self._require_expansion(sum(sizes))
+                    largest = max(largest, *sizes)
+                if largest <= AT_ONCE:
+                    yield from plain.iter_batches(rows, **read)
+                    continue
+                for batch in packed.iter_batches(many, **read):
+                    for window in _windows(batch, rows):
+                        yield from self._parted(window)
+
+    def _text_columns(self) -> list[str]:
+        """The paths of what can be read as dictionaries."""
+        schema = self.metadata.schema
+        found = []
+        for column in map(schema.column, range(len(schema.names))):
+            is_text = column.logical_type.type in ("STRING", "NONE", "JSON", "ENUM", "BSON")
+            if column.physical_type == "BYTE_ARRAY" and is_text:
+                found.append(column.path)
+        return found
+
+    def _require_stated(self, group: int) -> None:
+        """Refuse a row group that says itself that it is too large."""
+        about = self.metadata.row_group(group)
+        columns = list(map(about.column, range(about.num_columns)))
+        values = sum(column.num_values for column in columns)
+        size = sum(column.total_uncompressed_size for column in columns)
+        if values > VALUES or size > ROW_GROUP:
+            raise Refused(
+                f"{self.path}, row group {group}",
+                expected=f"at most {ROW_GROUP:,} bytes and {VALUES:,} values",
+                found=f"{size:,} bytes and {values:,} values",
+                remedy="Write it in smaller ones: `df.to_parquet(path, row_group_size=10_000)`.",
+            )
+
+    def _require_expansion(self, size: int) -> None:
+        if self.left is None:
+            return
+        self.left -= size
+        if self.left < 0:
+            raise expands(self.path, "Write the rows as JSON lines, where each has its own bytes.")
+
+    def _parted(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        """The batch in halves of halves that fit. Raises Refused for a row that never does."""
+        size, half = spelled_out(batch), batch.num_rows // 2
+        if size <= AT_ONCE or (not half and size <= ROW_GROUP):
+            yield batch
+            return
+        if not half:
+            raise Refused(
+                str(self.path),
+                expected=f"rows of at most {ROW_GROUP:,} bytes",
+                found=f"one of {size:,}",
+                remedy="Shorten or remove it.",
+            )
+        yield from self._parted(batch.slice(0, half))
+        yield from self._parted(batch.slice(half))
+
+
+def _windows(batch: pa.RecordBatch, rows: int) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def spelled_out(values: pa.RecordBatch | pa.Array) -> int:
+    """Bytes of Arrow's values, each of a dictionary's as often as it stands."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(values, pa.RecordBatch):
+        return sum(map(spelled_out, values.columns))
+    kind = values.type
+    if pa.types.is_dictionary(kind) and values.dictionary.type in (pa.string(), pa.binary()):
+        lengths = pc.binary_length(values.dictionary).take(values.indices)
+        return int(pc.sum(lengths).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(map(spelled_out, values.flatten()))
+    if pa.types.is_map(kind):  # has no `flatten` of its own
+        first, last = values.offsets[0].as_py(), values.offsets[-1].as_py()
+        parts = (part.slice(first, last - first) for part in (values.keys, values.items))
+        return sum(map(spelled_out, parts))
+    if pa.types.is_nested(kind):
+        return spelled_out(values.flatten())
+    return int(values.nbytes)
+
+
+def most_bytes(path: Path) -> int:
+    """How many bytes a file that somebody brought may become (see EXPANSION)."""
+    return max(EXPANDED, EXPANSION * path.stat().st_size)
+
+
+def expands(path: Path, remedy: str) -> Refused:
+    """The refusal of a file that becomes larger than `most_bytes`."""
+    return Refused(
+        str(path),
+        expected=f"at most {EXPANSION} times its {path.stat().st_size:,} bytes when it is read",
+        found=f"more than {most_bytes(path):,} bytes",
+        remedy=remedy,
+    )
 
 
 @contextlib.contextmanager
 def _refuse_damaged(where: str, remedy: str) -> Iterator[None]:
-    """Raise Refused where pyarrow cannot read a file."""
-    import pyarrow as pa
-
-    try:
+    """The boundary around pyarrow: a time zone, say, is looked up only when a value is read."""
+    with parsing(where, "a whole Parquet file with UTF-8 text", remedy):
         yield
-    except (pa.ArrowException, OSError) as error:
-        raise Refused(
-            where,
-            expected="a whole Parquet file with UTF-8 text",
-            found=first_line(error),
-            remedy=remedy,
-        ) from error
+
+
+# --- rows in memory -------------------------------------------------------------------------------
+
+
+def characters(value: object) -> int:
+    """How many characters or bytes the texts in a value of JSON have; anything else counts 8."""
+    total, left = 0, [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, str | bytes):
+            total += len(one)
+        elif isinstance(one, Mapping):
+            left += one.keys()
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        else:
+            total += 8
+    return total
+
+
+def in_batches(
+    items: Iterable[T], most: int, at_once: int = AT_ONCE, size: Callable[[T], int] = characters
+) -> Iterator[list[T]]:
+    """The items, at most `most` at a time and of `at_once` bytes together; a larger one alone."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        weight = size(item)
+        if batch and (len(batch) == most or total + weight > at_once):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += weight
+    if batch:
+        yield batch

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from regrpo.core.conversation import Prompt
 from regrpo.core.verifiers import Verifier
 from regrpo.inputs.duplicates import CHAINS, SPELLINGS, spellings
-from regrpo.inputs.formats import Canonical
+from regrpo.inputs.formats import Canonical, stream_safe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -263,11 +263,13 @@ def _text_faults(row: Row) -> Row:
         "empty": [name for name in ("question", "prompt") if not texts[name].strip()],
         "invalid": _characters(_INVALID, texts),
         "control": _characters(_CONTROL, texts),
-        "not_nfc": [
-            name for name, text in texts.items() if not unicodedata.is_normalized("NFC", text)
-        ],
+        "not_nfc": [name for name, text in texts.items() if not _is_nfc(text)],
     }
     return {fault: "; ".join(found) or None for fault, found in faults.items()}
+
+
+def _is_nfc(text: str) -> bool:
+    return unicodedata.is_normalized("NFC", stream_safe(text))
 
 
 def _characters(pattern: re.Pattern[str], texts: Mapping[str, str]) -> list[str]:

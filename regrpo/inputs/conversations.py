@@ -67,11 +67,11 @@ def _parse(text: str) -> Any:
     """JSON, or the text that Python (so pandas) writes of a list."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise UnreadableRow("text that begins as chat turns and is no JSON") from error
 
 

@@ -12,7 +12,9 @@ from pydantic import Field, model_validator
 
 from regrpo.core.conversation import QUESTION
 from regrpo.core.errors import Refused
+from regrpo.core.files import characters
 from regrpo.core.settings import Problem, Section, Seed, invalid
+from regrpo.core.text import some
 from regrpo.core.verifiers import NONE
 from regrpo.inputs.formats import Format, PromptStyle, as_text
 from regrpo.inputs.readers import Row, Rows
@@ -26,6 +28,8 @@ TAKEN = {
 """Names that no further column may have."""
 WHOLE = re.compile(r"[-+]?[0-9]+\.0+")
 """A whole number written with decimals."""
+NAMED = 20
+"""Rows with too long a cell that a refusal names; reading ends with the last of them."""
 
 
 class Plan(Section):
@@ -46,6 +50,8 @@ class Plan(Section):
     system_prompt: str | None = None
     # Longer questions lose their end; null cuts none.
     max_prompt_tokens: int | None = Field(default=None, gt=0)
+    # Of a cell that is read: lists and objects count with all their text.
+    max_cell_characters: int = Field(default=1_000_000, gt=0, le=100_000_000)
     drop_duplicates: bool = False
     eval: int | None = Field(default=None, gt=0)
     dev: int = Field(gt=0)
@@ -77,7 +83,7 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
     its part, from 0. Raises Refused with the row's place for one that cannot be read.
     """
     counts_integers = (plan.verifier or form.verifier) != NONE
-    for index, (place, raw) in enumerate(rows):
+    for index, (place, raw) in enumerate(_of_bounded_cells(rows, plan, form)):
         _require_columns(raw, plan, form, place)
         row = raw | {ours: column(raw, theirs) for ours, theirs in plan.columns.items()}
         name = as_text(row.get("id", f"{part}-{index}"))
@@ -110,6 +116,30 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
         yield example
 
 
+def _of_bounded_cells(rows: Rows, plan: Plan, form: Format) -> Rows:
+    """The rows. Raises Refused, which names those whose cells are too long."""
+    read = {*form.columns, "id", "answer", "solution", "metadata", *plan.keep}
+    for name in plan.columns.values():  # the cell around what lies inside one, too
+        read |= {name, name.partition(".")[0]}
+    long = []
+    for place, row in rows:
+        for name in read & row.keys():
+            length = characters(row[name])
+            if length > plan.max_cell_characters:
+                long.append(f"{place}: {name} of {length:,}")
+        if not long:
+            yield place, row
+        if len(long) >= NAMED:
+            break
+    if long:
+        raise Refused(
+            "prepare.max_cell_characters",
+            expected=f"at most {plan.max_cell_characters:,} characters in a cell",
+            found=some(long, NAMED),
+            remedy="Shorten or remove them, or raise it.",
+        )
+
+
 def column(row: Row, name: str) -> Any:
     """A row's column, or what lies inside one (`reward_model.ground_truth`).
 
@@ -137,7 +167,7 @@ def _require_columns(row: Row, plan: Plan, form: Format, place: str) -> None:
         raise Refused(
             place,
             expected=f"columns {', '.join(form.columns)} (format {form.name})",
-            found=f"no {', '.join(missing)} among {', '.join(map(str, row))}",
+            found=f"no {', '.join(missing)} among {some(list(map(str, row)), 20)}",
             remedy=f"Name your columns in prepare.columns, as {{question: {example}}}.",
         )
 

@@ -15,23 +15,26 @@ import io
 import json
 import lzma
 import re
-import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from regrpo.core import files
-from regrpo.core.errors import Refused, first_line
+from regrpo.core.errors import Refused, parsing
+from regrpo.core.text import some
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 """Endings that may follow the others. What a file really is, its first bytes say."""
+MAGIC = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
 LONGEST_CELL = 2**26
 """Characters of a CSV cell: more than a text has, less than the rest of a file after a quote that
 is never closed."""
+LONGEST_DOCUMENT = 2**28
+"""Characters of a line, or of a JSON document: in memory it is some twenty times as large."""
 DELIMITERS = ",;\t|"
 SPACE = re.compile(r"\s*")
 
@@ -66,7 +69,12 @@ def local_rows(path: Path) -> Rows:
             found="an empty file",
             remedy="Bring the data in again.",
         )
-    return readers[ending](path)
+    return _guarded(readers[ending](path), path)
+
+
+def _guarded(rows: Rows, path: Path) -> Rows:
+    with parsing(path, "rows of objects or of cells", "Mend the file, or convert it."):
+        yield from rows
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -78,7 +86,7 @@ def _json(path: Path) -> Rows:
     begin = [*_next(lines), *_next(lines)]
     if begin and not _is_row(begin[0][1].strip(), alone=len(begin) == 1):
         # Blank lines before it, so that an error's line is the file's.
-        parts = ["\n" * (begin[0][0] - 1), *(line for _, line in chain(begin, lines))]
+        parts = ["\n" * (begin[0][0] - 1), *_whole(chain(begin, lines), path)]
         for index, row in enumerate(_document("".join(parts), path)):
             place = f"{path}, row {index}"
             yield place, _object(row, place)
@@ -88,6 +96,25 @@ def _json(path: Path) -> Rows:
         with _refuse_json(path, number, line, "one JSON object"):
             value = json.loads(line.strip())
         yield place, _object(value, place)
+
+
+def _whole(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[str]:
+    """The lines of a document. Raises Refused for one that is too long to be read whole."""
+    left = LONGEST_DOCUMENT
+    for _, line in lines:
+        left -= len(line)
+        if left < 0:
+            raise _too_long(str(path))
+        yield line
+
+
+def _too_long(where: str) -> Refused:
+    return Refused(
+        where,
+        expected=f"at most {LONGEST_DOCUMENT:,} characters in one line or JSON document",
+        found="more",
+        remedy="Write one object a line, as `jq -c '.[]'` does of a list: lines are streamed.",
+    )
 
 
 def _next(lines: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
@@ -196,7 +223,7 @@ def _csv(path: Path) -> Rows:
             raise Refused(
                 f"{path}, line {before + 1}",
                 expected="a header that names each column once",
-                found=", ".join(header),
+                found=some(header, 20),
                 remedy="Rename or remove the repeated column.",
             )
         for fields in reader:
@@ -229,7 +256,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 def _parquet(path: Path) -> Rows:
     remedy = "Write it again: it is truncated, damaged or no Parquet."
-    for start, rows in files.ParquetFile(path, remedy).batches(4096):
+    for start, rows in files.ParquetFile(path, remedy, brought=True).batches(4096):
         for index, row in enumerate(rows, start):
             yield f"{path}, row {index}", row
 
@@ -240,47 +267,66 @@ def _parquet(path: Path) -> Rows:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, text and its end) of a UTF-8 file, whatever its line ends.
 
-    A byte-order mark is left out. Raises Refused for a NUL, for bytes that are not UTF-8, and for
-    compressed data that breaks off.
+    A byte-order mark is left out. Raises Refused for a NUL, for bytes that are not UTF-8, for a
+    line that is too long, and for compressed data that breaks off or expands without end.
     """
-    try:
+    with parsing(path, "a whole compressed file", "Bring it again, or decompress it first."):
+        _require_expansion(path)
         with _opened(path) as file:
             if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 remedy = f"Convert it: `iconv -f UTF-16 -t UTF-8 {path}`."
                 raise _bad_text(path, 1, "UTF-16", remedy)
             # As they are, bytes that are no text can be told with their place.
             text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-            for number, line in enumerate(text, start=1):
+            number = 0
+            while line := text.readline(LONGEST_DOCUMENT):
+                number += 1
+                if len(line) == LONGEST_DOCUMENT:
+                    raise _too_long(f"{path}, line {number}")
                 if not line.isascii() and (wrong := re.search("[\udc80-\udcff]", line)):
                     found = f"byte 0x{ord(wrong[0]) - 0xDC00:02x} at column {wrong.start() + 1}"
                     raise _bad_text(path, number, found, "Save the file as UTF-8.")
                 if "\0" in line:
                     raise _bad_text(path, number, "a NUL byte", "Write the row again without it.")
                 yield number, line
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise Refused(
-            str(path),
-            expected="a whole compressed file",
-            found=first_line(error),
-            remedy="Bring it again, or decompress it first.",
-        ) from error
+
+
+def _require_expansion(path: Path) -> None:
+    """Refuse compressed data that become too large, before a row of them is read."""
+    with path.open("rb") as file:
+        if not _compression(file.read(6)):
+            return
+    left = files.most_bytes(path)
+    with _opened(path) as file:
+        while chunk := file.read(2**20):
+            left -= len(chunk)
+            if left < 0:
+                raise files.expands(path, "Decompress it first, if all that is meant to be there.")
 
 
 def _opened(path: Path) -> Any:
     """A file's bytes, decompressed, as a buffered reader."""
     with path.open("rb") as file:
-        start = file.read(6)
-    if start.startswith(b"\x1f\x8b"):
+        compression = _compression(file.read(6))
+    if compression == "gzip":
         return gzip.open(path)
-    if start.startswith(b"BZh"):
+    if compression == "bz2":
         return bz2.open(path)
-    if start.startswith(b"\xfd7zXZ\0"):
+    if compression == "xz":
         return lzma.open(path)
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
+    if compression == "zstd":
         import pyarrow as pa
 
         return io.BufferedReader(pa.input_stream(path, compression="zstd"))
     return path.open("rb")
+
+
+def _compression(start: bytes) -> str | None:
+    """What the first bytes of a file say of its compression."""
+    for name, magic in MAGIC.items():
+        if start.startswith(magic):
+            return name
+    return None
 
 
 def _bad_text(path: Path, line: int, found: str, remedy: str) -> Refused:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrpo.core import conversation
 from regrpo.core.conversation import Prompt
+from regrpo.core.files import in_batches
 from regrpo.core.rendering import Messages, Render
 from regrpo.core.text import cut
 from regrpo.core.verifiers import Verifier
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Row = dict[str, Any]
-AT_ONCE = 512
-"""Rows whose tokens are in memory together."""
 SHOWN = 60
 """Characters of a text that a fault shows."""
 OPENINGS = ("<think>", "<thinking>", "<reasoning>")
@@ -50,10 +49,10 @@ class RoundTrip:
 
         Raises Refused for a template that does not render.
         """
-        found: list[Row] = [{} for _ in rows]
-        for start in range(0, len(rows), AT_ONCE):
-            batch = rows[start : start + AT_ONCE]
-            columns = found[start : start + AT_ONCE]
+        found: list[Row] = []
+        for batch in in_batches(rows, conversation.AT_ONCE, conversation.CHARACTERS):
+            columns: list[Row] = [{} for _ in batch]
+            found += columns
             for row, column in zip(batch, columns, strict=True):
                 column["special"] = self._special(row)
             asked = self._prompts(batch, columns)

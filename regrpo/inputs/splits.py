@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.errors import Refused, first_line
+from regrpo.core.files import in_batches
 from regrpo.inputs.examples import Plan
 from regrpo.inputs.formats import Format, normalise
 from regrpo.inputs.readers import Row
@@ -29,10 +30,8 @@ _NTH_OF_CLASS = "row_number() over (partition by class order by source_row) as n
 
 
 def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows, some at a time."""
-    iterator = iter(rows)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch
+    """The rows, some at a time: at most BATCH, and as many as fit into memory."""
+    return in_batches(rows, BATCH)
 
 
 class Splits:
@@ -63,8 +62,9 @@ class Splits:
                 "insert into rows values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 map(self._keyed, repeat(part), batch, packed),
             )
+            before = self.given[part]
             self.given[part] += len(batch)
-            if self.given[part] % (BATCH * 32) == 0:
+            if self.given[part] // (BATCH * 32) > before // (BATCH * 32):
                 print(f"prepare: {part}: {self.given[part]:,} rows read ...", flush=True)
         if not self.given[part]:
             raise Refused(

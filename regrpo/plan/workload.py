@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from regrpo.core.errors import Refused
+from regrpo.core.errors import RegrpoError
 from regrpo.core.hub import RAW_MODELS
 from regrpo.inputs import model_folders
 from regrpo.plan.findings import Sections, Target, Trained
@@ -286,7 +286,7 @@ def _classifier_bytes(section: Any, kind: str) -> int:
             continue
         try:
             parameters += sum(elements for _, elements in model_folders.weights(folder))
-        except Refused:  # the stage refuses the file; here it weighs nothing
+        except RegrpoError:  # the stage refuses the file; here it weighs nothing
             continue
     return 4 * parameters
 

@@ -134,3 +134,27 @@ def test_a_row_without_its_summary_is_refused_by_its_place() -> None:
     assert told.startswith(
         "data/raw/train.jsonl, line 6: expected a row in format xlsum; found column summary holds"
     )
+
+
+def test_cells_that_are_too_long_are_refused_with_their_rows() -> None:
+    rows = questions(30)
+    for number in (3, 7, *range(9, 30)):
+        rows[number] |= {"question": "x" * 51, "unread": "y" * 1000}
+    message = refusal(rows, max_cell_characters=50)
+    assert message.startswith(
+        "prepare.max_cell_characters: expected at most 50 characters in a cell; found "
+        "data/raw/train.jsonl, line 4: question of 51, data/raw/train.jsonl, line 8: question"
+    )
+    assert "line 27" in message
+    assert "line 28" not in message
+    assert message.endswith("Shorten or remove them, or raise it.")
+
+
+def test_a_cell_counts_with_all_that_it_holds_and_an_unread_one_not_at_all() -> None:
+    turns = [{"role": "user", "content": "x" * 20}, {"role": "assistant", "content": "y" * 20}]
+    rows = [{"inner": {"q": turns}, "unread": "z" * 1000}] * 30
+    columns = {"question": "inner.q"}
+    message = refusal(rows, columns=columns, prompt_style="chat", max_cell_characters=60)
+    assert "line 1: inner of 76" in message
+    with pytest.raises(Refused, match="classes of questions"):
+        splits(rows, columns=columns, prompt_style="chat", max_cell_characters=76)

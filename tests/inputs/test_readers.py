@@ -8,6 +8,7 @@ import json
 import lzma
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from regrpo.core.errors import Refused
 from regrpo.inputs import readers
+from tests.support import hostile
 
 GOOD = b'{"question": "1+1=", "answer": "2"}\n'
 
@@ -257,3 +259,68 @@ def test_a_parquets_numbers_come_as_they_are(tmp_path: Path) -> None:
         Decimal("80.00"),
         None,
     ]
+
+
+# --- what would take all memory or time -----------------------------------------------------------
+
+
+def count(path: Path) -> None:
+    for _ in readers.local_rows(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("compress", "content"),
+    [(gzip.compress, b"\n"), (bz2.compress, b"0"), (lzma.compress, b'{"a": 1},'), (zst, b"[")],
+)
+def test_a_file_that_decompresses_without_end_is_refused_while_it_is_read(
+    tmp_path: Path, compress: Callable[[bytes], bytes], content: bytes
+) -> None:
+    bomb = tmp_path / "bomb.jsonl.gz"
+    bomb.write_bytes(compress(content * (20_000_000 // len(content))))
+    message = hostile.ended(partial(count, bomb), memory=2**29)
+    assert "bomb.jsonl.gz: expected at most 256 times its" in message
+    assert "Decompress it first" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("one-line.jsonl", b'{"a": "' + b"x" * 2000),
+        ("a.json", b"[" + b'{"a": 1},\n' * 300),
+        ("b.csv", b"x" * 2000),
+    ],
+)
+def test_a_line_or_document_that_is_too_long_to_hold_is_refused(
+    tmp_path: Path, name: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "LONGEST_DOCUMENT", 1000)
+    with pytest.raises(Refused, match=rf"{name}.*at most 1,000 characters in one line.*jq -c"):
+        read(tmp_path, name, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 1_000_000,
+        b'{"a":' * 200_000,
+        b'{"a": ' + b"9" * 1_000_000 + b"}",
+        b"[" + b"{}," * 300_000 + b"{}]",
+        b'{"columns": 1, "data": [[1]]}',
+        b'{"columns": [1], "data": [1]}',
+        b"," * 1_000_000,
+        b'"' * 1_000_000,
+        b"sep=\r\na\rb",
+        b"\r" * 1_000_000,
+    ],
+    ids=lambda content: str(content[:20]),
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_megabyte_of_nonsense_ends_with_an_error_of_ours_or_none(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = hostile.ended(partial(count, tmp_path / name), memory=2**30)
+    assert "\n" not in message
+    assert len(message) < 1000
+    assert not message or name in message
