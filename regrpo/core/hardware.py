@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import os
 import platform
 import re
 import resource
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from typing import TextIO
 
 from regrpo.core.dvc import dvc_root
 from regrpo.core.errors import Refused, class_and_message, first_line
+from regrpo.core.text import gigabytes
 
 
 def find_device(wanted: str, where: str = "device") -> str:
@@ -141,8 +144,11 @@ def refuse_vllm_failure(section: str, share: str, length: str, instead: str) -> 
 
 
 @contextlib.contextmanager
-def refuse_full_memory(section: str, changes: Sequence[str]) -> Iterator[None]:
-    """Make running out of memory a refusal that names the peak and the first two of `changes`."""
+def refuse_full_memory(section: str, changes: Sequence[str], stays: str = "") -> Iterator[None]:
+    """Make running out of memory a refusal: the peak, the plan's, and the first two of `changes`.
+
+    `stays` is a sentence on what is not lost.
+    """
     import torch
 
     try:
@@ -156,13 +162,30 @@ def refuse_full_memory(section: str, changes: Sequence[str]) -> Iterator[None]:
             peak = f"{torch.cuda.max_memory_reserved() / 2**30:.1f} GiB of the GPU"
         # torch goes on with its allocator's settings.
         found = first_line(error).partition(" Of the allocated memory")[0].rstrip(".")
+        remedy = f"Set {', or '.join(changes[:2])}; `regrpo plan` tells what fits. {stays}"
         raise Refused(
             section,
             expected="the step to fit into memory",
-            found=f"{found}; it held {peak} at most",
-            remedy=f"Set {', or '.join(changes[:2])}; `regrpo plan` tells what fits. "
-            "Checkpoints stay: with the same settings `dvc repro` goes on from the newest.",
+            found=f"{found}; it held {peak} at most, and {planned_memory(section)}",
+            remedy=remedy.rstrip(),
         ) from error
+
+
+def planned_memory(stage: str) -> str:
+    """A clause on the peak that `regrpo plan` expects of a stage, in at most a minute.
+
+    It is a process of its own, which a stage's imports do not reach.
+    """
+    command = [sys.executable, "-m", "regrpo.cli", "plan", "--json"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60)
+        totals = []
+        for phase in json.loads(done.stdout)["phases"]:
+            if phase["phase"].split(",")[0] == stage:
+                totals.append(phase["total"])
+        return f"`regrpo plan` expects {gigabytes(max(totals))}"
+    except (OSError, ValueError, LookupError, subprocess.SubprocessError):
+        return "`regrpo plan` could not be asked what it expects"
 
 
 NOT_FOR_USERS = (r"`\w*gradient_checkpointing\w*` is deprecated",)

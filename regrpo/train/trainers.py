@@ -115,10 +115,11 @@ def resumable(stage: str, params: Training, folder: Path) -> Iterator[Path | Non
     What the libraries refuse, and memory that runs out, become refusals of the section.
     """
     changes = memory_changes(stage, params)
+    stays = "Checkpoints stay: with the same settings `dvc repro` goes on from the newest."
     with (
         checkpoints.held(folder),
         refuse_on(ValueError, stage),
-        hardware.refuse_full_memory(stage, changes),
+        hardware.refuse_full_memory(stage, changes, stays),
     ):
         yield checkpoints.newest_complete(folder)
 

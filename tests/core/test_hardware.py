@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,9 +159,13 @@ def out_of_memory() -> Exception:
         ),
     ],
 )
-def test_full_memory_is_one_line_with_the_peak_and_two_changes(error: Exception) -> None:
+def test_full_memory_is_one_line_with_the_peak_the_plan_and_two_changes(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "planned_memory", lambda stage: f"the plan of {stage}")
     words = (
-        r"^grpo: .*fit into memory; found .*; it held [\d,]+ MB of memory at most\. Set A, or B;"
+        r"^grpo: .*fit into memory; found .*; it held [\d,]+ MB of memory at most, "
+        r"and the plan of grpo\. Set A, or B;"
     )
     with (
         pytest.raises(Refused, match=words) as told,
@@ -167,6 +174,26 @@ def test_full_memory_is_one_line_with_the_peak_and_two_changes(error: Exception)
         raise error
     assert "allocated by PyTorch" not in str(told.value)
     assert "`regrpo plan`" in str(told.value)
+
+
+def test_the_plan_is_asked_for_a_stages_highest_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def plan(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command[1:])
+        phases = [
+            {"phase": "sft, train", "total": 9e9},
+            {"phase": "grpo, train", "total": 2e9},
+            {"phase": "grpo, generate", "total": 3e9},
+        ]
+        return subprocess.CompletedProcess(command, 1, json.dumps({"phases": phases}).encode(), b"")
+
+    monkeypatch.setattr(subprocess, "run", plan)
+    assert hardware.planned_memory("grpo") == "`regrpo plan` expects 3.0 GB"
+    assert hardware.planned_memory("evaluate") == (
+        "`regrpo plan` could not be asked what it expects"
+    )
+    assert asked[0] == ["-m", "regrpo.cli", "plan", "--json"]
 
 
 def test_what_is_not_about_memory_stays_as_it_is() -> None:

@@ -11,11 +11,12 @@ import pytest
 
 from regrpo.core import files
 from regrpo.core.errors import Refused
-from regrpo.core.profiles import parse_section
+from regrpo.core.profiles import parse_section, read_yaml
 from regrpo.core.verifiers import VERIFIERS
 from regrpo.evaluate import stats, tasks
 from regrpo.evaluate.results import MODELS
-from tests.support.projects import edit_yaml, make_project, run
+from stages import evaluate
+from tests.support.projects import ROOT, edit_yaml, make_project, run
 from tests.support.questions import write_data
 
 OURS = ["heldout", "heldout_sampled", "heldout_answer_prefilled", "heldout_reasoning_prefilled"]
@@ -231,6 +232,17 @@ def test_settings_that_cannot_be_are_refused_by_name(change: dict[str, Any], mes
     assert parse_section(Params, fine, "here").limit is None
     with pytest.raises(Refused, match=message):
         parse_section(Params, fine | change, "here")
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "first"), [(64, "batch_size: 32"), ("auto", "batch_size: 1"), (1, "a lower")]
+)
+def test_what_lowers_the_peak_is_named_with_a_value_that_would_do(
+    batch_size: int | str, first: str
+) -> None:
+    section = read_yaml(ROOT / "params.yaml")["evaluate"] | {"batch_size": batch_size}
+    changes = evaluate.memory_changes(parse_section(evaluate.Params, section, "evaluate"))
+    assert changes[0].startswith(first)
 
 
 def test_the_headline_is_one_of_what_the_tasks_measure(root: Path) -> None:

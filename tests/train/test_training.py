@@ -335,11 +335,12 @@ def test_memory_that_runs_out_in_a_step_is_one_line_and_the_checkpoint_stays(
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "training_step", full)
+    monkeypatch.setattr(hardware, "planned_memory", lambda stage: "the plan")
     stage = {"sft": sft, "grpo": grpo}[train]
     values = section(stage.Params, train, save_steps=1, logging_steps=1, max_steps=4)
     words = (
         rf"^{train}: expected the step to fit into memory; found CUDA out of memory.*2\.00 GiB; it "
-        r"held [\d,]+ MB of memory at most\. Set per_device_train_batch_size: 8 with "
+        r"held [\d,]+ MB of memory at most, and the plan\. Set per_device_train_batch_size: 8 with "
         r"gradient_accumulation_steps: 2 \(the same batch a step\), or activation_checkpointing"
     )
     with pytest.raises(Refused, match=words):
