@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from regrpo.core.errors import RegrpoError
+from regrpo.core.errors import RegrpoError, system_refusal
 
 COMMANDS = {
     "check": "the whole profile, the environment and free disk, before anything runs",
@@ -55,8 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RegrpoError as error:
-        print(f"regrpo {parsed.command}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _print_error(parsed.command, error)
+    except Exception as error:
+        refusal = system_refusal(error)
+        if refusal is None:
+            raise
+        return _print_error(parsed.command, refusal)
+
+
+def _print_error(command: str, error: RegrpoError) -> int:
+    """Print an error as one line; returns its exit code."""
+    print(f"regrpo {command}: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ samples.parquet,curves.png}. Run it by hand: python -m stages.grpo
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -133,6 +134,17 @@ def summary(params: Params, history: Any, steps: int) -> dict[str, Any]:
     }
 
 
+def write_evidence(run: stage_run.Run[Params], history: Any, samples: Any) -> None:
+    """Write curves, the doctor's verdict and samples."""
+    if not processes.is_main():
+        return
+    history.write_csv(run.reports / "history.csv")
+    health = doctor.examine(history.rows, run.params.main_reward)
+    health["shortfalls"] = doctor.shortfalls(history.rows, samples.names)
+    files.write_json(run.reports / "health.json", health)
+    files.write_parquet(run.reports / "samples.parquet", samples.frame())
+
+
 def train(run: stage_run.Run[Params]) -> None:
     from datasets import Dataset
 
@@ -184,16 +196,14 @@ def train(run: stage_run.Run[Params]) -> None:
             trainers.fit(trainer, checkpoint, parts, params.launch)
             trainers.require_steps("grpo", trainer.state, bool(stop_early(params, history)))
             saving.save_model(trainer, SFT, OUT)
-    finally:
-        # A run that was stopped leaves its evidence.
-        if processes.is_main():
-            history.write_csv(run.reports / "history.csv")
-            health = doctor.examine(history.rows, params.main_reward)
-            health["shortfalls"] = doctor.shortfalls(history.rows, samples.names)
-            files.write_json(run.reports / "health.json", health)
-            files.write_parquet(run.reports / "samples.parquet", samples.frame())
+    except BaseException:
+        # A run that was stopped leaves its evidence, if it can.
+        with contextlib.suppress(Exception):
+            write_evidence(run, history, samples)
+        raise
     if not processes.is_main():
         return
+    write_evidence(run, history, samples)
     metrics = summary(params, history, trainer.state.global_step)
     metrics["prompts_seen"] = samples.prompts_seen
     metrics["classifiers"] = {name: judge.facts for name, judge in judges.items()}

@@ -11,6 +11,6 @@ hub                           what users bring: data/raw/, models/raw/, a hub co
 verifiers                     what a correct answer is
 conversation, rendering       how text is rendered, cut, encoded, decoded and stopped
 tokenizers                    saved to the same bytes; the one of models from scratch
-hardware, processes           device, threads, seeds; several processes
+hardware, processes           device, threads, seeds; several processes, locks
 text                          foreign text made safe, and the formats of numbers
 """

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import re
+import resource
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from regrpo.core.text import visible
@@ -111,3 +117,84 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def class_and_message(error: BaseException) -> str:
     """An exception as `ValueError: the first line of its message`."""
     return f"{type(error).__name__}: {first_line(error)}"
+
+
+# --- what the system refuses ----------------------------------------------------------------------
+
+ROOM = "room on the disk"
+RIGHT = "the right to write"
+MEMORY = "memory"
+PLACES = {ROOM: "disk", RIGHT: "file system", MEMORY: "process"}
+BY_ERRNO = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: ROOM,
+    errno.EACCES: RIGHT,
+    errno.EPERM: RIGHT,
+    errno.EROFS: RIGHT,
+    errno.ENOMEM: MEMORY,
+}
+BY_WORDS = {
+    r"No space left|disk is full|quota exceeded|File too large": ROOM,
+    # torch.save names no cause; it writes its archive by this class.
+    r"inline_container\.cc|PytorchStreamWriter": ROOM,
+    r"Read-only file system|Permission denied|readonly database": RIGHT,
+    r"[Cc]annot allocate memory|can't allocate memory|can't start new thread": MEMORY,
+    r"failed to map segment|bad_alloc|Unable to allocate": MEMORY,
+}
+"""Words of libraries that give no number: safetensors, tokenizers, SQLite, torch, NumPy, ld.so."""
+REMEDIES = {
+    ROOM: "Free some (`dvc gc --workspace` drops cached results that no experiment of yours needs) "
+    "or raise the quota, then run `dvc repro` again: finished stages and checkpoints are whole.",
+    RIGHT: "Make it writable for this user, then run `dvc repro` again.",
+    MEMORY: "Raise the limit, end what else holds memory, or lower the section's batch and "
+    "lengths (`regrpo plan` says what fits), then run `dvc repro` again.",
+}
+
+
+def system_refusal(error: BaseException) -> CannotCheck | None:
+    """What the system refused (room, the right to write, memory), by cause.
+
+    Returns None for any other exception.
+    """
+    for cause in causes(error):
+        need = _need(cause)
+        if need is None:
+            continue
+        path = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
+        return CannotCheck(
+            os.fsdecode(path) if isinstance(path, str | bytes) else PLACES[need],
+            expected=need,
+            found=f"{first_line(cause)} ({_state(need)})",
+            remedy=REMEDIES[need],
+        )
+    return None
+
+
+def _need(error: BaseException) -> str | None:
+    """What the system had too little of, if that is what an exception says."""
+    if isinstance(error, MemoryError):
+        return MEMORY
+    if isinstance(error, OSError) and error.errno in BY_ERRNO:
+        return BY_ERRNO[error.errno]
+    for words, need in BY_WORDS.items():
+        if re.search(words, str(error)):
+            return need
+    return None
+
+
+def _state(need: str) -> str:
+    """How much there is of it, or who wants it."""
+    if need == ROOM:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        free = f"{shutil.disk_usage(Path.cwd()).free / 1e6:,.0f} MB free here"
+        if limit == resource.RLIM_INFINITY:
+            return free
+        return f"{free}; a file may have {limit / 1e6:,.0f} MB, `ulimit -f`"
+    if need == RIGHT:
+        return f"as user {os.geteuid()}"
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return f"{held:,.0f} MB held at most; no limit of the process"
+    return f"{held:,.0f} MB held at most; the address space is limited to {limit / 1e6:,.0f} MB"

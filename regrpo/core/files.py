@@ -79,7 +79,9 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         temporary.replace(path)
     finally:
-        remove(temporary)
+        # What ended this before, as a full or read-only disk, is what has to be said.
+        with contextlib.suppress(OSError):
+            remove(temporary)
 
 
 def remove(path: Path) -> None:

@@ -1,10 +1,17 @@
-"""Which of the processes that train together this one is, and how they wait for one another."""
+"""Which of the processes that train together this one is, and how processes wait for one another.
+
+A lock file is held by one process at a time. None is left behind, and no forked child keeps one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +31,12 @@ OUTER = (
     "GIT_PREFIX",
 )
 """How the variables begin that a hook or a stage around this process would pass on."""
+TIME_TO_END = 10.0
+"""Seconds that a stage has from a signal that asks it to end until it is killed."""
+LOCK_TRIED_EVERY = 0.05
+"""Seconds between two tries."""
+_locks: set[int] = set()
+"""The descriptors of this process's locks."""
 T = TypeVar("T")
 
 
@@ -103,3 +116,77 @@ def end_with_parent() -> None:
     parent = str(os.getppid())
     if os.environ.get(PARENT, parent) != parent:  # it died before the call
         os._exit(1)
+
+
+# --- lock files -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[int, int], None]) -> Iterator[int]:
+    """Be the only one who holds the lock file at `path`, which is removed in the end.
+
+    Yields its descriptor. While another process (or thread) has the lock, `on_wait` gets the
+    descriptor and the number of tries so far, before each further one.
+    """
+    while True:
+        with _opened(path) as lock:
+            tries = 0
+            while not _taken(lock):
+                tries += 1
+                on_wait(lock, tries)
+                time.sleep(LOCK_TRIED_EVERY)
+            # Its holder removes it in the end: who waited has the lock of no file, and goes on.
+            if _is_at(lock, path):
+                try:
+                    yield lock
+                finally:
+                    _remove(path)
+                return
+
+
+def sweep_locks(folder: Path) -> None:
+    """Remove the lock files that nobody holds: those of processes that were killed."""
+    for path in folder.glob("*.lock"):
+        with contextlib.suppress(OSError), _opened(path) as lock:
+            if _taken(lock) and _is_at(lock, path):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    _locks.add(lock)
+    try:
+        yield lock
+    finally:
+        _locks.discard(lock)
+        os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(lock), path.stat())
+    return False
+
+
+def _remove(path: Path) -> None:
+    """Remove the file; on a file system that has become read-only it stays, and hurts nobody."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _in_child() -> None:
+    """Close what a forked child has of its parent's locks: it would hold them beyond its parent."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_in_child)

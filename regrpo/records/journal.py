@@ -2,8 +2,8 @@
 
 It is files in .regrpo/journal/, one folder per executed stage: `open.json` (facts known at its
 start), `metrics.jsonl` (as it goes), `files/` (reports and attachments), `closed.json` (how it
-ended). The tracker adds `mlflow.json` (run id, how far it is) and, when MLflow holds everything,
-the empty file `sent`.
+ended; `failed.json` waits to become it). The tracker adds `mlflow.json` (run id, how far it is)
+and, when MLflow holds everything, the empty file `sent`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Journal:
         self.folder.mkdir(parents=True)
         if not enabled():
             (self.folder / "sent").touch()
+        # A full disk has no room for another file, but lets this one be renamed.
+        files.write_json(self.folder / "failed.json", _end("FAILED", None, None))
         files.write_json(self.folder / "open.json", facts)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -67,8 +69,14 @@ class Journal:
 
     def close(self, status: str, record: Json | None) -> None:
         """Say how the stage ended: FINISHED (with its run.json), FAILED or KILLED, as in MLflow."""
-        closed = {"status": status, "ended": time.time(), "record": record}
-        files.write_json(self.folder / "closed.json", closed)
+        path = self.folder / "closed.json"
+        try:
+            files.write_json(path, _end(status, time.time(), record))
+        except OSError:
+            if status != "FAILED":
+                raise
+            (self.folder / "failed.json").rename(path)
+            os.utime(path)
 
     def mlflow_run_id(self, is_following: Callable[[], bool], patience: float = 30.0) -> str | None:
         """The tracker's id for this run. None if it gave none within `patience` seconds."""
@@ -88,6 +96,10 @@ class Journal:
         notes = self.folder / "mlflow.json"
         stuck = files.read_json(notes).get("stuck") if notes.exists() else None
         return str(stuck) if stuck else None
+
+
+def _end(status: str, ended: float | None, record: Json | None) -> Json:
+    return {"status": status, "ended": ended, "record": record}
 
 
 # --- the tracker's end ----------------------------------------------------------------------------
@@ -139,7 +151,10 @@ class JournalReader:
         running = self.running
         path = self.folder / "closed.json"
         if path.exists():
-            return _object(path)
+            closed = _object(path)
+            if closed["ended"] is None:
+                closed["ended"] = path.stat().st_mtime
+            return closed
         if running:
             return None
         signs = [self.folder / name for name in ("open.json", "metrics.jsonl")]

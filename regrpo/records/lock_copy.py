@@ -38,10 +38,12 @@ def mend() -> list[str]:
     """
     todo: list[tuple[str, Callable[[], None]]] = []
     in_merge = LOCK.exists() and b"<<<<<<< " in LOCK.read_bytes()
-    damaged = LOCK.exists() and not in_merge and not is_whole(LOCK)
-    if damaged and COPY.exists() and is_whole(COPY):
-        said = f"{LOCK} cannot be read (a kill cuts it off): put back from {COPY}, the old is {OLD}"
-        todo.append((said, _put_back))
+    if LOCK.exists() and not in_merge and not is_whole(LOCK):
+        source = "set aside (git may have one, DVC's cache brings finished stages back)"
+        if _has_copy():
+            source = f"put back from {COPY}"
+        said = f"{LOCK} cannot be read (a kill or a full disk cuts it off): {source}, "
+        todo.append((f"{said}the old is {OLD}", _put_back))
     if RWLOCK.exists() and not _is_json(RWLOCK):
         todo.append((f"{RWLOCK} was cut off by a kill: removed", RWLOCK.unlink))
     if not todo or dvc_lives(Path.cwd()):
@@ -75,10 +77,16 @@ def dvc_lives(root: Path) -> bool:
     return False
 
 
+def _has_copy() -> bool:
+    return COPY.exists() and is_whole(COPY)
+
+
 def _put_back() -> None:
+    OLD.parent.mkdir(exist_ok=True)
     LOCK.rename(OLD)
-    with files.replacing(LOCK) as temporary:
-        shutil.copyfile(COPY, temporary)
+    if _has_copy():
+        with files.replacing(LOCK) as temporary:
+            shutil.copyfile(COPY, temporary)
 
 
 def _is_json(path: Path) -> bool:

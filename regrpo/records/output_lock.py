@@ -7,21 +7,18 @@ then starts beside it. The lock lies in the user's repository, one per workspace
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from regrpo.core import files
+from regrpo.core import files, processes
 from regrpo.core.dvc import dvc_root
 from regrpo.records.journal import is_alive
-
-PATIENCE = 10.0
-"""Seconds that a stage left behind has from SIGTERM to SIGKILL."""
 
 
 @contextlib.contextmanager
@@ -34,12 +31,9 @@ def held(
     dvc is gone is ended; any other is waited for. What lies at the outputs then is removed: DVC
     has removed its own before, so that it is an orphan's. Without a dvc everything stays.
     """
-    with _file(stage).open("a+", encoding="utf-8") as lock:
-        _take(lock, stage)
-        lock.seek(0)
-        lock.truncate()
-        lock.write(json.dumps({"process": process, "dvc": dvc}))
-        lock.flush()
+    with processes.locked(_file(stage), partial(_wait, stage)) as lock:
+        os.truncate(lock, 0)
+        os.pwrite(lock, json.dumps({"process": process, "dvc": dvc}).encode(), 0)
         if dvc:
             for output in outputs:
                 files.remove(Path(output))
@@ -47,39 +41,32 @@ def held(
 
 
 def _file(stage: str) -> Path:
+    """The lock file of a stage in this workspace; those that kills left behind are removed."""
     folder = dvc_root() / ".regrpo" / "writers"
     folder.mkdir(parents=True, exist_ok=True)
+    processes.sweep_locks(folder)
     workspace = files.sha256_text(str(Path.cwd().resolve()))
     return folder / f"{stage}-{workspace[:16]}.lock"
 
 
-def _take(lock: IO[str], stage: str) -> None:
-    """Wait for the lock. It is a process's own (lockf): a forked child does not keep it alive."""
-    waiting = False
-    while True:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            holder = _holder(lock)
-        if holder.get("dvc") and not is_alive(holder["dvc"]):
-            print(f"{stage}: ending a run of this stage whose dvc is gone ...", flush=True)
-            _end(holder["process"])
-        elif not waiting:
-            waiting = True
-            number = int(holder.get("process", [0])[0]) or "another"
-            print(
-                f"{stage}: process {number} is at work on the same outputs; waiting for it ...",
-                flush=True,
-            )
-        time.sleep(0.2)
+def _wait(stage: str, lock: int, tries: int) -> None:
+    """Another holds the lock: end it if it is an orphan, else say so."""
+    holder = _holder(lock)
+    if holder.get("dvc") and not is_alive(holder["dvc"]):
+        print(f"{stage}: ending a run of this stage whose dvc is gone ...", flush=True)
+        _end(holder["process"])
+    elif tries == 1:
+        number = int(holder.get("process", [0])[0]) or "another"
+        print(
+            f"{stage}: process {number} is at work on the same outputs; waiting for it ...",
+            flush=True,
+        )
 
 
-def _holder(lock: IO[str]) -> dict[str, Any]:
+def _holder(lock: int) -> dict[str, Any]:
     """What the holder wrote: {process, dvc}. Empty in the moment before it has."""
-    lock.seek(0)
     try:
-        found = json.loads(lock.read())
+        found = json.loads(os.pread(lock, 4096, 0))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -87,7 +74,7 @@ def _holder(lock: IO[str]) -> dict[str, Any]:
 
 def _end(process: Sequence[float]) -> None:
     """End a process: SIGTERM, and SIGKILL for one that does not answer."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + processes.TIME_TO_END
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(process[0]), signal.SIGTERM)
         while is_alive(process):

@@ -7,7 +7,6 @@ other output.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import platform
@@ -25,7 +24,7 @@ from typing import Generic, TypeVar
 
 from regrpo.core import files, hardware, processes, profiles
 from regrpo.core.dvc import declared_outputs, dvc_root, entry_now, files_in, path_of
-from regrpo.core.errors import CannotCheck, RegrpoError
+from regrpo.core.errors import CannotCheck, RegrpoError, system_refusal
 from regrpo.core.files import Json
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, record_path, stage_key
@@ -162,15 +161,15 @@ def require_checked_profile() -> None:
 def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     """A stage's frame: profile checked, parameters parsed, run journalled, run.json written.
 
-    Exits with the error's own code, and one line, for a RegrpoError and for a full disk; any other
-    exception is a fault of ours and keeps its traceback.
+    Exits with the error's own code, and one line, for a RegrpoError and for what the system refuses
+    (room, rights, memory); any other exception is a fault of ours and keeps its traceback.
     """
     run: Run[P] | None = None
     status = "FAILED"
     processes.exit_on(signal.SIGTERM, signal.SIGHUP)
     dvc = ancestor_dvc()
     try:
-        with watcher.watched(dvc[0] if dvc else None):
+        with watcher.watched(dvc[0] if dvc else None, processes.TIME_TO_END):
             run = _open(name, model, dvc)
             hardware.log_what_no_user_can_mend()
             lock_copy.keep()
@@ -188,14 +187,23 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     except Exception as error:
         sys.exit(_report(name, error))
     finally:
-        if run is not None and status != "FINISHED":
-            # A journal without its end says KILLED: on a full disk that has to do.
-            with contextlib.suppress(OSError):
-                _keep_reports(run.journal, name)
-            with contextlib.suppress(OSError):
-                run.journal.close(status, None)
-        if run is not None and (trouble := run.journal.trouble()):
-            print(f"{name}: MLflow does not take this run: {trouble}", file=sys.stderr)
+        if run is not None:
+            _end_journal(run, status)
+
+
+def _end_journal(run: Run[P], status: str) -> None:
+    """Close the journal of a run that did not finish, and print what keeps it from MLflow.
+
+    Raises nothing: what ended the stage is what its user has to see.
+    """
+    if status != "FINISHED":
+        with contextlib.suppress(Exception):
+            _keep_reports(run.journal, run.stage)
+        with contextlib.suppress(Exception):
+            run.journal.close(status, None)
+    with contextlib.suppress(Exception):
+        if trouble := run.journal.trouble():
+            print(f"{run.stage}: MLflow does not take this run: {trouble}", file=sys.stderr)
 
 
 def _open(name: str, model: type[P], dvc: tuple[int, float] | None) -> Run[P]:
@@ -221,16 +229,10 @@ def _report(name: str, error: Exception) -> int:
     if isinstance(error, RegrpoError):
         print(error if error.where.startswith(name) else f"{name}: {error}", file=sys.stderr)
         return error.exit_code
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        found = str(error.strerror)
-        if error.filename:
-            found += f": {error.filename}"
-        print(
-            f"{name}: expected room on the disk; found {found}. Free some, and run `dvc repro`.",
-            file=sys.stderr,
-        )
-    else:
-        traceback.print_exception(error)
+    if refusal := system_refusal(error):
+        print(f"{name}: {refusal}", file=sys.stderr)
+        return refusal.exit_code
+    traceback.print_exception(error)
     return CannotCheck.exit_code
 
 

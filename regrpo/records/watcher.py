@@ -3,7 +3,7 @@
 SIGTERM to dvc (also by `timeout`, a scheduler, a closed terminal) leaves the stage running as an
 orphan: it would train on, and overwrite what was made meanwhile. And a Python signal handler waits
 until native code returns, which can take minutes. So a process of its own watches: it ends the
-stage with SIGTERM when dvc is gone, and with SIGKILL ten seconds after a signal without an answer.
+stage with SIGTERM when dvc is gone, and with SIGKILL some seconds after a signal without an answer.
 
 Started by path and without site-packages it takes 20 ms; imports nothing but the standard library.
 """
@@ -20,8 +20,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-PATIENCE = 10.0
-"""Seconds from a signal to SIGKILL."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask a stage to end: from a scheduler, Ctrl+C, a closed terminal."""
 _pipes: set[int] = set()
@@ -31,11 +29,12 @@ _forking = threading.local()
 
 
 @contextlib.contextmanager
-def watched(dvc: int | None, patience: float = PATIENCE) -> Iterator[None]:
+def watched(dvc: int | None, patience: float) -> Iterator[None]:
     """Let a process watch this one. `dvc` is the process to end with; None watches signals only.
 
-    Python writes each signal's number to the pipe from its C handler, whatever the main thread
-    does (signal.set_wakeup_fd). The watcher ends with the pipe.
+    `patience` is the seconds from a signal to SIGKILL. Python writes each signal's number to the
+    pipe from its C handler, whatever the main thread does (signal.set_wakeup_fd). The watcher ends
+    with the pipe.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -114,6 +113,8 @@ def watch(stage: int, dvc: int, patience: float) -> None:
             poll.unregister(dvc_ends)
             dvc_ends = None
             os.kill(stage, signal.SIGTERM)
+            # A stage that stands still (SIGSTOP) never hands the signal on.
+            kill_at = time.monotonic() + patience
         if sys.stdin.fileno() in ready:
             signals = os.read(sys.stdin.fileno(), 4096)
             if not signals:  # the stage has ended

@@ -9,7 +9,6 @@ starts others to train needs it too.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -37,14 +36,20 @@ def held(folder: Path) -> Iterator[Path]:
     if processes.is_worker():
         yield folder
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_suffix(".lock")
-    with _locked(path):
+
+    def wait(_: int, tries: int) -> None:
+        if tries == 1:
+            print(
+                f"{path.stem}: another run of the same key is at work; waiting for it ...",
+                flush=True,
+            )
+
+    with processes.locked(path, wait):
         folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder)
-        # While it is held: whoever waits for it sees that, and makes another.
-        path.unlink()
 
 
 def newest_complete(folder: Path) -> Path | None:
@@ -93,30 +98,3 @@ def digests(folder: Path) -> dict[str, str]:
         if path.is_file() and path.name != MANIFEST:
             found[path.relative_to(folder).as_posix()] = files.sha256(path)
     return found
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock on the file at `path`.
-
-    Its holder removes it in the end: who waited then has the lock of no file, and takes the next.
-    """
-    while True:
-        with path.open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(
-                    f"{path.stem}: another run of the same key is at work; waiting for it ...",
-                    flush=True,
-                )
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if _is_at(lock.fileno(), path):
-                yield
-                return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    return False

@@ -22,12 +22,15 @@ from typing import Any
 
 from regrpo.core import files, hardware
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.processes import FOLDER, PARENT
+from regrpo.core.processes import FOLDER, PARENT, TIME_TO_END
 from regrpo.core.settings import Launch
 from regrpo.train import checkpoints, sharding
 
-PATIENCE = 40.0
-"""Seconds for agents and workers to end by themselves; torchrun's agent gives its workers 30."""
+PATIENCE = 0.6 * TIME_TO_END
+"""Seconds for agents and workers to end by themselves; the rest is the stage's, for its record.
+
+torchrun's agent would give its workers 30: then the stage would be killed meanwhile.
+"""
 Log = Callable[[Mapping[str, float], int], None]
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
-from regrpo.core.errors import LONGEST, CannotCheck, Refused, first_line
+from regrpo.core import errors
+from regrpo.core.errors import LONGEST, CannotCheck, Refused, first_line, system_refusal
 
 HOSTILE = "\x1b]0;mine\x07\x1b[2J\u202egpj.exe\x9b31m\r"
 """Sets a window's title, clears the screen, turns the direction of reading, colours, overwrites."""
@@ -35,3 +39,44 @@ def test_rows_below_each_other_stay_so() -> None:
 def test_the_first_line_of_a_foreign_exception_is_shown_alike() -> None:
     assert first_line(ValueError(HOSTILE + "\nsecond")).isprintable()
     assert first_line(ValueError()) == "ValueError"
+
+
+def of_system(number: int, *names: str) -> OSError:
+    return OSError(number, os.strerror(number), *names)
+
+
+@pytest.mark.parametrize(
+    ("error", "need"),
+    [
+        (of_system(errno.ENOSPC, "models/sft/a"), errors.ROOM),
+        (of_system(errno.EDQUOT), errors.ROOM),
+        (of_system(errno.EFBIG), errors.ROOM),
+        (Exception("No space left on device (os error 28)"), errors.ROOM),
+        (ValueError("Error while serializing: I/O error: No space left on device"), errors.ROOM),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5"), errors.ROOM),
+        (RuntimeError("database or disk is full"), errors.ROOM),
+        (of_system(errno.EROFS, "models"), errors.RIGHT),
+        (of_system(errno.EACCES, "models"), errors.RIGHT),
+        (RuntimeError("attempt to write a readonly database"), errors.RIGHT),
+        (MemoryError(), errors.MEMORY),
+        (of_system(errno.ENOMEM), errors.MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), errors.MEMORY),
+        (RuntimeError("can't start new thread"), errors.MEMORY),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), errors.MEMORY),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_by_cause(error: Exception, need: str) -> None:
+    wrapped = RuntimeError("saving failed")
+    wrapped.__cause__ = error
+    refusal = system_refusal(wrapped)
+    assert refusal is not None
+    assert refusal.exit_code == 2
+    assert refusal.expected == need
+    assert len(str(refusal).splitlines()) == 1
+    if isinstance(error, OSError) and error.filename:
+        assert refusal.where == error.filename
+
+
+def test_any_other_exception_is_a_fault_of_ours() -> None:
+    assert system_refusal(KeyError("full")) is None
+    assert system_refusal(FileNotFoundError(errno.ENOENT, "No such file", "a")) is None

@@ -36,7 +36,7 @@ def test_a_lock_that_was_cut_off_is_put_back(left: str, root: Path) -> None:
     (root / "dvc.lock").write_text(left)
     lock_copy.keep()
     (said,) = lock_copy.mend()
-    assert said.startswith("dvc.lock cannot be read (a kill cuts it off): put back from")
+    assert said.startswith("dvc.lock cannot be read (a kill or a full disk cuts it off): put back")
     assert (root / "dvc.lock").read_text() == WHOLE
     assert (root / ".regrpo/dvc.lock.damaged").read_text() == left
     assert lock_copy.mend() == []
@@ -49,11 +49,19 @@ def test_a_garbled_rwlock_is_removed(left: str, root: Path) -> None:
     assert not (root / ".dvc/tmp/rwlock").exists()
 
 
-def test_what_is_whole_and_what_has_no_copy_stays(root: Path) -> None:
+def test_what_is_whole_stays(root: Path) -> None:
     (root / ".dvc/tmp/rwlock").write_text("{}")
-    (root / "dvc.lock").write_text("")
+    (root / "dvc.lock").write_text(WHOLE)
     assert lock_copy.mend() == []
-    assert (root / "dvc.lock").read_text() == ""
+    assert (root / "dvc.lock").read_text() == WHOLE
+
+
+def test_a_lock_that_was_cut_off_before_there_is_a_copy_is_set_aside(root: Path) -> None:
+    (root / "dvc.lock").write_text(WHOLE[:24])
+    (said,) = lock_copy.mend()
+    assert "set aside (git may have one, DVC's cache brings finished stages back)" in said
+    assert not (root / "dvc.lock").exists()
+    assert (root / ".regrpo/dvc.lock.damaged").read_text() == WHOLE[:24]
 
 
 def test_nothing_is_mended_while_a_dvc_of_this_repository_lives(root: Path, tmp_path: Path) -> None:

@@ -96,3 +96,14 @@ def test_another_stage_and_another_workspace_have_locks_of_their_own(
     assert take(None) < 5
     holder.kill()
     holder.wait()
+
+
+def test_the_lock_goes_and_so_do_those_that_kills_left_behind(tmp_path: Path) -> None:
+    folder = tmp_path / ".regrpo/writers"
+    holder = start(identity(os.getpid()), 60)
+    holder.kill()
+    holder.wait()
+    (folder / "grpo-0123456789abcdef.lock").write_text("of a workspace that is gone")
+    assert len(list(folder.iterdir())) == 2
+    take(None)
+    assert list(folder.iterdir()) == []

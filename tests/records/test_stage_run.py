@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import os
 import platform
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -47,7 +49,7 @@ def write_one_stage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGRPO_TRACKING", "off")
     monkeypatch.setattr(stage_run, "require_checked_profile", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(watcher, "watched", lambda dvc: contextlib.nullcontext())
+    monkeypatch.setattr(watcher, "watched", lambda *_: contextlib.nullcontext())
     (root / "code.py").write_text("pass\n")
     sections = {name: {"seed": 1} for name in SECTIONS}
     files.write_json(root / "params.yaml", {"profile": "params.yaml"} | sections)
@@ -127,6 +129,28 @@ def test_a_fault_of_ours_keeps_its_traceback_and_an_interrupted_stage_was_killed
         raise ZeroDivisionError
     assert caught.value.code == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_failed_though_nothing_can_be_written(
+    stage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def write(folder: Path) -> None:
+        monkeypatch.setattr(files, "replacing", full)
+        files.write_text(folder / "out.txt", "")
+
+    with pytest.raises(SystemExit) as caught, stage_run.stage("prepare", Params) as run:
+        write(run.reports)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("prepare: reports/prepare/out.txt: expected room on the disk; found")
+    assert closed_status(stage) == "FAILED"
+    (folder,) = (stage / ".regrpo/journal").iterdir()
+    closed = JournalReader(folder).closed
+    assert closed is not None
+    assert closed["ended"] > time.time() - 60
 
 
 class Installed:

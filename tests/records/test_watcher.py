@@ -53,6 +53,15 @@ def test_a_stage_ends_with_its_dvc(number: int, work: str, code: int) -> None:
         assert stage.wait(20) == code
 
 
+def test_a_stage_that_stands_still_is_killed_with_its_dvc() -> None:
+    with subprocess.Popen(["sleep", "60"]) as dvc:
+        stage = start(dvc.pid, "wait")
+        stage.send_signal(signal.SIGSTOP)
+        dvc.kill()
+        dvc.wait()
+        assert stage.wait(20) == -signal.SIGKILL
+
+
 def test_a_dvc_that_was_gone_before_ends_the_stage_as_well() -> None:
     with subprocess.Popen(["true"]) as dvc:
         dvc.wait()

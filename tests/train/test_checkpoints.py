@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,3 +241,27 @@ def test_a_failed_run_keeps_its_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(Interrupted), checkpoints.held(tmp_path / "key"):
         raise Interrupted
     assert (tmp_path / "key/checkpoint-2").exists()
+
+
+def test_a_forked_child_does_not_hold_the_lock_beyond_its_parent(tmp_path: Path) -> None:
+    """A worker of a data loader that outlives a killed stage."""
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom regrpo.train import checkpoints\n"
+        "with checkpoints.held(Path(sys.argv[1])):\n"
+        "    child = os.fork()\n"
+        "    if child:\n        print(child, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "key")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    try:
+        waiting = threading.Thread(target=lambda: checkpoints.held(tmp_path / "key").__enter__())
+        waiting.daemon = True
+        waiting.start()
+        waiting.join(10)
+        assert not waiting.is_alive()
+    finally:
+        os.kill(child, signal.SIGKILL)
