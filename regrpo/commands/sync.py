@@ -11,12 +11,13 @@ from regrpo.core.text import count, cut
 from regrpo.evaluate.results import METRICS, MODELS, parse_metrics
 from regrpo.records.journal import damaged_folder, enabled
 from regrpo.tracking import address, state
-from regrpo.tracking.sync import sync
+from regrpo.tracking.sync import LIMIT, USUAL_LIMIT, sync
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Safe to repeat. Exit code 2: MLflow could not be told; nothing is lost, run it again."
+        "Safe to repeat. Exit code 2: MLflow could not be told; nothing is lost, run it again. "
+        f"{LIMIT} names the seconds that it may take in all ({USUAL_LIMIT:.0f})."
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print each row made or ended (if none, the latest pipeline's) and where they are."""
-    changed = sync()
+    changed = sync(quiet=args.quiet)
     latest = state.latest_pipeline()
     damaged = sorted(folder.name for folder in damaged_folder().glob("*"))
     if damaged:

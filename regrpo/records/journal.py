@@ -21,9 +21,12 @@ from typing import Any
 from regrpo.core import files
 from regrpo.core.dvc import dvc_root
 from regrpo.core.files import Json
+from regrpo.records import journal_files
 
 METRIC_REPORTS = {"metrics.json": "", "verdict.json": "", "health.json": "health."}
 """Reports whose numbers are a stage's final metrics, and what goes before their names."""
+
+NOTES = "mlflow.json"
 
 
 def enabled() -> bool:
@@ -43,13 +46,21 @@ class Journal:
     """The stage's end: opened at its start, written to while it runs, closed whatever happens."""
 
     def __init__(self, facts: Json) -> None:
-        self.folder = journal_folder() / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{facts['stage']}"
-        self.folder.mkdir(parents=True)
+        self._name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{facts['stage']}"
+        (journal_folder() / self._name).mkdir(parents=True)
         if not enabled():
             (self.folder / "sent").touch()
         # A full disk has no room for another file, but lets this one be renamed.
         files.write_json(self.folder / "failed.json", _end("FAILED", None, None))
         files.write_json(self.folder / "open.json", facts)
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, also while the tracker has set it aside because it cannot be read."""
+        folder = journal_folder() / self._name
+        if folder.exists():
+            return folder
+        return damaged_folder() / self._name
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Append numbers (anything else is left out) under an optimizer or other step."""
@@ -80,26 +91,29 @@ class Journal:
 
     def mlflow_run_id(self, is_following: Callable[[], bool], patience: float = 30.0) -> str | None:
         """The tracker's id for this run. None if it gave none within `patience` seconds."""
-        notes = self.folder / "mlflow.json"
         started = time.monotonic()
-        while enabled() and not notes.exists():
+        while enabled() and not (self.folder / NOTES).exists():
             waited = time.monotonic() - started
             # A tracker that was just started takes a moment to show.
             if waited > patience or (waited > 3.0 and not is_following()):
                 return None
             time.sleep(0.05)
-        run_id = files.read_json(notes).get("run_id") if notes.exists() else None
-        return str(run_id) if run_id else None
+        return read_notes(self.folder).get("run_id")
 
     def trouble(self) -> str | None:
         """Why MLflow does not take this run, and what to do; None if it does, or may later."""
-        notes = self.folder / "mlflow.json"
-        stuck = files.read_json(notes).get("stuck") if notes.exists() else None
-        return str(stuck) if stuck else None
+        return read_notes(self.folder).get("stuck")
 
 
 def _end(status: str, ended: float | None, record: Json | None) -> Json:
     return {"status": status, "ended": ended, "record": record}
+
+
+def read_notes(folder: Path) -> Json:
+    """The tracker's notes. Garbled ones are none: it finds its run again, and notes it anew."""
+    with contextlib.suppress(ValueError, FileNotFoundError):
+        return journal_files.read(folder / NOTES, journal_files.Notes)
+    return {}
 
 
 # --- the tracker's end ----------------------------------------------------------------------------
@@ -111,9 +125,7 @@ class JournalReader:
     def __init__(self, folder: Path) -> None:
         """Raises ValueError (or OSError) if the journal's beginning is empty or garbled."""
         self.folder = folder
-        self.facts = _object(folder / "open.json")
-        if not {"stage", "run", "process", "execution", "workspace"} <= set(self.facts):
-            raise ValueError(f"no journal: {folder.name}")
+        self.facts = journal_files.read(folder / "open.json", journal_files.Facts)
 
     @property
     def stage(self) -> str:
@@ -151,7 +163,7 @@ class JournalReader:
         running = self.running
         path = self.folder / "closed.json"
         if path.exists():
-            closed = _object(path)
+            closed = journal_files.read(path, journal_files.Closed)
             if closed["ended"] is None:
                 closed["ended"] = path.stat().st_mtime
             return closed
@@ -164,21 +176,14 @@ class JournalReader:
     @property
     def tracker_notes(self) -> Json:
         """Its notes: run_id, parent_run_id, model_id, offset, ended; error, stuck."""
-        path = self.folder / "mlflow.json"
-        return _object(path) if path.exists() else {}
-
-    def require_readable(self) -> None:
-        """Raises ValueError (or OSError) if its end or the tracker's notes are empty or garbled."""
-        for name in ("closed.json", "mlflow.json"):
-            if (self.folder / name).exists():
-                _object(self.folder / name)
+        return read_notes(self.folder)
 
     def note(self, **values: Any) -> None:
         """Add to the tracker's notes; a run id takes the place of an earlier error."""
         notes = self.tracker_notes | values
         if notes.get("run_id"):
             notes.pop("error", None)
-        files.write_json(self.folder / "mlflow.json", notes)
+        files.write_json(self.folder / NOTES, notes)
 
     def answer_with_error(self, problem: str, stuck: str | None) -> None:
         """Note why MLflow has no run of this journal; `stuck` is told when the stage ends."""
@@ -192,15 +197,12 @@ class JournalReader:
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return [], offset
+        if offset > path.stat().st_size:  # garbled; what MLflow has it does not take twice
+            offset = 0
         with path.open("rb") as f:
             f.seek(offset)
             whole, newline, _ = f.read().rpartition(b"\n")
-        lines = []
-        for line in whole.splitlines():
-            # What a power loss garbled stays out of the curves; history.csv is the record.
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-        return lines, offset + len(whole) + len(newline)
+        return journal_files.read_lines(whole), offset + len(whole) + len(newline)
 
     def kept(self, name: str) -> bytes | None:
         """A kept file's bytes. Returns None if there is none of that name."""
@@ -228,7 +230,7 @@ def pending() -> Iterator[JournalReader]:
             continue
         try:
             journal = JournalReader(folder)
-            journal.require_readable()
+            _ = journal.closed
         except OSError:  # it may be there at the next look: a network's file system, full tables
             continue
         except ValueError:
@@ -252,13 +254,6 @@ def journal_of(stage: str, run: str) -> JournalReader | None:
             if journal.facts.get("run") == run:
                 return journal
     return None
-
-
-def _object(path: Path) -> Json:
-    content = files.read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"no JSON object: {path}")
-    return content
 
 
 # --- processes ------------------------------------------------------------------------------------

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from regrpo.core.dvc import dvc_root
 from regrpo.core.git import experiments
 from regrpo.core.pipeline import Snapshot
-from regrpo.records.journal import JournalReader, pending
+from regrpo.records.journal import JournalReader, damaged_folder, pending, read_notes
 from regrpo.tracking import pipeline_rows, state, writer
 from regrpo.tracking.address import cure, experiment_name, sentence, tracking_uri
 from regrpo.tracking.store import Store
@@ -36,23 +36,29 @@ def open_store() -> Store:
     return Store(tracking_uri(), experiment_name(), dvc_root() / "mlartifacts")
 
 
-def sync_once(store: Store) -> Pass:
-    """Write to MLflow everything that the files hold and it does not."""
+def sync_once(store: Store, show: Callable[[str], None] = lambda _: None) -> Pass:
+    """Write to MLflow everything that the files hold and it does not; `show` gets the progress."""
     done = Pass()
     store.changed = done.changed
     executions: dict[str, list[JournalReader]] = {}
-    for journal in pending():
+    journals = list(pending())
+    for number, journal in enumerate(journals):
+        show(f"{number} of {len(journals)} journals are sent, {journal.folder.name} is next")
         with _collecting_failures(done, journal.folder.name, journal):
             writer.write_journal(store, journal)
         if journal.execution:
             executions.setdefault(journal.execution, []).append(journal)
-    for journals in executions.values():
-        over = [not journal.live and journal.tracker_notes.get("ended") for journal in journals]
+    for number, stages in enumerate(executions.values()):
+        over = [not journal.live and journal.tracker_notes.get("ended") for journal in stages]
         if all(over):
-            name = journals[0].facts["experiment"] or "repro"
+            name = stages[0].facts["experiment"] or "repro"
+            show(f"{number} of {len(executions)} executions are ended, {name} is next")
             with _collecting_failures(done, f"execution of {name}"):
-                _finish(store, journals, done)
-    _ensure_rows(store, done)
+                _finish(store, stages, done)
+    for folder in damaged_folder().glob("*"):
+        with _collecting_failures(done, folder.name):
+            _end_damaged(store, folder)
+    _ensure_rows(store, done, show)
     return done
 
 
@@ -73,6 +79,21 @@ def _collecting_failures(
     else:
         if journal is not None and journal.tracker_notes.get("stuck"):
             journal.note(stuck=None)
+
+
+def _end_damaged(store: Store, folder: Path) -> None:
+    """End the runs of a journal that was set aside: nothing more of it will come."""
+    if (folder / "sent").exists():
+        return
+    notes = read_notes(folder)
+    open_runs = [notes.get("run_id"), notes.get("parent_run_id")]
+    for journal in pending():
+        if journal.tracker_notes.get("parent_run_id") == open_runs[1]:
+            open_runs[1] = None  # the others of the execution end it
+    for run_id in filter(None, open_runs):
+        if store.client.get_run(run_id).info.status == "RUNNING":
+            store.end_run(run_id, "KILLED", time.time(), "stage", folder.name)
+    (folder / "sent").touch()
 
 
 # --- executions that are over ---------------------------------------------------------------------
@@ -135,7 +156,7 @@ def _reference_may_come(journal: JournalReader) -> bool:
 # --- pipelines that no execution of ours made -----------------------------------------------------
 
 
-def _ensure_rows(store: Store, done: Pass) -> None:
+def _ensure_rows(store: Store, done: Pass, show: Callable[[str], None]) -> None:
     """Rows for experiments and a workspace that were restored from DVC's cache, or fetched."""
     before, root = state.synced(), dvc_root()
     if before.get("stamp") == state.stamp():
@@ -147,6 +168,7 @@ def _ensure_rows(store: Store, done: Pass) -> None:
     for one in experiments(root):
         if known.get(one.ref) == one.commit or one.name in running:
             continue
+        show(f"the row of experiment {one.name} is next")
         with _collecting_failures(done, one.ref):
             pipeline_rows.ensure_row(store, Snapshot(root, one.commit), one.name, one.baseline)
             known[one.ref] = one.commit

@@ -323,6 +323,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--count", type=int, required=True, help="trials in all")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first trial")
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="a folder for the pipelines")
     parser.add_argument("--kind", choices=list(FAULTS), help="make trials of this kind only")
@@ -330,7 +331,7 @@ def main() -> int:
     os.environ.pop("DVC_ROOT", None)
     revision = run(ROOT, "git", "rev-parse", "--short", "HEAD").stdout.strip()
     failed = 0
-    for number in range(arguments.count):
+    for number in range(arguments.first, arguments.count):
         kind = draw(arguments.seed, number)[0]
         if number in made(arguments.log, arguments.seed) or arguments.kind not in (None, kind):
             continue

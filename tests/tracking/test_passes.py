@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from regrpo.tracking.store import Store
 
 
-def test_a_journal_that_mlflow_refuses_keeps_no_other_from_it(root: Path, store: Store) -> None:
-    broken = open_journal(root, process=DEAD)
-    (broken.folder / "metrics.jsonl").write_text("[1]\n")
+def test_a_journal_that_mlflow_refuses_keeps_no_other_from_it(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(run_id: str, artifact: str, path: str) -> None:
+        if artifact.startswith("refused"):
+            raise ConnectionResetError
+
+    monkeypatch.setattr(store.client, "log_text", refuse)
+    broken = open_journal(root, process=DEAD, diff="refused")
     finished_journal(root, "grpo")
     done = passes.sync_once(store)
     assert [row["name"] for row in done.changed] == ["grpo"]
