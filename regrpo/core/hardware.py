@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 
 from regrpo.core.dvc import dvc_root
-from regrpo.core.errors import Refused, class_and_message, first_line
+from regrpo.core.errors import CannotCheck, Refused, RegrpoError, class_and_message, first_line
 from regrpo.core.text import gigabytes
 
 
@@ -145,9 +145,11 @@ def refuse_vllm_failure(section: str, share: str, length: str, instead: str) -> 
 
 @contextlib.contextmanager
 def refuse_full_memory(section: str, changes: Sequence[str], stays: str = "") -> Iterator[None]:
-    """Make running out of memory a refusal: the peak, the plan's, and the first two of `changes`.
+    """Make running out of memory one line: the peak, the plan's, and the first two of `changes`.
 
-    `stays` is a sentence on what is not lost.
+    `stays` is a sentence on what is not lost. Raises Refused where a GPU is too small for the
+    settings; CannotCheck where the host's memory ran out, of which a limit or other processes may
+    have left too little.
     """
     import torch
 
@@ -163,7 +165,10 @@ def refuse_full_memory(section: str, changes: Sequence[str], stays: str = "") ->
         # torch goes on with its allocator's settings.
         found = first_line(error).partition(" Of the allocated memory")[0].rstrip(".")
         remedy = f"Set {', or '.join(changes[:2])}; `regrpo plan` tells what fits. {stays}"
-        raise Refused(
+        kind: type[RegrpoError] = CannotCheck
+        if isinstance(error, torch.OutOfMemoryError):
+            kind = Refused
+        raise kind(
             section,
             expected="the step to fit into memory",
             found=f"{found}; it held {peak} at most, and {planned_memory(section)}",

@@ -8,6 +8,7 @@ and a test runs the pipeline without them.
 stage_run                   the frame around a stage, and its run.json
 record                      run.json as a checked model
 journal, follower_process   what a stage tells the tracker, and starting it
+journal_files               what a journal's files must hold
 watcher, output_lock        a stage ends with its dvc, and is its outputs' only writer
 lock_copy                   dvc.lock that a kill cut off is put back
 find                        the one resolver of names of runs

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from regrpo.core import hardware
-from regrpo.core.errors import Refused
+from regrpo.core.errors import Refused, RegrpoError
 
 VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -168,10 +168,11 @@ def test_full_memory_is_one_line_with_the_peak_the_plan_and_two_changes(
         r"and the plan of grpo\. Set A, or B;"
     )
     with (
-        pytest.raises(Refused, match=words) as told,
+        pytest.raises(RegrpoError, match=words) as told,
         hardware.refuse_full_memory("grpo", ["A", "B", "C"]),
     ):
         raise error
+    assert told.value.exit_code == (1 if "CUDA" in str(error) else 2)
     assert "allocated by PyTorch" not in str(told.value)
     assert "`regrpo plan`" in str(told.value)
 

@@ -30,7 +30,7 @@ from ruamel.yaml import YAML
 from regrpo.core import files
 from regrpo.core.dvc import declared_outputs, path_of
 from regrpo.core.profiles import STAGES
-from tests.support.faults import FAULTS, LONGEST, MARK, Victim, marked
+from tests.support.faults import FAULTS, LONGEST, MARK, ROOMY, Victim, marked
 from tests.support.mlflow_rows import problems_in_mlflow
 from tests.support.projects import ROOT, environment, make_project, run
 from tests.support.proxy import Proxy
@@ -73,8 +73,6 @@ COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
 """Half of a command's time would be compiling."""
 PATIENCE = 60.0
 """Seconds in which the trial's processes must have ended by themselves."""
-DISK = 200
-"""Megabytes of the file system on which the disk becomes full."""
 
 
 # --- the clean run --------------------------------------------------------------------------------
@@ -93,6 +91,7 @@ def reference(work: Path) -> Path:
             [record] = files.read_json(folder / f"reports/{stage}/run.json")
             seconds[stage] = record["seconds"]
         _empty_database(folder, work / "empty.db")
+        files.write_text(work / "revision", run(ROOT, "git", "rev-parse", "--short", "HEAD").stdout)
         files.write_json(work / "seconds.json", seconds)
     return folder
 
@@ -137,7 +136,7 @@ def place(trial: Path, kind: str) -> Iterator[bool]:
     trial.mkdir(parents=True)
     mounted = False
     if kind == "disk full":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "tmpfs", str(trial)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={ROOMY}", "tmpfs", str(trial)]
         mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     try:
         yield mounted
@@ -204,9 +203,12 @@ def make_trial(seed: int, number: int, work: Path) -> dict[str, Any]:
         if not line["fault"].get("missed"):
             break
         shutil.rmtree(trial)
+    else:
+        line["problems"].append("the fault was never made")
     if not line["problems"]:
         shutil.rmtree(trial)
-    head = {"trial": number, "seed": seed, "kind": kind, "stage": stage}
+    revision = (work / "revision").read_text().strip()
+    head = {"revision": revision, "trial": number, "seed": seed, "kind": kind, "stage": stage}
     return head | line | {"seconds": round(time.monotonic() - started)}
 
 
@@ -329,13 +331,12 @@ def main() -> int:
     parser.add_argument("--kind", choices=list(FAULTS), help="make trials of this kind only")
     arguments = parser.parse_args()
     os.environ.pop("DVC_ROOT", None)
-    revision = run(ROOT, "git", "rev-parse", "--short", "HEAD").stdout.strip()
     failed = 0
     for number in range(arguments.first, arguments.count):
         kind = draw(arguments.seed, number)[0]
         if number in made(arguments.log, arguments.seed) or arguments.kind not in (None, kind):
             continue
-        line = {"revision": revision} | make_trial(arguments.seed, number, arguments.work)
+        line = make_trial(arguments.seed, number, arguments.work)
         with arguments.log.open("a") as log:
             log.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)

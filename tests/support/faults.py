@@ -26,6 +26,8 @@ MARK = "FAULT_CAMPAIGN_TRIAL"
 """The environment variable by which a trial's processes are known, children included."""
 LONGEST = 300.0
 """Seconds that a pipeline may take to end after a fault."""
+ROOMY = 4 * 10**9
+"""Bytes of the file system that becomes full; `regrpo check` wants 2 GB. It takes what it holds."""
 Details = dict[str, Any]
 
 
@@ -143,17 +145,11 @@ def stop(victim: Victim, draw: random.Random) -> Details:
 def disk_full(victim: Victim, draw: random.Random) -> Details:
     """No byte more can be written until dvc has ended.
 
-    On a file system of its own a file takes all room; elsewhere no process of the trial may write
-    (RLIMIT_FSIZE of 0: EFBIG).
+    A file system of the trial's own shrinks to what it holds; elsewhere no process of the trial may
+    write (RLIMIT_FSIZE of 0: EFBIG).
     """
-    filler = victim.folder.parent / "filler"
     if victim.mounted:
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while file.write(bytes(2**20)):
-                pass
-        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-            while file.write(b"x"):
-                pass
+        shrink(victim.folder.parent)
         how = "tmpfs"
     else:
         for process in victim.processes():
@@ -165,8 +161,24 @@ def disk_full(victim: Victim, draw: random.Random) -> Details:
     while victim.stage() and time.monotonic() < until:
         time.sleep(0.1)
     if victim.mounted:
-        filler.unlink()
+        resize(victim.folder.parent, ROOMY)
     return {"how": how, "dvc_ended": code}
+
+
+def resize(mounted: Path, size: int) -> bool:
+    """Give a mounted tmpfs this size in bytes; False if it holds more."""
+    command = ["mount", "-o", f"remount,size={size}", str(mounted)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def shrink(mounted: Path) -> None:
+    """Leave a tmpfs without room, while others write to it."""
+    for extra in range(1000):
+        room = os.statvfs(mounted)
+        used = (room.f_blocks - room.f_bfree) * room.f_frsize
+        if resize(mounted, used + extra * room.f_frsize):
+            return
+    raise RuntimeError(f"{mounted} cannot be made smaller")
 
 
 def network_cut(victim: Victim, draw: random.Random) -> Details:

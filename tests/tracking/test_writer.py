@@ -119,7 +119,8 @@ def test_a_split_that_is_no_parquet_file_is_logged_without_columns(
     split.parent.mkdir(parents=True)
     split.write_text("no Parquet")
     made = record("sft")
-    made["inputs"] = [{"path": "data/prepared/train.parquet", "sha256": files.sha256(split)}]
+    item = {"path": "data/prepared/train.parquet", "sha256": files.sha256(split), "size": 10}
+    made["inputs"] = [item]
     open_journal(root).close("FINISHED", made)
     assert passes.sync_once(store).failures == []
     [used] = only(store).inputs.dataset_inputs
