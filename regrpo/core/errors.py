@@ -165,7 +165,7 @@ def system_refusal(error: BaseException) -> CannotCheck | None:
         return CannotCheck(
             os.fsdecode(path) if isinstance(path, str | bytes) else PLACES[need],
             expected=need,
-            found=f"{first_line(cause)} ({_state(need)})",
+            found=f"{getattr(cause, 'strerror', None) or first_line(cause)} ({_state(need)})",
             remedy=REMEDIES[need],
         )
     return None
@@ -190,7 +190,7 @@ def _state(need: str) -> str:
         free = f"{shutil.disk_usage(Path.cwd()).free / 1e6:,.0f} MB free here"
         if limit == resource.RLIM_INFINITY:
             return free
-        return f"{free}; a file may have {limit / 1e6:,.0f} MB, `ulimit -f`"
+        return f"{free}; a file may have {limit:,} bytes, `ulimit -f`"
     if need == RIGHT:
         return f"as user {os.geteuid()}"
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

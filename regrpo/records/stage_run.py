@@ -99,18 +99,29 @@ def fingerprint(path: str) -> Json:
 def ancestor_dvc() -> tuple[int, float] | None:
     """(process id, start time) of the `dvc` process around this stage: one pipeline execution.
 
-    Returns None for a stage run by hand.
+    Returns None for a stage run by hand. Raises CannotCheck if dvc has ended meanwhile: whoever
+    adopted this process is not to be taken for it.
     """
     import psutil
 
     if "DVC_STAGE" not in os.environ:
         return None
     for process in psutil.Process().parents():
-        with contextlib.suppress(psutil.Error):
-            # DVC sets it for what it starts.
-            if "DVC_STAGE" not in process.environ():
+        try:
+            # DVC sets it for what it starts, in its own session.
+            if "DVC_STAGE" in process.environ():
+                continue
+            if os.getsid(process.pid) == os.getsid(0):
                 return process.pid, process.create_time()
-    return None
+        except (psutil.Error, OSError):  # it has just ended, or it is another user's
+            break
+        break
+    raise CannotCheck(
+        "dvc",
+        expected="the process that started this stage",
+        found="that it has ended",
+        remedy="Run `dvc repro` again.",
+    )
 
 
 class Run(Generic[P]):
@@ -167,8 +178,8 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     run: Run[P] | None = None
     status = "FAILED"
     processes.exit_on(signal.SIGTERM, signal.SIGHUP)
-    dvc = ancestor_dvc()
     try:
+        dvc = ancestor_dvc()
         with watcher.watched(dvc[0] if dvc else None, processes.TIME_TO_END):
             run = _open(name, model, dvc)
             hardware.log_what_no_user_can_mend()
@@ -226,14 +237,16 @@ def _open(name: str, model: type[P], dvc: tuple[int, float] | None) -> Run[P]:
 
 def _report(name: str, error: Exception) -> int:
     """Print what ended a stage; returns the exit code."""
-    if isinstance(error, RegrpoError):
-        print(error if error.where.startswith(name) else f"{name}: {error}", file=sys.stderr)
-        return error.exit_code
-    if refusal := system_refusal(error):
-        print(f"{name}: {refusal}", file=sys.stderr)
-        return refusal.exit_code
-    traceback.print_exception(error)
-    return CannotCheck.exit_code
+    refusal = error if isinstance(error, RegrpoError) else system_refusal(error)
+    # The terminal may be a file on the full disk.
+    with contextlib.suppress(OSError):
+        if refusal is None:
+            traceback.print_exception(error)
+        elif refusal.where.startswith(name):
+            print(refusal, file=sys.stderr)
+        else:
+            print(f"{name}: {refusal}", file=sys.stderr)
+    return (refusal or CannotCheck).exit_code
 
 
 def _opening_facts(

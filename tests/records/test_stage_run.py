@@ -188,6 +188,27 @@ def test_the_execution_of_a_stage_is_the_process_that_dvc_runs_as(
     assert [int(number), float(started)] == MYSELF
 
 
+def test_a_stage_that_was_adopted_takes_nobody_else_for_its_dvc(tmp_path: Path) -> None:
+    """dvc ends while the stage starts: its parent is init then, or another that takes orphans."""
+    code = (
+        "import os, sys, time\nfrom regrpo.core.errors import CannotCheck\n"
+        "from regrpo.records.stage_run import ancestor_dvc\n"
+        "if os.fork():\n    os._exit(0)\n"
+        "time.sleep(0.5)\n"
+        "try:\n    print(ancestor_dvc())\n"
+        "except CannotCheck as error:\n    print(error.found)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"DVC_STAGE": "sft"},
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=True,
+    )
+    assert done.stdout == "that it has ended\n"
+
+
 def test_a_process_id_that_was_given_again_is_another_process() -> None:
     assert is_alive(MYSELF)
     assert not is_alive([MYSELF[0], MYSELF[1] - 60])
