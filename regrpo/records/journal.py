@@ -66,7 +66,9 @@ class Journal:
         """Append numbers (anything else is left out) under an optimizer or other step."""
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         row = {"step": step, "time": time.time(), "values": numbers}
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as f:
+        folder = self.folder
+        folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed .regrpo/
+        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
 
     def keep(self, source: Path, name: str) -> None:
@@ -190,7 +192,10 @@ class JournalReader:
         notes = self.tracker_notes
         answered = notes.get("run_id") or "error" in notes
         if not answered or notes.get("stuck") != stuck:
-            self.note(error=problem, stuck=stuck)
+            with contextlib.suppress(
+                OSError
+            ):  # on a full disk the stage waits in vain, for a while
+                self.note(error=problem, stuck=stuck)
 
     def metrics_from(self, offset: int) -> tuple[list[Json], int]:
         """The whole lines of metrics.jsonl from byte `offset` on, and the offset behind them."""

@@ -52,7 +52,8 @@ def log_stderr() -> Iterator[None]:
 
 def log_error(error: Exception) -> str:
     """Print an error's traceback without passwords. Returns its class and first line."""
-    print(without_password("".join(traceback.format_exception(error))), file=sys.stderr)
+    with contextlib.suppress(OSError):  # the log may lie on a full disk
+        print(without_password("".join(traceback.format_exception(error))), file=sys.stderr)
     return name_error(error)
 
 

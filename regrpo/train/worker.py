@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import files, hardware, processes
-from regrpo.core.errors import Refused, RegrpoError
+from regrpo.core.errors import Refused, RegrpoError, system_refusal
 from regrpo.core.profiles import parse_section
 from regrpo.core.settings import Training
 
@@ -57,8 +58,9 @@ def work(model: type[Training], train: Callable[[Any], None]) -> None:
         require_world(run.stage, run.params)
         train(run)
     except Exception as error:
-        _leave(error, exchange)
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # a full disk takes no word more
+            _leave(error, exchange)
+            sys.stdout.flush()
         # Not sys.exit: torch would wait for the other processes.
         os._exit(getattr(error, "exit_code", 2))
     if processes.is_main():
@@ -91,10 +93,11 @@ def _silence() -> None:
 
 
 def _leave(error: Exception, exchange: Path) -> None:
-    """Write the error to `error-<rank>.json`; a RegrpoError with its parts."""
+    """Write the error to `error-<rank>.json`; one that a user can mend with its parts."""
     rank = processes.rank()
     content = {"rank": rank, "time": time.time(), "traceback": traceback.format_exc()}
-    if isinstance(error, RegrpoError):
+    refusal = error if isinstance(error, RegrpoError) else system_refusal(error)
+    if refusal:
         for part in ("where", "expected", "found", "remedy", "exit_code"):
-            content[part] = getattr(error, part)
+            content[part] = getattr(refusal, part)
     files.write_json(exchange / f"error-{rank}.json", content)

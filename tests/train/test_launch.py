@@ -5,6 +5,7 @@ What is accepted, what it changes in the arithmetic, whose error is raised.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -284,6 +285,18 @@ def test_of_several_errors_the_cause_is_told(
         files.write_json(tmp_path / f"{name}.json", content)
     with pytest.raises(kind, match=words):
         launch.require_success("grpo", Launch(**TWO), tmp_path, 3)
+
+
+def test_what_the_system_refuses_a_worker_is_the_stages_error(
+    one_of_two: None, tmp_path: Path
+) -> None:
+    worker._leave(OSError(errno.ENOSPC, "No space left on device", "checkpoint"), tmp_path)
+    with pytest.raises(CannotCheck, match=r"^checkpoint: expected room on the disk; found No sp"):
+        launch.require_success("grpo", Launch(**TWO), tmp_path, 2)
+
+
+def test_agents_have_ended_before_the_stage_is_killed() -> None:
+    assert launch.PATIENCE < processes.TIME_TO_END
 
 
 def test_an_agent_that_ends_well_without_a_result_is_no_success(tmp_path: Path) -> None:
