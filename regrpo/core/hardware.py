@@ -143,6 +143,34 @@ def refuse_vllm_failure(section: str, share: str, length: str, instead: str) -> 
         ) from error
 
 
+ADDRESS_SPACE = 700 * 10**6
+"""Bytes of addresses that the smallest training takes beside the libraries (measured: 650 MB).
+
+Most are stacks and heaps of threads.
+"""
+
+
+def require_address_space(section: str) -> None:
+    """Raises CannotCheck for a limit (`ulimit -v`) that leaves a training too little.
+
+    Without this, allocators of native code would abort the process in the middle, mostly without a
+    word on the cause.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    sizes = Path("/proc/self/statm")  # Linux
+    if limit == resource.RLIM_INFINITY or not sizes.exists():
+        return
+    left = limit - int(sizes.read_text().split()[0]) * resource.getpagesize()
+    if left < ADDRESS_SPACE:
+        raise CannotCheck(
+            section,
+            expected=f"{ADDRESS_SPACE / 1e6:,.0f} MB of address space beside the libraries",
+            found=f"{left / 1e6:,.0f} MB; the process is limited to {limit / 1e6:,.0f} MB",
+            remedy="Raise the limit (`ulimit -v`); a limit of memory itself (a cgroup's) counts no "
+            "addresses.",
+        )
+
+
 @contextlib.contextmanager
 def refuse_full_memory(section: str, changes: Sequence[str], stays: str = "") -> Iterator[None]:
     """Make running out of memory one line: the peak, the plan's, and the first two of `changes`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from regrpo.core import hardware
-from regrpo.core.errors import Refused, RegrpoError
+from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 
 VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -195,6 +196,19 @@ def test_the_plan_is_asked_for_a_stages_highest_phase(monkeypatch: pytest.Monkey
         "`regrpo plan` could not be asked what it expects"
     )
     assert asked[0] == ["-m", "regrpo.cli", "plan", "--json"]
+
+
+def test_an_address_space_that_is_too_small_is_refused_before_a_model_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for room, fits in ((10**9, True), (3 * 10**8, False)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, room=room: (taken + room, -1))
+        if fits:
+            hardware.require_address_space("grpo")
+        else:
+            with pytest.raises(CannotCheck, match=r"^grpo: expected 700 MB of address space"):
+                hardware.require_address_space("grpo")
 
 
 def test_what_is_not_about_memory_stays_as_it_is() -> None:

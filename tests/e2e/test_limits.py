@@ -87,7 +87,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [300, 700, 1200])
+@pytest.mark.parametrize("megabytes", [300, 700, 1200, 2500])
 def test_grpo_with_too_little_memory_says_so(megabytes: int, miniature: Path) -> None:
     weights = files.sha256(miniature / "models/grpo/model.safetensors")
     done = limited(miniature, f"--as={megabytes * 10**6}", stage="grpo")
