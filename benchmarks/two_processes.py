@@ -58,7 +58,7 @@ def run(folder: Path, stage: str) -> None:
         REGRPO_TRACKING="off", HF_HUB_OFFLINE="1", PYTHONPATH=str(folder)
     )
     command = [sys.executable, "-m", f"stages.{stage}"]
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  (no shell, and the command is ours)
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:

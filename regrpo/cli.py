@@ -6,9 +6,11 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
-from regrpo.core.errors import RegrpoError, system_refusal
+from regrpo.core.errors import CannotCheck, RegrpoError, system_refusal
+from regrpo.core.text import shown_output
 
 COMMANDS = {
     "check": "the whole profile, the environment and free disk, before anything runs",
@@ -43,10 +45,13 @@ def parser_for(command: str | None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is the command's own, or the error's."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parsed = parser_for(
-        next((word for word in arguments if not word.startswith("-")), None)
-    ).parse_args(arguments)
+    with shown_output():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(arguments: list[str]) -> int:
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    parsed = parser_for(command).parse_args(arguments)
     try:
         code = int(parsed.run(parsed))
         sys.stdout.flush()
@@ -58,9 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_error(parsed.command, error)
     except Exception as error:
         refusal = system_refusal(error)
-        if refusal is None:
-            raise
-        return _print_error(parsed.command, refusal)
+        if refusal is not None:
+            return _print_error(parsed.command, refusal)
+        # A fault of ours: Python would print it past `shown_output`, and say 1.
+        traceback.print_exc()
+        return CannotCheck.exit_code
 
 
 def _print_error(command: str, error: RegrpoError) -> int:

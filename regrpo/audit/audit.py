@@ -34,6 +34,7 @@ RULES = (
     lock_rules.check_declared,
     lock_rules.check_parameters,
     origin_rules.check_code,
+    origin_rules.note_other_code,
     origin_rules.note_uncommitted,
 )
 

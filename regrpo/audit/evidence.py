@@ -81,6 +81,7 @@ class Evidence:
     unreadable: dict[Path, OSError] = field(default_factory=dict)
     on_remote: set[str] = field(default_factory=set)
     """The outputs that the remote was found to hold whole."""
+    _trees: dict[str, Tree] = field(default_factory=dict)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -94,6 +95,10 @@ class Evidence:
     @cached_property
     def tree(self) -> Tree:
         return Tree(self.snapshot)
+
+    def tree_at(self, revision: str) -> Tree:
+        """The files of another revision; one tree each, as it remembers what it hashed."""
+        return self._trees.setdefault(revision, Tree(Snapshot(self.snapshot.root, revision)))
 
     @cached_property
     def cache(self) -> Cache:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import regrpo
 from regrpo.audit.evidence import Evidence, by_section, side_by_side, unequal_environments
 from regrpo.audit.findings import Findings
 from regrpo.core import files
 from regrpo.core.git import git, uncommitted
 from regrpo.core.hub import is_commit
-from regrpo.core.pipeline import Snapshot, record_path
+from regrpo.core.pipeline import file_hashes, record_path
 from regrpo.records import stage_run
 from regrpo.records.hashing import Tree
 from regrpo.records.journal import journal_of
@@ -18,6 +20,9 @@ from regrpo.records.record import Record
 
 CODE = ("stages/", "regrpo/", "custom")
 """The inputs that are code: git must hold them at the recorded revision."""
+OTHER_CODE = ("regrpo", "constraints.txt", "pyproject.toml")
+"""Where the code lies of which some is read by no stage."""
+OBSERVERS = ("regrpo/records/", "regrpo/tracking/")
 
 
 def check_hub(evidence: Evidence, findings: Findings, stage: str) -> None:
@@ -48,19 +53,20 @@ def check_code(evidence: Evidence, findings: Findings) -> None:
         text = "no git repository: the code's revision cannot be looked at"
         findings.cannot_check("code", None, ".git", text)
         return
-    trees: dict[str, Tree] = {}
     for stage, record in evidence.records.items():
         revision, own = record.code.revision, record_path(stage)
         if revision is None:
             text = "made outside git: its code was never committed"
             findings.fault("code", stage, own, text, "a commit")
-        elif git("cat-file", "-e", f"{revision}^{{commit}}") is None:
+        elif not _is_here(revision):
             text = f"this repository has no commit {revision[:12]} (another, or a shallow clone?)"
             findings.cannot_check("code", stage, own, text, revision)
         else:
-            # A tree remembers what it hashed, and most stages are of one revision.
-            tree = trees.setdefault(revision, Tree(Snapshot(evidence.snapshot.root, revision)))
-            _compare_code(findings, stage, record, tree)
+            _compare_code(findings, stage, record, evidence.tree_at(revision))
+
+
+def _is_here(revision: str) -> bool:
+    return git("cat-file", "-e", f"{revision}^{{commit}}") is not None
 
 
 def _compare_code(findings: Findings, stage: str, record: Record, tree: Tree) -> None:
@@ -85,6 +91,60 @@ def _diff(record: Record) -> str | None:
     journal = journal_of(record.stage, record.run)
     diff = str(journal.facts.get("diff") or "") if journal else ""
     return diff if files.sha256_text(diff) == record.code.diff_sha256 else None
+
+
+def note_other_code(evidence: Evidence, findings: Findings) -> None:
+    """Note the code that no stage reads and that is not what it was when the stages ran.
+
+    It decides what the records and MLflow say and what the audit itself sees, and no output: so it
+    is no fault. `regrpo` may be run from another folder: then that one's code is compared too.
+    """
+    read: set[str] = set()
+    for record in evidence.records.values():
+        for item in record.inputs:
+            read.update(file_hashes(item.model_dump()))
+    revisions = {record.code.revision for record in evidence.records.values()}
+    for revision in sorted(one for one in revisions if one and _is_here(one)):
+        then = _other_code(evidence.tree_at(revision), read)
+        now = _other_code(evidence.tree, read)
+        for kind, names in _by_kind(then, now).items():
+            text = f"changed since the run (code {revision[:12]})"
+            findings.note(kind, None, ", ".join(names), text)
+    running = Path(regrpo.__file__).parents[1]
+    if running != evidence.snapshot.root.resolve():
+        there = {}
+        for path in sorted(running.glob("regrpo/**/*.py")):
+            there[path.relative_to(running).as_posix()] = files.sha256(path)
+        here = _other_code(evidence.tree, set())
+        mine = {name: sha256 for name, sha256 in here.items() if name.endswith(".py")}
+        for kind, names in _by_kind(mine, there).items():
+            text = f"the regrpo that audits here (in {running}) has another"
+            findings.note(kind, None, ", ".join(names), text)
+
+
+def _other_code(tree: Tree, read: Container[str]) -> dict[str, str]:
+    """{file: SHA-256} of the project's code and requirements that no stage reads."""
+    found = {}
+    for path in OTHER_CODE:
+        for name, digest in (tree.listing(path) or {}).items():
+            if name not in read:
+                found[name] = digest.sha256
+    return found
+
+
+def _by_kind(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, list[str]]:
+    """The files that differ, as requirements, observers (records, tracking) and commands."""
+    kinds: dict[str, list[str]] = {}
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) == after.get(name):
+            continue
+        kind = "commands"
+        if not name.startswith("regrpo/"):
+            kind = "requirements"
+        elif name.startswith(OBSERVERS):
+            kind = "observers"
+        kinds.setdefault(kind, []).append(name)
+    return kinds
 
 
 def note_uncommitted(evidence: Evidence, findings: Findings) -> None:

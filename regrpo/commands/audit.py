@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from regrpo.audit import audit
 from regrpo.core import text
 from regrpo.core.files import Json
+from regrpo.core.text import one_line
 from regrpo.records.find import Finder
 from regrpo.tracking.lookup import Lookup
 
@@ -92,7 +94,8 @@ def _is_clone(target: str) -> bool:
 
 
 def _print(result: Json, verbose: bool) -> None:
-    print(f"{result['target']}: pipeline {(result['pipeline_key'] or 'incomplete')[:12]}")
+    target = one_line(result["target"])
+    print(f"{target}: pipeline {(result['pipeline_key'] or 'incomplete')[:12]}")
     for stage in result["stages"]:
         _print_stage(stage, result, verbose)
     packages = [one for one in result["notes"] if one["kind"] == "environment"]
@@ -131,7 +134,8 @@ def _print_stage(stage: Json, result: Json, verbose: bool) -> None:
     if verbose:
         for one in own["artifacts"]:
             found = str(one["found"])[:16]
-            print(f"    {one['verdict']:<9} {one['place']:<9} {found:<16}  {one['path']}")
+            path = one_line(one["path"])
+            print(f"    {one['verdict']:<9} {one['place']:<9} {found:<16}  {path}")
 
 
 def _line(one: Json) -> str:
@@ -139,11 +143,13 @@ def _line(one: Json) -> str:
     parts = [one["kind"], one["stage"], one["path"], one["text"]]
     if one["stage"] in (None, one["path"]):
         parts.remove(one["stage"])
-    line = ": ".join(parts)
+    line = one_line(": ".join(parts))
     recorded, found = one["recorded"], one["found"]
     if isinstance(found, dict):  # uncommitted code
-        changed = ", ".join(found["files"]) or "none that it reads"
-        return f"{line}; files: {changed}\n{found['diff'] or '(the diff is not in the journal)'}"
+        changed = one_line(", ".join(found["files"]) or "none that it reads")
+        # Indented, so that none of its lines can pose as one of the audit's.
+        diff = textwrap.indent(found["diff"] or "(the diff is not in the journal)", "    ")
+        return f"{line}; files: {changed}\n{diff}"
     if one["kind"] == "environment" or (recorded is None and found is None):
         return line
     return f"{line} (recorded {_short(recorded)}, found {_short(found)})"
@@ -153,4 +159,4 @@ def _short(value: Any) -> str:
     """A value to be read on a line; of a hash the start is enough."""
     shown = value if isinstance(value, str) else json.dumps(value)
     is_hash = len(shown) in (32, 36, 64) and " " not in shown
-    return f"{shown[:16]}…" if is_hash else shown[:120]
+    return f"{shown[:16]}…" if is_hash else one_line(shown, 120)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from regrpo.compare.promote import promote
 from regrpo.core.files import Json
+from regrpo.core.text import one_line
 
 EXIT = {"registered": 0, "refused": 1, "not checkable": 2}
 MARKS = {"holds": "holds", "fails": "FAILS", "unknown": "UNKNOWN"}
@@ -42,27 +44,25 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result, indent=2))
     else:
-        _print(result)
+        print("\n".join(map(one_line, _lines(result))))
     if result["verdict"] != "registered":
         wrong = "fails" if result["verdict"] == "refused" else "unknown"
         reasons = "; ".join(
             f"{one['rule']}: {one['text']}" for one in result["rules"] if one["verdict"] == wrong
         )
-        print(
-            f"regrpo promote: {result['target']} does not become champion: {reasons}",
-            file=sys.stderr,
-        )
+        line = f"regrpo promote: {result['target']} does not become champion: {reasons}"
+        print(one_line(line), file=sys.stderr)
     return EXIT[result["verdict"]]
 
 
-def _print(result: Json) -> None:
-    print(f"{result['target']}: pipeline {result['pipeline_key'][:12]}, model {result['model']}")
+def _lines(result: Json) -> Iterator[str]:
+    yield f"{result['target']}: pipeline {result['pipeline_key'][:12]}, model {result['model']}"
     for one in result["rules"]:
-        print(f"  {one['rule']:<11} {MARKS[one['verdict']]:<8} {one['text']}")
+        yield f"  {one['rule']:<11} {MARKS[one['verdict']]:<8} {one['text']}"
     for note in result["notes"]:
-        print(f"note {note}")
+        yield f"note {note}"
     if result["verdict"] == "registered":
-        print(f"{_outcome(result)}  ({result['mlflow']})")
+        yield f"{_outcome(result)}  ({result['mlflow']})"
 
 
 def _outcome(result: Json) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from regrpo.audit.reproduce import TOLERANCE, changed_parameter, reproduce
 from regrpo.core.files import Json
+from regrpo.core.text import one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(verdict, indent=2))
     else:
-        print("\n".join(lines(verdict)))
+        print("\n".join(map(one_line, lines(verdict))))
     if verdict["mlflow_error"]:
         _print_progress(
             f"regrpo reproduce: the verdict is not in MLflow: {verdict['mlflow_error']}"
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(one_line(line), file=sys.stderr, flush=True)
 
 
 def lines(verdict: Json) -> Iterator[str]:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from regrpo.core.text import count, cut
+from regrpo.core.text import count, one_line
 from regrpo.evaluate.results import METRICS, MODELS, parse_metrics
 from regrpo.records.journal import damaged_folder, enabled
 from regrpo.tracking import address, state
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if damaged:
         print(
             f"sync: {count(len(damaged), 'journal')} cannot be read and will not be in MLflow: "
-            f"{cut(', '.join(damaged), 300)} (set aside in .regrpo/{damaged_folder().name}/; "
+            f"{one_line(', '.join(damaged), 300)} (set aside in .regrpo/{damaged_folder().name}/; "
             "the stages' files are not touched, and deleting the folder ends this message)",
             file=sys.stderr,
         )
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.quiet:
         return 0
     for row in changed or ([latest] if latest else []):
-        print(f"{row['kind']:<9} {row['name']:<24} {row['status']:<9} {row['run_id']}")
+        print(f"{row['kind']:<9} {one_line(row['name']):<24} {row['status']:<9} {row['run_id']}")
     headline = _headline()
     if headline:
         print(headline)
@@ -63,4 +63,5 @@ def _headline() -> str | None:
         return None
     models = [model for model in MODELS if model in task.models]
     values = ", ".join(f"{model} {task.models[model].value:.3f}" for model in models)
-    return f"result    {evaluation.headline}: {values}; more in reports/model_card/README.md"
+    headline = one_line(evaluation.headline)
+    return f"result    {headline}: {values}; more in reports/model_card/README.md"

@@ -134,7 +134,7 @@ def read_run(named: Named, snapshot: Snapshot) -> Run:
 
     Raises CannotCheck if its dvc.lock cannot be read or nothing is finished.
     """
-    assert named.place is not None
+    assert named.place is not None  # noqa: S101  (tells mypy a type, checks no input)
     lock = snapshot.lock()
     records, problem = _finished(snapshot, lock)
     if not records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -89,6 +90,21 @@ def files_in(path: Path) -> Iterator[Path]:
 def dvc_root() -> Path:
     """The root of the user's repository, also from DVC's temporary experiment workspaces."""
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def state_folder(*inner: str) -> Path:
+    """A folder in .regrpo/ of the user's repository, or that itself; it is made if it is new.
+
+    Nobody else may enter .regrpo/: journals hold the code's changes and what servers answered.
+    """
+    top = dvc_root() / ".regrpo"
+    top.mkdir(mode=0o700, exist_ok=True)
+    if top.stat().st_mode & 0o077:
+        with contextlib.suppress(PermissionError):  # another user's, or a file system without modes
+            top.chmod(0o700)
+    folder = top.joinpath(*inner)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def dvc_config(root: Path) -> Json:

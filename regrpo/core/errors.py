@@ -12,28 +12,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from regrpo.core.text import visible
+from regrpo.core.text import visible, without_secrets
 
 T = TypeVar("T")
 LONGEST = 4000
 """Characters of one part of an error's message."""
 
 
+def _shown(text: str) -> str:
+    return visible(without_secrets(text), LONGEST)
+
+
 class RegrpoError(Exception):
     """Something that a user can mend: where it is, what was expected and found, what to do.
 
     The message is one sentence per part; `exit_code` is what the process ends with. Whatever the
-    parts quote (data, a model's files, a server's reply) controls no terminal and is cut to LONGEST
-    characters.
+    parts quote (data, a model's files, a server's reply) controls no terminal, holds no secret of
+    the environment and is cut to LONGEST characters.
     """
 
     exit_code = 2
 
     def __init__(self, where: str, *, expected: str, found: str, remedy: str) -> None:
-        self.where = visible(where, LONGEST)
-        self.expected = visible(expected, LONGEST)
-        self.found = visible(found, LONGEST)
-        self.remedy = visible(remedy, LONGEST)
+        self.where = _shown(where)
+        self.expected = _shown(expected)
+        self.found = _shown(found)
+        self.remedy = _shown(remedy)
         super().__init__(
             f"{self.where}: expected {self.expected}; found {self.found}. {self.remedy}"
         )
@@ -103,7 +107,7 @@ def _said_by_parser(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its class if it has none."""
-    lines = visible(error, LONGEST).splitlines()
+    lines = _shown(str(error)).splitlines()
     return lines[0] if lines else type(error).__name__
 
 

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from regrpo.core.dvc import dvc_root
+from regrpo.core.dvc import state_folder
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError, class_and_message, first_line
-from regrpo.core.text import gigabytes
+from regrpo.core.text import Shown, gigabytes
 
 
 def find_device(wanted: str, where: str = "device") -> str:
@@ -211,7 +211,7 @@ def planned_memory(stage: str) -> str:
     """
     command = [sys.executable, "-m", "regrpo.cli", "plan", "--json"]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, timeout=60)  # noqa: S603  (no shell, and the command is ours)
         totals = []
         for phase in json.loads(done.stdout)["phases"]:
             if phase["phase"].split(",")[0] == stage:
@@ -223,7 +223,8 @@ def planned_memory(stage: str) -> str:
 
 NOT_FOR_USERS = (r"`\w*gradient_checkpointing\w*` is deprecated",)
 """How warnings begin that libraries give of one another's calls."""
-WARNINGS_LOG = Path(".regrpo", "warnings.log")
+WARNINGS_LOG = "warnings.log"
+"""In .regrpo/."""
 
 
 def log_what_no_user_can_mend() -> None:
@@ -232,8 +233,7 @@ def log_what_no_user_can_mend() -> None:
     That is what NOT_FOR_USERS names, and bitsandbytes' warnings: whoever has it installed loads it
     with transformers, wanted or not. Its errors are shown.
     """
-    path = dvc_root() / WARNINGS_LOG
-    path.parent.mkdir(exist_ok=True)
+    path = state_folder() / WARNINGS_LOG
     for beginning in NOT_FOR_USERS:
         warnings.filterwarnings("default", message=beginning)
     warnings.showwarning = _show_or_log
@@ -256,8 +256,8 @@ def _show_or_log(
     if not any(re.match(beginning, str(message)) for beginning in NOT_FOR_USERS):
         (file or sys.stderr).write(text)
         return
-    with (dvc_root() / WARNINGS_LOG).open("a", encoding="utf-8") as log:
-        log.write(text)
+    with (state_folder() / WARNINGS_LOG).open("a", encoding="utf-8") as log:
+        Shown(log).write(text)
 
 
 # --- seeds, threads, determinism ------------------------------------------------------------------

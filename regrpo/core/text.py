@@ -5,14 +5,17 @@ Card, pages and terminal say a text or a number alike because they all take it f
 
 from __future__ import annotations
 
+import contextlib
 import html
+import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
+from urllib.parse import unquote
 
 UNKNOWN = "not available"
-ESCAPES = {"\n": "⏎", "\t": "⇥"}
-"""How `one_line` shows what would end or stretch the line."""
 
 
 # --- text that data, models or users wrote --------------------------------------------------------
@@ -31,11 +34,7 @@ def visible(text: object, limit: int = 2000) -> str:
 
 def one_line(text: object, limit: int = 2000) -> str:
     """As `visible`, on one line, for terminals and table cells: ⏎ is a newline, ⇥ a tab."""
-    shown = (
-        character if character.isprintable() else ESCAPES.get(character) or _escape(character)
-        for character in cut(str(text), limit)
-    )
-    return cut("".join(shown), limit)
+    return cut(cut(str(text), limit).translate(_IN_A_LINE), limit)
 
 
 def cut(text: str, limit: int) -> str:
@@ -45,8 +44,136 @@ def cut(text: str, limit: int) -> str:
     return text[: max(0, limit - 1)] + "…"
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+WITHOUT_WIDTH = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Characters that count as printable and show nothing (Unicode's Default_Ignorable_Code_Point)."""
+
+
+class _Spelling(dict[int, str]):
+    """A table for str.translate: what neither prints nor is kept is spelled out, as \\x1b."""
+
+    def __missing__(self, number: int) -> str:
+        character = chr(number)
+        if character == "\x7f":
+            character = "\\u007f"  # json.dumps leaves it as it is, and JSON knows no \\x7f
+        elif not character.isprintable() or WITHOUT_WIDTH.match(character):
+            character = character.encode("unicode_escape").decode()
+        self[number] = character
+        return character
+
+
+_IN_A_LINE = _Spelling({ord("\n"): "⏎", ord("\t"): "⇥"})
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+HIDDEN = "***"
+OF_SECRETS = re.compile(
+    r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|(API|ACCESS|PRIVATE|SIGNING)_?KEY)(_|$)(?!.*(FILE|PATH)$)"
+)
+"""The names of environment variables whose values are secrets."""
+OF_SECRETS_IN_QUERY = re.compile("pass|pwd|token|secret|key|sig|cred", re.IGNORECASE)
+ADDRESS = re.compile(r"[\w.+-]+://\S+")
+USER_IN_ADDRESS = re.compile(r"(?<=://)[^\s/?#@]+@")
+SHORTEST = 3
+"""Characters of the shortest secret in an address; of one in another variable, twice as many.
+
+A shorter one would be found in too many words.
+"""
+TOKEN = 16
+"""Characters from which on a user without a password is taken for a token."""
+
+
+def shown_address(address: str) -> str:
+    """A URI for people: without user, password, query and fragment.
+
+    If it can be read in two ways (a `/`, `?`, `#` or `@` in a password that is not percent-encoded)
+    only its scheme is shown: libraries disagree on where such a password ends.
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return address.rpartition("@")[2]
+    if rest.startswith("/"):  # a path: there is no host, and so no user
+        return f"{scheme}://{unquote(rest.partition('?')[0])}"
+    user, _, place = rest.rpartition("@")
+    if re.search("[/?#@]", user):
+        return f"{scheme}://{HIDDEN}"
+    return f"{scheme}://{re.split('[?#]', place)[0]}"
+
+
+def without_secrets(text: str) -> str:
+    """A text without the secrets that the environment holds, and without users in URIs.
+
+    Libraries quote them in messages. A secret is the value of a variable whose name says so
+    (HF_TOKEN, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD, …), and the password and secrets in
+    the query of a URI in any variable (MLFLOW_TRACKING_URI, a proxy's).
+    """
+    hidden: set[str] = set()
+    for name, value in os.environ.items():
+        if OF_SECRETS.search(name.upper()) and len(value) >= 2 * SHORTEST:
+            hidden.add(value)
+        if ADDRESS.fullmatch(value):
+            text = text.replace(value, shown_address(value))
+            hidden |= _secrets_in(value)
+    if hidden:
+        longest_first = sorted(hidden, key=len, reverse=True)
+        # Not inside a word: a short password may be a part of many.
+        pattern = rf"(?<![^\W_])({'|'.join(map(re.escape, longest_first))})(?![^\W_])"
+        text = re.sub(pattern, HIDDEN, text)
+    return USER_IN_ADDRESS.sub(f"{HIDDEN}@", text)
+
+
+def _secrets_in(address: str) -> set[str]:
+    """The parts of a URI that are secrets, as they stand there and decoded."""
+    rest = address.partition("://")[2]
+    user, _, place = rest.rpartition("@")
+    if re.search("[/?#@]", user) and not rest.startswith("/"):  # as in `shown_address`
+        parts = re.split("[/?#@:&=]", rest)[1:]
+    else:
+        name, _, password = user.partition(":")
+        parts = [password or name] if password or len(name) >= TOKEN else []
+        parts.append(place.partition("#")[2])
+        for one in re.split("[?&#]", place)[1:]:
+            name, _, value = one.partition("=")
+            if OF_SECRETS_IN_QUERY.search(name):
+                parts.append(value)
+    decoded = [unquote(part) for part in parts]
+    return {part for part in parts + decoded if len(part) >= SHORTEST}
+
+
+# --- terminals and logs ---------------------------------------------------------------------------
+
+
+class Shown:
+    """A text stream in which nothing hides, acts on a terminal or is a known secret."""
+
+    def __init__(self, stream: Any, kept: str = "\n\t") -> None:
+        self._stream = stream
+        self._spelling = _Spelling({ord(character): character for character in kept})
+
+    def write(self, text: str) -> int:
+        self._stream.write(without_secrets(text).translate(self._spelling))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def shown_output(progress: bool = False) -> Iterator[None]:
+    """Let all that Python code prints here, warns of and logs go through `Shown`.
+
+    Every command, stage and worker and the tracker stand in it, so that no caller can forget it.
+    With `progress`, bars on standard error may go back to the start of their line.
+    """
+    errors = Shown(sys.stderr, "\n\t\r" if progress else "\n\t")
+    with contextlib.redirect_stdout(Shown(sys.stdout)), contextlib.redirect_stderr(errors):
+        yield
 
 
 # --- the same, where it becomes markup ------------------------------------------------------------

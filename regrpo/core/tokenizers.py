@@ -122,7 +122,7 @@ def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:
 
     characters = ["\n", *map(chr, range(32, 127))]
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *TURNS, *characters])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106  (a token of text)
     core.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), behavior="isolated")
     core.decoder = decoders.Fuse()
     core.add_special_tokens([*SPECIAL, *TURNS])
@@ -131,10 +131,10 @@ def character_tokenizer(extra_tokens: list[str]) -> PreTrainedTokenizerBase:
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
+        pad_token="<pad>",  # noqa: S106  (a token of text)
+        eos_token="<eos>",  # noqa: S106  (a token of text)
+        bos_token="<bos>",  # noqa: S106  (a token of text)
+        unk_token="<unk>",  # noqa: S106  (a token of text)
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )

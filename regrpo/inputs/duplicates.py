@@ -80,7 +80,7 @@ class Repeats:
         earlier = ["false"]
         for other in finer:
             earlier.append(
-                f"exists (select 1 from {other}_places as p where p.key = keys.{other}"
+                f"exists (select 1 from {other}_places as p where p.key = keys.{other}"  # noqa: S608  (names of ours; values are bound)
                 " and p.split = keys.split and p.first < keys.row)"
             )
         run(
@@ -90,7 +90,7 @@ class Repeats:
         # SQLite takes `id` from the row that holds the minimum
         # (sqlite.org/lang_select.html, section 2.5).
         run(
-            f"insert into {name}_places select {name}, split, min(row), id,"
+            f"insert into {name}_places select {name}, split, min(row), id,"  # noqa: S608  (names of ours; values are bound)
             f" sum(not ({' or '.join(earlier)})) from keys"
             f" where {name} in (select {name} from keys where {name} is not null"
             f" group by {name} having count(*) > 1) group by {name}, split"
@@ -107,7 +107,7 @@ class Repeats:
         places: dict[int, dict[str, dict[int, Place]]] = defaultdict(dict)
         for name in SPELLINGS:
             found = self.database.execute(
-                "select row, p.split, first, p.id, rows from keys"
+                "select row, p.split, first, p.id, rows from keys"  # noqa: S608  (names of ours; values are bound)
                 f" join {name}_places as p on p.key = keys.{name}"
                 " where keys.split = ? and row >= ? and row < ? order by row, p.split",
                 (number, start, stop),

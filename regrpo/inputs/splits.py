@@ -116,7 +116,7 @@ class Splits:
         if not plan.drop_duplicates:
             for name in ("id", "spelled"):
                 self.database.execute(
-                    f"create table repeated_{name} as select {name} from rows"
+                    f"create table repeated_{name} as select {name} from rows"  # noqa: S608  (names of ours; values are bound)
                     f" where {name} is not null group by {name} having count(*) > 1"
                 )
         # Their rowids, from 1, are the places of the classes in the order of their hashes.
@@ -146,7 +146,7 @@ class Splits:
 
     def _take_brought_evaluation(self) -> None:
         """Select eval from its own part; to drop duplicates, train on none of its classes."""
-        rows = f"from (select *, {_NTH_OF_CLASS} from rows where part = 'eval')"
+        rows = f"from (select *, {_NTH_OF_CLASS} from rows where part = 'eval')"  # noqa: S608  (names of ours; values are bound)
         if self.plan.drop_duplicates:
             rows += " where nth = 1"
         # A limit of -1 is none.
@@ -190,7 +190,7 @@ class Splits:
                 " or spelled in (select spelled from repeated_spelled)"
             )
         rows = (
-            f"from (select *, {_NTH_OF_CLASS} from rows"
+            f"from (select *, {_NTH_OF_CLASS} from rows"  # noqa: S608  (names of ours; values are bound)
             " where part = 'train' and class between :low and :high)"
         )
         return f"{rows} where {wanted} order by class, source_row", self._range(start, classes)
@@ -205,7 +205,8 @@ class Splits:
         """`rows` and `classes` of a split."""
         rows, values = self._selections[split]
         found = self.database.execute(
-            f"select count(*), count(distinct class) from (select class {rows})", values
+            f"select count(*), count(distinct class) from (select class {rows})",  # noqa: S608  (names of ours; values are bound)
+            values,
         ).fetchone()
         return dict(zip(("rows", "classes"), found, strict=True))
 

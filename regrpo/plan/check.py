@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.files import Json
 from regrpo.core.settings import Section
+from regrpo.core.text import USER_IN_ADDRESS
 from regrpo.plan import consistency, machine, parse_errors, plan, rules, workspace
-from regrpo.plan.findings import GIB, TRAINED, Finding, Level, Sections, Target, of_error, size
+from regrpo.plan.findings import (
+    GIB,
+    TRAINED,
+    Finding,
+    Level,
+    Sections,
+    Target,
+    of_error,
+    size,
+    wrong,
+)
 
 Models = Mapping[str, type[Section]]
 """The parameters of each section of a profile."""
@@ -19,7 +31,12 @@ Models = Mapping[str, type[Section]]
 def check(profile: Path | None, models: Models) -> list[Finding]:
     """What is wrong with the workspace and a profile (None: the active one), or unchecked."""
     findings = []
-    requirements = (workspace.require_environment, workspace.require_disk, workspace.require_lock)
+    requirements = (
+        workspace.require_path,
+        workspace.require_environment,
+        workspace.require_disk,
+        workspace.require_lock,
+    )
     for require in requirements:
         try:
             require()
@@ -29,12 +46,25 @@ def check(profile: Path | None, models: Models) -> list[Finding]:
         values = profiles.read_profile(profile or profiles.active_profile())
     except RegrpoError as error:
         return [*findings, of_error(error)]
+    findings += _passwords(values)
     sections, problems = parse_errors.parse(values, models)
     errors = rules.refusals(sections, rules.NAMES, rules.COMMITS, rules.READY)
     errors += rules.joint_refusals(sections, errors)
     findings += problems + list(map(of_error, errors))
     findings += machine.versions_of_vllm(sections)
     return findings + [one for one in _numbers(sections) if one.level == "wrong"]
+
+
+def _passwords(value: Any, where: str = "") -> Iterator[Finding]:
+    """Every address with a user or password in a profile."""
+    if isinstance(value, str) and USER_IN_ADDRESS.search(value):
+        why = "it names a user or password, and would stand in git, dvc.lock, run.json and MLflow"
+        yield wrong(where, why, "the address alone")
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _passwords(inner, f"{where}.{key}".removeprefix("."))
 
 
 def _numbers(sections: Sections) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
-"""What a run needs of the workspace: packages, interpreter, a whole dvc.lock, free disk."""
+"""What a run needs of the workspace: path, packages, interpreter, a whole dvc.lock, free disk."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -10,10 +11,26 @@ from pathlib import Path
 
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.hardware import ACCEPTED_VERSIONS, accepted_versions
+from regrpo.core.text import one_line
 from regrpo.records import lock_copy
 
 FREE_BYTES = 2 * 10**9
 """What a run of the default needs at most, with its caches and records."""
+
+
+def require_path() -> None:
+    """A path of the repository that what runs in it can name."""
+    path = str(Path.cwd())
+    # A folder with os.pathsep in its name cannot stand in PATH. MLflow 3.17 writes the path into a
+    # statement of SQL, and DVC 3.67 into a text to be formatted.
+    if set(path) & {os.pathsep, "'", "{", "}"} or one_line(path, len(path) + 1) != path:
+        raise Refused(
+            "repository",
+            expected=f"a path without {os.pathsep} ' {{ and }}, in which every character prints "
+            '(spaces, ", ?, %, # and letters of any language are fine)',
+            found=path,
+            remedy="Rename the folder, or move the repository.",
+        )
 
 
 def require_environment() -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from regrpo.core.dvc import dvc_root
+from regrpo.core.dvc import dvc_root, state_folder
 from regrpo.records.journal import enabled
 
 _followers: list[subprocess.Popen[bytes]] = []
@@ -21,9 +21,7 @@ _followers: list[subprocess.Popen[bytes]] = []
 
 def state_file(name: str) -> Path:
     """A file of the tracker's own in the user's repository: its lock, its log, what it has done."""
-    folder = dvc_root() / ".regrpo"
-    folder.mkdir(exist_ok=True)
-    return folder / name
+    return state_folder() / name
 
 
 def is_following() -> bool:

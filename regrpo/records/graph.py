@@ -40,7 +40,7 @@ class Artifact(NamedTuple):
     @property
     def short_name(self) -> str:
         """Its path and the first digits of its SHA-256."""
-        return f"{self.path} {self.sha256[:8]}"
+        return f"{text.one_line(self.path, 200)} {self.sha256[:8]}"
 
 
 Parts = dict[Artifact, Artifact]
@@ -292,9 +292,7 @@ def label(run: RecordedRun) -> str:
     record = record_path(run.stage)
     outputs = [output.short_name for output in run.outputs if output.path != record]
     made = ", ".join(name.removeprefix(f"reports/{run.stage}/") for name in outputs)
-    places = ", ".join(run.places[:3])
-    if len(run.places) > 3:
-        places += f" and {len(run.places) - 3} more"
+    places = text.one_line(text.some(run.places))
     return f"{run.stage}  run {run.short_id}  [{places}]  → {made}"
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import files
-from regrpo.core.dvc import dvc_root
+from regrpo.core.dvc import dvc_root, state_folder
 from regrpo.core.files import Json
 from regrpo.records import journal_files
 
@@ -47,7 +47,7 @@ class Journal:
 
     def __init__(self, facts: Json) -> None:
         self._name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{facts['stage']}"
-        (journal_folder() / self._name).mkdir(parents=True)
+        (state_folder("journal") / self._name).mkdir()
         if not enabled():
             (self.folder / "sent").touch()
         # A full disk has no room for another file, but lets this one be renamed.

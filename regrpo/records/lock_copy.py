@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from regrpo.core import files, profiles
-from regrpo.core.dvc import dvc_root
+from regrpo.core.dvc import dvc_root, state_folder
 from regrpo.core.errors import Refused
 
 LOCK = Path("dvc.lock")
@@ -26,7 +26,7 @@ RWLOCK = Path(".dvc/tmp/rwlock")
 def keep() -> None:
     """Copy dvc.lock, if it is whole. Not in the temporary workspace of an experiment."""
     if dvc_root() == Path.cwd().resolve() and LOCK.exists() and is_whole(LOCK):
-        COPY.parent.mkdir(exist_ok=True)
+        state_folder()
         with files.replacing(COPY) as temporary:
             shutil.copyfile(LOCK, temporary)
 

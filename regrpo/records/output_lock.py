@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import files, processes
-from regrpo.core.dvc import dvc_root
+from regrpo.core.dvc import state_folder
 from regrpo.records.journal import is_alive
 
 
@@ -42,8 +42,7 @@ def held(
 
 def _file(stage: str) -> Path:
     """The lock file of a stage in this workspace; those that kills left behind are removed."""
-    folder = dvc_root() / ".regrpo" / "writers"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = state_folder("writers")
     processes.sweep_locks(folder)
     workspace = files.sha256_text(str(Path.cwd().resolve()))
     return folder / f"{stage}-{workspace[:16]}.lock"

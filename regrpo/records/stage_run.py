@@ -23,12 +23,20 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from regrpo.core import files, hardware, processes, profiles
-from regrpo.core.dvc import declared_outputs, dvc_root, entry_now, files_in, path_of
+from regrpo.core.dvc import (
+    declared_outputs,
+    dvc_root,
+    entry_now,
+    files_in,
+    path_of,
+    state_folder,
+)
 from regrpo.core.errors import CannotCheck, RegrpoError, system_refusal
 from regrpo.core.files import Json
 from regrpo.core.git import git
 from regrpo.core.pipeline import CODE, record_path, stage_key
 from regrpo.core.settings import Section
+from regrpo.core.text import shown_output
 from regrpo.records import follower_process, lock_copy, output_lock, watcher
 from regrpo.records.journal import Journal
 
@@ -72,8 +80,10 @@ def code_state() -> tuple[Json, str]:
     untracked = git("ls-files", "-z", "--others", "--exclude-standard", "--", *CODE) or ""
     for name in filter(None, untracked.split("\0")):
         # Not by git(): `git diff --no-index` answers 1 for "differs".
-        shown = subprocess.run(
-            ["git", "diff", "--no-index", "/dev/null", name], capture_output=True, check=False
+        shown = subprocess.run(  # noqa: S603  (no shell, and the command is ours)
+            ["git", "diff", "--no-index", "/dev/null", name],  # noqa: S607  (git is the user's, from PATH)
+            capture_output=True,
+            check=False,
         )
         parts.append(shown.stdout.decode(errors="replace").strip())
     diff = "\n".join(part for part in parts if part)
@@ -159,7 +169,7 @@ def require_checked_profile() -> None:
     digest = hashlib.sha256(sys.executable.encode())
     for path in sorted(read + code):
         digest.update(path.read_bytes())
-    stamp = dvc_root() / ".regrpo" / "checked"
+    stamp = state_folder() / "checked"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
         return
     done = subprocess.run([sys.executable, "-m", "regrpo.cli", "check", "--quiet"], check=False)
@@ -175,6 +185,14 @@ def stage(name: str, model: type[P]) -> Iterator[Run[P]]:
     Exits with the error's own code, and one line, for a RegrpoError and for what the system refuses
     (room, rights, memory); any other exception is a fault of ours and keeps its traceback.
     """
+    # Colours would be spelled out.
+    os.environ.setdefault("NO_COLOR", "1")
+    with shown_output(progress=True), _frame(name, model) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _frame(name: str, model: type[P]) -> Iterator[Run[P]]:
     run: Run[P] | None = None
     status = "FAILED"
     processes.exit_on(signal.SIGTERM, signal.SIGHUP)

@@ -38,7 +38,7 @@ def watched(dvc: int | None, patience: float) -> Iterator[None]:
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    watcher = subprocess.Popen(
+    watcher = subprocess.Popen(  # noqa: S603  (no shell, and the command is ours)
         [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(dvc or 0), str(patience)],
         stdin=reading,
         start_new_session=True,

@@ -210,9 +210,17 @@ def read(place: Place, root: Path) -> Report:
         questions=_questions(reader, evaluation),
         graph=graph.of_places([place]),
         committed=not place.snapshot.is_workspace or _is_committed(root),
-        mlflow_uri=address.shown_uri().replace(f"sqlite:///{dvc_root()}/", ""),
+        mlflow_uri=_mlflow_place(),
         mlflow_row=mlflow_row,
     )
+
+
+def _mlflow_place() -> str:
+    """Where MLflow is; a database in the repository by its path there."""
+    database = address.database_file(address.tracking_uri())
+    if database is not None and database.is_relative_to(dvc_root()):
+        return str(database.relative_to(dvc_root()))
+    return address.shown_uri()
 
 
 def _is_committed(root: Path) -> bool:

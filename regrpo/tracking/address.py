@@ -1,4 +1,4 @@
-"""Where MLflow is, and how its failures are named without passwords, and cured. Needs no mlflow.
+"""Where MLflow is, and how its failures are named, and cured. Needs no mlflow.
 
 Failures that waiting does not cure are recognised by codes and numbers where the libraries give
 some, else by words of theirs.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import quote, unquote
 
 from regrpo.core.dvc import dvc_root
-from regrpo.core.errors import RegrpoError, causes
+from regrpo.core.errors import RegrpoError, causes, class_and_message
+from regrpo.core.files import sha256_json
+from regrpo.core.text import shown_address
 
 LONGEST = 300
 """Characters of an error's first line that are shown."""
@@ -62,18 +65,29 @@ GONE = re.compile(r"[Tt]he (run|experiment) (\w+) must be in the 'active' state"
 
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or mlflow.db in the user's repository (also from DVC's workspaces)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{dvc_root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(dvc_root() / "mlflow.db")
+
+
+def sqlite_uri(database: Path) -> str:
+    """The URI of an SQLite database (an absolute path), as SQLAlchemy (from 2.1 on) reads it."""
+    return f"sqlite:///{quote(str(database))}"
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an SQLite database by its URI. Returns None for every other store."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
 def shown_uri() -> str:
-    """The tracking URI without user and password."""
-    return without_password(tracking_uri())
+    """The tracking URI for people: see `shown_address`."""
+    return shown_address(tracking_uri())
 
 
-def without_password(text: str) -> str:
-    """A text without the tracking URI's user and password, which libraries quote in messages."""
-    user = urlsplit(tracking_uri()).netloc.rpartition("@")[0]
-    return text.replace(f"{user}@", "") if user else text
+def store_id() -> str:
+    """SHA-256 of the tracking URI and the experiment's name: tells stores apart, shows nothing."""
+    return sha256_json([tracking_uri(), experiment_name()])
 
 
 def experiment_name() -> str:
@@ -82,9 +96,8 @@ def experiment_name() -> str:
 
 
 def name_error(error: Exception) -> str:
-    """An error's class and first line without a password; a long one without its middle."""
-    first_line = str(error).partition("\n")[0]
-    line = without_password(f"{type(error).__name__}: {first_line}")
+    """An error's class and first line, without secrets; a long one without its middle."""
+    line = class_and_message(error)
     if len(line) <= LONGEST:
         return line
     # An HTTP client names the cause last.

@@ -13,9 +13,10 @@ import sys
 import time
 
 from regrpo.core.errors import CannotCheck
+from regrpo.core.text import shown_output
 from regrpo.records.journal import journal_folder, pending
 from regrpo.tracking import notes, state
-from regrpo.tracking.address import sentence
+from regrpo.tracking.address import sentence, tracking_uri
 from regrpo.tracking.passes import open_store, sync_once
 from regrpo.tracking.store import Store
 from regrpo.tracking.sync import opened
@@ -72,22 +73,39 @@ def _answer_with_error(error: Exception, seconds: float) -> None:
         time.sleep(0.2)
 
 
-def print_addresses(server: str) -> None:
-    """Print the addresses at which a UI at `server` shows the saved view of the experiment."""
+UI_SETTINGS = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""What `make ui` sets for MLflow's UI: without jobs it is two processes instead of fifteen."""
+
+
+def open_ui(port: int = 5000) -> None:
+    """Print the addresses of the experiment's saved view, and become MLflow's UI (`make ui`).
+
+    The tracking URI stands in an environment variable: a command line is for everybody to read.
+    """
+    server = f"http://127.0.0.1:{port}"
     with opened() as store:
         addresses = notes.addresses(server, store.experiment_id)
+    print(f"Open one of these (plain {server} shows MLflow's GenAI side first); stop with Ctrl+C:")
     for mode, address in addresses.items():
         print(f"{mode:<8} {address}", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    variables = os.environ | UI_SETTINGS | {"MLFLOW_BACKEND_STORE_URI": tracking_uri()}
+    os.execve(sys.executable, [*command, "--workers", "1"], variables)  # noqa: S606  (no shell, and the command is ours)
 
 
+@shown_output()
 def main() -> None:
     match sys.argv[1:]:
         case ["--follow"]:
             if journal_folder().is_dir():
                 follow()
-        case ["--addresses", server]:  # for `make ui`
+        case ["--ui", *port]:
             try:
-                print_addresses(server)
+                open_ui(*map(int, port))
             except CannotCheck as error:
                 sys.exit(str(error))
         case _:

@@ -13,7 +13,7 @@ from regrpo.core.git import experiments
 from regrpo.core.pipeline import Snapshot
 from regrpo.records.journal import JournalReader, damaged_folder, pending, read_notes
 from regrpo.tracking import pipeline_rows, state, writer
-from regrpo.tracking.address import cure, experiment_name, sentence, tracking_uri
+from regrpo.tracking.address import cure, experiment_name, sentence, store_id, tracking_uri
 from regrpo.tracking.store import Store
 
 GRACE = 20.0
@@ -163,7 +163,7 @@ def _ensure_rows(store: Store, done: Pass, show: Callable[[str], None]) -> None:
         return
     unfinished = [journal.facts for journal in pending()]
     running = [facts["experiment"] for facts in unfinished]
-    where = f"{tracking_uri()} {experiment_name()}"
+    where = store_id()
     known = before.get("experiments", {}) if before.get("where") == where else {}
     for one in experiments(root):
         if known.get(one.ref) == one.commit or one.name in running:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from regrpo.core.errors import CannotCheck
 from regrpo.core.files import Json
+from regrpo.tracking.address import database_file
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -90,10 +91,11 @@ class Reader:
         files: its own lie in the folder of the same name beside its database.
         """
         recorded = urlsplit(self.client.get_run(run_id).info.artifact_uri)
-        if not self.uri.startswith("sqlite:///") or recorded.scheme not in ("", "file"):
+        database = database_file(self.uri)
+        if database is None or recorded.scheme not in ("", "file"):
             return None
         inner = unquote(recorded.path).rpartition("/mlartifacts/")[2]
-        beside = Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+        beside = database.resolve().parent / "mlartifacts"
         folder = (beside / inner).resolve()
         # The path comes out of a database: it must not lead elsewhere.
         inside = folder != beside and folder.is_relative_to(beside)
@@ -105,10 +107,11 @@ def open_reader(uri: str) -> Reader:
 
     Raises CannotCheck if `uri` names a database that is not there.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    database = database_file(uri)
+    if database is not None and not database.is_file():
         raise CannotCheck(
             "MLflow",
-            expected=f"a store at {PurePosixPath(uri).name}",
+            expected=f"a store at {database.name}",
             found="no such file",
             remedy="Set MLFLOW_TRACKING_URI, or use --no-mlflow.",
         )
@@ -126,6 +129,15 @@ def import_mlflow() -> None:
     import mlflow.store.db.utils
 
     mlflow.store.db.utils.MAX_RETRY_COUNT = 2  # no setting exists for it
+    # Its own takes the URI for a path: beside a repository `a b`, a folder `a%20b` would appear.
+    mlflow.store.db.utils._make_parent_dirs_if_sqlite = _make_folder
+
+
+def _make_folder(uri: str) -> None:
+    """Make the folder of an SQLite database, as MLflow does."""
+    database = database_file(uri)
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
 
 
 def with_tags(tags: Mapping[str, str]) -> str:

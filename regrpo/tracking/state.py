@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from regrpo.core import files
@@ -16,9 +15,10 @@ from regrpo.core.dvc import dvc_root
 from regrpo.core.files import Json
 from regrpo.core.git import experiments
 from regrpo.core.pipeline import LOCK
+from regrpo.core.text import Shown
 from regrpo.records.follower_process import state_file
 from regrpo.records.journal import pending
-from regrpo.tracking.address import experiment_name, name_error, tracking_uri, without_password
+from regrpo.tracking.address import database_file, name_error, store_id, tracking_uri
 
 # --- the lock -------------------------------------------------------------------------------------
 
@@ -46,14 +46,14 @@ def locked(patience: float) -> Iterator[bool]:
 @contextlib.contextmanager
 def log_stderr() -> Iterator[None]:
     """Send what MLflow prints to .regrpo/tracking.log."""
-    with state_file("tracking.log").open("a") as log, contextlib.redirect_stderr(log):
+    with state_file("tracking.log").open("a") as log, contextlib.redirect_stderr(Shown(log)):
         yield
 
 
 def log_error(error: Exception) -> str:
-    """Print an error's traceback without passwords. Returns its class and first line."""
+    """Print an error's traceback. Returns its class and first line."""
     with contextlib.suppress(OSError):  # the log may lie on a full disk
-        print(without_password("".join(traceback.format_exception(error))), file=sys.stderr)
+        Shown(sys.stderr).write("".join(traceback.format_exception(error)))
     return name_error(error)
 
 
@@ -64,12 +64,11 @@ def stamp() -> str:
     """A digest of everything that a pass looks at, without MLflow."""
     root = dvc_root()
     lock = root / LOCK
-    uri = tracking_uri()
-    database = uri.removeprefix("sqlite:///")
-    is_there = "://" in database or Path(database).is_file()
+    database = database_file(tracking_uri())
+    is_there = database is None or database.is_file()
     return files.sha256_json(
         [
-            [uri, experiment_name(), is_there],
+            [store_id(), is_there],
             files.sha256(lock) if lock.exists() else None,
             experiments(root),
             [journal.folder.name for journal in pending()],

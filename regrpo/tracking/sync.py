@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from regrpo.core.dvc import dvc_root
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
@@ -17,7 +16,7 @@ from regrpo.records.find import require_git, workspace
 from regrpo.records.follower_process import start_following
 from regrpo.records.journal import enabled, pending
 from regrpo.tracking import state
-from regrpo.tracking.address import KEPT, LATER, cure, shown_uri, tracking_uri
+from regrpo.tracking.address import KEPT, LATER, cure, database_file, shown_uri, tracking_uri
 from regrpo.tracking.passes import open_store, sync_once
 from regrpo.tracking.store import Store
 
@@ -152,8 +151,8 @@ def opened(
     Raises CannotCheck for whatever MLflow raises (with what cures it, or `remedy`), and without
     `create` if the database is not there.
     """
-    database = Path(tracking_uri().removeprefix("sqlite:///"))
-    if not create and tracking_uri().startswith("sqlite:") and not database.exists():
+    database = database_file(tracking_uri())
+    if not create and database is not None and not database.exists():
         raise CannotCheck(
             shown_uri(),
             expected="an MLflow store",

@@ -123,7 +123,7 @@ def _start_agents(launch: Launch, threads: int, exchange: Path) -> subprocess.Po
         one_a_node = [f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1"]
         command = ["srun", *one_a_node, "--kill-on-bad-exit=1", *command]
     try:
-        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)  # noqa: S603  (no shell, and the command is ours)
     except FileNotFoundError as error:
         raise CannotCheck(
             "launch.nodes",

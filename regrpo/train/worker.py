@@ -17,6 +17,7 @@ from regrpo.core import files, hardware, processes
 from regrpo.core.errors import Refused, RegrpoError, system_refusal
 from regrpo.core.profiles import parse_section
 from regrpo.core.settings import Training
+from regrpo.core.text import shown_output
 
 
 class WorkerRun:
@@ -41,6 +42,7 @@ class WorkerRun:
         return self._checkpoints
 
 
+@shown_output(progress=True)
 def work(model: type[Training], train: Callable[[Any], None]) -> None:
     """What a stage's `main` does in a worker; `model` is its `Params`, `train` as it trains alone.
 
@@ -75,7 +77,7 @@ def work(model: type[Training], train: Callable[[Any], None]) -> None:
 
 def require_world(stage: str, params: Training) -> None:
     """Raises Refused for fewer processes than asked: accelerate was seen to start one, silently."""
-    assert params.launch
+    assert params.launch  # noqa: S101  (tells mypy a type, checks no input)
     if processes.world_size() != params.processes:
         raise Refused(
             f"{stage}.launch",

@@ -17,6 +17,7 @@ from regrpo.records import stage_run
 from tests.support.audited import (
     Fault,
     Named,
+    append,
     assert_complete,
     audited,
     edit_lock,
@@ -25,7 +26,7 @@ from tests.support.audited import (
     lock,
     require_found,
 )
-from tests.support.projects import edit_yaml, run
+from tests.support.projects import commit, edit_yaml, run
 
 
 def dirty(record: dict[str, Any]) -> None:
@@ -161,3 +162,54 @@ def test_uncommitted_code_is_shown_from_the_journal(copy: Path) -> None:
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "://" not in page
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("constraints.txt", "requirements"),
+        ("pyproject.toml", "requirements"),
+        ("regrpo/records/journal.py", "observers"),
+        ("regrpo/tracking/rows.py", "observers"),
+        ("regrpo/audit/audit.py", "commands"),
+        ("regrpo/cli.py", "commands"),
+        ("regrpo/commands/new.py", "commands"),
+    ],
+)
+@pytest.mark.parametrize("committed", [False, True])
+def test_changed_code_that_no_stage_reads_is_a_note_of_its_own(
+    copy: Path, path: str, kind: str, committed: bool
+) -> None:
+    append(path)
+    if committed:
+        commit(copy, "later code")
+    result = audited()
+    assert_complete(result)
+    notes = {(one["kind"], one["path"]) for one in result["notes"]}
+    assert notes == {(kind, path)}
+    (first, *_) = result["notes"]
+    assert first["text"].startswith("changed since the run (code ")
+
+
+def test_files_of_one_kind_are_one_note_and_a_file_that_is_gone_is_named(copy: Path) -> None:
+    append("regrpo/plan/plan.py")
+    Path("regrpo/audit/verdict.py").unlink()
+    append("regrpo/records/find.py")
+    texts = [(one["kind"], one["path"]) for one in audited()["notes"]]
+    assert texts[:2] == [
+        ("commands", "regrpo/audit/verdict.py, regrpo/plan/plan.py"),
+        ("observers", "regrpo/records/find.py"),
+    ]
+
+
+def test_code_that_a_stage_reads_is_a_fault_and_no_note_of_the_run(copy: Path) -> None:
+    append("regrpo/evaluate/stats.py")
+    result = audited()
+    assert ("input", "evaluate", "regrpo/evaluate/stats.py") in found(result)
+    assert not [one for one in result["notes"] if one["text"].startswith("changed since")]
+
+
+def test_a_regrpo_from_another_folder_that_differs_is_noted(copy: Path) -> None:
+    append("regrpo/cli.py")
+    texts = [one["text"] for one in audited()["notes"] if one["path"] == "regrpo/cli.py"]
+    assert [text for text in texts if text.startswith("the regrpo that audits here (in ")]

@@ -27,6 +27,7 @@ from regrpo import cli
 from regrpo.audit import reproduce
 from regrpo.core.profiles import read_yaml
 from regrpo.records import stage_run
+from regrpo.tracking.address import sqlite_uri
 from tests.support.finished import finish
 from tests.support.projects import MINIATURE, commit, edit_yaml, environment, make_project, run
 
@@ -111,7 +112,7 @@ def test_a_fresh_clone_with_the_remote_and_the_mlflow_store_reproduces_the_run_i
         clone,
         *command,
         check=False,
-        MLFLOW_TRACKING_URI=f"sqlite:///{made / 'mlflow.db'}",
+        MLFLOW_TRACKING_URI=sqlite_uri(made / "mlflow.db"),
         TMPDIR=str(temporary),
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -378,7 +379,7 @@ def test_raw_data_that_neither_cache_nor_remote_has_is_refused(
 def test_a_store_that_is_gone_or_broken_is_refused_before_anything_runs(
     refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'gone.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri(tmp_path / "gone.db"))
     said = refusal("0" * 32)
     assert "could not be asked" in said
     assert "no such file" in said

@@ -22,6 +22,7 @@ from regrpo.compare import compare, render, runs
 from regrpo.core.errors import CannotCheck
 from regrpo.core.profiles import read_yaml
 from regrpo.tracking import lookup
+from regrpo.tracking.address import sqlite_uri
 from regrpo.tracking.lookup import Lookup
 from tests.support import synthetic
 from tests.support.projects import MINIATURE, commit, environment, make_project, run
@@ -783,7 +784,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An MLflow store, made once: its first use takes seconds."""
     import mlflow
 
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    uri = sqlite_uri(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
     mlflow.MlflowClient(uri).create_experiment("regrpo", "file:///nowhere")
     return uri
 

@@ -334,7 +334,7 @@ def test_records_that_do_not_fit_together_are_refused(copy: Path) -> None:
 def test_mlflow_out_of_reach_is_one_line(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for uri in ("http://user:secret@127.0.0.1:9", f"sqlite:///{copy / 'none.db'}"):
+    for uri in ("http://user:secret@127.0.0.1:9", address.sqlite_uri(copy / "none.db")):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert cli.main(["promote", "run0"]) == 2
         said = capsys.readouterr().err

@@ -19,6 +19,7 @@ from regrpo.core.dvc import (
     path_of,
     read_object,
     read_object_inside,
+    state_folder,
 )
 from regrpo.core.pipeline import Snapshot, stage_key
 
@@ -130,3 +131,17 @@ def test_the_paths_of_declared_outputs_are_read_in_both_forms() -> None:
         "models/sft",
         "reports/sft/run.json",
     ]
+
+
+@pytest.mark.parametrize("before", [None, 0o755, 0o777])
+def test_nobody_else_may_enter_the_folder_of_journals_and_logs(
+    before: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    top = tmp_path / ".regrpo"
+    if before is not None:
+        top.mkdir()
+        top.chmod(before)
+    assert state_folder("journal") == top / "journal"
+    assert top.stat().st_mode & 0o777 == 0o700
+    assert state_folder() == top

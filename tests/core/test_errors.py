@@ -8,7 +8,14 @@ import os
 import pytest
 
 from regrpo.core import errors
-from regrpo.core.errors import LONGEST, CannotCheck, Refused, first_line, system_refusal
+from regrpo.core.errors import (
+    LONGEST,
+    CannotCheck,
+    Refused,
+    class_and_message,
+    first_line,
+    system_refusal,
+)
 
 HOSTILE = "\x1b]0;mine\x07\x1b[2J\u202egpj.exe\x9b31m\r"
 """Sets a window's title, clears the screen, turns the direction of reading, colours, overwrites."""
@@ -34,6 +41,13 @@ def test_a_long_list_is_cut_and_says_so() -> None:
 def test_rows_below_each_other_stay_so() -> None:
     error = Refused("data", expected="x", found="two rows:\n  row 1\n  row 2", remedy="Mend them.")
     assert str(error).splitlines()[1:] == ["  row 1", "  row 2. Mend them."]
+
+
+def test_an_error_holds_no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    error = CannotCheck("hf_abcdefgh", expected="a", found="hf_abcdefgh", remedy="b hf_abcdefgh")
+    assert str(error) == "***: expected a; found ***. b ***"
+    assert class_and_message(OSError("no hf_abcdefgh")) == "OSError: no ***"
 
 
 def test_the_first_line_of_a_foreign_exception_is_shown_alike() -> None:

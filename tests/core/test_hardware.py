@@ -238,7 +238,7 @@ def test_what_no_user_can_mend_goes_to_a_log(
     assert "your reward is odd" in shown[0]
     assert shown[-1] == "library load error"
     assert not any("deprecated" in line or "kernel" in line for line in shown)
-    logged = (tmp_path / hardware.WARNINGS_LOG).read_text()
+    logged = (tmp_path / ".regrpo" / hardware.WARNINGS_LOG).read_text()
     assert old in logged
     assert "no kernel for this processor" in logged
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import html
+import io
+import json
+import logging
+import os
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -88,3 +94,163 @@ def test_neighbouring_numbers_are_joined() -> None:
     assert text.ranges([9, 3, 4, 5]) == "3–5, 9"
     assert text.ranges([]) == ""
     assert text.ranges(range(0, 40, 2)) == "0, 2, 4, 6, 8, 10, …, 38"
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+SECRET = "S3cr3t-w0rd"
+ADDRESSES = {
+    "http://127.0.0.1:5000": "http://127.0.0.1:5000",
+    f"http://bob:{SECRET}@127.0.0.1:5000": "http://127.0.0.1:5000",
+    f"https://{SECRET}-of-a-token@example.org/team/repo.git": "https://example.org/team/repo.git",
+    f"postgresql+psycopg2://u:{SECRET}@h:1/db": "postgresql+psycopg2://h:1/db",
+    f"postgresql+psycopg2://u:{SECRET}#x@h:1/db": "postgresql+psycopg2://***",
+    f"postgresql+psycopg2://u:x/{SECRET}@h:1/db": "postgresql+psycopg2://***",
+    f"postgresql+psycopg2://u:x?{SECRET}@h:1/db": "postgresql+psycopg2://***",
+    f"postgresql+psycopg2://u:{SECRET}@x@h:1/db": "postgresql+psycopg2://***",
+    f"postgresql+psycopg2://u:x@{SECRET}@h:1/db": "postgresql+psycopg2://***",
+    f"postgresql+psycopg2://u:a%40%2F{SECRET}@h:1/db": "postgresql+psycopg2://h:1/db",
+    f"postgresql+psycopg2://u@h:1/db?password={SECRET}": "postgresql+psycopg2://h:1/db",
+    f"postgresql+psycopg2://h:1/db?password=x@{SECRET}": "postgresql+psycopg2://***",
+    f"postgresql+psycopg2://u:p@[::1]:1/db?password={SECRET}": "postgresql+psycopg2://[::1]:1/db",
+    f"mysql://u:p@h/db#{SECRET}": "mysql://h/db",
+    f"https://h/a?X-Amz-Signature={SECRET}#b": "https://h/a",
+    f"s3://bucket/path?token={SECRET}": "s3://bucket/path",
+    "sqlite:////home/a%20b/%23/mlflow.db?mode=ro": "sqlite:////home/a b/#/mlflow.db",
+    "file:///home/me@work/mlruns": "file:///home/me@work/mlruns",
+    "databricks": "databricks",
+    "mlruns/here": "mlruns/here",
+    f"u:{SECRET}@h:5432/db": "h:5432/db",
+}
+
+
+@pytest.mark.parametrize(("address", "shown"), ADDRESSES.items())
+def test_an_address_is_shown_without_user_password_query_and_fragment(
+    address: str, shown: str
+) -> None:
+    assert text.shown_address(address) == shown
+    assert SECRET not in shown
+
+
+def parts_as_read(address: str) -> set[str]:
+    """What the databases' library takes an address for, as it would stand in its messages."""
+    from sqlalchemy import make_url
+
+    url = make_url(address)
+    read = [url.password, url.host, url.database, *url.query.values()]
+    return {str(part) for part in read if part}
+
+
+@pytest.mark.parametrize("address", [one for one in ADDRESSES if SECRET in one and "://" in one])
+def test_a_message_that_quotes_an_address_or_its_parts_holds_no_secret(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    said = [f"no way to {address}!", f"could not connect ({address})"]
+    said += [f'could not translate host name "{part}"' for part in parts_as_read(address)]
+    for message in said:
+        assert SECRET not in text.without_secrets(message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "JUDGE_API_KEY",
+    ],
+)
+def test_a_secret_of_the_environment_is_hidden_in_messages(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, SECRET)
+    assert text.without_secrets(f"401: {SECRET}.") == "401: ***."
+    assert text.without_secrets(f"a{SECRET}b") == f"a{SECRET}b"
+
+
+def test_what_is_no_secret_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "disabled")
+    monkeypatch.setenv("HF_TOKEN_PATH", "/home/me/.token")
+    monkeypatch.setenv("MY_TOKEN", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://regrpo@127.0.0.1:1/db?sslmode=require")
+    line = "regrpo: disabled, true, /home/me/.token, require, https://example.org/@user?q=1#a"
+    assert text.without_secrets(line) == line
+
+
+def test_a_user_in_any_uri_of_a_message_is_hidden() -> None:
+    said = text.without_secrets(f"cannot reach https://me:{SECRET}@dvc.example.org/store")
+    assert said == "cannot reach https://***@dvc.example.org/store"
+
+
+# --- terminals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "character",
+    [
+        *map(chr, range(32)),
+        *map(chr, range(0x7F, 0xA0)),
+        *"\u200b\u200d\u202e\u2066\u2028\ufeff\u034f\u3164\ufe0f\U000e0041\U000e0101\udc80",
+    ],
+)
+def test_a_character_that_acts_or_hides_is_spelled_out(character: str) -> None:
+    shown = text.one_line(f"a{character}b")
+    assert shown.isprintable()
+    assert len(shown) > 2
+    assert character not in shown
+
+
+def test_whatever_is_printed_or_logged_hides_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    hostile = f"{HOSTILE}\r{SECRET}"
+    with text.shown_output():
+        print(hostile, "\rand", hostile)
+        sys.stdout.writelines([hostile, "\n"])
+        handler = logging.StreamHandler()
+        logging.getLogger("hostile").addHandler(handler)
+        logging.getLogger("hostile").error(hostile)
+        try:
+            raise ValueError(hostile)
+        except ValueError:
+            logging.getLogger("hostile").exception("raised")
+    logging.getLogger("hostile").removeHandler(handler)
+    said = capsys.readouterr()
+    for stream in (said.out, said.err):
+        assert stream.replace("\n", "").isprintable()
+        assert "\\x1b[31m\\u202eb\\x00" in stream
+        assert SECRET not in stream
+
+
+def test_a_stage_keeps_its_progress_bars_and_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with text.shown_output(progress=True):
+        print("\r 50 %\r\x1b[A", file=sys.stderr)
+        print("\r", flush=True)
+    said = capsys.readouterr()
+    assert said.err == "\r 50 %\r\\x1b[A\n"
+    assert said.out == "\\r\n"
+
+
+def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"name": HOSTILE + "\x7f\x9b\n"}
+    with text.shown_output():
+        print(json.dumps(content))
+    said = capsys.readouterr().out
+    assert said.rstrip("\n").isprintable()
+    assert json.loads(said) == content
+
+
+def test_a_shown_stream_is_the_stream_in_everything_else() -> None:
+    with Path(os.devnull).open("w", encoding="utf-8") as stream:
+        shown = text.Shown(stream)
+        assert shown.fileno() == stream.fileno()
+        assert not shown.isatty()
+        assert shown.write("abc") == 3
+    assert text.Shown(io.StringIO()).write("\x1b") == 1

@@ -155,11 +155,12 @@ def row_id() -> str:
 
 def at_home(folder: Path) -> None:
     """Let a copied MLflow store find its artifacts beside it."""
+    artifacts = (folder / "mlartifacts").as_uri()
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db, db:
         for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):
             for (uri,) in db.execute(f"select distinct {column} from {table}").fetchall():
                 if "mlartifacts" in uri:
-                    moved = f"file://{folder}/mlartifacts{uri.split('mlartifacts', 1)[1]}"
+                    moved = f"{artifacts}{uri.partition('mlartifacts')[2]}"
                     db.execute(f"update {table} set {column} = ? where {column} = ?", (moved, uri))
 
 

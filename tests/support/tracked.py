@@ -18,6 +18,7 @@ from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import Estimate, Evaluation, Pair, Task
 from regrpo.records.journal import Journal
+from regrpo.tracking.address import sqlite_uri
 from regrpo.train import doctor
 from tests.support.pipelines import MAKES, READS, digest, record
 from tests.support.stores import DEAD
@@ -39,7 +40,7 @@ def repository(root: Path, database: str | None = None) -> Iterator[None]:
         ]:
             patch.delenv(name)
         patch.setenv("DVC_ROOT", str(root))
-        patch.setenv("MLFLOW_TRACKING_URI", database or f"sqlite:///{root / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", database or sqlite_uri(root / "mlflow.db"))
         patch.setenv("MLFLOW_EXPERIMENT_NAME", root.name)
         patch.chdir(root)
         (root / "dvc.yaml").write_text("stages: {}\n")

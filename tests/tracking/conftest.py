@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from regrpo.tracking import passes, writer
+from regrpo.tracking.address import sqlite_uri
 
 if TYPE_CHECKING:
     from regrpo.tracking.store import Store
@@ -21,7 +22,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     Each test has an experiment of its own in it.
     """
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    return sqlite_uri(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
 
 
 @pytest.fixture

@@ -156,3 +156,67 @@ def test_a_failure_is_cured_by_waiting_or_by_what_its_kind_needs(
     wrapped = RuntimeError("MLflow failed")
     wrapped.__cause__ = error
     assert address.cure(wrapped) == remedy
+
+
+PATHS = [
+    "/a/mlflow.db",
+    '/a b/#1 %41 50%/what?now/проба "x"/[y]*{z}\\w/mlflow.db',
+    "/a;b&c=d+e@f/m.db",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_database_of_any_path_has_an_address_that_its_library_reads_so(path: str) -> None:
+    from sqlalchemy import make_url
+
+    uri = address.sqlite_uri(Path(path))
+    assert make_url(uri).database == path
+    assert not make_url(uri).query
+    assert address.database_file(uri) == Path(path)
+
+
+def test_only_an_sqlite_address_has_a_file() -> None:
+    assert address.database_file("sqlite:///mlflow.db?mode=ro") == Path("mlflow.db")
+    assert address.database_file("http://127.0.0.1:5000/mlflow.db") is None
+
+
+def test_a_store_in_a_folder_with_a_quoted_name_makes_no_other_folder(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = root / "100% sure?"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.sqlite_uri(folder / "mlflow.db"))
+    before = {path.name for path in root.iterdir()}
+    passes.open_store()
+    assert {path.name for path in root.iterdir()} - before == {folder.name}
+    assert (folder / "mlflow.db").is_file()
+
+
+def test_no_password_is_left_in_what_the_tracker_keeps(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    journals = [finished_journal(root, stage) for stage in ("sft", "grpo")]
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", "http://bob:hunter2-pw@127.0.0.1:9/x?token=hunter3-pw"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter4-pw")
+    said = refusal()
+    follower.follow_until_idle()
+    mlflow.set_tracking_uri(store.uri)
+    done = passes.sync_once(store)  # the store that was opened before: all goes there
+    assert done.failures == []
+    synced = root / ".regrpo/synced.json"
+    assert "where" in synced.read_text()
+    kept = [path.read_text() for path in (root / ".regrpo").rglob("*") if path.is_file()]
+    assert any("Max retries exceeded" in one for one in kept), "the log has MLflow's own words"
+    assert "hunter" not in "".join([said, *kept])
+    assert all(JournalReader(journal.folder).tracker_notes["run_id"] for journal in journals)
+
+
+def test_another_password_is_another_store_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:one@127.0.0.1:9")
+    one = address.store_id()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:two@127.0.0.1:9")
+    assert address.store_id() != one
+    assert len(one) == 64

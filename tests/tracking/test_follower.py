@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from regrpo.records import follower_process
 from regrpo.records.journal import pending
-from regrpo.tracking import notes, state, sync
+from regrpo.tracking import address, follower, notes, state, sync
 from tests.support.pipelines import record
 from tests.support.stores import finished_journal, only, open_journal
 
@@ -69,16 +70,18 @@ def test_tracking_off_starts_nothing_and_tells_nothing(
     assert not list(pending())
 
 
-def test_make_ui_prints_addresses_that_open_the_saved_view(root: Path, store: Store) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "regrpo.tracking.follower",
-        "--addresses",
-        "http://127.0.0.1:5000",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = dict(line.split() for line in done.stdout.splitlines())
-    assert lines == notes.addresses("http://127.0.0.1:5000", store.experiment_id)
+def test_make_ui_prints_addresses_that_open_the_saved_view_and_hides_the_stores(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda _, *with_what: started.append(with_what))
+    follower.open_ui(5001)
+    ((command, variables),) = started
+    uri = address.tracking_uri()
+    assert "mlflow" in command
+    assert uri not in " ".join(command)
+    assert variables["MLFLOW_BACKEND_STORE_URI"] == uri
+    _, *lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split() for line in lines)
+    assert shown == notes.addresses("http://127.0.0.1:5001", store.experiment_id)
     assert notes.VIEW in store.client.get_experiment(store.experiment_id).tags
