@@ -106,6 +106,24 @@ def test_a_refusing_stage_ends_with_its_code_and_failed(
     assert not (stage / "reports" / "prepare" / "run.json").exists()
 
 
+def test_what_a_stage_prints_or_fails_of_controls_no_terminal_and_shows_no_secret(
+    stage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    hostile = "\x1b[2J\u202e hf_abcdefgh"
+
+    def print_and_fail() -> None:
+        print(hostile)
+        raise ZeroDivisionError(hostile)
+
+    with pytest.raises(SystemExit) as caught, stage_run.stage("prepare", Params):
+        print_and_fail()
+    said = capsys.readouterr()
+    assert caught.value.code == 2
+    assert said.out == "\\x1b[2J\\u202e ***\n"
+    assert "ZeroDivisionError: \\x1b[2J\\u202e ***" in said.err
+
+
 def test_what_keeps_a_run_from_mlflow_is_its_last_line_and_no_failure(
     stage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
