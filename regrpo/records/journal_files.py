@@ -21,6 +21,8 @@ Name = Annotated[str, Field(pattern=r"^[\w.-]{1,200}$")]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Seconds = Annotated[float, Field(ge=0, lt=1e11, allow_inf_nan=False)]
 """Since 1970."""
+Process = tuple[Annotated[float, Field(ge=0, lt=2**31)], Seconds]
+"""A process's id, and when it started."""
 MlflowId = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
 
 
@@ -46,8 +48,8 @@ class Facts(Strict):
     entry: Entry
     code: Code
     diff: str
-    process: tuple[float, Seconds]
-    execution: tuple[float, Seconds] | None
+    process: Process
+    execution: Process | None
     experiment: Text | None
     baseline: Text | None
     profile: Text

@@ -148,9 +148,12 @@ def _places(experiment: str | None, workspace: Path) -> Iterator[Snapshot]:
 
 def _reference_may_come(journal: JournalReader) -> bool:
     """Whether an execution was first seen to be over less than GRACE seconds ago."""
-    if "over_since" not in journal.tracker_notes:
-        journal.note(over_since=time.time())
-    return bool(time.time() < journal.tracker_notes["over_since"] + GRACE)
+    now = time.time()
+    since = journal.tracker_notes.get("over_since", now)
+    if since >= now:  # not noted yet, or garbled
+        since = now
+        journal.note(over_since=now)
+    return bool(now < since + GRACE)
 
 
 # --- pipelines that no execution of ours made -----------------------------------------------------

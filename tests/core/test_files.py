@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,19 @@ def test_batches_end_at_the_count_and_at_the_bytes_whichever_comes_first() -> No
         [1],
     ]
     assert list(files.in_batches([], 3)) == []
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power loss after a rename without fsync leaves an empty file under the good name."""
+    happened: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        happened.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        assert not (tmp_path / "a.json").exists()
+
+    monkeypatch.setattr(os, "fsync", sync)
+    files.write_json(tmp_path / "a.json", {})
+    assert [Path(path).parent for path in happened] == [tmp_path]
+    assert (tmp_path / "a.json").exists()
