@@ -104,7 +104,7 @@ class Line(Strict):
 
     step: Annotated[int, Field(ge=0, lt=2**62)]
     time: Seconds
-    values: dict[str, float]
+    values: dict[str, float | bool]
 
 
 def read(path: Path, model: type[Strict]) -> Json:

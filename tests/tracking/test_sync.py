@@ -166,7 +166,7 @@ def test_garbled_notes_of_the_tracker_are_made_again(left: bytes, root: Path, st
 
 def test_a_garbled_line_of_metrics_leaves_the_others(root: Path) -> None:
     journal = finished_journal(root, "sft")
-    whole = b'{"step": %d, "time": 0, "values": {}}\n'
+    whole = b'{"step": %d, "time": 0, "values": {"loss": NaN, "passed": true}}\n'
     garbled = [
         b"\x00\x00\xff",
         b'{"step": 1, "time": 0, "val',
