@@ -10,7 +10,7 @@ from pathlib import Path
 
 from regrpo.commands import clone
 from regrpo.plan.check import check
-from regrpo.plan.findings import lines
+from regrpo.plan.findings import Level, lines
 from regrpo.records import lock_copy
 
 
@@ -25,22 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print what is wrong.
+    """Print what is wrong, could not be checked, or may not be meant.
 
-    Exit code 0: nothing is; 1: something is; 2: something could not be checked.
+    Exit code 0: nothing is wrong; 1: something is; 2: something could not be checked.
     """
     clone.enter()
     for line in lock_copy.mend():
         print(line, file=sys.stderr)
     findings = check(arguments.profile, clone.section_models())
+    levels = {one.level for one in findings}
     if arguments.json:
         print(json.dumps([dataclasses.asdict(one) for one in findings], indent=2))
-    elif findings:
-        text = lines(findings, "wrong") + lines(findings, "unchecked")
+        return _code(levels)
+    text = [line for level in LEVELS for line in lines(findings, level)]
+    if text:
         print("\n".join(text), file=sys.stderr)
-    elif not arguments.quiet:
+    if not levels - {"warning"} and not arguments.quiet:
         print("ok: every section of the profile, the environment, dvc.lock and free disk")
-    levels = {one.level for one in findings}
+    return _code(levels)
+
+
+LEVELS: tuple[Level, ...] = ("wrong", "unchecked", "warning")
+
+
+def _code(levels: set[Level]) -> int:
     if "unchecked" in levels:
         return 2
-    return 1 if levels else 0
+    return 1 if "wrong" in levels else 0

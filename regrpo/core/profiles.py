@@ -67,6 +67,12 @@ def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> Json:
     Raises Refused for a missing or unknown section.
     """
     profile = read_yaml(path)
+    require_sections(profile, path, needed)
+    return typing.cast("Json", profile)
+
+
+def require_sections(profile: Any, path: Path, needed: tuple[str, ...] = SECTIONS) -> None:
+    """Refuse what `read_profile` refuses."""
     found = set(profile) - {"profile"} if isinstance(profile, dict) else set()
     wrong = {
         "missing": sorted(set(needed) - found),
@@ -80,7 +86,6 @@ def read_profile(path: Path, needed: tuple[str, ...] = SECTIONS) -> Json:
             found="; ".join(named),
             remedy="Start from a copy of params.yaml.",
         )
-    return typing.cast("Json", profile)
 
 
 def parse_section(model: type[S], values: object, where: str) -> S:

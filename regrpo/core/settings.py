@@ -50,6 +50,9 @@ def invalid(*problems: Problem) -> PydanticCustomError:
     return PydanticCustomError("settings", "{text}", {"text": text, "problems": problems})
 
 
+MISSING = "is missing"
+
+
 class Section(BaseModel):
     """A frozen, strict section of a profile: no unknown key, no coercion of text into numbers."""
 
@@ -71,6 +74,10 @@ class Section(BaseModel):
         for problem in problems:
             known = found.get(problem.key)
             found[problem.key] = _either(known, problem) if known else problem
+        # A key that is misspelt is not missing besides.
+        for meant in {problem.would_do for problem in found.values()}:
+            if meant in found and found[meant].why == MISSING:
+                del found[meant]
         if section is None or found:
             raise invalid(*found.values())
         return section
@@ -86,7 +93,7 @@ class Section(BaseModel):
                 for key, why, would_do in error["ctx"]["problems"]
             ]
         if error["type"] == "missing":
-            return [Problem(str(error["loc"][-1]), "is missing")]
+            return [Problem(str(error["loc"][-1]), MISSING)]
         key = ".".join(map(str, path))
         if error["type"] == "extra_forbidden":
             near = nearest(key, cls.model_fields) or f"one of {', '.join(cls.model_fields)}"

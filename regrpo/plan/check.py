@@ -43,15 +43,24 @@ def check(profile: Path | None, models: Models) -> list[Finding]:
         except RegrpoError as error:
             findings.append(of_error(error))
     try:
-        values = profiles.read_profile(profile or profiles.active_profile())
+        path = profile or profiles.active_profile()
+        values = profiles.read_yaml(path)
     except RegrpoError as error:
         return [*findings, of_error(error)]
+    try:
+        profiles.require_sections(values, path)
+    except Refused as error:  # the sections that are there are looked at all the same
+        findings.append(of_error(error))
+        if not isinstance(values, dict):
+            return findings
     findings += _passwords(values)
     sections, problems = parse_errors.parse(values, models)
-    errors = rules.refusals(sections, rules.NAMES, rules.COMMITS, rules.READY)
+    errors = rules.absent_files(values)
+    errors += rules.refusals(sections, rules.NAMES, rules.COMMITS, rules.READY)
     errors += rules.joint_refusals(sections, errors)
     findings += problems + list(map(of_error, errors))
     findings += machine.versions_of_vllm(sections)
+    findings += consistency.card(path, sections)
     return findings + [one for one in _numbers(sections) if one.level == "wrong"]
 
 
@@ -77,12 +86,14 @@ def _numbers(sections: Sections) -> Iterator[Finding]:
 
 def make_plan(profile: Path, models: Models, target: Target) -> Json:
     """The plan of a profile. Raises CannotCheck or Refused if it cannot be read as one."""
-    sections, findings = parse_errors.parse(profiles.read_profile(profile), models)
-    refused = rules.refusals(sections, rules.NAMES)
+    values = profiles.read_profile(profile)
+    sections, findings = parse_errors.parse(values, models)
+    refused = rules.absent_files(values) + rules.refusals(sections, rules.NAMES)
     for error in refused + rules.joint_refusals(sections, refused):
         findings.append(of_error(error, _level(error, sections)))
     for error in rules.refusals(sections, rules.COMMITS):
         findings.append(of_error(error, "warning"))
+    findings += consistency.card(profile, sections)
     return plan.plan(profile, sections, target, findings)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from regrpo.core import files, text
 from regrpo.core.errors import Refused
+from regrpo.core.profiles import DEFAULT_PROFILE, read_yaml
 from regrpo.core.settings import nearest
 from regrpo.plan import model_shape
 from regrpo.plan.findings import (
@@ -79,6 +80,20 @@ def arithmetic(stage: str, section: Any) -> Findings:
             "to what `learning_rate` says",
             f"at most {section.max_steps - 1}; {max(1, section.max_steps // 10)} is usual",
         )
+
+
+def card(path: Path, sections: Sections) -> Findings:
+    """The default profile's own words, where a copy of it has other data."""
+    if path == DEFAULT_PROFILE or not {"prepare", "model_card"} <= sections.keys():
+        return
+    default = read_yaml(DEFAULT_PROFILE)
+    given = sections["prepare"].source.model_dump(exclude_unset=True)
+    if given == default["prepare"]["source"]:
+        return
+    for key in ("model_name", "purpose"):
+        if getattr(sections["model_card"], key) == default["model_card"][key]:
+            why = f"is still what {DEFAULT_PROFILE} says of its own model, whose data are others"
+            yield warning(f"model_card.{key}", why, "what your model is, which its card says")
 
 
 def processes(stage: str, section: Any, target: Target) -> Findings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from regrpo.core.errors import Refused, RegrpoError
 GIB = 2**30
 WIDTH = 100
 """Columns of the terminal that findings are printed for."""
+UNBROKEN = "\0"
+"""Stands for a space at which no line is broken."""
 TRAINED = ("sft", "grpo")
 EXTRA = "pip install -c constraints.txt -e '.[cuda]'"
 
@@ -80,11 +83,20 @@ def item(text: str) -> list[str]:
 
 
 def wrapped(text: str, first: str) -> list[str]:
-    """Lines of at most WIDTH columns, the further ones as far in as `first`."""
+    """Lines of at most WIDTH columns, the further ones as far in as `first`.
+
+    What stands in backticks is one word, however long: a command is to be copied.
+    """
     rest = " " * len(first)
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    lines = textwrap.wrap(
+        re.sub("`[^`]*`", lambda code: code[0].replace(" ", UNBROKEN), text),
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    return [line.replace(UNBROKEN, " ") for line in lines]
 
 
 @dataclass(frozen=True)

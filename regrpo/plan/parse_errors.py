@@ -11,17 +11,19 @@ from pydantic import ValidationError
 
 from regrpo.core.library import library_defaults
 from regrpo.core.profiles import DEFAULT_PROFILE, find_problems, read_yaml
-from regrpo.core.settings import Section
+from regrpo.core.settings import MISSING, Section
 from regrpo.plan.findings import Finding, short_message, wrong
 
 
 def parse(
     values: Mapping[str, Any], models: Mapping[str, type[Section]]
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """The sections that parse, and what is wrong with the others."""
+    """The sections that parse, and what is wrong with the others that are there."""
     sections: dict[str, Any] = {}
     findings: list[Finding] = []
     for stage, model in models.items():
+        if stage not in values:
+            continue
         try:
             sections[stage] = model.model_validate(values[stage])
         except ValidationError as error:
@@ -40,7 +42,7 @@ def explain(stage: str, model: type[Section], values: Any, error: ValidationErro
         path.insert(0, stage)
         would_do = would_do or _example(path, _at({stage: values}, path))
         would_do = would_do or _library_default(model, key)
-        last = "add it" if why == "is missing" else "leave it out"
+        last = "add it" if why == MISSING else "leave it out"
         findings.append(wrong(".".join(path), why, would_do or last))
     return findings
 

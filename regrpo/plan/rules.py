@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from regrpo.inputs import base_models, formats, model_folders, sources
 from regrpo.plan.findings import Sections
 from regrpo.train import custom_code, rewards, sharding
 
-Rule = Callable[..., None]
+Rule = Callable[..., object]
 
 
 def refusals(sections: Sections, *tables: Mapping[str, list[Rule]]) -> list[RegrpoError]:
@@ -56,39 +56,54 @@ def _refusal(rule: Rule, *given: Any) -> list[RegrpoError]:
 
 
 def require_data(_: str, section: Any) -> None:
-    """The format, the verifier and the files that prepare names."""
+    """The format and the verifier that prepare names."""
     form = formats.get_format(section.format)
     verifiers.get_verifier(section.verifier or form.verifier)
-    if section.source.kind == "local":
-        for part in (section.source.train, section.source.eval):
-            if part:
-                hub.file_under(sources.RAW_DATA, part, "prepare.source")
+
+
+def absent_files(values: Mapping[str, Any]) -> list[RegrpoError]:
+    """The files under data/raw/ and models/raw/ that a profile names and that are not there.
+
+    It is looked up in the profile as it stands, so that they are told beside keys that are wrong.
+    """
+    errors = []
+    for stage, (folder, names) in BROUGHT.items():
+        section = values.get(stage)
+        source = section.get("source") if isinstance(section, dict) else None
+        if isinstance(source, dict) and source.get("kind") in ("local", "gguf"):
+            for key in names:
+                if isinstance(source.get(key), str):
+                    where = f"{stage}.source.{key}"
+                    errors += _refusal(hub.file_under, folder, source[key], where)
+    return errors
+
+
+BROUGHT = {
+    "prepare": (sources.RAW_DATA, ("train", "eval")),
+    "base_model": (hub.RAW_MODELS, ("path", "file")),
+}
+"""Where a section's source lies that is brought, and the keys of the source that name it."""
 
 
 def require_base(_: str, section: Any) -> None:
-    """The folder or file under models/raw/, or in a package, that base_model names."""
+    """What the folder is that base_model names; a package with its file."""
     source = section.source
     if source.kind in ("gguf", "package"):
         base_models.require_gguf()
     if source.kind == "package":
         source.find()
-    elif source.kind in ("local", "gguf"):
-        name = source.path if source.kind == "local" else source.file
-        path = hub.file_under(hub.RAW_MODELS, name, "base_model.source")
-        if source.kind == "local":
-            model_folders.recognise(path, name)
+    elif source.kind == "local" and (hub.RAW_MODELS / source.path).is_dir():
+        model_folders.recognise(hub.RAW_MODELS / source.path, source.path)
 
 
 def require_rewards(_: str, section: Any) -> None:
     """Each reward's name stands in the source of ours or of TRL's, or can be imported."""
-    known = [*rewards.OURS, *section.classifiers]
     custom = _custom_rewards(section)
-    probed = custom_code.probe(custom)
+    _require_imports("grpo.reward_funcs", custom)
+    known = [*rewards.OURS, *section.classifiers]
     unknown = []
     for name in section.reward_funcs:
-        if "error" in probed.get(name, {}):
-            unknown.append(f"{name} ({probed[name]['error']})")
-        elif name not in (*custom, *section.classifiers) and not rewards.is_known(name):
+        if name not in (*custom, *section.classifiers) and not rewards.is_known(name):
             unknown.append(name + did_you_mean(name, known))
     if unknown:
         raise Refused(
@@ -97,6 +112,21 @@ def require_rewards(_: str, section: Any) -> None:
             "or one of grpo.classifiers",
             found=", ".join(unknown),
             remedy="Correct the name, or write the function.",
+        )
+
+
+def _require_imports(where: str, names: Sequence[str]) -> None:
+    """Refuse functions of the user's that cannot be imported, each with the line that fails."""
+    found = []
+    for name, facts in custom_code.probe(names).items():
+        if "error" in facts:
+            found.append(f"{name} ({facts['error']})")
+    if found:
+        raise Refused(
+            where,
+            expected="functions of custom/ that can be imported",
+            found=", ".join(found),
+            remedy="Mend the module, or set what it wants; or correct the name.",
         )
 
 
@@ -139,14 +169,7 @@ def require_task_functions(_: str, section: Any) -> None:
         text = file.read_text(encoding="utf-8", errors="replace")
         if any(_names_task(text, task) for task in section.tasks):
             names += _functions(file, text)
-    for name, facts in custom_code.probe(list(dict.fromkeys(names))).items():
-        if "error" in facts:
-            raise Refused(
-                "evaluate.tasks",
-                expected=f"a function that can be imported ({name})",
-                found=facts["error"],
-                remedy="Mend it: the task cannot be asked without.",
-            )
+    _require_imports("evaluate.tasks", list(dict.fromkeys(names)))
 
 
 def _functions(file: Path, text: str) -> Iterator[str]:
@@ -300,10 +323,28 @@ def require_reward_columns(prepare: Any, grpo: Any) -> None:
         )
 
 
+def require_rows(prepare: Any, validate: Any) -> None:
+    """What prepare gives a split at most is no less than what the gate wants of each."""
+    sizes = {
+        "prepare.eval": prepare.eval,
+        "prepare.dev": prepare.dev,
+        "prepare.train": prepare.train,
+    }
+    few = [f"{key}: {size}" for key, size in sizes.items() if size and size < validate.min_rows]
+    if few:
+        raise Refused(
+            "validate.min_rows",
+            expected="no more rows than prepare gives a split",
+            found=f"{validate.min_rows} beside {', '.join(few)}",
+            remedy=f"Raise these, or lower it to {min(size for size in sizes.values() if size)}.",
+        )
+
+
 JOINT: dict[Rule, tuple[str, ...]] = {
     require_promote: ("promote", "evaluate"),
     require_cut: ("prepare", "sft"),
     require_answers: ("prepare", "grpo", "evaluate"),
     require_reward_columns: ("prepare", "grpo"),
+    require_rows: ("prepare", "validate"),
 }
 """Each with the sections that it reads, which must be right for themselves."""

@@ -9,12 +9,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from regrpo import cli
+from regrpo.core import profiles
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.plan import consistency, workspace
+from regrpo.plan import consistency, findings, workspace
 from tests.support.projects import ROOT, edit_yaml, run
 
 
@@ -124,11 +126,91 @@ def test_rewards_formats_and_files_are_looked_up_by_name(
     assert cli.main(["check"]) == 2
     said = words(capsys.readouterr().err)
     none = "AttributeError: module 'custom.rewards' has no attribute 'none'"
-    assert (
-        f"found custom.rewards:none ({none}), exct_answer (did you mean `exact_answer`?)." in said
-    )
+    assert f"functions of custom/ that can be imported; found custom.rewards:none ({none})." in said
     assert "a file or folder at data/raw/mine.jsonl" in said
     assert "a file or folder at models/raw/mine" in said
+    del rewards["custom.rewards:none"]
+    edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": rewards}})
+    assert cli.main(["check"]) == 2
+    said = words(capsys.readouterr().err)
+    assert "found exct_answer (did you mean `exact_answer`?)." in said
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"prepare": {"devv": 10}}, {"prepare": {"format": "none"}}, {"promote": None}]
+)
+def test_missing_files_are_told_beside_whatever_else_is_wrong(
+    here: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any]
+) -> None:
+    source = {"kind": "local", "train": "mine.jsonl", "eval": "held.jsonl", "license": "MIT"}
+    edit_yaml(here / "params.yaml", {"prepare": {"source": source}})
+    base = {"kind": "gguf", "file": "base.gguf", "license": "MIT"}
+    edit_yaml(here / "params.yaml", {"base_model": {"source": base}})
+    values = profiles.read_yaml(here / "params.yaml")
+    for section, change in wrong.items():
+        values[section] = change and values[section] | change
+        if change is None:
+            del values[section]
+    (here / "profiles/mine.yaml").write_text(json.dumps(values))
+    assert cli.main(["check", "--profile", "profiles/mine.yaml"]) == 2
+    said = words(capsys.readouterr().err)
+    assert said.startswith("Wrong - p")
+    for path in ("data/raw/mine.jsonl", "data/raw/held.jsonl", "models/raw/base.gguf"):
+        assert said.count(f"a file or folder at {path}") == 1
+
+
+def test_splits_below_what_the_gate_wants_are_told_beforehand(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"eval": 30, "dev": 20, "train": None}
+    edit_yaml(here / "params.yaml", {"prepare": sizes, "validate": {"min_rows": 25}})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "validate.min_rows: expected no more rows than prepare gives a split; found 25" in said
+    assert "25 beside prepare.dev: 20. Would do: Raise these, or lower it to 20" in said
+    edit_yaml(here / "params.yaml", {"validate": {"min_rows": 20}})
+    assert cli.main(["check", "--quiet"]) == 0
+
+
+def test_a_misspelt_key_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = profiles.read_yaml(here / "params.yaml")
+    values["grpo"]["max_step"] = values["grpo"].pop("max_steps")
+    values["evaluate"]["bootstraps"] = values["evaluate"].pop("bootstrap")
+    (here / "profiles/mine.yaml").write_text(json.dumps(values))
+    assert cli.main(["check", "--profile", "profiles/mine.yaml"]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  - ")]
+    assert [line.partition(":")[0] for line in said] == [
+        "  - grpo.max_step",
+        "  - evaluate.bootstraps",
+    ]
+
+
+def test_a_copy_that_keeps_the_defaults_words_for_other_data_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = profiles.read_yaml(here / "params.yaml")
+    values["grpo"]["learning_rate"] = 1e-3
+    mine = here / "profiles/mine.yaml"
+    mine.write_text(json.dumps(values))
+    assert cli.main(["check", "--profile", "profiles/mine.yaml"]) == 0
+    assert capsys.readouterr().err == "", "the same data"
+    values["prepare"]["source"]["config"]["max_terms"] = 4
+    mine.write_text(json.dumps(values))
+    assert cli.main(["check", "--profile", "profiles/mine.yaml"]) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("ok: ")
+    assert output.err.startswith("Warnings\n")
+    assert "model_card.purpose: is still what params.yaml says of its own model" in words(
+        output.err
+    )
+    assert "model_card.model_name: is still" in words(output.err)
+
+
+def test_a_command_is_printed_in_one_piece() -> None:
+    command = f"`python -c 'import {'x' * 120}; print(1)'`"
+    assert command in "\n".join(
+        findings.item(f"Merge it with its base: {command}, and then go on.")
+    )
 
 
 def test_a_reward_that_cannot_be_imported_is_told_before_anything_is_trained(
@@ -142,6 +224,7 @@ def test_a_reward_that_cannot_be_imported_is_told_before_anything_is_trained(
     assert cli.main(["check"]) == 1
     said = words(capsys.readouterr().err)
     assert "custom.judge:judged (custom/judge.py, line 3: KeyError: 'JUDGE_API_KEY')" in said
+    assert "Mend the module, or set what it wants" in said
     monkeypatch.setenv("JUDGE_API_KEY", "secret")
     assert cli.main(["check", "--quiet"]) == 0
     assert "custom.judge" not in sys.modules, "a child process imports it"
