@@ -15,6 +15,7 @@ import io
 import json
 import lzma
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -29,7 +30,14 @@ Rows = Iterator[tuple[str, Row]]
 
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 """Endings that may follow the others. What a file really is, its first bytes say."""
-MAGIC = {"gzip": b"\x1f\x8b", "bz2": b"BZh", "xz": b"\xfd7zXZ\0", "zstd": b"\x28\xb5\x2f\xfd"}
+MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+UNPACK = {"gzip": "gunzip", "bzip2": "bunzip2", "xz": "unxz", "zstd": "unzstd"}
+"""The commands that decompress a file in its place."""
 LONGEST_CELL = 2**26
 """Characters of a CSV cell: more than a text has, less than the rest of a file after a quote that
 is never closed."""
@@ -61,6 +69,14 @@ def local_rows(path: Path) -> Rows:
             expected=f"a file ending in {', '.join(readers)}",
             found="a folder" if path.is_dir() else ending,
             remedy="Convert it to one of these.",
+        )
+    around = _compression(path)
+    if ending == ".parquet" and around:
+        raise Refused(
+            str(path),
+            expected="Parquet as it is: it is compressed inside",
+            found=f"{around} around it",
+            remedy=f"Decompress it with {UNPACK[around]}, and name the file that it leaves.",
         )
     if path.stat().st_size == 0:
         raise Refused(
@@ -94,7 +110,7 @@ def _json(path: Path) -> Rows:
     for number, line in chain(begin, lines):
         place = f"{path}, line {number}"
         with _refuse_json(path, number, line, "one JSON object"):
-            value = json.loads(line.strip())
+            value = json.loads(line.strip(), object_pairs_hook=_named_once)
         yield place, _object(value, place)
 
 
@@ -137,12 +153,15 @@ def _is_row(line: str, alone: bool) -> bool:
         return not line.startswith("{") or error.pos < len(line)
     except (ValueError, RecursionError):
         return True
-    return not (alone and isinstance(value, dict) and _table(value))
+    if not alone or not isinstance(value, dict):
+        return True
+    return not (_holds_parts(value) or _table(value))
 
 
 def _document(text: str, path: Path) -> list[Any]:
     """The rows of a JSON document: of a list, a table, or objects one after the other."""
-    decoder, values, position = json.JSONDecoder(), [], 0
+    decoder = json.JSONDecoder(object_pairs_hook=_named_once)
+    values, position = [], 0
     text = text.rstrip()
     while position < len(text):
         position = SPACE.match(text, position).end()  # type: ignore[union-attr]  # it may be none
@@ -153,8 +172,32 @@ def _document(text: str, path: Path) -> list[Any]:
         return values
     [value] = values
     if isinstance(value, dict):
+        if _holds_parts(value):
+            raise Refused(
+                str(path),
+                expected="the rows of one part in a file",
+                found=f"lists of rows by name: {', '.join(value)}",
+                remedy="Write each list to a file of its own, as prepare.source.train and .eval.",
+            )
         return _table(value) or [value]
     return value if isinstance(value, list) else values
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object. Raises ValueError for a key that stands twice: json would keep the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        [(repeated, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {repeated!r} twice")
+    return value
+
+
+def _holds_parts(value: Row) -> bool:
+    """Whether it is several lists of objects by name, as {"train": [{…}], "test": [{…}]}."""
+    parts = list(value.values())
+    if len(parts) < 2 or not all(isinstance(one, list) and one for one in parts):
+        return False
+    return all(isinstance(one[0], dict) for one in parts)
 
 
 def _table(value: Row) -> list[Row]:
@@ -293,9 +336,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _require_expansion(path: Path) -> None:
     """Refuse compressed data that become too large, before a row of them is read."""
-    with path.open("rb") as file:
-        if not _compression(file.read(6)):
-            return
+    if not _compression(path):
+        return
     left = files.most_bytes(path)
     with _opened(path) as file:
         while chunk := file.read(2**20):
@@ -306,27 +348,28 @@ def _require_expansion(path: Path) -> None:
 
 def _opened(path: Path) -> Any:
     """A file's bytes, decompressed, as a buffered reader."""
-    with path.open("rb") as file:
-        compression = _compression(file.read(6))
-    if compression == "gzip":
-        return gzip.open(path)
-    if compression == "bz2":
-        return bz2.open(path)
-    if compression == "xz":
-        return lzma.open(path)
-    if compression == "zstd":
-        import pyarrow as pa
+    match _compression(path):
+        case "gzip":
+            return gzip.open(path)
+        case "bzip2":
+            return bz2.open(path)
+        case "xz":
+            return lzma.open(path)
+        case "zstd":
+            import pyarrow as pa
 
-        return io.BufferedReader(pa.input_stream(path, compression="zstd"))
+            return io.BufferedReader(pa.input_stream(path, compression="zstd"))
     return path.open("rb")
 
 
-def _compression(start: bytes) -> str | None:
-    """What the first bytes of a file say of its compression."""
-    for name, magic in MAGIC.items():
+def _compression(path: Path) -> str:
+    """By what a file is compressed, as its first bytes say; "" for none."""
+    with path.open("rb") as file:
+        start = file.read(6)
+    for magic, name in MAGIC.items():
         if start.startswith(magic):
             return name
-    return None
+    return ""
 
 
 def _bad_text(path: Path, line: int, found: str, remedy: str) -> Refused:

@@ -78,7 +78,7 @@ class Local(Section):
     def describe(self) -> dict[str, Any]:
         digests = {name: files.sha256(RAW_DATA / name) for name in self._names().values()}
         return {
-            "source": f"files under {RAW_DATA}/",
+            "source": " and ".join(f"{RAW_DATA}/{name}" for name in digests),
             "revision": files.sha256_json(digests),
             "files": digests,
         }

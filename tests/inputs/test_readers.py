@@ -58,6 +58,13 @@ def read(folder: Path, name: str, content: bytes) -> list[tuple[str, dict[str, A
         ("a.jsonl", b"[" * 100_000, ["a.jsonl, line 1", "recursion"]),
         ("a.jsonl", b'{"answer": ' + b"9" * 5000 + b"}", ["a.jsonl, line 1", "4300 digits"]),
         ("a.json", b'[{"question": 1},\n {"question": }]', ["a.json, line 2", "Expecting value"]),
+        ("a.jsonl", b'{"answer": 1, "answer": 2}\n' + GOOD, ["line 1", "the key 'answer' twice"]),
+        ("a.json", b'[{"a": {"b": 1, "b": 2}}]', ["line 1", "the key 'b' twice"]),
+        (
+            "a.json",
+            b'{"train": [{"question": "1"}, {"question": "2"}], "test": [{"question": "3"}]}',
+            ["lists of rows by name: train, test", "a file of its own"],
+        ),
         ("a.json", b"3", ["a.json, line 1", "a JSON object; found int"]),
         ("a.json", b'[{"question": 1}, 2]', ["a.json, row 1", "a JSON object; found int"]),
         ("a.json", b"[\n\xff]", ["a.json, line 2", "byte 0xff"]),
@@ -118,6 +125,15 @@ def parquet(tmp_path: Path) -> bytes:
         pa.table({"question": [f"{i}+1=" for i in range(10_000)]}), tmp_path / "whole.parquet"
     )
     return (tmp_path / "whole.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.parquet"])
+def test_compressed_parquet_is_refused_with_what_to_do(
+    tmp_path: Path, parquet: bytes, name: str
+) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(parquet))
+    with pytest.raises(Refused, match="found gzip around it"):
+        list(readers.local_rows(tmp_path / name))
 
 
 def test_a_truncated_parquet_is_refused(tmp_path: Path, parquet: bytes) -> None:
