@@ -46,10 +46,12 @@ class DoctorRule(_Shape):
 
     rule: str
     what: str
-    verdict: Literal["fired", "clear", "not_applicable"]
+    verdict: Literal["fired", "clear", "not_judged", "not_applicable"]
     steps: list[int]
     worst: float | None
     change: str
+    needs: str | None = None
+    """What a run would have had to have for the rule to judge it."""
 
 
 class Health(_Shape):

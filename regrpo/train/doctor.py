@@ -1,4 +1,4 @@
-"""The GRPO doctor: rules over the logged history that tell a sick run from a healthy one.
+"""The GRPO doctor: rules over the logged history that tell a sick run, or one that is to end.
 
 The signs are those TRL's documentation and the DAPO paper (Yu et al. 2025, arXiv:2503.14476,
 sections 3.1 to 3.4) name: groups without variance, entropy collapse, clipped completions, exploding
@@ -14,7 +14,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from regrpo.core.settings import Problem, Section, invalid
 
 Row = Mapping[str, float]
 """One logging step: `step` and the metrics as TRL names them."""
@@ -24,7 +28,10 @@ MAIN_MEAN, MAIN_STD = "main_reward/mean", "main_reward/std"
 
 @dataclass(frozen=True)
 class Rule:
-    """`find` gets the rows that hold `metric` and returns those at which the rule fires."""
+    """`find` gets the rows that hold `metric` and returns those at which the rule fires.
+
+    A run with fewer such rows than `needs`, or that ended before step `after`, it cannot judge.
+    """
 
     name: str
     what: str
@@ -33,6 +40,16 @@ class Rule:
     find: Callable[[Sequence[Row]], list[Row]]
     fatal: bool = False
     low_is_worse: bool = False
+    needs: int = 1
+    after: int = 0
+
+    def lacking(self, rows: Sequence[Row]) -> str | None:
+        """What a run that it cannot judge would need; None for one that it can."""
+        if len(rows) < self.needs:
+            return f"{self.needs} logged steps with {self.metric}"
+        if rows[-1]["step"] < self.after:
+            return f"{self.after} steps"
+        return None
 
 
 def _above(metric: str, limit: float) -> Callable[[Sequence[Row]], list[Row]]:
@@ -136,6 +153,7 @@ RULES = (
         "temperature",
         _no_reward,
         low_is_worse=True,
+        after=20,
     ),
     Rule(
         "no_variance_wrong",
@@ -145,6 +163,7 @@ RULES = (
         "the questions (easier), sft.max_steps (a longer warm start), num_generations (higher), "
         "reward_funcs (one for a part of the way)",
         _alike(are_right=False),
+        needs=10,
     ),
     Rule(
         "no_variance_right",
@@ -153,6 +172,7 @@ RULES = (
         "frac_reward_zero_std",
         "the questions (harder), max_steps (fewer), temperature (higher)",
         _alike(are_right=True),
+        needs=10,
     ),
     Rule(
         "entropy_collapse",
@@ -161,6 +181,7 @@ RULES = (
         "learning_rate (lower), temperature (higher), epsilon_high (higher), beta (above 0)",
         _departed("entropy", lambda value, start: value < 0.05 * start, 10),
         low_is_worse=True,
+        needs=15,
     ),
     Rule(
         "kl",
@@ -196,6 +217,7 @@ RULES = (
         "completions/mean_length",
         "length_penalty among reward_funcs, max_completion_length (lower)",
         _departed("completions/mean_length", lambda value, start: value > 3 * start, 5),
+        needs=10,
     ),
     Rule(
         "sampler_difference",
@@ -219,14 +241,17 @@ RULES = (
         "reward_funcs (is the reward being gamed?), beta (above 0), max_steps (fewer)",
         _gamed,
         low_is_worse=True,
+        needs=3,  # before the first step, and two to compare
     ),
 )
 
 
 def examine(history: Sequence[Row], main: str = "") -> dict[str, Any]:
-    """health.json: per rule fired, clear or not_applicable (TRL logs no such metric), and steps.
+    """health.json: per rule fired, clear, not_judged or not_applicable, and steps.
 
-    `main` names the reward function that says what is right; without it the sum of all does.
+    Not judged is a run too short for a rule, which then has `needs`; not applicable a metric that
+    TRL did not log. `main` names the reward function that says what is right; without it the sum of
+    all does.
     """
     rows = [_with_main_reward(row, main) for row in history]
     rules = [_apply(rule, rows) for rule in RULES]
@@ -270,15 +295,30 @@ def shortfalls(history: Sequence[Row], rewards: Iterable[str]) -> list[str]:
     return found
 
 
+def lines(health: Mapping[str, Any]) -> list[str]:
+    """What of a health.json is to be read when grpo ends."""
+    found = []
+    for rule in health["rules"]:
+        if rule["verdict"] == "fired":
+            first, last = rule["steps"][0], rule["steps"][-1]
+            found.append(
+                f"the doctor warns: {rule['what']} (steps {first} to {last}); "
+                f"change {rule['change']}"
+            )
+    return [*found, *health["shortfalls"]]
+
+
 def _apply(rule: Rule, history: Sequence[Row]) -> dict[str, Any]:
     rows = [row for row in history if rule.metric in row]
     # What is not finite is one rule's alone.
     if not rule.fatal:
         rows = [row for row in rows if math.isfinite(row[rule.metric])]
     found = rule.find(rows) if rows else []
-    verdict, worst = "clear", None
+    verdict, worst, lacking = "clear", None, None
     if not rows:
         verdict = "not_applicable"
+    elif lacking := rule.lacking(rows):
+        verdict = "not_judged"
     if found:
         verdict = "fired"
         values = [row[rule.metric] for row in found]
@@ -286,7 +326,7 @@ def _apply(rule: Rule, history: Sequence[Row]) -> dict[str, Any]:
     # The metric of that rule is the step, which is no measure of anything.
     if rule.fatal:
         worst = None
-    return {
+    judged = {
         "rule": rule.name,
         "what": rule.what,
         "verdict": verdict,
@@ -294,3 +334,54 @@ def _apply(rule: Rule, history: Sequence[Row]) -> dict[str, Any]:
         "worst": worst,
         "change": rule.change,
     }
+    return judged | {"needs": lacking} if lacking else judged
+
+
+# --- what ends a run before its last step ---------------------------------------------------------
+
+
+class EarlyStopping(Section):
+    """Ends a run whose reward no longer rises, or that drifts too far from its reference model.
+
+    `reward_patience`: logged steps without a new best mean of the last `smoothing` logged rewards.
+    `kl_ceiling`: the largest KL divergence from the reference model, in nats per token as TRL logs
+    it. Being a function of the history alone, it says the same in a resumed run.
+    """
+
+    reward_patience: int | None = Field(default=None, gt=0)
+    smoothing: int = Field(default=10, gt=0)
+    kl_ceiling: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _watches_something(self) -> Self:
+        if self.reward_patience is None and self.kl_ceiling is None:
+            raise invalid(Problem("", "set `reward_patience`, `kl_ceiling` or both"))
+        return self
+
+    def verdict(self, rows: Sequence[Row]) -> dict[str, Any] | None:
+        """{reason, step} of the first logged step at which the run has to end, if there is one."""
+        rewards: list[float] = []
+        best = float("-inf")
+        best_at = 0
+        for row in rows:
+            step = int(row["step"])
+            kl = row.get("kl", 0.0)
+            if self.kl_ceiling is not None and kl > self.kl_ceiling:
+                reason = f"KL divergence {kl:.4g} above the ceiling {self.kl_ceiling:g}"
+                return {"reason": reason, "step": step}
+            if "reward" not in row:
+                continue
+            rewards.append(row["reward"])
+            if self.reward_patience is None or len(rewards) < self.smoothing:
+                continue
+            smoothed = sum(rewards[-self.smoothing :]) / self.smoothing
+            if smoothed > best:
+                best = smoothed
+                best_at = len(rewards)
+            elif len(rewards) - best_at >= self.reward_patience:
+                reason = (
+                    f"no reward (mean of {self.smoothing}) above {best:.4g} for "
+                    f"{self.reward_patience} logged steps"
+                )
+                return {"reason": reason, "step": step}
+        return None

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from regrpo.train.doctor import RULES, examine, shortfalls
+from regrpo.train.doctor import RULES, examine, lines, shortfalls
 
 
 def healthy(steps: int = 40) -> list[dict[str, float]]:
@@ -122,6 +122,22 @@ def test_a_metric_that_was_not_logged_makes_its_rule_not_applicable() -> None:
     assert found["kl"] == found["reward_without_accuracy"] == "not_applicable"
 
 
+def test_a_rule_that_needs_more_steps_than_the_run_had_is_not_judged() -> None:
+    rules = {rule["rule"]: rule for rule in examine(healthy(9))["rules"]}
+    short = {name: rule["needs"] for name, rule in rules.items() if rule["verdict"] == "not_judged"}
+    assert short == {
+        "no_reward": "20 steps",
+        "no_variance_wrong": "10 logged steps with frac_reward_zero_std",
+        "no_variance_right": "10 logged steps with frac_reward_zero_std",
+        "entropy_collapse": "15 logged steps with entropy",
+        "length_explosion": "10 logged steps with completions/mean_length",
+    }
+    assert rules["grad_norm"]["verdict"] == "clear", "a single step tells"
+    found = {rule["rule"]: rule for rule in examine(healthy(20))["rules"]}
+    assert found["reward_without_accuracy"]["needs"] == "3 logged steps with dev_accuracy"
+    assert found["no_reward"]["verdict"] == "clear"
+
+
 def test_only_nan_and_infinity_are_fatal() -> None:
     assert examine(spoil("kl", 5.0))["verdict"] == "warnings"
     assert examine(spoil("loss", math.nan))["verdict"] == "fatal"
@@ -134,7 +150,8 @@ def test_the_report_is_json_without_nan() -> None:
 
 
 def test_the_first_measurement_without_a_reward_is_no_obstacle() -> None:
-    assert verdicts([{"step": 0.0, "dev_accuracy": 0.9}])["reward_without_accuracy"] == "clear"
+    first = {"step": 0.0, "dev_accuracy": 0.9}
+    assert verdicts([first, *healthy()])["reward_without_accuracy"] == "clear"
     assert verdicts([])["reward_without_accuracy"] == "not_applicable"
 
 
@@ -160,3 +177,10 @@ def test_a_reward_that_never_varied_is_said_and_one_that_did_is_not() -> None:
     assert shortfalls(late, ["mine"]) == [], "it varied from step to step"
     (said,) = shortfalls(rewarded(frac_reward_zero_std=1.0, **varied), ["mine"])
     assert said.startswith("The reward never varied within a group")
+
+
+def test_what_fired_and_what_fell_short_is_said_at_the_end() -> None:
+    health = examine(spoil("grad_norm", 11.0)) | {"shortfalls": ["It taught nothing."]}
+    fired, short = lines(health)
+    assert fired.startswith("the doctor warns: gradient norm above 10 (before clipping) (steps ")
+    assert short == "It taught nothing."

@@ -8,7 +8,7 @@ import pytest
 
 from regrpo.core.errors import Refused
 from regrpo.core.profiles import parse_section
-from regrpo.train.early_stopping import EarlyStopping
+from regrpo.train.doctor import EarlyStopping
 
 
 def rows(*rewards: float, **more: list[float]) -> list[dict[str, float]]:
