@@ -1,8 +1,8 @@
 """evaluate: lm-eval on base, sft and grpo, every difference with a paired interval and a test.
 
-Reads models/{base,sft,grpo}/, data/prepared/{eval.parquet,dataset.json}, stages/eval_tasks/ and
-custom/; writes reports/evaluate/{metrics.json,samples.parquet,comparison.png}. Run it by hand:
-python -m stages.evaluate
+Reads models/{base,sft,grpo}/, the base's source.json, data/prepared/{eval.parquet,dataset.json},
+stages/eval_tasks/ and custom/; writes reports/evaluate/{metrics.json,samples.parquet,
+comparison.png}. Run it by hand: python -m stages.evaluate
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from regrpo.train.classifiers import Classifier, ClassifierName, Judge, load_all
 if TYPE_CHECKING:
     import pandas as pd
 
-DATASET = Path("data/prepared/dataset.json")
+DATASET, EVAL = Path("data/prepared/dataset.json"), Path("data/prepared/eval.parquet")
+SOURCE = Path("reports/base_model/source.json")
 TASKS = Path(__file__).parent / "eval_tasks"
 HEADLINE, OPENED = "heldout", "heldout_reasoning_prefilled"
 OWNED = ("pretrained", "device", "dtype", "batch_size", "seed", "trust_remote_code")
@@ -74,18 +75,28 @@ class Params(Section):
 
 
 def answers(
-    params: Params, found: list[Task], judges: Mapping[str, Judge], style: str, device: str
+    params: Params,
+    found: list[Task],
+    judges: Mapping[str, Judge],
+    dataset: Mapping[str, Any],
+    device: str,
 ) -> pd.DataFrame:
-    """Every model asked every task: one row per (task, model, question), sorted."""
+    """Every model asked every task: one row per (task, model, question), sorted.
+
+    Questions of the data have the columns that prepare kept.
+    """
     import pandas as pd
 
+    style, keep = dataset["prompt_style"], dataset.get("keep", ())
+    stops = conversation.stop_tokens(files.read_json(SOURCE), style)
+    kept = {}
+    for row in files.read_rows(EVAL):
+        kept[row["id"]] = {name: row[name] for name in keep}
     rows = []
     for model in MODELS:
         hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")
-        folder = Path("models") / model
-        stops = conversation.stop_tokens(folder, style)
         lm = harness.load_model(
-            folder,
+            Path("models") / model,
             backend=params.backend,
             device=device,
             batch_size=params.batch_size,
@@ -105,6 +116,7 @@ def answers(
                 seed=params.seed,
                 decoding=harness.decoding_by(params.backend, stops),
                 gen_kwargs=params.gen_kwargs,
+                kept=kept,
             )
             asked += tasks.judged(task, asked, judges)
             rows += [{"model": model, **row} for row in asked]
@@ -115,7 +127,11 @@ def answers(
         del lm
         gc.collect()
     columns = ["task", "model", "id", "prompt", "completion", "answer", "value"]
-    return pd.DataFrame(rows, columns=columns).sort_values(columns[:3], ignore_index=True)
+    frame = pd.DataFrame(rows, columns=columns)
+    for name in keep:
+        # As objects: pandas would make floats of integers beside a None.
+        frame[name] = pd.Series([row.get(name) for row in rows], dtype=object)
+    return frame.sort_values(columns[:3], ignore_index=True)
 
 
 def memory_changes(params: Params) -> list[str]:
@@ -204,7 +220,7 @@ def main() -> None:
         ]
         headline = find_headline(found, params.headline)
         with hardware.refuse_full_memory("evaluate", memory_changes(params)):
-            samples = answers(params, found, judges, dataset["prompt_style"], device)
+            samples = answers(params, found, judges, dataset, device)
         summary = summarise(samples, found, params, headline)
         metrics = {
             "headline": headline,
@@ -218,7 +234,9 @@ def main() -> None:
         binary = [name for name, task in summary.items() if task["kind"] == "binary"]
         correct = samples["value"].eq(1).where(samples["task"].isin(binary))
         samples["correct"] = correct.astype("boolean")  # missing where nothing is right or wrong
-        files.write_parquet(run.reports / "samples.parquet", samples)
+        schema = files.ParquetFile(EVAL).schema
+        fields = [schema.field(name) for name in dataset.get("keep", ())]
+        files.write_parquet(run.reports / "samples.parquet", samples, fields)
         picture.draw(metrics, run.reports / "comparison.png")
         files.write_json(run.reports / "metrics.json", metrics)
         scores = {}

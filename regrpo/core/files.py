@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -162,15 +162,19 @@ def equal(a: Any, b: Any) -> bool:
     return both_nan or bool(a == b)
 
 
-def write_parquet(path: Path, frame: pd.DataFrame) -> None:
+def write_parquet(path: Path, frame: pd.DataFrame, fields: Sequence[pa.Field] = ()) -> None:
     """Write a table as Parquet, atomically.
 
-    The same table gives the same bytes (no index, no pandas metadata).
+    The same table gives the same bytes (no index, no pandas metadata). `fields` are the types of
+    the columns that prepare kept; those of the others follow from their values.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    plain = frame.drop(columns=[field.name for field in fields])
+    table = pa.Table.from_pandas(plain, preserve_index=False).replace_schema_metadata(None)
+    for field in fields:
+        table = table.append_column(field, [pa.array(frame[field.name].tolist(), field.type)])
     with replacing(path) as temporary:
         pq.write_table(table, temporary)
 

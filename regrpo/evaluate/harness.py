@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -101,10 +102,12 @@ def ask(
     seed: int,
     decoding: Mapping[str, Any] = MappingProxyType({}),
     gen_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    kept: Mapping[str, Row] = MappingProxyType({}),
 ) -> list[Row]:
     """One model's answers: a row per question and metric, of the first `limit` questions or all.
 
-    `decoding` is what `decoding_by` says, `gen_kwargs` the profile's, for our tasks.
+    `decoding` is what `decoding_by` says, `gen_kwargs` the profile's, for our tasks. `kept` are the
+    further columns of the data's questions by id, which their rows get.
 
     With `chat`, prompts go through the model's chat template: ours with the generation prompt and
     then the opening of the completion, others as lm-eval does it. Raises Refused for a value that
@@ -116,11 +119,11 @@ def ask(
     plain = harness.get_config("doc_to_text")
     harness.set_fewshot_seed(seed)
     if task.origin == "ours":
-        _limit_tokens(task, lm, max_gen_toks)
         harness.set_config("generation_kwargs", dict(gen_kwargs), update=True)
         if chat:  # the template writes the tokens that a text begins with, here as in training
             lm.add_bos_token = False
             harness.set_config("doc_to_text", partial(plain, render=lm.apply_chat_template))
+        _limit_tokens(task, lm, max_gen_toks, limit)
     if harness.get_config("output_type") == "generate_until":
         harness.set_config("generation_kwargs", dict(decoding), update=True)
     results = lm_eval.evaluate(
@@ -137,22 +140,34 @@ def ask(
     for metric in task.metrics:
         for sample in results["samples"][task.name]:
             if sample["filter"] == metric.filter:
-                rows.append(_row(task, metric, sample))
+                rows.append(_row(task, metric, sample) | _columns(sample["doc"], kept))
     return rows
 
 
-def _limit_tokens(task: Task, lm: LM, max_gen_toks: int) -> None:
-    """Set how long a completion of one of our tasks may be. Raises Refused if nothing else fits."""
-    about = task.harness.get_config("metadata") or {}
+def _limit_tokens(task: Task, lm: LM, max_gen_toks: int, limit: int | None) -> None:
+    """Set how long a completion of one of our tasks may be.
+
+    Raises Refused if it goes beyond the model's window: lm-eval would cut the prompt's beginning.
+    """
+    harness = task.harness
+    about = harness.get_config("metadata") or {}
     tokens = max_gen_toks * about.get("max_gen_toks_times", 1)
-    if tokens >= lm.max_length:
+    prompts = [harness.doc_to_text(doc) for doc in islice(harness.eval_docs, limit)]
+    longest = max(len(lm.tok_encode(prompt)) for prompt in prompts)
+    if longest + tokens > lm.max_length:
         raise Refused(
             "evaluate.max_gen_toks",
-            expected=f"less than the model's window ({lm.max_length} tokens)",
-            found=f"{tokens} for {task.name}",
-            remedy="Lower it, or take the task off the list.",
+            expected=f"prompt and completion within the model's window ({lm.max_length} tokens)",
+            found=f"{longest} + {tokens} for {task.name}",
+            remedy="Lower it or prepare.max_prompt_tokens, or take the task off the list.",
         )
-    task.harness.set_config("generation_kwargs", {"max_gen_toks": tokens}, update=True)
+    harness.set_config("generation_kwargs", {"max_gen_toks": tokens}, update=True)
+
+
+def _columns(doc: Any, kept: Mapping[str, Row]) -> Row:
+    """The further columns of a question, where it is one of the data's with them."""
+    found = kept.get(str(doc.get("id")), {}) if isinstance(doc, Mapping) else {}
+    return found if found.keys() <= doc.keys() else {}
 
 
 def _row(task: Task, metric: Metric, sample: dict[str, Any]) -> Row:

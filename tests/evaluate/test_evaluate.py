@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from regrpo.core import files
@@ -17,7 +18,7 @@ from regrpo.evaluate import stats, tasks
 from regrpo.evaluate.results import MODELS
 from stages import evaluate
 from tests.support.projects import ROOT, edit_yaml, make_project, run
-from tests.support.questions import write_data
+from tests.support.questions import KEPT, write_data
 
 OURS = ["heldout", "heldout_sampled", "heldout_answer_prefilled", "heldout_reasoning_prefilled"]
 OUTPUTS = ("metrics.json", "samples.parquet", "comparison.png")
@@ -85,12 +86,29 @@ def write_models(folder: Path, rows: list[dict[str, Any]]) -> None:
     torch.set_num_threads(threads)
 
 
+BY_LEVEL = """\
+task: by_level
+dataset_path: parquet
+dataset_kwargs: {data_files: {test: data/prepared/eval.parquet}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{meta.tests | join('')}}{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: [], do_sample: false, max_gen_toks: 4}
+process_results: !function levels.level
+metric_list: [{metric: level, aggregation: mean, higher_is_better: true}]
+"""
+LEVELS = "def level(doc, results):\n    return {'level': (doc['level'] or 0) / 3}\n"
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository after the stage ran, as a process, on ours and the example task."""
     folder = make_project(tmp_path_factory.mktemp("evaluate") / "project", with_git=False)
-    write_models(folder, write_data(folder))
-    tasks = [*OURS, "example_two_terms"]
+    write_models(folder, write_data(folder, keep=True))
+    (folder / "custom/eval_tasks/by_level.yaml").write_text(BY_LEVEL)
+    (folder / "custom/eval_tasks/levels.py").write_text(LEVELS)
+    tasks = [*OURS, "example_two_terms", "by_level"]
     edit_yaml(
         folder / "params.yaml",
         {"evaluate": {"tasks": tasks, "limit": 20, "batch_size": 8, "bootstrap": 300}},
@@ -119,7 +137,7 @@ def test_every_number_is_what_the_samples_give(metrics: Any, samples: pd.DataFra
     drawn = {"resamples": 300, "seed": 0}
     assert (
         set(metrics["tasks"])
-        == {*OURS, "heldout_format", "example_two_terms"}
+        == {*OURS, "heldout_format", "example_two_terms", "by_level"}
         == set(samples["task"])
     )
     for name, task in metrics["tasks"].items():
@@ -156,9 +174,31 @@ def test_our_tasks_are_scored_by_the_verifier_alone(samples: pd.DataFrame) -> No
 
 def test_samples_hold_one_row_per_task_model_and_question_in_order(samples: pd.DataFrame) -> None:
     keys = samples[["task", "model", "id"]]
-    assert len(keys) == 6 * 3 * 20
+    assert len(keys) == 7 * 3 * 20
     assert not keys.duplicated().any()
     assert keys.equals(keys.sort_values(list(keys.columns), ignore_index=True))
+
+
+def test_columns_that_were_kept_reach_custom_tasks_and_samples_with_their_types(
+    evaluated: Path,
+) -> None:
+    table = pq.read_table(evaluated / "reports/evaluate/samples.parquet")
+    prepared = pq.read_table(evaluated / "data/prepared/eval.parquet")
+    for name in KEPT:
+        assert table.schema.field(name) == prepared.schema.field(name)
+    rows = {row["id"]: row for row in prepared.to_pylist()}
+    seen = set()
+    for row in table.to_pylist():
+        seen.add(row["task"])
+        source = dict.fromkeys(KEPT)
+        if row["task"] != "example_two_terms":
+            number = int(row["id"].removeprefix("q"))
+            source = rows[f"q{number:02d}"]
+        assert {name: row[name] for name in KEPT} == {name: source[name] for name in KEPT}
+        if row["task"] == "by_level":
+            assert row["prompt"] == "".join(source["meta"]["tests"]) + source["question"]
+            assert row["value"] == (source["level"] or 0) / 3
+    assert seen == {*OURS, "heldout_format", "example_two_terms", "by_level"}
 
 
 def test_what_training_taught_is_what_evaluation_finds(metrics: Any) -> None:
@@ -192,6 +232,7 @@ def test_roles_and_the_headline_are_named(metrics: Any) -> None:
         "heldout_answer_prefilled": "control",
         "heldout_reasoning_prefilled": "control",
         "example_two_terms": "custom",
+        "by_level": "custom",
     }
     assert metrics["tasks"]["example_two_terms"]["metric"] == "exact_match,answer"
 

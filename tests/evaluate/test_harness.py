@@ -53,8 +53,14 @@ def test_settings_reach_the_model_and_only_the_models_end_ends_a_completion(root
     ask("heldout_sampled", lm)
     drawn = {key: lm.asked[0][1][key] for key in ("do_sample", "temperature", "top_p", "top_k")}
     assert drawn == {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    with pytest.raises(Refused, match="max_gen_toks: expected less than the model's window"):
-        ask("heldout", lm, max_gen_toks=64)
+    ask("heldout_sampled", lm, max_gen_toks=64 - len("1+2-3="))
+    too_much = r"max_gen_toks: expected prompt and completion .*64 tokens.*; found 6 \+ 59 for held"
+    with pytest.raises(Refused, match=too_much):
+        ask("heldout", lm, max_gen_toks=59)
+    with pytest.raises(Refused, match=r"found 6 \+ 60 for heldout_longer"):
+        ask("heldout_longer", lm, max_gen_toks=15)
+    with pytest.raises(Refused, match=r"found 14 \+ 52 for heldout_answer_prefilled"):
+        ask("heldout_answer_prefilled", lm, max_gen_toks=52)
 
 
 def test_the_example_task_scores_right_and_wrong(root: Path) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from regrpo.core import files
 from regrpo.evaluate import harness, tasks
 
 
 def write_data(
-    folder: Path, style: str = "text", verifier: str = "exact_int", questions: int = 24
+    folder: Path,
+    style: str = "text",
+    verifier: str = "exact_int",
+    questions: int = 24,
+    keep: bool = False,
 ) -> list[dict[str, Any]]:
-    """data/prepared/ as prepare writes it, evaluation split only."""
+    """data/prepared/ as prepare writes it, evaluation split only, and base_model's source.json.
+
+    With `keep`, the rows have the columns KEPT besides.
+    """
     rows = []
     for index in range(questions):
         a, b, c = index % 10, (index * 7) % 10, (index * 3 + 1) % 10
@@ -30,11 +39,26 @@ def write_data(
                 "source_row": index,
             }
         )
-    files.write_parquet(folder / "data/prepared/eval.parquet", pd.DataFrame(rows))
-    files.write_json(
-        folder / "data/prepared/dataset.json", {"verifier": verifier, "prompt_style": style}
-    )
+        if keep:
+            rows[-1] |= {name: values[index % 2] for name, values in KEPT.items()}
+    (folder / "data/prepared").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data/prepared/eval.parquet")
+    dataset = {"verifier": verifier, "prompt_style": style}
+    if keep:
+        dataset["keep"] = list(KEPT)
+    files.write_json(folder / "data/prepared/dataset.json", dataset)
+    stops = {"text": {"<eos>": 1}, "chat": {"<eos>": 1, "<end_of_turn>": 5}}
+    source = {"window": 64, "conversation": {"stop_tokens": stops}}
+    files.write_json(folder / "reports/base_model/source.json", source)
     return rows
+
+
+KEPT: dict[str, list[Any]] = {
+    "level": [3, None],
+    "meta": [{"source": "x", "tests": ["a", "b"]}, {"source": None, "tests": []}],
+    "price": [Decimal("1.50"), Decimal("2.00")],
+}
+"""Further columns, whose values take turns."""
 
 
 def chat(text: str) -> list[dict[str, str]]:
@@ -52,6 +76,9 @@ def known(answers: Callable[[str], str]) -> Any:
         def generate_until(self, requests: Any) -> list[str]:
             self.asked = [request.args for request in requests]
             return [answers(context) for context, _ in self.asked]
+
+        def tok_encode(self, text: str) -> list[int]:
+            return list(map(ord, text))
 
         def loglikelihood(self, requests: Any) -> Any: ...
         def loglikelihood_rolling(self, requests: Any) -> Any: ...
