@@ -118,7 +118,8 @@ def evaluation(
     def work() -> dict[str, Any]:
         phases = Phases(DEVICE)
         with surroundings:
-            stops = conversation.stop_tokens(ROOT / SAVED, "text")
+            config = conversation.generation_config(ROOT / SAVED)
+            stops = conversation.as_ids(config.eos_token_id)
             [task] = tasks.find_tasks(["heldout"], "final_number")
             model = harness.load_model(
                 ROOT / SAVED,

@@ -1,30 +1,33 @@
 """grpo: group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, section 4).
 
-TRL's GRPOTrainer. Reads models/sft/, data/prepared/{train,dev}.parquet, dataset.json, custom/ and
-the gate's verdict; writes models/grpo/ and reports/grpo/{history.csv,metrics.json,health.json,
-samples.parquet,curves.png}. Run it by hand: python -m stages.grpo
+TRL's GRPOTrainer. Reads models/sft/, the base's source.json, data/prepared/{train,dev}.parquet,
+dataset.json, custom/ and the gate's verdict; writes models/grpo/ and reports/grpo/{history.csv,
+metrics.json,health.json,samples.parquet,curves.png}. Run it by hand: python -m stages.grpo
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import conversation, files, hardware, processes, rendering
+from regrpo.core import conversation, files, hardware, processes
 from regrpo.core.settings import Problem, Training, invalid
 from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
 from regrpo.train import custom_code, doctor, launch, rewards, worker
 from regrpo.train.classifiers import Classifier, ClassifierName, load_all
-from regrpo.train.early_stopping import EarlyStopping
+from regrpo.train.doctor import EarlyStopping
 from regrpo.train.groups import Grouped
 
 SFT = Path("models/sft")
 OUT = Path("models/grpo")
 DATA = Path("data/prepared")
+SOURCE = Path("reports/base_model/source.json")
 
 
 class Params(Grouped):
@@ -90,26 +93,6 @@ class Params(Grouped):
         return super().trainer_settings(device) | {"reward_weights": weights}
 
 
-def watchers(
-    params: Params, history: Any, samples: Any, cutter: conversation.Cutter, verifier: Any
-) -> list[Any]:
-    """The trainer's callbacks in their order: each looks at what those before it have recorded."""
-    from regrpo.train import callbacks
-
-    chosen: list[Any] = []
-    if params.dev_every and verifier:
-        rows = cutter.rows(files.read_rows(DATA / "dev.parquet"))
-        length = params.max_completion_length
-        chosen.append(callbacks.DevAccuracy(rows, verifier, params.dev_every, length, history))
-    elif params.dev_every:
-        print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
-    chosen += [callbacks.SettleSamples(samples), history]
-    chosen.append(callbacks.RequireHealth(history, params.doctor, params.main_reward))
-    if params.early_stopping:
-        chosen.append(callbacks.StopEarly(params.early_stopping, history))
-    return chosen
-
-
 def stop_early(params: Params, history: Any) -> dict[str, Any] | None:
     """Where and why early stopping ended the training before its last step, if it did."""
     if not params.early_stopping:
@@ -134,15 +117,19 @@ def summary(params: Params, history: Any, steps: int) -> dict[str, Any]:
     }
 
 
-def write_evidence(run: stage_run.Run[Params], history: Any, samples: Any) -> None:
-    """Write curves, the doctor's verdict and samples."""
+def write_evidence(
+    run: stage_run.Run[Params], history: Any, samples: Any, keep: Sequence[str]
+) -> None:
+    """Write curves, the doctor's verdict and samples, with the columns that prepare kept."""
     if not processes.is_main():
         return
     history.write_csv(run.reports / "history.csv")
     health = doctor.examine(history.rows, run.params.main_reward)
     health["shortfalls"] = doctor.shortfalls(history.rows, samples.names)
     files.write_json(run.reports / "health.json", health)
-    files.write_parquet(run.reports / "samples.parquet", samples.frame())
+    schema = files.ParquetFile(DATA / "train.parquet").schema
+    fields = [schema.field(name) for name in keep]
+    files.write_parquet(run.reports / "samples.parquet", samples.frame(), fields)
 
 
 def train(run: stage_run.Run[Params]) -> None:
@@ -162,31 +149,34 @@ def train(run: stage_run.Run[Params]) -> None:
     cutter = conversation.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
     length, weights = params.max_completion_length, params.reward_funcs
-    rows = cutter.rows(files.read_rows(DATA / "train.parquet"))
+    rows, dev = cutter.rows(files.read_rows(DATA / "train.parquet")), []
+    if params.dev_every and verifier:
+        dev = cutter.rows(files.read_rows(DATA / "dev.parquet"))
     params.require_prompts(len(rows))
-    columns = [name for name in rows[0] if name != "prompt"]
-    functions = []
-    for name in weights:
-        functions.append(rewards.get_reward(name, verifier, length, judges))
-        custom_code.require_columns(name, custom_code.parameters(functions[-1]), columns)
-    kept = {row["id"]: {name: row[name] for name in dataset.get("keep", [])} for row in rows}
+    arguments = trainers.model_arguments("grpo", params, SFT)
+    tokenizer = arguments["processing_class"]
+    source = files.read_json(SOURCE)
+    trainers.require_room(source, tokenizer, rows + dev, length, "grpo.max_completion_length")
+    functions = {name: rewards.get_reward(name, verifier, length, judges) for name in weights}
+    # As validate did: one that was restored has not seen a reward that was changed since.
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    with callbacks.random_states_kept():
+        notes = custom_code.try_out(functions, verifier, rows[:2], encode)
+    for note in notes:
+        print(f"grpo: reward_funcs: {note}", flush=True)
+    keep = dataset.get("keep", ())
+    kept = {row["id"]: {name: row[name] for name in keep} for row in rows}
     settings = (params.sample_every, params.num_generations, kept)
     samples = rewards.Samples(list(weights.values()), *settings)
     shown = ("reward", "dev_accuracy", "completions/mean_length")
     history = callbacks.History("grpo", shown, run.log)
-    looking_on = watchers(params, history, samples, cutter, verifier)
+    looking_on = callbacks.watchers(params, history, samples, dev, verifier)
     folder = run.checkpoint_folder(device)
     try:
         with trainers.resumable("grpo", params, folder) as checkpoint:
             with trainers.refuse_on(ImportError, "grpo"), generation.seeded(params, checkpoint):
-                arguments = trainers.model_arguments("grpo", params, SFT)
-                asked = [row["prompt"] for row in rows]
-                tokenizer = arguments["processing_class"]
-                renderer = rendering.in_process(tokenizer, str(SFT))
-                longest = max(conversation.count_tokens(tokenizer, asked, renderer))
-                trainers.require_window(SFT, longest + length, "grpo.max_completion_length")
                 trainer = GRPOTrainer(
-                    reward_funcs=samples.watching(functions),
+                    reward_funcs=samples.watching(list(functions.values())),
                     args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
                     train_dataset=Dataset.from_list(rows),
                     callbacks=looking_on,
@@ -199,11 +189,11 @@ def train(run: stage_run.Run[Params]) -> None:
     except BaseException:
         # A run that was stopped leaves its evidence, if it can.
         with contextlib.suppress(Exception):
-            write_evidence(run, history, samples)
+            write_evidence(run, history, samples, keep)
         raise
     if not processes.is_main():
         return
-    write_evidence(run, history, samples)
+    write_evidence(run, history, samples, keep)
     metrics = summary(params, history, trainer.state.global_step)
     metrics["prompts_seen"] = samples.prompts_seen
     metrics["classifiers"] = {name: judge.facts for name, judge in judges.items()}
@@ -218,15 +208,8 @@ def main() -> None:
     with stage_run.stage("grpo", Params) as run:
         launch.run(train, run)
         health = files.read_json(run.reports / "health.json")
-        for rule in health["rules"]:
-            if rule["verdict"] == "fired":
-                first, last = rule["steps"][0], rule["steps"][-1]
-                print(
-                    f"grpo: the doctor warns: {rule['what']} (steps {first} to {last}); "
-                    f"change {rule['change']}"
-                )
-        for shortfall in health["shortfalls"]:
-            print(f"grpo: {shortfall}")
+        for line in doctor.lines(health):
+            print(f"grpo: {line}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """validate: the gate - nothing trains on data that it refuses.
 
 Runs a Great Expectations suite, the verifier's self-test included, on every split, and calls each
-of grpo's rewards once. Reads data/prepared/, models/base/ (its tokenizer and window) and custom/;
-writes verdict.json, failures.parquet and report.html under reports/validate/. Run it by hand:
-python -m stages.validate
+of grpo's rewards once. Reads data/prepared/, models/base/ (its tokenizer), its source.json and
+custom/; writes verdict.json, failures.parquet and report.html under reports/validate/. Run it by
+hand: python -m stages.validate
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -21,7 +22,7 @@ from regrpo.core.errors import Refused
 from regrpo.core.rendering import RenderingProcess
 from regrpo.core.settings import Section
 from regrpo.core.text import one_line
-from regrpo.core.tokenizers import context_window
+from regrpo.core.tokenizers import require_window
 from regrpo.core.verifiers import Verifier, get_verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS
@@ -31,8 +32,13 @@ from regrpo.records import stage_run
 from regrpo.train import custom_code, rewards
 from regrpo.train.groups import Grouped
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 PREPARED = Path("data/prepared")
 BASE = Path("models/base")
+SOURCE = Path("reports/base_model/source.json")
+OUR_TASKS = Path(__file__).parent / "eval_tasks"
 TEMPLATE = Path(__file__).parent / "templates" / "gate_report.html.j2"
 
 
@@ -43,31 +49,12 @@ class Params(Section):
     allow_lossy_tokenizer: bool = False
 
 
-def window(model: Path) -> int | None:
-    """The most tokens that the model can look at, or None if its configuration does not say."""
-    from transformers import AutoConfig
-
-    return context_window(AutoConfig.from_pretrained(model))
-
-
-def round_trip(
-    model: Path,
-    dataset: Mapping[str, Any],
-    verifier: Verifier | None,
-    renderer: RenderingProcess,
-    cutter: conversation.Cutter,
-) -> RoundTrip:
-    """What the base's template, tokenizer and stop tokens do to the rows of this dataset."""
-    style = dataset["prompt_style"]
-    stops = frozenset(conversation.stop_tokens(model, style))
-    return RoundTrip(renderer.tokenizer, style, verifier, renderer, cutter, stops)
-
-
 def require_trainable(
     grpo: Mapping[str, Any],
     dataset: Mapping[str, Any],
     train: files.ParquetFile,
     verifier: Verifier | None,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[str]:
     """Refuse what would fail only once grpo trains: too few prompts, a faulty reward.
 
@@ -76,13 +63,39 @@ def require_trainable(
     """
     Grouped.of_section(grpo).require_prompts(train.num_rows)
     _, first = next(train.batches(2))
-    rows = conversation.Cutter(dataset, BASE).rows(first)
-    encode = partial(conversation.load_tokenizer(BASE).encode, add_special_tokens=False)
+    rows = conversation.Cutter(dataset, BASE, tokenizer=tokenizer).rows(first)
     functions = {}
     for name in grpo["reward_funcs"]:
         if name not in (grpo.get("classifiers") or {}):
             functions[name] = rewards.get_reward(name, verifier, grpo["max_completion_length"])
-    return custom_code.try_out(functions, verifier, rows, encode)
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    notes = custom_code.try_out(functions, verifier, rows, encode)
+    return [f"grpo.reward_funcs: {note}" for note in notes]
+
+
+def require_room(
+    profile: Mapping[str, Any], verdict: gate.Verdict, source: Mapping[str, Any]
+) -> Iterator[str]:
+    """Refuse completions of grpo or evaluate that no answer fits in, or beyond the base's window.
+
+    Yields what is to be said of answers that do not fit. Both stages look at the window again.
+    """
+    grpo, evaluate, longest = profile["grpo"], profile["evaluate"], dict(verdict.longest)
+    if grpo["dev_every"]:
+        longest["train"] = max(longest["train"], longest["dev"])
+    asked = [("train", "grpo.max_completion_length", grpo["max_completion_length"])]
+    if any((OUR_TASKS / f"{task}.yaml").exists() for task in evaluate["tasks"]):
+        asked.append(("eval", "evaluate.max_gen_toks", evaluate["max_gen_toks"]))
+    for split, key, length in asked:
+        require_window(source, longest[split] + length, key)
+        answers = verdict.answers[split]
+        beyond = sum(rows for tokens, rows in answers.items() if tokens > length)
+        found = f"{beyond} of {answers.total()} right answers of {split} need more than {length}"
+        if beyond and beyond == answers.total():
+            remedy = f"Set it to {max(answers)} or more, and room for reasoning."
+            raise Refused(key, expected="room for an answer", found=found, remedy=remedy)
+        if beyond:
+            yield f"{key}: {found} tokens, and can never be given"
 
 
 def page(
@@ -106,30 +119,43 @@ def page(
     )
 
 
+def remarks(verdict: gate.Verdict) -> Iterator[str]:
+    """What holds, or is accepted, and is to be known all the same."""
+    for outcome in verdict.accepted:
+        yield f"accepted, as validate.allow_lossy_tokenizer: {gate.with_rows(outcome)}"
+    if verdict.unformatted:
+        shown = ", ".join(verdict.unformatted[: gate.SHOWN])
+        yield (
+            f"{len(verdict.unformatted)} solutions score 1 but are not in the asked format "
+            f"(answer_format gives them 0): {one_line(shown, 300)}"
+        )
+
+
 def main() -> None:
     from transformers.utils import logging
 
     with stage_run.stage("validate", Params) as run:
-        dataset = files.read_json(PREPARED / "dataset.json")
+        dataset, source = files.read_json(PREPARED / "dataset.json"), files.read_json(SOURCE)
         splits = {split: files.ParquetFile(PREPARED / f"{split}.parquet") for split in SPLITS}
-        longest = min(run.params.max_prompt_tokens, window(BASE) or run.params.max_prompt_tokens)
+        longest = min(run.params.max_prompt_tokens, source["window"] or math.inf)
         allowed = ("text_survives",) if run.params.allow_lossy_tokenizer else ()
-        limits = gate.Limits(longest, run.params.min_rows, allowed)
-        verifier = get_verifier(dataset["verifier"])
+        limits = gate.Limits(int(longest), run.params.min_rows, allowed)
+        verifier, style = get_verifier(dataset["verifier"]), dataset["prompt_style"]
         # It would warn of every prompt that is longer than the model's window.
         logging.set_verbosity_error()
         tokenizer = conversation.load_tokenizer(BASE)
+        stops = frozenset(conversation.stop_tokens(source, style))
         print(f"validate: {sum(file.num_rows for file in splits.values())} rows ...", flush=True)
         with (
             tempfile.TemporaryDirectory() as docs,
             RenderingProcess(tokenizer, str(BASE)) as renderer,
         ):
-            cut = conversation.Cutter(dataset, BASE, renderer=renderer)
+            cut = conversation.Cutter(dataset, BASE, tokenizer=tokenizer, renderer=renderer)
             verdict = gate.check(
                 splits,
                 get_format(dataset["format"]).canonical,
                 verifier,
-                round_trip(BASE, dataset, verifier, renderer, cut),
+                RoundTrip(tokenizer, style, verifier, renderer, cut, stops),
                 limits,
                 Path(docs),
                 dataset.get("keep", ()),
@@ -141,26 +167,21 @@ def main() -> None:
         files.write_text(report, page(verdict, dataset, limits, cut.cut))
         checks = len(verdict.outcomes)
         if verdict.failed:
+            most = ""
+            if any(outcome.check == "prompt_length" for outcome in verdict.failed):
+                most = f"; a prompt may have {limits.prompt_tokens} tokens"
             raise Refused(
                 str(PREPARED),
                 expected="every check to pass",
                 found=f"{len(verdict.failed)} of {checks} failed:\n{verdict.message()}",
-                remedy="\nCorrect the source (its rows count from 0) and run again."
+                remedy=f"\nCorrect the source (its rows count from 0{most}) and run again."
                 f" More: {report}.",
             )
-        for outcome in verdict.accepted:
-            print(
-                f"validate: accepted, as validate.allow_lossy_tokenizer: {gate.with_rows(outcome)}"
-            )
-        grpo = profiles.read_profile(profiles.active_profile())["grpo"]
-        for note in require_trainable(grpo, dataset, splits["train"], verifier):
-            print(f"validate: grpo.reward_funcs: {note}", flush=True)
-        if verdict.unformatted:
-            shown = ", ".join(verdict.unformatted[: gate.SHOWN])
-            print(
-                f"validate: {len(verdict.unformatted)} solutions score 1 but are not in the asked "
-                f"format (answer_format gives them 0): {one_line(shown, 300)}"
-            )
+        profile = profiles.read_profile(profiles.active_profile())
+        notes = [*remarks(verdict), *require_room(profile, verdict, source)]
+        notes += require_trainable(profile["grpo"], dataset, splits["train"], verifier, tokenizer)
+        for note in notes:
+            print(f"validate: {note}", flush=True)
         skipped = shortened = ""
         if verdict.not_applicable:
             skipped = f" ({len(verdict.not_applicable)} not applicable: no verifier)"

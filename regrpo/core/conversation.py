@@ -11,7 +11,6 @@ that they load share one tokenizer. sft may have a limit of its own.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,11 +135,13 @@ class Cutter:
         dataset: Mapping[str, Any],
         model: Path,
         sft: int | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         renderer: Render | None = None,
     ) -> None:
-        """`sft` is sft's own limit, `renderer` another than the tokenizer's own.
+        """`sft` is sft's own limit, `tokenizer` the model's where it is loaded already.
 
-        Raises Refused for a limit of sft's if prepare cuts nothing.
+        `renderer` is another than the tokenizer's own. Raises Refused for a limit of sft's if
+        prepare cuts nothing.
         """
         self.limit: int | None = sft or dataset.get("max_prompt_tokens")
         self.key = "sft.max_prompt_tokens" if sft else "prepare.max_prompt_tokens"
@@ -148,7 +149,7 @@ class Cutter:
         self.cut = 0
         if self.limit is None:
             return
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = tokenizer or load_tokenizer(model)
         self.renderer = renderer or rendering.in_process(self.tokenizer, str(model))
         self.before, _, self.after = dataset["prompt_template"].partition(QUESTION)
 
@@ -217,22 +218,20 @@ def _whole_words(text: str, length: int) -> str:
 # --- where generation stops -----------------------------------------------------------------------
 
 
-def stop_tokens(folder: Path, style: str) -> list[int]:
-    """Ids of the tokens at which a completion ends: the model's own, and in a chat its template's.
+def stop_tokens(source: Mapping[str, Any], style: str) -> list[int]:
+    """Ids of the tokens at which a completion ends, as base_model decided: `source` is source.json.
 
-    `style` is dataset.json's `prompt_style`, text or chat.
+    `style` is dataset.json's `prompt_style`, text or chat. A template that renders no conversation
+    has none of its own; the gate refuses it for chats.
     """
-    tokenizer = load_tokenizer(folder)
-    ids = _model_stops(tokenizer, generation_config(folder))
-    if style == "chat":
-        with contextlib.suppress(Refused):  # the gate judges it by the data's own conversations
-            ids += turn_end(tokenizer, rendering.in_process(tokenizer, str(folder)))
-    return list(dict.fromkeys(ids))
+    decided = source["conversation"]["stop_tokens"]
+    return list((decided[style] or decided["text"]).values())
 
 
 def _model_stops(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig) -> list[int]:
     """The tokenizer's end of sequence, with which sft ends a text, and generation_config's."""
-    ids = as_ids(config.eos_token_id)
+    given = as_ids(config.eos_token_id)
+    ids = [one for one in given if tokenizer.convert_ids_to_tokens(one) is not None]
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
         ids = [tokenizer.eos_token_id, *ids]
     return ids
@@ -267,11 +266,11 @@ def stop_at(config: GenerationConfig, ids: Sequence[int]) -> None:
         config.eos_token_id = list(ids) if len(ids) > 1 else ids[0]
 
 
-def write_stops(folder: Path, style: str) -> None:
-    """Make a model folder's generation_config.json stop where prompts of that style end."""
+def write_stops(folder: Path, stops: Sequence[int]) -> None:
+    """Make a model folder's generation_config.json stop at these tokens."""
     config = generation_config(folder)
     before = config.eos_token_id
-    stop_at(config, stop_tokens(folder, style))
+    stop_at(config, stops)
     if config.eos_token_id != before:
         config.save_pretrained(folder)
 
@@ -321,7 +320,9 @@ def settle(folder: Path) -> dict[str, Any]:
         for name, value in settings.items()
         if name not in KEPT and value and value != NEUTRAL.get(name)
     }
-    stops = _model_stops(tokenizer, config)
+    with rendering.RenderingProcess(tokenizer, "base_model.source") as renderer:
+        decided = decide_stops(tokenizer, config, renderer)
+    stops = list((decided["text"] or {}).values())
     if set_aside or set(stops) != set(as_ids(config.eos_token_id)):
         kept = {name: value for name, value in settings.items() if name in KEPT}
         kept["eos_token_id"] = stops if len(stops) > 1 else stops[0]
@@ -332,21 +333,21 @@ def settle(folder: Path) -> dict[str, Any]:
             "another model; base_model.chat_template can state a date",
             flush=True,
         )
+    return {"beginning": tokenizer.bos_token, "stop_tokens": decided, "set_aside": set_aside}
+
+
+def decide_stops(
+    tokenizer: PreTrainedTokenizerBase, config: GenerationConfig, renderer: Render
+) -> dict[str, dict[str, int] | None]:
+    """source.json's `stop_tokens`: the model's own, and in a chat its template's besides."""
+    stops = _model_stops(tokenizer, config)
     in_chat = None
     if tokenizer.chat_template is not None:
         try:
-            with rendering.RenderingProcess(tokenizer, "base_model.source") as renderer:
-                in_chat = [*stops, *turn_end(tokenizer, renderer)]
+            in_chat = _named(tokenizer, [*stops, *turn_end(tokenizer, renderer)])
         except Refused as error:  # plain text may do; the gate refuses it for chats
             print(f"base_model: its chat template cannot be used: {error.found}", flush=True)
-    return {
-        "beginning": tokenizer.bos_token,
-        "stop_tokens": {
-            "text": _named(tokenizer, stops),
-            "chat": None if in_chat is None else _named(tokenizer, in_chat),
-        },
-        "set_aside": set_aside,
-    }
+    return {"text": _named(tokenizer, stops), "chat": in_chat}
 
 
 def _named(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,21 @@ def context_window(config: Any) -> int | None:
             if isinstance(value, int) and value > 0:
                 return value
     return None
+
+
+def require_window(source: Mapping[str, Any], tokens: int, key: str) -> None:
+    """Refuse a longest text (prompt and completion, in tokens) that a base cannot look at.
+
+    `source` is base_model's source.json.
+    """
+    window = source["window"]
+    if window is not None and tokens > window:
+        raise Refused(
+            key,
+            expected=f"at most {window} tokens, prompt and completion together: the base's window",
+            found=f"{tokens} for the longest",
+            remedy="Lower it or prepare.max_prompt_tokens, or take a base with a longer window.",
+        )
 
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

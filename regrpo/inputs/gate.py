@@ -6,8 +6,9 @@ that are looked at together with it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,10 @@ class Verdict:
     not_applicable: tuple[str, ...] = ()
     unformatted: tuple[str, ...] = ()
     """The rows, as `split id`, whose solution scores 1 and is not in the asked format."""
+    longest: dict[str, int] = field(default_factory=dict)
+    """Tokens of each split's longest prompt."""
+    answers: dict[str, Counter[int]] = field(default_factory=dict)
+    """For each split, how many rows have a right answer of so many tokens at least."""
 
     @property
     def failed(self) -> list[Outcome]:
@@ -133,6 +138,8 @@ def check(
     """
     suites = expectations.Suites(docs, limits.allowed)
     unformatted: list[str] = []
+    longest = dict.fromkeys(splits, 0)
+    answers: dict[str, Counter[int]] = {split: Counter() for split in splits}
     for split, file in splits.items():
         suite = suites.add(f"{split} schema", split, expectations.on_schema())
         suite.run(expectations.schema_frame(file.schema, keep))
@@ -154,6 +161,11 @@ def check(
                     stop = start + len(rows)
                     found = repeats.of(split, start, stop)
                     trips = trip.columns(split, rows)
+                    tokens = [one.get("prompt_tokens", 0) for one in trips]
+                    longest[split] = max(longest[split], *tokens)
+                    answers[split].update(
+                        one["answer_tokens"] for one in trips if "answer_tokens" in one
+                    )
                     suite.run(derive(start, rows, found, canonical, verifier, trips))
                     if verifier:
                         unformatted += _unformatted(split, rows, verifier)
@@ -166,6 +178,8 @@ def check(
         outcomes=sorted(suites.outcomes, key=lambda outcome: order.index(outcome.check)),
         not_applicable=() if verifier else VERIFIED,
         unformatted=tuple(unformatted),
+        longest=longest,
+        answers=answers,
     )
 
 

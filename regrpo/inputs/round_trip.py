@@ -45,7 +45,8 @@ class RoundTrip:
     stops: frozenset[int]
 
     def columns(self, split: str, rows: Sequence[Row]) -> list[Row]:
-        """Of each row its `prompt_tokens`, and by the name of a derived column what is wrong.
+        """Of each row its `prompt_tokens`, `answer_tokens` (of the shortest right completion, where
+        there is one), and by the name of a derived column what is wrong.
 
         Raises Refused for a template that does not render.
         """
@@ -121,6 +122,8 @@ class RoundTrip:
         decoded = conversation.decode(self.tokenizer, encoded)
         for (place, name, text), ids, back in zip(given, encoded, decoded, strict=True):
             column = columns[place]
+            if self.verifier:
+                column["answer_tokens"] = min(len(ids), column.get("answer_tokens", len(ids)))
             unknown = self._unknown(name, text, ids)
             lost = self._lost(name, text, back, rows[place]["answer"])
             if unknown:
@@ -232,8 +235,11 @@ class RoundTrip:
         if not whole.startswith(prompt):
             same = _common(prompt, whole)
             return f"before an answer the prompt's end {cut(prompt[same:], SHOWN)!r} is not written"
-        # White space around reasoning is the template's own affair.
-        if _packed(text) not in _packed(whole[len(prompt) :]):
+        # White space around reasoning is the template's own affair; up to the turn's end, more is
+        # not: sft would teach it.
+        written = _packed(whole[len(prompt) :])
+        before, said, after = written.partition(_packed(text))
+        if not said or before or self._tokens.split(after)[0]:
             return f"{name} {cut(text, SHOWN)!r} becomes {cut(whole[len(prompt) :], SHOWN)!r}"
         return None
 

@@ -6,8 +6,9 @@ rewards, classifiers              reward functions by name
 custom_code                       the user's, imported and asked what it wants
 trainers, groups                  what both stages set; groups of completions
 generation                        vLLM in a training process, seeded
-callbacks, early_stopping         the history, dev accuracy, what ends a run
-doctor, curves                    what is wrong with a run, and its picture
+curriculum                        sft's examples, and their order
+callbacks                         the history, dev accuracy, what ends a run
+doctor, curves                    what is wrong with a run or ends it, and its picture
 checkpoints                       complete ones, to resume from
 saving                            model folders and LoRA adapters
 launch, agent, worker, sharding   several processes, and how a model is spread

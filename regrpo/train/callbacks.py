@@ -20,7 +20,7 @@ from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch
 from regrpo.core.verifiers import Verifier
 from regrpo.train import doctor, sharding
-from regrpo.train.early_stopping import EarlyStopping
+from regrpo.train.doctor import EarlyStopping
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -246,6 +246,26 @@ class RequireRequestedSharding(TrainerCallback):  # type: ignore[misc]
             # torch's own argument, which transformers cannot pass on. The buffers are constants
             # (rotary frequencies).
             self.trainer.model_wrapped.forward_sync_buffers = False
+
+
+def watchers(
+    params: Any, history: History, samples: Samples, dev: list[dict[str, Any]], verifier: Any
+) -> list[Any]:
+    """grpo's callbacks in their order: each looks at what those before it have recorded.
+
+    `params` are the stage's, `dev` the rows to be measured on, none where that is not wanted.
+    """
+    chosen: list[Any] = []
+    if dev:
+        length = params.max_completion_length
+        chosen.append(DevAccuracy(dev, verifier, params.dev_every, length, history))
+    elif params.dev_every:
+        print("grpo: no dev accuracy (dev_every): the data has no verifier", flush=True)
+    chosen += [SettleSamples(samples), history]
+    chosen.append(RequireHealth(history, params.doctor, params.main_reward))
+    if params.early_stopping:
+        chosen.append(StopEarly(params.early_stopping, history))
+    return chosen
 
 
 def greedy(

@@ -1,7 +1,7 @@
 """The user's own code in custom/: imported, asked what it wants, tried before anything is trained.
 
 `regrpo check` does the first two in a child process (`python -m regrpo.train.custom_code`), which
-may end or hang without harm; validate calls each reward once; grpo asks again what it wants.
+may end or hang without harm; validate calls each reward once, and grpo before its first step.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra
 """What TRL hands to a reward besides the data's columns."""
 DATA = ("id", "question", "answer", "solution", "source_row")
 """The columns of any data; prepare.keep brings more."""
+THOUGHT = "<think>"
+"""How reasoning opens, to TRL's rewards and ours."""
 RAISED = (Exception, SystemExit)
 """What code of others may raise; Ctrl-C is not theirs."""
 
@@ -171,11 +173,14 @@ def try_out(
 ) -> list[str]:
     """Call each guarded reward once, as TRL does, on these rows with stand-in completions.
 
-    The first row is answered with its solution, the others beside the format. Returns what is no
-    fault and may not be meant: a column that is looked up and not there. Raises Refused as the
-    rewards do, and `require_columns`.
+    The first row is answered with its solution, the last beside the format and with nothing.
+    Returns what is no fault and may not be meant: a column that is looked up and not there, a
+    reward of reasoning that the solution lacks. Raises Refused as the rewards do, and
+    `require_columns`.
     """
-    batch = _batch(verifier, rows, encode)
+    rows = [rows[0], rows[-1], rows[-1]]
+    shown = _shown_answer(verifier, rows[0])
+    texts = [shown or "I do not know.", "I do not know.", ""]
     columns = [name for name in rows[0] if name != "prompt"]
     notes = []
     for name, function in rewards.items():
@@ -184,9 +189,7 @@ def try_out(
         absent = [one for one in asked["reads"] if one not in (*GIVEN, *columns)]
         note = f"looks up {', '.join(dict.fromkeys(absent))}, which the data lack (prepare.keep)"
         try:
-            values = function(**batch)
-            if inspect.isawaitable(values):
-                asyncio.run(_awaited(values))
+            value = _call(function, rows, texts, encode)[0]
         except Refused as error:
             if not absent:
                 raise
@@ -196,39 +199,54 @@ def try_out(
             ) from error
         if absent and FOLDER.name == name.partition(".")[0]:
             notes.append(f"{name} {note}")
+        if shown and not value and THOUGHT not in shown:
+            thought = [f"{THOUGHT}\nSo.\n</think>\n{shown}", *texts[1:]]
+            if (_call(function, rows, thought, encode)[0] or 0) > 0:
+                notes.append(
+                    f"{name} pays for reasoning ({THOUGHT}…</think>) and gives {value} to the "
+                    f"answer of row {rows[0]['id']}, as the data show it: sft teaches none"
+                )
     return notes
+
+
+def _shown_answer(verifier: Verifier | None, row: Mapping[str, Any]) -> str | None:
+    """How the data answer a row: its solution, or else its answer as the verifier wants it."""
+    if row["solution"] is None and verifier and row["answer"] is not None:
+        return verifier.render(row["answer"])
+    solution: str | None = row["solution"]
+    return solution
+
+
+def _call(
+    function: Callable[..., Any],
+    rows: Sequence[Mapping[str, Any]],
+    texts: list[str],
+    encode: Callable[[str], list[int]],
+) -> list[float | None]:
+    """A guarded reward's values of these completions, in the shapes that TRL 1.16 passes."""
+    from transformers import TrainerState
+
+    completions: list[Any] = texts
+    if not isinstance(rows[0]["prompt"], str):
+        completions = [[{"role": "assistant", "content": text}] for text in texts]
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    values = function(
+        **columns,
+        prompts=[row["prompt"] for row in rows],
+        completions=completions,
+        completion_ids=[encode(text) for text in texts],
+        trainer_state=TrainerState(max_steps=1),
+        log_extra=lambda column, values: None,
+        log_metric=lambda name, value: None,
+    )
+    if inspect.isawaitable(values):
+        values = asyncio.run(_awaited(values))
+    found: list[float | None] = values
+    return found
 
 
 async def _awaited(values: Awaitable[Any]) -> Any:
     return await values
-
-
-def _batch(
-    verifier: Verifier | None,
-    rows: Sequence[Mapping[str, Any]],
-    encode: Callable[[str], list[int]],
-) -> dict[str, Any]:
-    """The keyword arguments of one call, in the shapes that TRL 1.16 passes."""
-    from transformers import TrainerState
-
-    texts = ["I do not know."] * len(rows)
-    first = rows[0]
-    if first["solution"] is not None:
-        texts[0] = first["solution"]
-    elif verifier and first["answer"] is not None:
-        texts[0] = verifier.render(first["answer"])
-    completions: list[Any] = texts
-    if not isinstance(first["prompt"], str):
-        completions = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {name: [row[name] for row in rows] for name in first if name != "prompt"}
-    return columns | {
-        "prompts": [row["prompt"] for row in rows],
-        "completions": completions,
-        "completion_ids": [encode(text) for text in texts],
-        "trainer_state": TrainerState(max_steps=1),
-        "log_extra": lambda column, values: None,
-        "log_metric": lambda name, value: None,
-    }
 
 
 # --- in a child process ---------------------------------------------------------------------------

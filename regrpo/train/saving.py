@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files, processes, tokenizers
+from regrpo.core.errors import Refused
+from regrpo.core.text import some
 from regrpo.train import sharding
 
 if TYPE_CHECKING:
@@ -35,11 +37,25 @@ def save_model(trainer: Any, start: Path, folder: Path) -> None:
             adapter = temporary / "adapter"
             save_adapter(model, start, adapter, folder / "adapter")
             model = merge_adapter(model, start, adapter)
+        require_finite(state or model.state_dict(), folder.name)
         model.generation_config = trainer.model.generation_config
         # Trainers turn it off; whoever loads the model generates.
         model.config.use_cache = True
         model.save_pretrained(temporary, state_dict=state)
         tokenizers.save(trainer.processing_class, temporary)
+
+
+def require_finite(state: Mapping[str, Any], stage: str) -> None:
+    """Refuse weights with NaN or infinity: transformers leaves such losses out of what it logs."""
+    broken = [name for name, weights in state.items() if not weights.isfinite().all()]
+    if broken:
+        raise Refused(
+            f"{stage}.learning_rate",
+            expected="finite weights after training",
+            found=f"NaN or infinity in {some(broken)}",
+            remedy="Lower it or max_grad_norm, or leave bf16 and fp16 out; see that the base's own "
+            "weights are finite.",
+        )
 
 
 def save_adapter(model: PeftModel, start: Path, folder: Path, home: Path) -> None:

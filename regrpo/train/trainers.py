@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from transformers import AutoConfig, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
-from regrpo.core import conversation, files, hardware, processes
+from regrpo.core import conversation, files, hardware, processes, rendering, tokenizers
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch, Training
-from regrpo.core.tokenizers import context_window
 from regrpo.train import checkpoints
 from regrpo.train.callbacks import RequireRequestedSharding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def set_up(stage: str, params: Training) -> str:
@@ -49,16 +51,18 @@ def model_arguments(stage: str, params: Training, start: Path) -> dict[str, Any]
     return arguments
 
 
-def require_window(start: Path, tokens: int, key: str) -> None:
-    """Refuse a longest text (prompt and completion, in tokens) that the model cannot look at."""
-    window = context_window(AutoConfig.from_pretrained(start))
-    if window is not None and tokens > window:
-        raise Refused(
-            key,
-            expected=f"at most {window} tokens, prompt and completion together: the base's window",
-            found=f"{tokens} for the longest",
-            remedy="Lower it or prepare.max_prompt_tokens, or take a base with a longer window.",
-        )
+def require_room(
+    source: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Mapping[str, Any]],
+    completion: int,
+    key: str,
+) -> None:
+    """Refuse a prompt whose completion of so many tokens goes beyond the base's window."""
+    renderer = rendering.in_process(tokenizer, "the model")
+    prompts = [row["prompt"] for row in rows]
+    longest = max(conversation.count_tokens(tokenizer, prompts, renderer), default=0)
+    tokenizers.require_window(source, longest + completion, key)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from regrpo.core.conversation import Cutter, count_tokens
 from regrpo.core.errors import Refused
 from regrpo.core.tokenizers import character_tokenizer
 from tests.support import templates
+from tests.support.splits import stops_of
 from tests.support.templates import GEMMA, LLAMA, OURS, QWEN, R1, Family
 
 SAMPLING = {
@@ -74,27 +75,33 @@ def test_a_chat_stops_at_the_end_of_turn_besides(tmp_path: Path, family: Family,
     made = templates.tokenizer(family)
     base = templates.write_base(tmp_path, made)
     end = made.convert_tokens_to_ids(ends)
-    assert conversation.stop_tokens(base, "text") == [made.eos_token_id]
-    assert set(conversation.stop_tokens(base, "chat")) == {made.eos_token_id, end}
+    assert stops_of(base, "text") == [made.eos_token_id]
+    assert set(stops_of(base, "chat")) == {made.eos_token_id, end}
 
 
 def test_every_stop_token_of_model_and_tokenizer_is_kept(tmp_path: Path) -> None:
     made = templates.tokenizer(LLAMA)
     base = templates.write_base(tmp_path, made, {"eos_token_id": [1, 3]})
     stops = [made.eos_token_id, 1, 3]
-    assert conversation.stop_tokens(base, "text") == stops
+    assert stops_of(base, "text") == stops
     conversation.settle(base)
     assert conversation.generation_config(base).eos_token_id == stops, "where vLLM reads them"
+
+
+def test_an_end_of_sequence_that_no_token_has_is_left_out(tmp_path: Path) -> None:
+    base = templates.write_base(tmp_path, templates.tokenizer(), {"eos_token_id": [1, 99_999]})
+    assert conversation.settle(base)["stop_tokens"]["text"] == {"<eos>": 1}
+    assert conversation.generation_config(base).eos_token_id in (1, [1])
 
 
 def test_a_template_without_an_end_of_turn_gives_none(tmp_path: Path) -> None:
     made = templates.tokenizer()
     made.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     base = templates.write_base(tmp_path, made)
-    assert conversation.stop_tokens(base, "chat") == [1]
+    assert stops_of(base, "chat") == [1]
     made.chat_template = "{{ raise_exception('no') }}"
     made.save_pretrained(base)
-    assert conversation.stop_tokens(base, "chat") == [1]
+    assert stops_of(base, "chat") == [1]
     assert conversation.settle(base)["stop_tokens"]["chat"] is None
 
 
@@ -110,9 +117,9 @@ def test_a_template_that_writes_todays_date_is_told(
 def test_a_model_folder_is_made_to_stop_where_its_style_ends(tmp_path: Path) -> None:
     base = templates.write_base(tmp_path, templates.tokenizer())
     before = bytes_of(base)
-    conversation.write_stops(base, "text")
+    conversation.write_stops(base, [1])
     assert bytes_of(base) == before
-    conversation.write_stops(base, "chat")
+    conversation.write_stops(base, [1, 5])
     assert set(conversation.generation_config(base).eos_token_id) == {1, 5}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,23 @@ def test_a_question_that_holds_the_templates_own_tokens_is_named(tmp_path: Path)
     assert one == {"special": "question holds <bos>, <|im_end|>, <|im_start|>"}
     (one,) = found(base, [row("sft", 0, "1+1=", answer="2<eos>", solution=None)])
     assert one["special"] == "answer holds <eos>"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("<think>\n\n</think>\n\n", ""), ("Answer: ", ""), ("", " /no_think")]
+)
+def test_a_template_that_adds_to_an_answer_is_named(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    """An empty thought before it, as Qwen 3's template, the reward would not mind."""
+    made = templates.tokenizer()
+    added = f"{json.dumps(before)} + message['content'] + {json.dumps(after)}"
+    content = f"({added} if message['role'] == 'assistant' else message['content'])"
+    made.chat_template = OURS.template.replace("message['content'] | trim", content)
+    base = templates.write_base(tmp_path, made)
+    (one,) = found(base, [chat(solution=None)], "chat", verifier=VERIFIERS["final_number"])
+    becomes = f"{before}#### 2{after}<end_of_turn>\n"
+    assert one == {"template": f"answer '#### 2' becomes {becomes!r}"}
 
 
 def test_a_template_that_opens_reasoning_and_drops_it_is_named(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
@@ -15,28 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from regrpo.core import files
+from regrpo.core import conversation, files
 from regrpo.core.errors import Refused
 from regrpo.inputs import gate
 from stages import validate
 from tests.support.projects import run
 from tests.support.splits import CANONICAL, EXACT, LIMITS, good, row, table, trip_on, write
-
-
-@pytest.mark.parametrize(
-    ("config", "found"),
-    [
-        ({"model_type": "llama", "max_position_embeddings": 64}, 64),
-        ({"model_type": "gemma3", "text_config": {"max_position_embeddings": 32}}, 32),
-        ({"model_type": "gpt2", "n_positions": 48}, 48),
-        ({"model_type": "mamba"}, None),
-    ],
-)
-def test_the_window_is_read_from_the_models_configuration(
-    tmp_path: Path, config: Any, found: int | None
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert validate.window(tmp_path) == found
 
 
 class Page(HTMLParser):
@@ -109,7 +95,7 @@ def prepared(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         ({"gradient_accumulation_steps": 4}, r"takes 16 different ones"),
         ({"generation_batch_size": 64}, r"takes 16 different ones"),
         ({"launch": {"processes": 3, "backend": "gloo"}}, r"takes 12 different ones"),
-        ({"reward_funcs": {"think_format_reward": 1.0}}, "think_format_reward: expected 2 finite"),
+        ({"reward_funcs": {"think_format_reward": 1.0}}, "think_format_reward: expected 3 finite"),
     ],
 )
 def test_what_would_fail_only_in_grpo_is_refused_before_sft(
@@ -128,9 +114,63 @@ def test_what_would_fail_only_in_grpo_is_refused_before_sft(
     }
     train = files.ParquetFile(Path("data/prepared/train.parquet"))
     dataset = files.read_json(Path("data/prepared/dataset.json"))
-    assert validate.require_trainable(grpo, dataset, train, EXACT) == []
+    given = (dataset, train, EXACT, conversation.load_tokenizer(Path("models/base")))
+    assert validate.require_trainable(grpo, *given) == []
     with pytest.raises(Refused, match=said):
-        validate.require_trainable(grpo | changes, dataset, train, EXACT)
+        validate.require_trainable(grpo | changes, *given)
+
+
+@pytest.mark.parametrize(
+    ("longest", "evaluated", "said"),
+    [
+        ({"train": 20, "dev": 25, "eval": 30}, {}, None),
+        ({"train": 24, "dev": 26, "eval": 30}, {}, r"grpo\.max_completion_length.*found 33"),
+        ({"train": 9, "dev": 9, "eval": 31}, {}, r"evaluate\.max_gen_toks: .*32 tokens.*found 33"),
+        ({"train": 9, "dev": 9, "eval": 31}, {"tasks": ["gsm8k"]}, None),
+    ],
+)
+def test_completions_are_held_against_the_bases_window(
+    longest: dict[str, int], evaluated: dict[str, Any], said: str | None
+) -> None:
+    profile = {
+        "grpo": {"dev_every": 2, "max_completion_length": 7},
+        "evaluate": {"tasks": ["heldout"], "max_gen_toks": 2} | evaluated,
+    }
+    verdict = gate.Verdict({}, [], longest=longest, answers={"train": Counter(), "eval": Counter()})
+    assert list(validate.require_room(profile, verdict, {"window": None})) == []
+    with contextlib.ExitStack() as stack:
+        if said:
+            stack.enter_context(pytest.raises(Refused, match=said))
+        assert list(validate.require_room(profile, verdict, {"window": 32})) == []
+
+
+def test_answers_longer_than_completions_may_be_are_refused_or_said(
+    check: Callable[..., gate.Verdict],
+) -> None:
+    splits = good()
+    splits["train"][1]["solution"] = None
+    verdict = check(splits)
+    # <answer>21</answer> is 4 tokens, and shorter than a solution
+    assert verdict.answers == {split: Counter({4: 4}) for split in splits}
+    evaluate = {"tasks": ["heldout"], "max_gen_toks": 4}
+    profile = {"grpo": {"dev_every": 0, "max_completion_length": 4}, "evaluate": evaluate}
+    assert list(validate.require_room(profile, verdict, {"window": None})) == []
+    profile["grpo"]["max_completion_length"] = 3
+    with pytest.raises(Refused, match="found 4 of 4 right answers of train need more than 3"):
+        list(validate.require_room(profile, verdict, {"window": None}))
+    verdict.answers["train"][3] = 1
+    (said,) = validate.require_room(profile, verdict, {"window": None})
+    assert said.startswith("grpo.max_completion_length: 4 of 5 right answers of train need more")
+    profile["evaluate"]["max_gen_toks"] = 2
+    with pytest.raises(Refused, match=r"evaluate\.max_gen_toks: .*found 4 of 4 .* Set it to 4"):
+        list(validate.require_room(profile, verdict, {"window": None}))
+
+
+def test_the_gate_knows_each_splits_longest_prompt(check: Callable[..., gate.Verdict]) -> None:
+    splits = good()
+    splits["eval"][1] |= {"prompt": "40+1+100=", "question": "40+1+100="}
+    verdict = check(splits)
+    assert verdict.longest == {"sft": 6, "train": 6, "dev": 6, "eval": 10}
 
 
 def test_solutions_that_score_and_are_not_formatted_are_named(
@@ -183,6 +223,9 @@ def test_the_stage_refuses_by_name_and_leaves_its_reports(
         with_git=False,
     )
     shutil.copytree(base, folder / "models/base")
+    stops = {"text": {"<eos>": 1}, "chat": None}
+    source = {"window": 64, "conversation": {"stop_tokens": stops}}
+    files.write_json(folder / "reports/base_model/source.json", source)
     rows = [{"question": f"{i}+1=", "answer": str(i + 1)} for i in range(20)]
     held_out = [{"question": f"{i}+2=", "answer": str(i + 2)} for i in (3, 4, 2, 5)]
     bad = [
@@ -204,6 +247,7 @@ def test_the_stage_refuses_by_name_and_leaves_its_reports(
         r"  prompt_length in \w+, 1 failed: train-20 \(source row 20: 84\)\n    Remove or shorten",
         done.stderr,
     )
+    assert "(its rows count from 0; a prompt may have 64 tokens) and run again" in done.stderr
     assert re.search(
         r"  disjoint in eval, 1 failed: eval-2 \(source row 2: also \w+ train-21\)\n", done.stderr
     )

@@ -67,13 +67,22 @@ def write(path: Path, given: pa.Table) -> files.ParquetFile:
     return files.ParquetFile(path)
 
 
+def stops_of(folder: Path, style: str) -> list[int]:
+    """What base_model decides of a folder that has it settled already."""
+    tokenizer = conversation.load_tokenizer(folder)
+    config = conversation.generation_config(folder)
+    in_process = rendering.in_process(tokenizer, str(folder))
+    decided = conversation.decide_stops(tokenizer, config, in_process)
+    return conversation.stop_tokens({"conversation": {"stop_tokens": decided}}, style)
+
+
 @contextlib.contextmanager
 def trip_on(
     folder: Path, style: str = "text", verifier: Verifier | None = EXACT, **dataset: Any
 ) -> Iterator[RoundTrip]:
     """The round trip of rows by a base model's folder; `dataset` is dataset.json's."""
     tokenizer = conversation.load_tokenizer(folder)
-    stops = frozenset(conversation.stop_tokens(folder, style))
+    stops = frozenset(stops_of(folder, style))
     with rendering.RenderingProcess(tokenizer, str(folder)) as renderer:
         cutter = Cutter(dataset, folder, renderer=renderer)
         yield RoundTrip(tokenizer, style, verifier, renderer, cutter, stops)

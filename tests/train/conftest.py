@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from regrpo.core import files
+from regrpo.core import conversation, files
 from stages import base_model, prepare, sft
 from tests.support.trainings import run_for, section
 
@@ -22,6 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         source = section(base_model.Params, "base_model").source
         with files.replacing(base_model.OUT) as temporary:
             facts = source.bring(temporary, 0) | base_model.inspect(temporary)
+            facts["conversation"] = conversation.settle(temporary)
         digests = [
             {"file": file.name, "sha256": files.sha256(file)} for file in base_model.OUT.iterdir()
         ]

@@ -14,7 +14,7 @@ from regrpo.core.verifiers import VERIFIERS
 from regrpo.train import callbacks
 from stages import base_model, grpo, sft
 from tests.support import templates
-from tests.support.splits import trip_on
+from tests.support.splits import stops_of, trip_on
 from tests.support.templates import GEMMA, LLAMA, OURS, QWEN, Family
 from tests.support.trainings import run_for, section
 
@@ -74,7 +74,9 @@ def write_project(family: Family) -> None:
     set_seed(0)
     Gemma3ForCausalLM(config).save_pretrained("models/base")
     made.save_pretrained("models/base")
-    conversation.settle(Path("models/base"))
+    decided = conversation.settle(Path("models/base"))
+    source = {"window": config.max_position_embeddings, "conversation": decided}
+    files.write_json(Path("reports/base_model/source.json"), source)
 
 
 @pytest.mark.slow
@@ -90,7 +92,7 @@ def test_a_model_learns_by_a_familys_template_and_ends_its_turns(
             columns.pop("prompt_tokens")
             assert not any(columns.values()), "the gate has nothing against it"
     sft.train(run_for(section(sft.Params, "sft", **SFT), "sft"))
-    stops = conversation.stop_tokens(Path("models/base"), "chat")
+    stops = stops_of(Path("models/base"), "chat")
     saved = conversation.generation_config(Path("models/sft"))
     assert set(conversation.as_ids(saved.eos_token_id)) == set(stops)
     grpo.train(run_for(section(grpo.Params, "grpo", **GRPO), "grpo"))

@@ -91,23 +91,23 @@ def test_an_import_that_does_not_end_is_ended(
 @pytest.mark.parametrize(
     "source",
     [
-        "if True:\n    def judged(completions, **columns): return [1, 2]",
+        "if True:\n    def judged(completions, **columns): return [1, 2, 3]",
         "try:\n    import no_such\nexcept ImportError:\n"
-        "    def judged(completions, **_): return [1, 2]",
-        "async def judged(completions, **columns): return [1, 2]",
+        "    def judged(completions, **_): return [1, 2, 3]",
+        "async def judged(completions, **columns): return [1, 2, 3]",
         "import asyncio\nasync def one(x): return 1\n"
         "def judged(completions, **_): return [asyncio.run(one(x)) for x in completions]",
-        "judged = lambda completions, **columns: (x for x in (True, None))",
-        "class Judge:\n    async def __call__(self, completions, **_): return [1, 2]\n"
+        "judged = lambda completions, **columns: (x for x in (True, None, 1))",
+        "class Judge:\n    async def __call__(self, completions, **_): return [1, 2, 3]\n"
         "judged = Judge()",
         "import functools\ndef f(scale, completions, **_): return [scale] * len(completions)\n"
         "judged = functools.partial(f, 2)",
         "import numpy\ndef judged(completions, **_):\n"
         "    return numpy.array([len(one) for one in completions]) < 40",
-        "import torch\ndef judged(completions, **_): return torch.tensor([1.0, 2.0]) < 2",
+        "import torch\ndef judged(completions, **_): return torch.tensor([1.0, 2.0, 3.0]) < 2",
         "def judged(completions, log_extra, log_metric, trainer_state, **_):\n"
         "    log_metric('m', 1.0); log_extra('c', completions)\n"
-        "    return [trainer_state.global_step / trainer_state.max_steps] * 2",
+        "    return [trainer_state.global_step / trainer_state.max_steps] * 3",
     ],
 )
 def test_what_trl_accepts_is_accepted(custom: Callable[[str], None], source: str) -> None:
@@ -138,14 +138,14 @@ def test_a_trial_passes_the_shapes_that_trl_passes(custom: Callable[[str], None]
         "def judged(prompts, completions, completion_ids, id, answer, **columns):\n"
         "    seen.update(columns, prompts=prompts, completions=completions)\n"
         "    seen.update(ids=completion_ids, id=id)\n"
-        "    return [0.0] * len(completions)"
+        "    return [1.0] * len(completions)"
     )
     trial()
     seen = sys.modules["custom.judge"].seen
-    assert seen["prompts"] == ["1+1=", "2+2="]
-    assert seen["completions"] == ["<answer>2</answer>", "I do not know."]
-    assert [len(ids) for ids in seen["ids"]] == [18, 14]
-    assert (seen["id"], seen["question"]) == (["a", "b"], ["1+1=", "2+2="])
+    assert seen["prompts"] == ["1+1=", "2+2=", "2+2="]
+    assert seen["completions"] == ["<answer>2</answer>", "I do not know.", ""]
+    assert [len(ids) for ids in seen["ids"]] == [18, 14, 0]
+    assert (seen["id"], seen["question"]) == (["a", "b", "b"], ["1+1=", "2+2=", "2+2="])
     assert "prompt" not in seen
     chat = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
     trial(chat)
@@ -165,9 +165,13 @@ def test_a_trial_passes_the_shapes_that_trl_passes(custom: Callable[[str], None]
         ("def judged(completions, **_): return [1]", "found 1 values"),
         ("def judged(completions, **_): return 1", "'int' object is not iterable"),
         ("def judged(completions, **_): return None", "'NoneType' object is not iterable"),
-        ("def judged(completions, **_): return ['1', 2]", "found '1' for completion 0"),
-        ("def judged(completions, **_): return [[1], [2]]", "found [1] for completion 0"),
-        ("def judged(completions, **_): return [float('nan'), 1]", "found nan for completion 0"),
+        ("def judged(completions, **_): return ['1', 2, 3]", "found '1' for completion 0"),
+        ("def judged(completions, **_): return [[1], [2], 3]", "found [1] for completion 0"),
+        ("def judged(completions, **_): return [float('nan'), 1, 2]", "found nan for completion 0"),
+        (
+            "def judged(completions, **_): return [len(one.split()[0]) for one in completions]",
+            "custom/judge.py, line 1: IndexError: list index out of range",
+        ),
         ("import sys\ndef judged(completions, **_): sys.exit('bye')", "line 2: SystemExit: bye"),
         (
             "import re\ndef judged(completions, **_):\n"
@@ -196,7 +200,7 @@ def test_what_a_reward_does_wrong_is_one_line_before_anything_is_trained(
 def test_a_column_that_is_only_looked_up_is_said(custom: Callable[[str], None]) -> None:
     custom(
         "def judged(completions, hint=None, **columns):\n"
-        "    return [float(columns.get('level') is None), float(columns.get('answer') is None)]"
+        "    return [float(columns.get('level') is None)] * len(completions)"
     )
     note = "custom.judge:judged looks up hint, level, which the data lack (prepare.keep)"
     assert trial() == [note]
@@ -204,10 +208,24 @@ def test_a_column_that_is_only_looked_up_is_said(custom: Callable[[str], None]) 
 
 
 def test_a_reward_of_trl_that_wants_chat_is_refused_on_text() -> None:
-    with pytest.raises(Refused, match="think_format_reward: expected 2 finite numbers"):
+    with pytest.raises(Refused, match="think_format_reward: expected 3 finite numbers"):
         trial(name="think_format_reward")
     chat = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
-    assert trial(chat, "think_format_reward") == []
+    (note,) = trial(chat, "think_format_reward")
+    assert note == (
+        "think_format_reward pays for reasoning (<think>…</think>) and gives 0.0 to the answer of "
+        "row a, as the data show it: sft teaches none"
+    )
+    thought = "<think>\n1 and 1\n</think>\n<answer>2</answer>"
+    assert trial([row | {"solution": thought} for row in chat], "think_format_reward") == []
+
+
+@pytest.mark.parametrize("value", ["0", "None", "-0.5", "1", "float('<think>' not in one)"])
+def test_a_reward_that_does_not_look_for_reasoning_is_no_note(
+    custom: Callable[[str], None], value: str
+) -> None:
+    custom(f"def judged(completions, **columns): return [{value} for one in completions]")
+    assert trial() == []
 
 
 def test_a_guarded_reward_is_awaited_if_it_was(custom: Callable[[str], None]) -> None:

@@ -127,10 +127,9 @@ def test_groups_cycles_and_the_curriculum_count_all_processes() -> None:
         "a group of 16 lies on two processes"
     )
     sizes = {
-        len(sft.draw_order(100, section("sft", launch=how)))
-        for how in (None, {**TWO, "processes": 1})
+        len(section("sft", launch=how).draw_order(100)) for how in (None, {**TWO, "processes": 1})
     }
-    assert len(sft.draw_order(100, section("sft", launch=TWO))) == 2 * sizes.pop()
+    assert len(section("sft", launch=TWO).draw_order(100)) == 2 * sizes.pop()
     assert not sizes
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from regrpo.core import files, hardware, settings
 from regrpo.core.errors import Refused
-from regrpo.train import saving, trainers
+from regrpo.train import curriculum, saving, trainers
 from stages import grpo, sft
 from tests.support.projects import MODEL_FILES
 from tests.support.trainings import run_for, section
@@ -64,7 +64,7 @@ def test_sft_is_the_same_bytes_twice_and_keeps_the_order_of_the_curriculum(folde
     sft.train(run_for(section(sft.Params, "sft"), "sft"))
     assert (weights("sft"), Path("reports/sft/history.csv").read_bytes()) == (before, history)
     values = section(sft.Params, "sft")
-    order = sft.draw_order(100, values)
+    order = values.draw_order(100)
     batch = values.per_device_train_batch_size
     cut = round(0.84 * values.max_steps) * batch
     assert len(order) == values.max_steps * batch
@@ -77,12 +77,12 @@ def test_the_second_half_of_the_examples_states_the_bare_answer() -> None:
     from regrpo.core.verifiers import VERIFIERS
 
     rows = [{"prompt": "1+1+1=", "answer": "3", "solution": "<think>2</think><answer>3</answer>"}]
-    assert [one["completion"] for one in sft.examples(rows, VERIFIERS["exact_int"])] == [
+    assert [one["completion"] for one in curriculum.examples(rows, VERIFIERS["exact_int"])] == [
         rows[0]["solution"],
         "<answer>3</answer>",
     ]
     chat = [{**rows[0], "prompt": [{"role": "user", "content": "1+1+1="}]}]
-    assert sft.examples(chat, VERIFIERS["exact_int"])[1]["completion"] == [
+    assert curriculum.examples(chat, VERIFIERS["exact_int"])[1]["completion"] == [
         {"role": "assistant", "content": "<answer>3</answer>"}
     ]
 
@@ -92,6 +92,7 @@ def test_no_steps_pass_the_base_through(
 ) -> None:
     shutil.copytree("models/base", tmp_path / "models/base")
     shutil.copytree("data/prepared", tmp_path / "data/prepared")
+    shutil.copytree("reports/base_model", tmp_path / "reports/base_model")
     monkeypatch.chdir(tmp_path)
     sft.pass_through(run_for(section(sft.Params, "sft", max_steps=0), "sft"))
     assert files.read_json(Path("reports/sft/metrics.json"))["steps"] == 0
@@ -464,19 +465,9 @@ def test_rows_without_anything_to_learn_are_refused_by_id() -> None:
         {"id": "b", "prompt": "?", "answer": "2", "solution": None},
     ]
     with pytest.raises(Refused, match=r"sft.parquet: .*found none for b"):
-        sft.require_targets(rows, None)
+        curriculum.require_targets(rows, None, Path("sft.parquet"))
     with pytest.raises(Refused, match="no rows"):
-        sft.require_targets([], None)
-
-
-def test_a_text_longer_than_the_bases_window_is_refused_before_a_step(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainers, "context_window", lambda config: 12)
-    with pytest.raises(Refused, match=r"grpo\.max_completion_length: expected at most 12 tokens"):
-        train_grpo()
-    with pytest.raises(Refused, match=r"sft\.max_length: .*found \d\d for the longest"):
-        sft.train(run_for(section(sft.Params, "sft"), "sft"))
+        curriculum.require_targets([], None, Path("sft.parquet"))
 
 
 @pytest.fixture
@@ -485,6 +476,35 @@ def away(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(folder, tmp_path / "away")
     monkeypatch.chdir(tmp_path / "away")
     return tmp_path / "away"
+
+
+def test_a_text_longer_than_the_bases_window_is_refused_before_a_step(away: Path) -> None:
+    source = files.read_json(sft.SOURCE)
+    files.write_json(sft.SOURCE, source | {"window": 12})
+    with pytest.raises(Refused, match=r"grpo\.max_completion_length: expected at most 12 tokens"):
+        train_grpo()
+    with pytest.raises(Refused, match=r"sft\.max_length: .*found \d\d for the longest"):
+        sft.train(run_for(section(sft.Params, "sft"), "sft"))
+    longest = max(
+        len(row["prompt"]) for row in files.read_rows(Path("data/prepared/train.parquet"))
+    )
+    files.write_json(sft.SOURCE, source | {"window": longest + 1 + 14})
+    rows = files.read_rows(Path("data/prepared/dev.parquet"))
+    rewrite("dev", [rows[0] | {"prompt": "1" * (longest + 1)}, *rows[1:]])
+    with pytest.raises(Refused, match=f"found {longest + 2 + 14} for the longest"):
+        train_grpo(max_completion_length=14)
+
+
+def test_a_reward_that_was_changed_since_the_gate_is_tried_before_the_first_step(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """validate is restored from DVC's cache where only grpo's section or custom/ differs."""
+    late = SimpleNamespace(broken=lambda completions, **columns: ["one"] * len(completions))
+    monkeypatch.setitem(sys.modules, "custom.late", late)
+    shutil.rmtree("models/grpo", ignore_errors=True)
+    with pytest.raises(Refused, match=r"custom\.late:broken: expected 3 finite .*found 'one'"):
+        train_grpo(reward_funcs={"exact_answer": 1.0, "custom.late:broken": 1.0})
+    assert not Path("models/grpo").exists()
 
 
 def rewrite(split: str, rows: list[dict[str, Any]]) -> None:
@@ -518,6 +538,31 @@ def test_a_warm_start_without_a_step_is_refused(
     with pytest.raises(Refused, match=said):
         sft.train(run_for(values, "sft"))
     assert not Path("models/sft").exists()
+
+
+def test_weights_that_are_not_finite_are_refused_where_the_logged_loss_shows_nothing(
+    away: Path,
+) -> None:
+    shutil.rmtree("models/sft", ignore_errors=True)
+    values = section(sft.Params, "sft", max_steps=3, warmup_steps=0, learning_rate=1e30)
+    with pytest.raises(Refused, match=r"sft\.learning_rate: .*found NaN or infinity in .* more"):
+        sft.train(run_for(values, "sft"))
+    assert not Path("models/sft").exists()
+
+
+def test_what_sft_cannot_show_as_the_profile_asks_is_said(
+    away: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = files.read_rows(Path("data/prepared/sft.parquet"))[:20]
+    bare = [row | {"solution": None} for row in rows[:8]]
+    rewrite("sft", [*bare, *rows[8:]])
+    # <bos>1+2-3=<answer>0</answer><eos> is 11 tokens, a worked one more
+    sft.train(
+        run_for(section(sft.Params, "sft", max_steps=2, warmup_steps=0, max_length=12), "sft")
+    )
+    said = capsys.readouterr().out
+    assert "sft: curriculum: 8 of 20 rows have no solution, and show their answer alone" in said
+    assert "examples fill max_length (12): longer ones lost their answer's end" in said
 
 
 def test_a_curriculum_is_not_laid_out_over_dropped_examples(away: Path) -> None:
