@@ -247,8 +247,8 @@ def test_a_failing_gate_stops_training_and_leaves_the_lock_of_what_follows(
             "prepare": {
                 "source": {"kind": "local", "train": "mine.jsonl", "license": "CC0-1.0"},
                 "drop_duplicates": False,
-                "eval": 5,
-                "dev": 5,
+                "eval": 10,
+                "dev": 10,
             }
         },
     )

@@ -22,7 +22,7 @@ def found(
     with trip_on(base, style, **more) as trip:
         columns = trip.columns(split, rows)
     return [
-        {name: value for name, value in one.items() if value and name != "prompt_tokens"}
+        {name: value for name, value in one.items() if value and not name.endswith("_tokens")}
         for one in columns
     ]
 
