@@ -120,7 +120,8 @@ def test_a_template_that_raises_is_refused_in_one_line(tmp_path: Path) -> None:
 
 def test_a_turn_without_a_token_at_which_generation_stops_is_named(tmp_path: Path) -> None:
     made = templates.tokenizer()
-    made.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    turns = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    made.chat_template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
     (one,) = found(templates.write_base(tmp_path, made), [chat()], "chat")
     assert one["unended"] == "solution ends with '\\n'"
     made = templates.tokenizer()
