@@ -75,7 +75,8 @@ def train(run: stage_run.Run[Params]) -> None:
             trainer = SFTTrainer(
                 args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
                 train_dataset=Dataset.from_list(pool),
-                callbacks=[history],
+                # NaN and infinity end it: the losses that are logged leave them out.
+                callbacks=[history, callbacks.RequireHealth(history, "warn", "")],
                 **trainers.model_arguments("sft", params, BASE),
             )
         lengths = list(map(len, trainer.train_dataset["input_ids"]))

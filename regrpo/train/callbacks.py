@@ -191,7 +191,7 @@ class RequireHealth(TrainerCallback):  # type: ignore[misc]
             name = self.history.stage
             raise Refused(
                 f"{name}, step {rule['steps'][-1]}",
-                expected=f"a healthy run (the doctor's rules, reports/{name}/health.json)",
+                expected="a healthy run, by the doctor's rules",
                 found=rule["what"],
                 remedy=f"Change {rule['change']}.",
             )

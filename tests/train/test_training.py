@@ -6,6 +6,7 @@ import csv
 import hashlib
 import importlib.util
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -543,11 +544,17 @@ def test_a_warm_start_without_a_step_is_refused(
 def test_weights_that_are_not_finite_are_refused_where_the_logged_loss_shows_nothing(
     away: Path,
 ) -> None:
+    import torch
+
     shutil.rmtree("models/sft", ignore_errors=True)
     values = section(sft.Params, "sft", max_steps=3, warmup_steps=0, learning_rate=1e30)
-    with pytest.raises(Refused, match=r"sft\.learning_rate: .*found NaN or infinity in .* more"):
+    with pytest.raises(Refused, match=r"sft, step 3: .*found NaN or infinity in any metric"):
         sft.train(run_for(values, "sft"))
     assert not Path("models/sft").exists()
+    fine = {"a": torch.ones(2), "b": torch.ones(1, dtype=torch.int8)}
+    saving.require_finite(fine, "sft")
+    with pytest.raises(Refused, match=r"sft\.learning_rate: .*found NaN or infinity in c\."):
+        saving.require_finite(fine | {"c": torch.tensor([0.0, math.inf])}, "sft")
 
 
 def test_what_sft_cannot_show_as_the_profile_asks_is_said(
