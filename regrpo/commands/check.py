@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
 from regrpo.commands import clone
+from regrpo.core import processes
 from regrpo.plan.check import check
 from regrpo.plan.findings import Level, lines
 from regrpo.records import lock_copy
@@ -29,6 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     Exit code 0: nothing is wrong; 1: something is; 2: something could not be checked.
     """
+    if processes.PARENT in os.environ and sys.platform == "linux":
+        processes.end_with_parent()
     clone.enter()
     for line in lock_copy.mend():
         print(line, file=sys.stderr)

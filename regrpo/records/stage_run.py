@@ -172,7 +172,12 @@ def require_checked_profile() -> None:
     stamp = state_folder() / "checked"
     if stamp.exists() and stamp.read_text() == digest.hexdigest():
         return
-    done = subprocess.run([sys.executable, "-m", "regrpo.cli", "check", "--quiet"], check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "regrpo.cli", "check", "--quiet"],
+        # It must not outlive the stage, though it stands still.
+        env=os.environ | {processes.PARENT: str(os.getpid())},
+        check=False,
+    )
     if done.returncode:
         sys.exit(done.returncode)
     files.write_text(stamp, digest.hexdigest())
@@ -244,6 +249,7 @@ def _open(name: str, model: type[P], dvc: tuple[int, float] | None) -> Run[P]:
             found=f"no dvc.yaml in {Path.cwd().name}/",
             remedy=f"Change to the root and run `python -m stages.{name}`, or `dvc repro`.",
         )
+    hardware.require_address_space()
     require_checked_profile()
     profile = profiles.active_profile()
     sections = profiles.read_profile(profile)

@@ -29,9 +29,8 @@ def set_up(stage: str, params: Training) -> str:
     """Fix everything that draws or counts, hence before a model is made; returns the device.
 
     Raises Refused for a device that is not there or does not compute in bfloat16 as the section
-    wants, CannotCheck for too small an address space.
+    wants.
     """
-    hardware.require_address_space(stage)
     device = hardware.find_device(params.device, f"{stage}.device")
     hardware.require_bf16(stage, params.wants_bf16, device)
     hardware.set_up(params.seed, params.threads, params.deterministic and device == "cuda")

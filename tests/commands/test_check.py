@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from regrpo import cli
-from regrpo.core import profiles
+from regrpo.core import processes, profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.plan import consistency, findings, workspace
 from tests.support.projects import ROOT, edit_yaml, run
@@ -408,3 +410,12 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     said = capsys.readouterr().out
     assert all(name in said for name in cli.COMMANDS)
+
+
+def test_a_check_does_not_outlive_the_stage_that_started_it() -> None:
+    command = [sys.executable, "-m", "regrpo.cli", "check", "--quiet"]
+    environment = os.environ | {processes.PARENT: str(2**22 + 1)}  # it has ended before
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")

@@ -198,17 +198,15 @@ def test_the_plan_is_asked_for_a_stages_highest_phase(monkeypatch: pytest.Monkey
     assert asked[0] == ["-m", "regrpo.cli", "plan", "--json"]
 
 
-def test_an_address_space_that_is_too_small_is_refused_before_a_model_is_made(
+def test_an_address_space_that_is_too_small_is_refused_before_anything_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for room, fits in ((10**9, True), (3 * 10**8, False)):
-        monkeypatch.setattr(resource, "getrlimit", lambda _, room=room: (taken + room, -1))
-        if fits:
-            hardware.require_address_space("grpo")
-        else:
-            with pytest.raises(CannotCheck, match=r"^grpo: expected 700 MB of address space"):
-                hardware.require_address_space("grpo")
+    for limit in (resource.RLIM_INFINITY, 4 * 10**9):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, -1))
+        hardware.require_address_space()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (3 * 10**9, -1))
+    with pytest.raises(CannotCheck, match=r"^ulimit -v: expected at least 3,200 MB .* 3,000 MB\."):
+        hardware.require_address_space()
 
 
 def test_what_is_not_about_memory_stays_as_it_is() -> None:

@@ -86,13 +86,11 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reference(tmp_path_factory.mktemp("limits"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("megabytes", [300, 700, 1200, 2500])
-def test_grpo_with_too_little_memory_says_so(megabytes: int, miniature: Path) -> None:
-    weights = files.sha256(miniature / "models/grpo/model.safetensors")
-    done = limited(miniature, f"--as={megabytes * 10**6}", stage="grpo")
-    require_one_line(done, "grpo", "memory", f"limited to {megabytes:,} MB")
-    assert files.sha256(miniature / "models/grpo/model.safetensors") == weights
+@pytest.mark.parametrize("megabytes", [400, 1200, 2500])
+def test_too_little_memory_is_said_at_once(megabytes: int, copy: Path) -> None:
+    """Beyond, grpo's libraries would wait for ever or abort."""
+    done = limited(copy, f"--as={megabytes * 10**6}", stage="grpo")
+    require_one_line(done, "grpo", "ulimit -v: expected at least 3,200 MB", f"{megabytes:,} MB")
 
 
 @pytest.mark.slow
