@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError, causes, class_and_message
 
 RAW_MODELS = Path("models/raw")
+BROUGHT = (Path("data/raw"), RAW_MODELS, Path("custom"))
+"""The folders of what people bring."""
 KEPT = (
     "config.json",
     "generation_config.json",
@@ -34,7 +39,8 @@ UNREACHABLE = {
 def file_under(folder: Path, name: str, key: str) -> Path:
     """The path of `name` under `folder`.
 
-    Raises Refused for a path that leaves the folder, CannotCheck for one that is not there.
+    Raises Refused for a path that leaves the folder and for what is no regular file there,
+    CannotCheck for one that is not there.
     """
     path = folder / name
     leaves = Path(name).is_absolute() or ".." in Path(name).parts
@@ -56,7 +62,73 @@ def file_under(folder: Path, name: str, key: str) -> Path:
             found="nothing there",
             remedy=f"Copy it to {path}, or `dvc pull` if it is tracked.",
         )
+    require_regular(path, folder)
     return path
+
+
+def require_regular(path: Path, folder: Path) -> None:
+    """Refuse what is no regular file inside a brought `folder`, before it is opened or copied.
+
+    A link may lead to a file inside the folder or to an object of DVC's cache.
+    """
+    for file in _all_under(path):
+        found = _irregular(file, folder)
+        if found:
+            raise Refused(
+                str(file),
+                expected=f"regular files inside {folder}/",
+                found=found,
+                remedy="Copy the file itself there, or remove it.",
+            )
+
+
+def require_brought() -> None:
+    """Refuse what is no regular file in any of the folders that people bring things into."""
+    for folder in BROUGHT:
+        require_regular(folder, folder)
+
+
+def _all_under(path: Path) -> Iterator[Path]:
+    """The path and all below it; links are not followed."""
+    if os.path.lexists(path):
+        yield path
+    for parent, folders, names in os.walk(path):
+        for name in sorted(folders + names):
+            yield Path(parent, name)
+
+
+def _irregular(file: Path, folder: Path) -> str | None:
+    """What a path is, if it is neither a folder nor a regular file inside `folder`."""
+    if not _is_utf8(file.name):
+        return "a name that is not UTF-8"
+    mode = file.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        return _leaving(file, folder)
+    kinds = {stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket"}
+    for is_kind, what in kinds.items():
+        if is_kind(mode):
+            return what
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "a device"
+
+
+def _leaving(link: Path, folder: Path) -> str | None:
+    """Where a link leads, if that is no file or folder inside `folder`."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # nothing there, or links in a circle
+        return f"a link to {link.readlink()}, where nothing is"
+    is_cached = target.parts[-4:-2] == ("files", "md5") and target.is_file()
+    if target.is_relative_to(folder.resolve()) or is_cached:
+        return None
+    return f"a link to {link.readlink()}, which leads out of it"
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require_safetensors(folder: Path) -> None:

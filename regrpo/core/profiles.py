@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.errors import CannotCheck, Refused, parsing
 from regrpo.core.files import Json
 from regrpo.core.settings import Problem, Section
 
@@ -18,6 +19,9 @@ STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model
 """The stages in running order; also the sections of a profile and the folders of reports/."""
 SECTIONS = (*STAGES, "promote")
 """The sections of a profile: one per stage, and the rule of `regrpo promote`, which none reads."""
+
+YAML_BYTES, YAML_VALUES, YAML_DEPTH = 2**17, 50_000, 50
+"""What a profile, dvc.yaml or dvc.lock holds at most; ours have 16,000 bytes and 7 levels."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -31,20 +35,75 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(data: bytes, where: str) -> Any:
     """YAML 1.2, read as DVC reads it (`1e-4` is a number), safe types only.
 
-    Raises Refused, which names `where`, if it is no such text.
+    Raises Refused, which names `where`, if it is no such text, or one that takes long to read.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    try:
-        return YAML(typ="safe").load(data.decode("utf-8"))
-    except (YAMLError, ValueError) as error:
-        raise Refused(
-            where,
-            expected="YAML",
-            found=" ".join(str(error).split())[:300],
-            remedy="Mend the file.",
-        ) from error
+    with parsing(where, "YAML", "Mend the file."):
+        if len(data) > YAML_BYTES:
+            raise _too_much(where, f"{YAML_BYTES:,} bytes", f"{len(data):,}")
+        text = data.decode("utf-8")
+        try:
+            _require_plain(YAML(typ="safe").parse(text), where)
+            content = YAML(typ="safe").load(text)
+        except YAMLError as error:  # says the line and column on a line of its own
+            raise ValueError(" ".join(str(error).split())[:300]) from error
+        _require_numbers(content, where)
+    return content
+
+
+def _require_plain(events: Iterable[Any], where: str) -> None:
+    """Refuse nesting without end, and aliases (`*a`) that stand for more than a file may hold.
+
+    A few lines of aliases of aliases are billions of values for whoever goes through them.
+    """
+    sizes: dict[str, int] = {}
+    open_nodes = [("", 0)]
+    for event in events:
+        kind = type(event).__name__
+        anchor = str(getattr(event, "anchor", None))
+        size = 1
+        if kind in ("MappingStartEvent", "SequenceStartEvent"):
+            open_nodes.append((anchor, 1))
+            if len(open_nodes) > YAML_DEPTH:
+                raise _too_much(where, f"{YAML_DEPTH} levels of nesting", "more")
+            continue
+        if kind in ("MappingEndEvent", "SequenceEndEvent"):
+            anchor, size = open_nodes.pop()
+        elif kind == "AliasEvent":
+            if any(anchor == name for name, _ in open_nodes):
+                raise _too_much(where, "one level of a value in itself", f"*{anchor} in &{anchor}")
+            size = sizes.get(anchor, 1)
+        elif kind != "ScalarEvent":
+            continue
+        sizes[anchor] = size
+        name, so_far = open_nodes[-1]
+        open_nodes[-1] = (name, so_far + size)
+        if so_far + size > YAML_VALUES:
+            raise _too_much(
+                where, f"{YAML_VALUES:,} values, aliases (`*{anchor}`) included", "more"
+            )
+
+
+def _require_numbers(content: Any, where: str) -> None:
+    """Refuse integers that no setting takes, and that Python does not even print."""
+    left = [content]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.keys()
+            left += one.values()
+        elif isinstance(one, list | set | tuple):
+            left += one
+        elif isinstance(one, int) and one.bit_length() > 64:
+            raise _too_much(where, "integers of 64 bits", f"one of {one.bit_length():,}")
+
+
+def _too_much(where: str, expected: str, found: str) -> Refused:
+    return Refused(
+        where, expected=f"YAML of at most {expected}", found=found, remedy="Shorten the file."
+    )
 
 
 def active_profile() -> Path:

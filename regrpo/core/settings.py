@@ -29,6 +29,9 @@ from regrpo.core.errors import Refused
 from regrpo.core.library import library_fields
 from regrpo.core.text import visible
 
+MOST = 20
+"""Wrong keys of a section that are named: each is compared with all that are known."""
+
 
 class Problem(NamedTuple):
     """What is wrong with a key of a section, and a value that would do ("" if none is known)."""
@@ -66,7 +69,7 @@ class Section(BaseModel):
         try:
             section = parse(values)
         except ValidationError as error:
-            for one in error.errors():
+            for one in error.errors()[:MOST]:
                 problems += cls._problems(values, one)
         if isinstance(values, dict):
             problems += cls.problems_of_extras(values)
@@ -151,9 +154,14 @@ class PassThrough(Section):
 
     @classmethod
     def problems_of_extras(cls, values: Mapping[Any, Any]) -> list[Problem]:
-        extras = {key: value for key, value in values.items() if isinstance(key, str)}
-        found = [cls._problem(key, value) for key, value in extras.items()]
-        return [problem for problem in found if problem]
+        found: list[Problem] = []
+        for key, value in values.items():
+            problem = cls._problem(key, value) if isinstance(key, str) else None
+            if problem:
+                found.append(problem)
+            if len(found) == MOST:
+                break
+        return found
 
     @classmethod
     def _problem(cls, key: str, value: object) -> Problem | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from regrpo.core import profiles
+from regrpo.core import hub, profiles
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.files import Json
 from regrpo.core.settings import Section
@@ -36,6 +36,7 @@ def check(profile: Path | None, models: Models) -> list[Finding]:
         workspace.require_environment,
         workspace.require_disk,
         workspace.require_lock,
+        hub.require_brought,
     )
     for require in requirements:
         try:

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from regrpo.core import files, hardware, processes, profiles
+from regrpo.core import files, hardware, hub, processes, profiles
 from regrpo.core.dvc import (
     declared_outputs,
     dvc_root,
@@ -250,6 +250,7 @@ def _open(name: str, model: type[P], dvc: tuple[int, float] | None) -> Run[P]:
             remedy=f"Change to the root and run `python -m stages.{name}`, or `dvc repro`.",
         )
     hardware.require_address_space()
+    hub.require_brought()
     require_checked_profile()
     profile = profiles.active_profile()
     sections = profiles.read_profile(profile)

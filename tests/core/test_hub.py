@@ -1,19 +1,24 @@
-"""What the hub answers, told in one line.
+"""What the hub answers, told in one line; and what people bring, looked at before it is opened.
 
-A hub of our own on the loopback that refuses in its ways.
+The hub is one of our own on the loopback that refuses in its ways.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from regrpo.core.hub import RAW_MODELS, file_under, require_brought
+from tests.support import hostile
 from tests.support.projects import ROOT, environment
 
 ANSWERS = {
@@ -115,3 +120,72 @@ def test_no_network_is_told_as_such(tmp_path: Path) -> None:
     assert "found no way to the hub (" in told(
         "http://127.0.0.1:9", "google/gemma-3-1b-pt", tmp_path
     )
+
+
+# --- what lies in the brought folders -------------------------------------------------------------
+
+
+def leave_link(file: Path) -> None:
+    file.symlink_to("/etc/passwd")
+
+
+def leave_folder(file: Path) -> None:
+    file.symlink_to("/etc", target_is_directory=True)
+
+
+def leave_nothing(file: Path) -> None:
+    file.symlink_to("nowhere")
+
+
+def leave_circle(file: Path) -> None:
+    file.symlink_to(file.name)
+
+
+def leave_socket(file: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(file))
+
+
+@pytest.mark.parametrize(
+    ("put", "name", "found"),
+    [
+        (os.mkfifo, "pipe", "a FIFO"),
+        (leave_socket, "s", "a socket"),
+        (leave_link, "vocab.txt", "a link to /etc/passwd, which leads out of it"),
+        (leave_folder, "more", "a link to /etc, which leads out of it"),
+        (leave_nothing, "gone", "a link to nowhere, where nothing is"),
+        (leave_circle, "round", "a link to round, where nothing is"),
+        (Path.touch, os.fsdecode(b"a\xff.json"), "a name that is not UTF-8"),
+    ],
+    ids=lambda part: str(getattr(part, "__name__", part))[:20].encode("ascii", "replace").decode(),
+)
+def test_what_is_no_regular_file_of_the_folder_is_refused_by_name_unopened(
+    put: Callable[[Path], object],
+    name: str,
+    found: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/raw/base/inner").mkdir(parents=True)
+    put(Path("models/raw/base/inner") / name)
+    for look in (partial(file_under, RAW_MODELS, "base", "base_model.source"), require_brought):
+        message = hostile.ended(look, seconds=3)
+        assert message.startswith("models/raw/base/inner/")
+        assert f"expected regular files inside models/raw/; found {found}. Copy" in message
+
+
+def test_links_inside_the_folder_and_into_dvcs_cache_are_files_like_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stored = tmp_path / ".dvc/cache/files/md5/ab" / ("c" * 30)
+    stored.parent.mkdir(parents=True)
+    stored.write_text("{}")
+    raw = tmp_path / "data/raw"
+    raw.mkdir(parents=True)
+    (raw / "a.jsonl").symlink_to(stored)
+    (raw / "b.jsonl").symlink_to("a.jsonl")
+    (raw / "c").symlink_to(".", target_is_directory=True)
+    require_brought()
+    assert file_under(Path("data/raw"), "b.jsonl", "prepare.source.train").read_text() == "{}"

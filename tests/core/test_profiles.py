@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.profiles import STAGES, parse_section, read_profile, read_yaml
+from regrpo.core.profiles import STAGES, parse_section, parse_yaml, read_profile, read_yaml
 from stages import base_model, grpo, prepare, sft
+from tests.support import hostile
 from tests.support.projects import ROOT
 
 PROFILE = read_profile(ROOT / "params.yaml")
@@ -199,3 +200,57 @@ def test_a_classifier_has_a_name_of_its_own_and_a_weight(
     changes: dict[str, Any], words: str
 ) -> None:
     assert words in refusal(grpo.Params, PROFILE["grpo"] | changes)
+
+
+def aliases(form: str, levels: int = 9) -> bytes:
+    """Nine aliases of nine aliases of …: 9⁹ values in a few lines."""
+    lines = ["a0: &a0 {x: 1}" if form == "<<" else "a0: &a0 [x, x, x]"]
+    for level in range(1, levels):
+        before = ", ".join([f"*a{level - 1}"] * 9)
+        inner = f"{{<<: [{before}]}}" if form == "<<" else f"[{before}]"
+        lines.append(f"a{level}: &a{level} {inner}")
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (aliases("list"), "at most 50,000 values, aliases"),
+        (aliases("<<"), "at most 50,000 values, aliases"),
+        (b"a: &a [*a]", "one level of a value in itself; found *a in &a"),
+        (b"a: " + b"[" * 3000, "50 levels of nesting"),
+        (b"a: " + b"{a: " * 3000, "50 levels of nesting"),
+        (b"- " * 60_000, "50 levels of nesting"),
+        (b"[" * 1_000_000, "131,072 bytes; found 1,000,000"),
+        (b"a: 0x" + b"f" * 100_000, "integers of 64 bits; found one of 400,000"),
+        (b"a: " + b"9" * 100_000, "found Exceeds the limit (4300 digits)"),
+        (b"? 99999999999999999999\n: 1", "integers of 64 bits"),
+        (b"a: !" + b"!" * 50_000, "expected YAML; found"),
+        (b"a: " + b"&a " * 40_000, "expected YAML; found"),
+        (b'a: "\\e]0;pwned\\a', "expected YAML; found"),
+        (b"\xff\xfe", "can't decode byte 0xff"),
+    ],
+    ids=lambda part: str(part[:25]),
+)
+def test_yaml_that_would_take_long_is_refused_at_once_in_a_short_line(
+    content: bytes, message: str
+) -> None:
+    said = hostile.ended(lambda: parse_yaml(content, "profiles/x.yaml"), 5, 2**29)
+    assert said.startswith("profiles/x.yaml: expected YAML")
+    assert message in said
+    assert len(said) < 1000
+    assert "\n" not in said
+
+
+def test_aliases_that_stand_for_little_are_read_and_count_each_time() -> None:
+    content = b"a: &a {x: 1}\nb: *a\nc: &c [*a, *a]\nd: {<<: *a, y: *c}\n"
+    assert parse_yaml(content, "x.yaml")["d"] == {"x": 1, "y": [{"x": 1}, {"x": 1}]}
+
+
+def test_of_thousands_of_wrong_keys_the_first_are_named() -> None:
+    wrong = {f"key_{number}": number for number in range(5000)}
+    for model in (sft.Params, prepare.Params):
+        message = refusal(model, wrong)
+        assert "`key_0`: " in message
+        assert "`key_30`" not in message
+        assert len(message) < 5000

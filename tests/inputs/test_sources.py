@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.inputs import readers, sources
+from regrpo.inputs import sources
 from tests.support import stand_ins
 
 GOOD = b'{"question": "1+1=", "answer": "2"}\n'
@@ -21,13 +21,14 @@ def test_a_path_outside_the_raw_folder_is_refused_with_the_command_that_brings_i
         sources.file_under(tmp_path, name, "prepare.source.train")
 
 
-def test_a_linked_folder_is_refused_and_a_linked_file_is_read(tmp_path: Path) -> None:
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (raw := tmp_path / "raw").mkdir()
-    (cache := tmp_path / "cache").mkdir()
-    (cache / "a.jsonl").write_bytes(GOOD)
-    (raw / "a.jsonl").symlink_to(cache / "a.jsonl")
-    (raw / "folder").symlink_to(cache)
-    assert len(list(readers.local_rows(sources.file_under(raw, "a.jsonl", "key")))) == 1
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "a.jsonl").write_bytes(GOOD)
+    (raw / "a.jsonl").symlink_to(elsewhere / "a.jsonl")
+    (raw / "folder").symlink_to(elsewhere)
+    with pytest.raises(Refused, match=r"raw/a\.jsonl: expected regular files .*leads out of it"):
+        sources.file_under(raw, "a.jsonl", "key")
     with pytest.raises(Refused, match="a path under"):
         sources.file_under(raw, "folder", "key")
 
