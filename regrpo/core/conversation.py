@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files, rendering
-from regrpo.core.errors import Refused, first_line
+from regrpo.core.errors import Refused, parsing
 from regrpo.core.rendering import Messages, Render
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """A model folder's tokenizer. Completions are its decoded text, whatever else it offers."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with parsing(folder, "a tokenizer that transformers can load", "Check the folder's files."):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # By this TRL alone would take a completion apart before its rewards see it.
     tokenizer.response_template = None
     return tokenizer
@@ -289,18 +290,12 @@ def generation_config(folder: Path) -> GenerationConfig:
         return GenerationConfig.from_pretrained(
             folder, config_file_name="config.json", _from_model_config=True
         )
-    try:
+    where = f"base_model.source: {GENERATION}"
+    with parsing(where, "transformers' settings of generation", "Correct the file, or remove it."):
         config = GenerationConfig.from_pretrained(folder)
         for one in as_ids(config.eos_token_id):
             if not isinstance(one, int):
                 raise TypeError(f"{one!r} as eos_token_id")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(
-            f"base_model.source: {GENERATION}",
-            expected="transformers' settings of generation",
-            found=first_line(error),
-            remedy="Correct the file, or remove it.",
-        ) from error
     return config
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError, causes, class_and_message
+from regrpo.core import files
+from regrpo.core.errors import (
+    CannotCheck,
+    Refused,
+    RegrpoError,
+    causes,
+    class_and_message,
+    parsing,
+)
 
 RAW_MODELS = Path("models/raw")
 BROUGHT = (Path("data/raw"), RAW_MODELS, Path("custom"))
@@ -27,6 +36,17 @@ KEPT = (
 )
 """The files that a model is made of; nothing else of a folder is taken."""
 PICKLED = ("*.bin", "*.pt", "*.pth")
+MOST_PARTS, MOST = 10_000, 2**27
+"""Layers, heads or experts of a model, and any other size of its: what no model comes near to."""
+NAMES = {
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "hidden": ("hidden_size", "n_embd", "d_model", "dim"),
+    "vocabulary": ("vocab_size",),
+    "intermediate": ("intermediate_size", "n_inner", "ffn_dim", "d_ff"),
+}
+"""How architectures name their sizes."""
+PAIRS = (("vocabulary", "hidden"), ("layers", "hidden"), ("hidden", "intermediate"))
+"""Sizes whose product no causal language model has fewer weights than."""
 UNREACHABLE = {
     "OfflineModeIsEnabled",
     "LocalEntryNotFoundError",
@@ -141,6 +161,56 @@ def require_safetensors(folder: Path) -> None:
         expected="weights as *.safetensors",
         found=f"pickled weights ({', '.join(pickled)})" if pickled else "no weights",
         remedy="Save the model again with `save_pretrained` (safetensors); a pickle can run code.",
+    )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file of the model's. Raises Refused for one that holds no object."""
+    with parsing(path, "a JSON object", "Bring the file again, whole."):
+        content = files.read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError(type(content).__name__)
+    return content
+
+
+def require_sizes(config: Mapping[str, Any], where: str, stored: int | None = None) -> None:
+    """Refuse a configuration whose sizes would take all memory, before a model is made of it.
+
+    `stored` is how many weights the files hold; none of PAIRS may need more. Raises Refused with
+    the numbers.
+    """
+    for part in (config, *(one for one in config.values() if isinstance(one, Mapping))):
+        for key, value in part.items():
+            is_count = any(word in str(key) for word in ("layer", "head", "expert"))
+            is_width = any(word in str(key) for word in ("dim", "size"))
+            most = MOST_PARTS if is_count and not is_width else MOST
+            if isinstance(value, int) and abs(value) > most:
+                raise _too_large(f"{where}: {key}", f"at most {most:,}", f"{value:,}")
+        if stored is not None:
+            _require_stored(part, where, stored)
+
+
+def _require_stored(config: Mapping[str, Any], where: str, stored: int) -> None:
+    sizes = {}
+    for name, keys in NAMES.items():
+        for key in keys:
+            if isinstance(config.get(key), int):
+                sizes[name] = (key, config[key])
+    for one, other in PAIRS:
+        if one in sizes and other in sizes:
+            (key, size), (second, factor) = sizes[one], sizes[other]
+            if size * factor > stored:
+                found = f"{size:,} × {factor:,}, which needs {size * factor:,}"
+                expected = f"sizes that fit the {stored:,} weights that its files hold"
+                raise _too_large(f"{where}: {key}, {second}", expected, found)
+
+
+def _too_large(where: str, expected: str, found: str) -> Refused:
+    return Refused(
+        where,
+        expected=expected,
+        found=found,
+        remedy="Bring the configuration that belongs to the weights.",
     )
 
 

@@ -125,6 +125,10 @@ class RenderingProcess:
             found = f"no end within {seconds:.0f} seconds"
         else:
             found = "that its process ended, as for want of memory"
+        # One that was killed, or ended, answers no more: the next call starts another.
+        if not reply.endswith("\n"):
+            self.__exit__()
+            self.process = None
         raise unrenderable(self.where, found)
 
 
@@ -135,7 +139,7 @@ def main() -> None:
     """Answer requests on standard input until it ends."""
     if sys.platform == "linux":
         processes.end_with_parent()
-    _limit_memory()
+    limit_memory(MEMORY)
     from transformers.utils.chat_template_utils import render_jinja_template
 
     settings = json.loads(sys.stdin.readline())
@@ -170,11 +174,12 @@ def _without_null(message: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in message.items() if value is not None}
 
 
-def _limit_memory() -> None:
+def limit_memory(size: int) -> None:
+    """Let this process take at most so many bytes of address space."""
     import resource
 
     with contextlib.suppress(ValueError, OSError):  # a lower limit may be in force
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import files
-from regrpo.core.errors import Refused
+from regrpo.core.errors import Refused, parsing
 from regrpo.core.rendering import RenderingProcess
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> Non
         return
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with parsing(folder, "a tokenizer that transformers can load", "Check the folder's files."):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise Refused(

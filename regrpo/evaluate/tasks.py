@@ -119,7 +119,7 @@ def _is_yaml(file: Path) -> bool:
 
     try:
         YAML().compose(file)  # lm-eval's own tags (!function) are left alone
-    except (YAMLError, UnicodeDecodeError):
+    except (YAMLError, UnicodeDecodeError, RecursionError):
         return False
     return True
 

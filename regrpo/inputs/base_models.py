@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import files, hardware
-from regrpo.core.errors import CannotCheck, Refused, first_line
-from regrpo.core.hub import RAW_MODELS, file_under, snapshot
+from regrpo.core import files, hardware, rendering
+from regrpo.core.errors import CannotCheck, Refused, parsing
+from regrpo.core.hub import RAW_MODELS, file_under, read_object, require_sizes, snapshot
 from regrpo.core.library import library_fields
 from regrpo.core.settings import Problem, Section, invalid, nearest
+from regrpo.core.text import gigabytes
 from regrpo.inputs.model_folders import copy_model
 
 SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
@@ -24,6 +27,17 @@ SINGLE_DIGITS = ("smollm", "refact", "starcoder", "command-r")
 
 As llama.cpp has them (src/llama-vocab.cpp).
 """
+GGUF_SECONDS = 300
+"""Seconds that a look at a GGUF file may take: a few for the largest vocabularies."""
+GGUF_SIZES = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "context_length",
+}
+"""Our names of sizes, and GGUF's behind the architecture's (`llama.block_count`)."""
 
 
 class Tokenizer(Section):
@@ -55,6 +69,7 @@ class Scratch(Section):
 
         from regrpo.core.tokenizers import character_tokenizer
 
+        require_sizes(self.config, "base_model.source.config")
         size = len(character_tokenizer(self.tokenizer.extra_tokens))
         defaults = {
             "vocab_size": math.ceil(size / 8) * 8,  # a multiple of 8, as kernels like it
@@ -73,6 +88,7 @@ class Scratch(Section):
 
         config = self.configuration()
         with refuse_on_failure(self.config):
+            _require_room(config)
             # One thread: the weights must not depend on the number of cores.
             hardware.set_up(seed, threads=1)
             model = Gemma3ForCausalLM(config)
@@ -116,12 +132,13 @@ class Hub(Section):
 
         if self.config is None:
             return None
+        require_sizes(self.config, "base_model.source.config")
         with refuse_on_failure(self.config):
             return AutoConfig.for_model(**self.config)
 
     def require_stated(self, folder: Path) -> None:
         """Refuse files whose config.json is not what `config` says: plan counted another model."""
-        published = files.read_json(folder / "config.json")
+        published = read_object(folder / "config.json")
         for key, value in (self.config or {}).items():
             if published.get(key, value) != value:
                 raise Refused(
@@ -226,31 +243,95 @@ def refuse_on_failure(config: dict[str, Any]) -> Iterator[None]:
         ) from error
 
 
+EXPECTED_GGUF = "a GGUF file of an architecture that transformers reads"
+REMEDY_GGUF = "Convert the model, or use source kind `local`."
+
+
+def require_bounded_gguf(path: Path) -> None:
+    """Refuse a GGUF file that is damaged, or that states more than it holds.
+
+    Its reader goes through as many values as the file says there are. So it is read in a process of
+    its own first, under limits of time and memory.
+    """
+    code = f"from {__name__} import look_at_gguf as look; import sys; look(sys.argv[1])"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=GGUF_SECONDS,
+            check=False,
+        )
+        found = done.stdout.decode(errors="replace").strip()
+        if done.returncode and not found:
+            found = "that its process ended, as for want of memory"
+    except subprocess.TimeoutExpired:
+        found = f"no end within {GGUF_SECONDS} seconds"
+    if found:
+        raise Refused(path.name, expected=EXPECTED_GGUF, found=found, remedy=REMEDY_GGUF)
+
+
+def look_at_gguf(name: str) -> None:
+    """Read a GGUF file's header, compare its sizes with its weights, and print what is wrong."""
+    path = Path(name)
+    # The file's pages count as address space, once for each of numpy's views at the most.
+    rendering.limit_memory(rendering.MEMORY + 2 * path.stat().st_size)
+    import gguf
+
+    try:
+        with parsing(path.name, EXPECTED_GGUF, REMEDY_GGUF):
+            reader = gguf.GGUFReader(path)
+            architecture = reader.fields["general.architecture"].contents()
+            sizes = {}
+            for theirs, ours in GGUF_SIZES.items():
+                field = reader.fields.get(f"{architecture}.{ours}")
+                if field is not None:
+                    sizes[theirs] = field.contents()
+            stored = sum(int(tensor.n_elements) for tensor in reader.tensors)
+            require_sizes(sizes, path.name, stored)
+    except (Refused, CannotCheck) as error:
+        print(error.found)
+        sys.exit(1)
+
+
+def _require_room(config: Any) -> None:
+    """Refuse a model from scratch whose weights this machine's memory does not hold."""
+    import psutil
+    import torch
+    from transformers import Gemma3ForCausalLM
+
+    with torch.device("meta"):
+        model = Gemma3ForCausalLM(config)
+    needed = 4 * sum(weight.numel() for weight in model.parameters())
+    room = psutil.virtual_memory().total
+    if needed > room:
+        raise Refused(
+            "base_model.source.config",
+            expected=f"weights that fit into this machine's {gigabytes(room)} of memory",
+            found=f"{gigabytes(needed)} of them",
+            remedy="Take smaller sizes.",
+        )
+
+
 def dequantise(path: Path, folder: Path) -> None:
     """Save a GGUF file's model and tokenizer as transformers writes them.
 
     Raises Refused for a file that transformers cannot read.
     """
     require_gguf()
+    require_bounded_gguf(path)
     import gguf
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from regrpo.core.tokenizers import save
 
-    try:
+    with parsing(path.name, EXPECTED_GGUF, REMEDY_GGUF):
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True)
         )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         kind = gguf.GGUFReader(path).fields.get("tokenizer.ggml.pre")
-    except (ValueError, OSError, ImportError, KeyError) as error:
-        raise Refused(
-            path.name,
-            expected="a GGUF file of an architecture that transformers reads",
-            found=first_line(error),
-            remedy="Convert the model, or use source kind `local`.",
-        ) from error
     # transformers drops the pre-tokenizer type. A model that has learned " 12" as three tokens
     # would then meet it as two.
     if kind is not None and kind.contents() in SINGLE_DIGITS:

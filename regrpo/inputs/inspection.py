@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrpo.core.errors import Refused, RegrpoError, first_line
+from regrpo.core import hub
+from regrpo.core.errors import Refused, parsing
 from regrpo.core.text import some
 from regrpo.core.tokenizers import context_window
 from regrpo.inputs import model_folders
@@ -35,22 +36,17 @@ def inspect(folder: Path, pad_token: str | None = None) -> dict[str, Any]:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    try:
+    stored = model_folders.count_weights(folder)
+    about = hub.read_object(folder / "config.json")
+    hub.require_sizes(about, f"{WHERE}: config.json", stored)
+    expected = "a model and tokenizer that transformers can load"
+    with parsing(WHERE, expected, "Check the folder's files."):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         require_causal(config)
         dtype = require_floats(config, folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, report = load(folder)
         rows = model.get_input_embeddings().weight.shape[0]
-    except RegrpoError:
-        raise
-    except Exception as error:  # transformers reads files that may hold anything
-        raise Refused(
-            WHERE,
-            expected="a model and tokenizer that transformers can load",
-            found=first_line(error),
-            remedy="Check the folder's files.",
-        ) from error
     if pad_token is not None:
         tokenizer.pad_token = pad_token
     _require_tensors(report)
@@ -142,6 +138,8 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
             model, report = _load(folder, "meta")
         except Exception:  # whatever an architecture's own code raises of weights without values
             return _load(folder, "cpu")
+        if report["missing_keys"] or report["mismatched_keys"]:
+            return model, report  # refused; their sizes may be anything
         # Where the files hold both of two tied weights, only their values say whether transformers
         # ties them.
         for names in model.all_tied_weights_keys.items():

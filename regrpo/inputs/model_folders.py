@@ -8,11 +8,9 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from regrpo.core import files
-from regrpo.core.errors import Refused, first_line
-from regrpo.core.hub import KEPT, RAW_MODELS, require_safetensors
+from regrpo.core.errors import Refused, parsing
+from regrpo.core.hub import KEPT, RAW_MODELS, read_object, require_safetensors
 from regrpo.core.text import some
 
 WHERE = "base_model.source"
@@ -105,7 +103,7 @@ def weight_files(folder: Path) -> set[str]:
     for shards that are not there, and for weights under names that it does not look for.
     """
     config = folder / "config.json"
-    named = _read(config).get("transformers_weights") if config.is_file() else None
+    named = read_object(config).get("transformers_weights") if config.is_file() else None
     chosen = named or (WHOLE if (folder / WHOLE).is_file() else INDEX)
     if not isinstance(chosen, str) or Path(chosen).name != chosen:
         raise Refused(
@@ -124,7 +122,7 @@ def weight_files(folder: Path) -> set[str]:
         )
     if not chosen.endswith(".json"):
         return {chosen}
-    weight_map = _read(folder / chosen).get("weight_map")
+    weight_map = read_object(folder / chosen).get("weight_map")
     if not isinstance(weight_map, dict):
         weight_map = {}
     shards = set(map(str, weight_map.values()))
@@ -139,6 +137,11 @@ def weight_files(folder: Path) -> set[str]:
     return shards | {chosen}
 
 
+def count_weights(folder: Path) -> int:
+    """How many weights the files of a folder hold."""
+    return sum(elements for _, elements in weights(folder))
+
+
 def weights(folder: Path) -> Iterator[tuple[str, int]]:
     """(type as safetensors names it, elements) of each stored tensor, without reading it.
 
@@ -150,41 +153,29 @@ def weights(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, int]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - it is no mapping
-                stored = tensors.get_slice(key)
-                yield stored.get_dtype(), math.prod(stored.get_shape())
-    except (SafetensorError, OSError) as error:
-        found, remedy = first_line(error), "Bring it again: it is truncated or damaged."
-        with path.open("rb") as file:
-            if file.read(len(LFS)) == LFS:
-                found, remedy = "a pointer of Git LFS", "Fetch the file itself: `git lfs pull`."
+    with path.open("rb") as file:
+        is_pointer = file.read(len(LFS)) == LFS
+    if is_pointer:
         raise Refused(
-            WHERE, expected=f"weights in {path.name}", found=found, remedy=remedy
-        ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON file of the model's. Raises Refused for one that holds no object."""
-    try:
-        content = files.read_json(path)
-    except ValueError as error:
-        found = first_line(error)
-    else:
-        if isinstance(content, dict):
-            return content
-        found = type(content).__name__
-    raise Refused(
-        str(path), expected="a JSON object", found=found, remedy="Bring the file again, whole."
-    )
+            WHERE,
+            expected=f"weights in {path.name}",
+            found="a pointer of Git LFS",
+            remedy="Fetch the file itself: `git lfs pull`.",
+        )
+    with (
+        parsing(WHERE, f"weights in {path.name}", "Bring it again: it is truncated or damaged."),
+        safe_open(path, framework="pt") as tensors,
+    ):
+        for key in tensors.keys():  # noqa: SIM118 - it is no mapping
+            stored = tensors.get_slice(key)
+            yield stored.get_dtype(), math.prod(stored.get_shape())
 
 
 def _adapter(folder: Path, name: str) -> Refused:
     """What to do with a PEFT adapter: the command that merges it with its base."""
-    about = _read(folder / ADAPTER)
+    about = read_object(folder / ADAPTER)
     base, kind = about.get("base_model_name_or_path"), str(about.get("peft_type", "LoRA"))
     of = base or "a base that it does not name"
     found = f"an adapter ({kind}) of {of} in {folder}"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from regrpo.core import files
-from regrpo.core.errors import Refused
+from regrpo.core.errors import Refused, parsing
 from regrpo.core.hub import file_under, hub_failure, require_commit
 from regrpo.core.settings import Section
 from regrpo.inputs.readers import Rows, local_rows
@@ -124,8 +124,10 @@ class Hub(Section):
                 f"copy the files of split {split!r} to {RAW_DATA}/ and use source kind `local`"
             )
             raise hub_failure(error, self.repo, self.revision, "dataset", where, instead) from error
-        for index, row in enumerate(dataset):
-            yield f"{self.repo} ({split}), row {index}", row
+        place = f"{self.repo} ({split})"
+        with parsing(place, "rows that `datasets` can read", "Take another commit."):
+            for index, row in enumerate(dataset):
+                yield f"{place}, row {index}", row
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrpo.core.errors import CannotCheck, Refused, first_line
-from regrpo.core.hub import RAW_MODELS, file_under
+from regrpo.core.errors import CannotCheck, Refused, first_line, parsing
+from regrpo.core.hub import RAW_MODELS, file_under, read_object, require_sizes
 from regrpo.core.tokenizers import context_window
-from regrpo.inputs.base_models import require_gguf
+from regrpo.inputs.base_models import (
+    EXPECTED_GGUF,
+    REMEDY_GGUF,
+    require_bounded_gguf,
+    require_gguf,
+)
 
 BASE = Path("models/base")
 RECORD = Path("reports/base_model/run.json")
@@ -228,22 +233,31 @@ def find_config(section: Any) -> Any | None:
     made with these very parameters. Returns None while it cannot be known offline.
     """
     from huggingface_hub import try_to_load_from_cache
-    from transformers import AutoConfig
 
     source = section.source
     if source.kind == "scratch":
         return source.configuration()
     if source.kind == "local":
         folder = file_under(RAW_MODELS, source.path, "base_model.source.path")
-        return AutoConfig.from_pretrained(folder)
+        return _config_in(folder)
     if source.kind in ("gguf", "package"):
         return _gguf_config(source)
     if is_made(section):
-        return AutoConfig.from_pretrained(BASE)
+        return _config_in(BASE)
     cached = try_to_load_from_cache(source.repo, "config.json", revision=source.revision)
     if isinstance(cached, str):
-        return AutoConfig.from_pretrained(Path(cached).parent)
+        return _config_in(Path(cached).parent)
     return source.configuration()
+
+
+def _config_in(folder: Path) -> Any:
+    """The configuration in a folder. Raises Refused for one that transformers cannot read."""
+    from transformers import AutoConfig
+
+    path = folder / "config.json"
+    require_sizes(read_object(path), str(path))
+    with parsing(path, "a configuration that transformers reads", "Check the file."):
+        return AutoConfig.from_pretrained(folder)
 
 
 def is_made(section: Any) -> bool:
@@ -273,4 +287,6 @@ def _gguf_config(source: Any) -> Any:
     packaged = source.kind == "package"
     key = "base_model.source.file"
     path = source.find() if packaged else file_under(RAW_MODELS, source.file, key)
-    return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    require_bounded_gguf(path)
+    with parsing(path.name, EXPECTED_GGUF, REMEDY_GGUF):
+        return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from regrpo.core import files, hardware
-from regrpo.core.errors import Refused
+from regrpo.core.errors import Refused, parsing
 from regrpo.core.hub import (
     KEPT,
     RAW_MODELS,
     file_under,
+    read_object,
     require_safetensors,
+    require_sizes,
     snapshot,
 )
 from regrpo.core.settings import Problem, Section, invalid
@@ -79,7 +81,7 @@ class Classifier(Section):
         else:
             config = self._folder(key) / "config.json"
         if config is not None and config.exists():
-            labels = files.read_json(config).get("id2label")
+            labels = read_object(config).get("id2label")
             labels = labels or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers' own default
             self.require_labels(list(labels.values()), key)
 
@@ -207,24 +209,18 @@ def load(name: str, spec: Classifier, key: str, default_device: str) -> Judge:
 def _read(folder: Path, spec: Classifier, key: str) -> tuple[Any, Any]:
     """(model, tokenizer) of a classifier's folder; refused if its head is not among the weights."""
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
     # What it would warn of is refused below.
     logging.set_verbosity_error()
-    try:
+    expected = f"a sequence classifier that transformers can load ({spec.source})"
+    with parsing(key, expected, "Check its files, or take another."):
+        require_sizes(read_object(folder / "config.json"), f"{key}: config.json")
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise Refused(
-            key,
-            expected=f"a sequence classifier that transformers can load ({spec.source})",
-            found=(str(error).splitlines() or [type(error).__name__])[0],
-            remedy="Check its files, or take another.",
-        ) from error
     untrained = sorted(report["missing_keys"])
     if untrained:
         raise Refused(
