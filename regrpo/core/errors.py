@@ -85,6 +85,8 @@ def parsing(where: object, expected: str, remedy: str) -> Iterator[None]:
         # What panics in Rust (tokenizers, safetensors) is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
+        if _need(error) == ROOM:  # for what is written meanwhile; see `system_refusal`
+            raise
         kind = CannotCheck if _is_of_system(error) else Refused
         found = _said_by_parser(error)
         raise kind(str(where), expected=expected, found=found, remedy=remedy) from error

@@ -37,8 +37,9 @@ def inspect(folder: Path, pad_token: str | None = None) -> dict[str, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     stored = model_folders.count_weights(folder)
-    about = hub.read_object(folder / "config.json")
-    hub.require_sizes(about, f"{WHERE}: config.json", stored)
+    # One by one, as transformers does not say which it could not read.
+    contents = {file.name: hub.read_object(file) for file in sorted(folder.glob("*.json"))}
+    hub.require_sizes(contents["config.json"], f"{WHERE}: config.json", stored)
     expected = "a model and tokenizer that transformers can load"
     with parsing(WHERE, expected, "Check the folder's files."):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
