@@ -38,8 +38,12 @@ def inspect(folder: Path, pad_token: str | None = None) -> dict[str, Any]:
 
     stored = model_folders.count_weights(folder)
     # One by one, as transformers does not say which it could not read.
-    contents = {file.name: hub.read_object(file) for file in sorted(folder.glob("*.json"))}
-    hub.require_sizes(contents["config.json"], f"{WHERE}: config.json", stored)
+    for file in sorted(folder.glob("*.json")):
+        if any(map(file.match, hub.KEPT)):
+            hub.read_object(file)
+    config_file = folder / "config.json"
+    if config_file.is_file():
+        hub.require_sizes(hub.read_object(config_file), f"{WHERE}: config.json", stored)
     expected = "a model and tokenizer that transformers can load"
     with parsing(WHERE, expected, "Check the folder's files."):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

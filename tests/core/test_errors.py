@@ -9,11 +9,13 @@ import pytest
 
 from regrpo.core import errors
 from regrpo.core.errors import (
-    LONGEST,
     CannotCheck,
+    LONGEST,
     Refused,
+    RegrpoError,
     class_and_message,
     first_line,
+    parsing,
     system_refusal,
 )
 
@@ -94,3 +96,38 @@ def test_what_the_system_refuses_is_one_line_by_cause(error: Exception, need: st
 def test_any_other_exception_is_a_fault_of_ours() -> None:
     assert system_refusal(KeyError("full")) is None
     assert system_refusal(FileNotFoundError(errno.ENOENT, "No such file", "a")) is None
+
+
+class PanicException(BaseException):
+    """As pyo3 names what panics in Rust."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "found"),
+    [
+        (ValueError("bad magic\nmore"), Refused, "bad magic"),
+        (KeyError("q"), Refused, "KeyError: 'q'"),
+        (PanicException("index out of bounds"), Refused, "index out of bounds"),
+        (RecursionError("maximum"), Refused, "nesting that is too deep"),
+        (MemoryError(), CannotCheck, "more than there is memory for"),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), CannotCheck, "[Errno 13]"),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_what_a_parser_raises_names_the_file_and_what_was_expected(
+    raised: BaseException, kind: type[RegrpoError], found: str
+) -> None:
+    with pytest.raises(kind) as caught, parsing("models/raw/x", "a model", "Bring it again."):
+        raise raised
+    assert str(caught.value).startswith(f"models/raw/x: expected a model; found {found}")
+    assert str(caught.value).endswith(". Bring it again.")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raised", [KeyboardInterrupt(), SystemExit(3), OSError(errno.ENOSPC, "No space left", "out")]
+)
+def test_what_no_parser_says_goes_through_the_boundary(raised: BaseException) -> None:
+    with pytest.raises(type(raised)) as caught, parsing("models/raw/x", "a model", "Bring it."):
+        raise raised
+    assert caught.value is raised
