@@ -104,6 +104,9 @@ def _said_by_parser(error: BaseException) -> str:
     # A bare key or attribute says nothing without its class.
     if isinstance(error, LookupError | TypeError | AttributeError):
         return class_and_message(error)
+    said = visible(error, LONGEST).splitlines()
+    if len(said) > 1 and said[0].endswith(":"):  # a heading
+        return f"{said[0]} {said[1].strip()}"
     return first_line(error)
 
 

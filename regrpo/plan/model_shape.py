@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regrpo.core import files
 from regrpo.core.errors import CannotCheck, Refused, first_line, parsing
-from regrpo.core.hub import RAW_MODELS, file_under, read_object, require_sizes
+from regrpo.core.hub import RAW_MODELS, file_under, require_sizes
 from regrpo.core.tokenizers import context_window
 from regrpo.inputs.base_models import (
     EXPECTED_GGUF,
@@ -254,9 +255,12 @@ def _config_in(folder: Path) -> Any:
     """The configuration in a folder. Raises Refused for one that transformers cannot read."""
     from transformers import AutoConfig
 
-    path = folder / "config.json"
-    require_sizes(read_object(path), str(path))
-    with parsing(path, "a configuration that transformers reads", "Check the file."):
+    where = "base_model.source"
+    with parsing(where, "config.json of a model of transformers'", "Check the file."):
+        path = folder / "config.json"
+        about = files.read_json(path) if path.is_file() else None
+        if isinstance(about, dict):
+            require_sizes(about, f"{where}: config.json")
         return AutoConfig.from_pretrained(folder)
 
 

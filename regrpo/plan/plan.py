@@ -141,7 +141,7 @@ def _refused(section: Any) -> Findings:
     try:
         model_folders.require_model(folder, section.source.path)
         inspection.inspect(folder, section.pad_token)
-    except Refused as error:
+    except RegrpoError as error:
         yield of_error(error)
 
 
