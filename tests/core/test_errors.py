@@ -9,8 +9,8 @@ import pytest
 
 from regrpo.core import errors
 from regrpo.core.errors import (
-    CannotCheck,
     LONGEST,
+    CannotCheck,
     Refused,
     RegrpoError,
     class_and_message,

@@ -202,6 +202,8 @@ def test_a_hostile_template_ends_under_its_limits(
     monkeypatch.setattr(rendering, "SECONDS", 1.0)
     (mine / "chat_template.jinja").write_text(template)
     tokenizer = conversation.load_tokenizer(mine)
-    with rendering.RenderingProcess(tokenizer, "models/base") as renderer:
-        with pytest.raises(Refused, match="models/base: chat template: expected to render"):
-            renderer([[{"role": "user", "content": "x"}]], True)
+    with (
+        rendering.RenderingProcess(tokenizer, "models/base") as renderer,
+        pytest.raises(Refused, match="models/base: chat template: expected to render"),
+    ):
+        renderer([[{"role": "user", "content": "x"}]], True)
