@@ -6,6 +6,7 @@ Card, pages and terminal say a text or a number alike because they all take it f
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import os
 import re
@@ -109,19 +110,34 @@ def without_secrets(text: str) -> str:
     (HF_TOKEN, AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_PASSWORD, …), and the password and secrets in
     the query of a URI in any variable (MLFLOW_TRACKING_URI, a proxy's).
     """
+    addresses, pattern = _known_secrets(tuple(os.environ.items()))
+    for address, shown in addresses.items():
+        text = text.replace(address, shown)
+    if pattern is not None:
+        text = pattern.sub(HIDDEN, text)
+    return USER_IN_ADDRESS.sub(f"{HIDDEN}@", text)
+
+
+@functools.lru_cache(maxsize=1)  # asked for every line that is printed
+def _known_secrets(
+    variables: tuple[tuple[str, str], ...],
+) -> tuple[dict[str, str], re.Pattern[str] | None]:
+    """{address: what is shown of it} of the variables, and a pattern of all secrets in them."""
+    addresses = {}
     hidden: set[str] = set()
-    for name, value in os.environ.items():
+    for name, value in variables:
         if OF_SECRETS.search(name.upper()) and len(value) >= 2 * SHORTEST:
             hidden.add(value)
         if ADDRESS.fullmatch(value):
-            text = text.replace(value, shown_address(value))
+            addresses[value] = shown_address(value)
             hidden |= _secrets_in(value)
-    if hidden:
-        longest_first = sorted(hidden, key=len, reverse=True)
-        # Not inside a word: a short password may be a part of many.
-        pattern = rf"(?<![^\W_])({'|'.join(map(re.escape, longest_first))})(?![^\W_])"
-        text = re.sub(pattern, HIDDEN, text)
-    return USER_IN_ADDRESS.sub(f"{HIDDEN}@", text)
+    if not hidden:
+        return addresses, None
+    longest_first = sorted(hidden, key=len, reverse=True)
+    # Not inside a word: a short password may be a part of many.
+    return addresses, re.compile(
+        rf"(?<![^\W_])({'|'.join(map(re.escape, longest_first))})(?![^\W_])"
+    )
 
 
 def _secrets_in(address: str) -> set[str]:
