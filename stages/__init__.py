@@ -5,6 +5,7 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports each trainer otherwise
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 if importlib.util.find_spec("pydantic") is None or importlib.util.find_spec("ruamel") is None:
     # DVC starts stages with the `python` of PATH, which need not be the project's.
