@@ -20,7 +20,7 @@ import pytest
 
 from regrpo.tracking.address import sqlite_uri
 from tests.support import servers
-from tests.support.projects import commit, environment, make_project, run
+from tests.support.projects import commit, environment, make_project
 
 pytestmark = pytest.mark.slow
 
@@ -126,11 +126,13 @@ def mlflow_server(folder: Path) -> servers.Server:
 def ran(tmp_path_factory: pytest.TempPathFactory, command_lines: CommandLines) -> Ran:
     root = tmp_path_factory.mktemp("secrets")
     folder = make_project(root / "project")
+    # Written as `git remote add` and `dvc remote add --local` do, whose command lines would be seen.
     remote = f"https://x-token:{SECRETS['git']}@git.example.invalid/team/repo.git"
-    run(folder, "git", "remote", "add", "origin", remote)
+    with (folder / ".git/config").open("a") as config:
+        config.write(f'[remote "origin"]\n\turl = {remote}\n')
     # Not the default remote: nothing is pushed, and only the audit is told to look there.
     address = f"https://me:{SECRETS['dvc']}@127.0.0.1:9/store"
-    run(folder, "dvc", "remote", "add", "--local", "-q", "store", address)
+    (folder / ".dvc/config.local").write_text(f"['remote \"store\"']\n    url = {address}\n")
     server = mlflow_server(root / "server")
     server.start()
     made = Ran(folder)
@@ -241,5 +243,6 @@ def test_the_search_sees_a_command_line(command_lines: CommandLines) -> None:
         while not command_lines.found and time.monotonic() < deadline:
             time.sleep(0.05)
         one.kill()
-    assert any(SECRETS["git"] in line for line in command_lines.found)
+    assert all(SECRETS["git"] in line for line in command_lines.found)
+    assert command_lines.found
     command_lines.found.clear()
