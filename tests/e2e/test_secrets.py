@@ -126,7 +126,7 @@ def mlflow_server(folder: Path) -> servers.Server:
 def ran(tmp_path_factory: pytest.TempPathFactory, command_lines: CommandLines) -> Ran:
     root = tmp_path_factory.mktemp("secrets")
     folder = make_project(root / "project")
-    # Written as `git remote add` and `dvc remote add --local` do, whose command lines would be seen.
+    # Written as git and `dvc remote add --local` do, whose command lines would be seen.
     remote = f"https://x-token:{SECRETS['git']}@git.example.invalid/team/repo.git"
     with (folder / ".git/config").open("a") as config:
         config.write(f'[remote "origin"]\n\turl = {remote}\n')
