@@ -144,7 +144,7 @@ def test_completions_are_held_against_the_bases_window(
         assert list(validate.require_room(profile, verdict, {"window": 32})) == []
 
 
-def test_answers_longer_than_completions_may_be_are_refused_or_said(
+def test_answers_longer_than_completions_may_be_are_said(
     check: Callable[..., gate.Verdict],
 ) -> None:
     splits = good()
@@ -156,14 +156,14 @@ def test_answers_longer_than_completions_may_be_are_refused_or_said(
     profile = {"grpo": {"dev_every": 0, "max_completion_length": 4}, "evaluate": evaluate}
     assert list(validate.require_room(profile, verdict, {"window": None})) == []
     profile["grpo"]["max_completion_length"] = 3
-    with pytest.raises(Refused, match="found 4 of 4 right answers of train need more than 3"):
-        list(validate.require_room(profile, verdict, {"window": None}))
     verdict.answers["train"][3] = 1
-    (said,) = validate.require_room(profile, verdict, {"window": None})
-    assert said.startswith("grpo.max_completion_length: 4 of 5 right answers of train need more")
     profile["evaluate"]["max_gen_toks"] = 2
-    with pytest.raises(Refused, match=r"evaluate\.max_gen_toks: .*found 4 of 4 .* Set it to 4"):
-        list(validate.require_room(profile, verdict, {"window": None}))
+    trained, evaluated = validate.require_room(profile, verdict, {"window": None})
+    assert trained == (
+        "grpo.max_completion_length: 4 of 5 right answers of train need more than 3 tokens, and "
+        "can never be given (the longest: 4)"
+    )
+    assert evaluated.startswith("evaluate.max_gen_toks: 4 of 4 right answers of eval need more")
 
 
 def test_the_gate_knows_each_splits_longest_prompt(check: Callable[..., gate.Verdict]) -> None:
