@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from tests.support.faults import FAULTS
 from tests.support.projects import ROOT
 
 PAGE = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+KNOWN = 26
+"""The trial of which the page says what was left."""
+LOG = ROOT / "benchmarks/fault_campaign.jsonl"
 
 
 def named() -> Iterator[tuple[str, str]]:
@@ -38,3 +43,13 @@ def test_every_line_of_the_matrix_names_a_test() -> None:
         is_head = row.startswith(("| fault | what is promised", "| kind |", "|---"))
         is_of_campaign = row.split("|")[1].strip() in FAULTS
         assert is_head or is_of_campaign or "tests/" in row, row
+
+
+def test_the_campaigns_table_is_its_logs() -> None:
+    trials = [json.loads(line) for line in LOG.read_text().splitlines()]
+    assert len({(trial["seed"], trial["trial"]) for trial in trials}) == len(trials)
+    assert [trial["trial"] for trial in trials if trial["problems"]] == [KNOWN]
+    counts = Counter(trial["kind"] for trial in trials)
+    for kind in FAULTS:
+        assert f"| {kind} | {counts[kind]} |" in PAGE
+    assert f"{len(trials)} trials" in PAGE
