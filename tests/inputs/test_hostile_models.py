@@ -121,7 +121,7 @@ def slow(case: tuple[Spoil, str]) -> Any:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [*SPOILED, *map(slow, OTHERS)],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "spoiled",
 )
 def test_a_spoiled_model_ends_in_one_line(mine: Path, spoil: Spoil, message: str) -> None:
     (mine / "evil.py").write_text(EVIL)
@@ -174,7 +174,7 @@ def test_a_gguf_that_states_what_it_does_not_hold_is_refused(
         ({"num_hidden_layers": 10**9}, "source.config: num_hidden_layers: expected at most"),
         ({"intermediate_size": 10**8, "hidden_size": 10**6}, "GB of memory; found"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "spoiled",
 )
 def test_sizes_of_a_model_from_scratch_that_no_memory_holds_are_refused(
     sizes: dict[str, int], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +194,7 @@ def test_sizes_of_a_model_from_scratch_that_no_memory_holds_are_refused(
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{% for",
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "spoiled",
 )
 def test_a_hostile_template_ends_under_its_limits(
     mine: Path, template: str, monkeypatch: pytest.MonkeyPatch
