@@ -196,13 +196,13 @@ def zst(content: bytes) -> bytes:
         ("spaced.csv", TABLE.replace("question,answer", " question , answer")),
         ("index.csv", pd.DataFrame(ROWS).to_csv()),
         ("unnamed.csv", TABLE.replace("\n", ",,\n")),
-        ("lines.jsonl.gz", gzip.compress(LINES.encode())),
+        ("lines.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("lines.jsonl.zst", zst(LINES.encode())),
         ("lines.jsonl.xz", lzma.compress(LINES.encode())),
         ("list.json.bz2", bz2.compress(json.dumps(ROWS).encode())),
-        ("table.csv.gz", gzip.compress(TABLE.encode())),
-        ("disguised.jsonl", gzip.compress(LINES.encode())),
-        ("my.data.v2.jsonl.gz", gzip.compress(LINES.encode())),
+        ("table.csv.gz", gzip.compress(TABLE.encode(), mtime=0)),
+        ("disguised.jsonl", gzip.compress(LINES.encode(), mtime=0)),
+        ("my.data.v2.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
     ],
 )
 def test_what_is_readable_is_read_however_it_is_laid_out(
