@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from regrpo.core import conversation, files, hardware
-from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, invalid
-from regrpo.evaluate import harness, picture, stats, tasks
-from regrpo.evaluate.results import MODELS, PAIRS
+from regrpo.evaluate import harness, picture, stats, summary, tasks
+from regrpo.evaluate.results import MODELS
 from regrpo.evaluate.tasks import Task
 from regrpo.records import stage_run
 from regrpo.train.classifiers import Classifier, ClassifierName, Judge, load_all
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 DATASET, EVAL = Path("data/prepared/dataset.json"), Path("data/prepared/eval.parquet")
 SOURCE = Path("reports/base_model/source.json")
 TASKS = Path(__file__).parent / "eval_tasks"
-HEADLINE, OPENED = "heldout", "heldout_reasoning_prefilled"
 OWNED = ("pretrained", "device", "dtype", "batch_size", "seed", "trust_remote_code")
 """Keys of `model_args` that other keys of the profile decide, or nobody."""
 OWNED_IN_GENERATION = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_length", "until")
@@ -144,69 +142,6 @@ def memory_changes(params: Params) -> list[str]:
     return changes
 
 
-def find_headline(found: list[Task], wanted: str | None) -> str | None:
-    """The metric to be judged by. Raises Refused for one that the tasks do not measure."""
-    known = [metric.key for task in found for metric in task.metrics]
-    if wanted and wanted not in known:
-        raise Refused(
-            "evaluate.headline",
-            expected=f"one of {', '.join(known)}",
-            found=wanted,
-            remedy="Name one of these, or add the task (or the classifier) that measures it.",
-        )
-    return wanted or (HEADLINE if HEADLINE in known else None)
-
-
-def summarise(
-    samples: pd.DataFrame, found: list[Task], params: Params, headline: str | None
-) -> dict[str, Any]:
-    """metrics.json's `tasks`: per metric each model's estimate and each pair's comparison."""
-    drawn = {"resamples": params.bootstrap, "seed": params.seed}
-    summary = {}
-    for task in found:
-        for metric in task.metrics:
-            answered = samples[samples["task"] == metric.key]
-            values = answered.pivot(index="id", columns="model", values="value")
-            kind = metric.kind or stats.kind_of(values.to_numpy().ravel())
-            estimates = {model: stats.estimate(values[model], kind, **drawn) for model in MODELS}
-            pairs = {
-                name: stats.compare(values[before], values[after], kind, **drawn)
-                for name, (before, after) in PAIRS.items()
-            }
-            summary[metric.key] = {
-                "metric": metric.label,
-                "kind": kind,
-                "n": len(values),
-                "role": "headline" if metric.key == headline else metric.role,
-                "description": metric.description,
-                "version": task.version,
-                "few_shot": task.few_shot,
-                "models": {name: one.model_dump() for name, one in estimates.items()},
-                "pairs": {name: one.model_dump() for name, one in pairs.items()},
-            }
-    return summary
-
-
-def split_gain(samples: pd.DataFrame, params: Params) -> dict[str, Any] | None:
-    """sft → grpo on the headline: what opening the reasoning gives sft (`elicited`), and the rest.
-
-    None if the headline or that control was not run.
-    """
-    if not {HEADLINE, OPENED} <= set(samples["task"]):
-        return None
-    values = samples.set_index(["task", "model", "id"])["value"].sort_index()
-    sft, opened, grpo = values[HEADLINE, "sft"], values[OPENED, "sft"], values[HEADLINE, "grpo"]
-    parts = {"total": (sft, grpo), "elicited": (sft, opened), "learned": (opened, grpo)}
-    gain: dict[str, Any] = {}
-    for part, (before, after) in parts.items():
-        # A difference of two differences is no share of right answers: McNemar has no say in it.
-        found = stats.compare(
-            before, after, "continuous", resamples=params.bootstrap, seed=params.seed
-        )
-        gain |= {part: found.difference, f"{part}_ci95": found.ci95}
-    return gain
-
-
 def main() -> None:
     with stage_run.stage("evaluate", Params) as run, harness.surroundings():
         params, dataset = run.params, files.read_json(DATASET)
@@ -218,20 +153,22 @@ def main() -> None:
             tasks.with_judges(task, judges)
             for task in tasks.find_tasks(params.tasks, dataset["verifier"])
         ]
-        headline = find_headline(found, params.headline)
+        headline = summary.find_headline(found, params.headline)
         with hardware.refuse_full_memory("evaluate", memory_changes(params)):
             samples = answers(params, found, judges, dataset, device)
-        summary = summarise(samples, found, params, headline)
+        drawn = {"resamples": params.bootstrap, "seed": params.seed}
+        scored = summary.summarise(samples, found, headline, **drawn)
+        gain = summary.split_gain(samples, **drawn) if headline == summary.HEADLINE else None
         metrics = {
             "headline": headline,
             "classifiers": {name: judge.facts for name, judge in judges.items()},
             "verifier": dataset["verifier"],
-            "tasks": stats.rounded(summary),
-            "gain": stats.rounded(split_gain(samples, params)) if headline == HEADLINE else None,
+            "tasks": stats.rounded(scored),
+            "gain": stats.rounded(gain),
         }
         if switches := hardware.switches_on():
             metrics["deterministic"] = switches
-        binary = [name for name, task in summary.items() if task["kind"] == "binary"]
+        binary = [name for name, task in scored.items() if task["kind"] == "binary"]
         correct = samples["value"].eq(1).where(samples["task"].isin(binary))
         samples["correct"] = correct.astype("boolean")  # missing where nothing is right or wrong
         schema = files.ParquetFile(EVAL).schema
@@ -240,7 +177,7 @@ def main() -> None:
         picture.draw(metrics, run.reports / "comparison.png")
         files.write_json(run.reports / "metrics.json", metrics)
         scores = {}
-        for name, task in summary.items():
+        for name, task in scored.items():
             for model, estimate in task["models"].items():
                 scores[f"{name}/{model}"] = estimate["value"]
         run.log(scores)

@@ -287,7 +287,7 @@ def test_what_lowers_the_peak_is_named_with_a_value_that_would_do(
 
 
 def test_the_headline_is_one_of_what_the_tasks_measure(root: Path) -> None:
-    from stages.evaluate import find_headline
+    from regrpo.evaluate.summary import find_headline
 
     write_data(root)
     found = tasks.find_tasks(["heldout", "heldout_text"], "exact_int")
