@@ -82,7 +82,7 @@ def test_the_stage_tells_a_broken_line_in_one_line_and_leaves_nothing_half_writt
         "dev": 3,
         "drop_duplicates": False,
     }
-    folder = project({"prepare": section, "validate": {}}, with_git=False)
+    folder = project({"prepare": section, "validate": {"min_rows": 3}}, with_git=False)
     raw = folder / "data/raw/train.jsonl"
     raw.write_text("".join(json.dumps(row) + "\n" for row in questions(20)))
     run(folder, "python", "-m", "stages.prepare")
@@ -113,7 +113,7 @@ def test_a_disk_that_is_full_when_the_splits_are_written_is_one_line(
     done = run(folder, "bash", "-c", command, check=False, REGRPO_TRACKING="off")
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 2
-    assert line.startswith("prepare: expected room on the disk; found ")
+    assert line.startswith("prepare: disk: expected room on the disk; found ")
     assert not (folder / "data/prepared").exists()
 
 

@@ -101,19 +101,20 @@ def journal(
     facts = {
         "stage": stage,
         "run": run,
+        "key": "0" * 64,
+        "entry": {"cmd": f"python -m stages.{stage}", "params": {}},
+        "code": {"revision": None, "dirty": None},
+        "diff": "",
+        "process": [1, 0.0],
         "execution": execution,
         "experiment": None,
         "baseline": None,
+        "profile": "params.yaml",
+        "sections": {},
+        "workspace": str(Path.cwd()),
+        "started": 1795357800.0 + 60 * STAGES.index(stage),
     }
-    files.write_json(
-        folder / "open.json",
-        facts
-        | {
-            "workspace": str(Path.cwd()),
-            "process": [1, 0.0],
-            "started": 1795357800.0 + 60 * STAGES.index(stage),
-        },
-    )
+    files.write_json(folder / "open.json", facts)
     if closed:
         files.write_json(
             folder / "closed.json", {"status": closed, "ended": 1795357900.0, "record": None}
