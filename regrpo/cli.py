@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     command = next((word for word in arguments if not word.startswith("-")), None)
-    parsed = parser_for(command).parse_args(arguments)
     try:
+        parsed = parser_for(command).parse_args(arguments)
         code = int(parsed.run(parsed))
         sys.stdout.flush()
         return code
@@ -60,17 +60,17 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RegrpoError as error:
-        return _print_error(parsed.command, error)
+        return _print_error(command, error)
     except Exception as error:
         refusal = system_refusal(error)
         if refusal is not None:
-            return _print_error(parsed.command, refusal)
+            return _print_error(command, refusal)
         # A fault of ours: Python would print it past `shown_output`, and say 1.
         traceback.print_exc()
         return CannotCheck.exit_code
 
 
-def _print_error(command: str, error: RegrpoError) -> int:
+def _print_error(command: str | None, error: RegrpoError) -> int:
     """Print an error as one line; returns its exit code."""
     print(f"regrpo {command}: {error}", file=sys.stderr)
     return error.exit_code

@@ -115,6 +115,13 @@ class Worktree:
         """Write the worktree's DVC configuration: one of the two caches, and the user's remotes."""
         from dvc.config import Config
 
+        if not str(self.caches[0]).isascii():
+            raise CannotCheck(
+                str(self.snapshot.root),
+                expected="a path in ASCII, the only ones that DVC writes into its configuration",
+                found="other characters",
+                remedy="Clone the repository into a folder of another name, and reproduce there.",
+            )
         theirs = dvc_config(self.snapshot.root)
         dvc_config(self.tree)  # refuses a broken one
         shared = {SHARED_CACHE: {"url": str(self.caches[0].parents[1])}}

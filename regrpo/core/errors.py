@@ -117,10 +117,15 @@ def first_line(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what caused it, and so on."""
-    while error is not None:
+    """An exception, what caused it, and so on, as a traceback follows them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # `raise e from e` is its own cause
+        seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        following = error.__cause__
+        if following is None and not error.__suppress_context__:
+            following = error.__context__
+        error = following
 
 
 def class_and_message(error: BaseException) -> str:

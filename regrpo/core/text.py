@@ -71,7 +71,8 @@ _IN_A_LINE = _Spelling({ord("\n"): "⏎", ord("\t"): "⇥"})
 
 HIDDEN = "***"
 OF_SECRETS = re.compile(
-    r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|(API|ACCESS|PRIVATE|SIGNING)_?KEY)(_|$)(?!.*(FILE|PATH)$)"
+    r"((^|_)(TOKEN|SECRET|PASS|PASSPHRASE|(API|ACCESS|PRIVATE|SIGNING)_?KEY)|PASSWORD|PASSWD|_PWD)"
+    r"(_|$)(?!.*(FILE|PATH)$)"
 )
 """The names of environment variables whose values are secrets."""
 OF_SECRETS_IN_QUERY = re.compile("pass|pwd|token|secret|key|sig|cred", re.IGNORECASE)
@@ -144,8 +145,12 @@ def _secrets_in(address: str) -> set[str]:
     """The parts of a URI that are secrets, as they stand there and decoded."""
     rest = address.partition("://")[2]
     user, _, place = rest.rpartition("@")
-    if re.search("[/?#@]", user) and not rest.startswith("/"):  # as in `shown_address`
-        parts = re.split("[/?#@:&=]", rest)[1:]
+    if rest.startswith("/"):  # a path: there is no host, and so no user
+        user, place = "", rest
+    if re.search("[/?#@]", user):  # as in `shown_address`
+        has_password = ":" in user.partition("/")[0]
+        # Else the @ belongs to a path: docker://host/image@sha256:…
+        parts = re.split("[/?#@:&=]", rest)[1:] if has_password else []
     else:
         name, _, password = user.partition(":")
         parts = [password or name] if password or len(name) >= TOKEN else []

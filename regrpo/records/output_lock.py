@@ -73,6 +73,8 @@ def _holder(lock: int) -> dict[str, Any]:
 
 def _end(process: Sequence[float]) -> None:
     """End a process: SIGTERM, and SIGKILL for one that does not answer."""
+    if not is_alive(process):  # its id may be another's by now
+        return
     until = time.monotonic() + processes.TIME_TO_END
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(process[0]), signal.SIGTERM)

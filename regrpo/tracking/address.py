@@ -114,7 +114,8 @@ def cure(error: BaseException) -> str | None:
         code = getattr(cause, "error_code", None)
         if code in BY_CODE:
             return BY_CODE[code]
-        text = f"{type(cause).__name__}: {cause}"
+        # A server may answer with megabytes, and these patterns take their time.
+        text = f"{type(cause).__name__}: {cause}"[:4000]
         if found := GONE.search(text):
             return restoring(found[1], found[2])
         for words, remedy in BY_WORDS.items():

@@ -91,7 +91,7 @@ def _end_damaged(store: Store, folder: Path) -> None:
         if journal.tracker_notes.get("parent_run_id") == open_runs[1]:
             open_runs[1] = None  # the others of the execution end it
     for run_id in filter(None, open_runs):
-        if store.client.get_run(run_id).info.status == "RUNNING":
+        if store.is_running(run_id):
             store.end_run(run_id, "KILLED", time.time(), "stage", folder.name)
     (folder / "sent").touch()
 

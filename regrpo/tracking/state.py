@@ -78,8 +78,12 @@ def stamp() -> str:
 
 def synced() -> Json:
     """The last complete pass's stamp, the experiments' references with rows, the latest row."""
-    path = state_file("synced.json")
-    return files.read_json(path) if path.exists() else {}
+    # Garbled by a power loss, it is made again.
+    with contextlib.suppress(ValueError, RecursionError, FileNotFoundError):
+        content = files.read_json(state_file("synced.json"))
+        if isinstance(content, dict):
+            return content
+    return {}
 
 
 def remember(**values: Any) -> None:

@@ -95,6 +95,17 @@ class Store:
         run = self.client.create_run(self.experiment_id, milliseconds, neutral | dict(tags), name)
         return str(run.info.run_id)
 
+    def is_running(self, run_id: str) -> bool:
+        """Whether MLflow has the run, and it is open."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self.client.get_run(run_id).info.status == "RUNNING")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
     def end_run(self, run_id: str, status: str, ended: float, kind: str, name: str) -> None:
         """End a run with MLflow's FINISHED, FAILED or KILLED, and note it as changed."""
         self.client.set_terminated(run_id, status, int(ended * 1000))

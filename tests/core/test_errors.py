@@ -13,6 +13,7 @@ from regrpo.core.errors import (
     CannotCheck,
     Refused,
     RegrpoError,
+    causes,
     class_and_message,
     first_line,
     parsing,
@@ -131,3 +132,21 @@ def test_what_no_parser_says_goes_through_the_boundary(raised: BaseException) ->
     with pytest.raises(type(raised)) as caught, parsing("models/raw/x", "a model", "Bring it."):
         raise raised
     assert caught.value is raised
+
+
+def test_an_exception_that_is_its_own_cause_has_one() -> None:
+    error = ValueError("round")
+    error.__cause__ = error
+    assert list(causes(error)) == [error]
+    assert errors.system_refusal(error) is None
+
+
+def test_what_was_handled_before_is_no_cause() -> None:
+    try:
+        try:
+            raise PermissionError(errno.EACCES, "no", "/etc/x")
+        except PermissionError:
+            raise KeyError("ours") from None
+    except KeyError as error:
+        assert list(causes(error)) == [error]  # noqa: PT017  (it is no refusal)
+        assert errors.system_refusal(error) is None  # noqa: PT017

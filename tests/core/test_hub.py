@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from regrpo.core.hub import RAW_MODELS, file_under, require_brought
+from regrpo.core.errors import Refused
+from regrpo.core.hub import RAW_MODELS, file_under, require_brought, require_sizes
 from tests.support import hostile
 from tests.support.projects import ROOT, environment
 
@@ -189,3 +190,9 @@ def test_links_inside_the_folder_and_into_dvcs_cache_are_files_like_others(
     (raw / "c").symlink_to(".", target_is_directory=True)
     require_brought()
     assert file_under(Path("data/raw"), "b.jsonl", "prepare.source.train").read_text() == "{}"
+
+
+def test_only_sizes_have_a_largest_one() -> None:
+    require_sizes({"rope_theta": 1_000_000_000, "hidden_size": 64}, "config.json")
+    with pytest.raises(Refused, match="hidden_size: expected at most 134,217,728"):
+        require_sizes({"hidden_size": 1_000_000_000}, "config.json")

@@ -254,3 +254,27 @@ def test_a_shown_stream_is_the_stream_in_everything_else() -> None:
         assert not shown.isatty()
         assert shown.write("abc") == 3
     assert text.Shown(io.StringIO()).write("\x1b") == 1
+
+
+def test_an_at_sign_in_a_path_makes_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE", "docker://ghcr.io/org/img@sha256:0123")
+    monkeypatch.setenv("SOURCE", "git+https://github.com/org/repo@main")
+    monkeypatch.setenv("DATABASE", "sqlite:////home/me/projects/user@corp/mlflow.db")
+    for words in ("org img sha256", "repo main", "projects user corp"):
+        assert text.without_secrets(words) == words
+
+
+@pytest.mark.parametrize(
+    "name", ["PGPASSWORD", "MYSQL_PWD", "SMTP_PASS", "KEY_PASSPHRASE", "DB_PASSWORD", "HF_TOKEN"]
+)
+def test_variables_named_like_secrets_are_hidden(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "correct-horse")
+    assert text.without_secrets("it is correct-horse") == "it is ***"
+
+
+def test_other_variables_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OLDPWD", "TOKENIZERS_PARALLELISM", "PASSENGERS", "COMPASS"):
+        monkeypatch.setenv(name, "correct-horse")
+    assert text.without_secrets("it is correct-horse") == "it is correct-horse"

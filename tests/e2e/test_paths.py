@@ -47,9 +47,12 @@ def test_a_path_with_every_kind_of_character_works_everywhere(tmp_path: Path) ->
         ["promote", "HEAD", "--alias", "champion"],
         ["plan"],
         ["report", "--out", "reports/a page?.html"],
-        ["reproduce", "--stages", "model_card"],
     ):
         run(folder, ".venv/bin/python", "-m", "regrpo.cli", *command)
+    reproduce = [".venv/bin/python", "-m", "regrpo.cli", "reproduce", "--stages", "model_card"]
+    refused = run(folder, *reproduce, check=False)
+    assert refused.returncode == 2
+    assert "expected a path in ASCII" in refused.stderr
     run(folder, "git", "clone", "-q", ".", f"../{NAME} cloned")
     # Nothing lies beside it: no database or folder of a name that was read in another way.
     assert {path.name for path in around.iterdir()} == {NAME, f"{NAME} cloned"}

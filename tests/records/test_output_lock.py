@@ -107,3 +107,12 @@ def test_the_lock_goes_and_so_do_those_that_kills_left_behind(tmp_path: Path) ->
     assert len(list(folder.iterdir())) == 2
     take(None)
     assert list(folder.iterdir()) == []
+
+
+def test_a_process_that_took_the_id_of_a_holder_gets_no_signal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda *signal: sent.append(signal))
+    output_lock._end([os.getpid(), 1.0])
+    assert sent == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -220,3 +221,9 @@ def test_another_password_is_another_store_to_look_at(monkeypatch: pytest.Monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://bob:two@127.0.0.1:9")
     assert address.store_id() != one
     assert len(one) == 64
+
+
+def test_a_long_reply_is_looked_at_in_no_time() -> None:
+    started = time.process_time()
+    assert address.cure(RuntimeError("403 " * 250_000)) is None
+    assert time.process_time() - started < 2

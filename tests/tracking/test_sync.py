@@ -183,3 +183,25 @@ def test_a_garbled_line_of_metrics_leaves_the_others(root: Path) -> None:
     found, offset = JournalReader(journal.folder).metrics_from(0)
     assert [line["step"] for line in found] == [1, 2]
     assert offset == len(lines)
+
+
+@pytest.mark.parametrize("left", GARBAGE)
+def test_a_garbled_note_of_what_was_synced_is_made_again(
+    left: bytes, root: Path, store: Store
+) -> None:
+    finished_journal(root, "sft")
+    sync.sync()
+    (root / ".regrpo/synced.json").write_bytes(left)
+    assert sync.sync() == []
+    assert files.read_json(root / ".regrpo/synced.json")["stamp"] == state.stamp()
+
+
+def test_a_damaged_journal_of_a_run_that_mlflow_has_not_ends_nothing(
+    root: Path, store: Store
+) -> None:
+    damaged = open_journal(root, execution=DEAD)
+    passes.sync_once(store)
+    (damaged.folder / "open.json").write_bytes(b"")
+    files.write_json(damaged.folder / "mlflow.json", {"run_id": "0" * 32})
+    assert passes.sync_once(store).failures == []
+    assert (damaged.folder / "sent").exists()
