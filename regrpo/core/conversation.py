@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regrpo.core import files, rendering
+from regrpo.core import files, rendering, tokenizers
 from regrpo.core.errors import Refused, parsing
 from regrpo.core.rendering import Messages, Render
 
@@ -61,10 +61,7 @@ PROBE = "an answer"
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """A model folder's tokenizer. Completions are its decoded text, whatever else it offers."""
-    from transformers import AutoTokenizer
-
-    with parsing(folder, "a tokenizer that transformers can load", "Check the folder's files."):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = tokenizers.load(folder)
     # By this TRL alone would take a completion apart before its rewards see it.
     tokenizer.response_template = None
     return tokenizer

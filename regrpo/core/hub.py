@@ -37,8 +37,9 @@ KEPT = (
 """The files that a model is made of; nothing else of a folder is taken."""
 PICKLED = ("*.bin", "*.pt", "*.pth")
 MOST_PARTS, MOST = 10_000, 2**27
-SIZE = re.compile("width|position|vocab|window|length|rank")
 """Layers, heads or experts of a model, and any other size of its: what no model comes near to."""
+SIZE = re.compile("layer|head|expert|dim|size|width|position|vocab|window|length|rank")
+"""Words in the names of sizes; other numbers may be any (`rope_theta: 1000000000`)."""
 NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "hidden": ("hidden_size", "n_embd", "d_model", "dim"),
@@ -185,9 +186,7 @@ def require_sizes(config: Mapping[str, Any], where: str, stored: int | None = No
             is_count = any(word in str(key) for word in ("layer", "head", "expert"))
             is_width = any(word in str(key) for word in ("dim", "size"))
             most = MOST_PARTS if is_count and not is_width else MOST
-            # Others are no sizes: `rope_theta: 1000000000`.
-            is_size = is_count or is_width or SIZE.search(str(key)) is not None
-            if is_size and isinstance(value, int) and abs(value) > most:
+            if SIZE.search(str(key)) and isinstance(value, int) and abs(value) > most:
                 raise _too_large(f"{where}: {key}", f"at most {most:,}", f"{value:,}")
         if stored is not None:
             _require_stored(part, where, stored)

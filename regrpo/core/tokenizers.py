@@ -58,6 +58,14 @@ def require_window(source: Mapping[str, Any], tokens: int, key: str) -> None:
         )
 
 
+def load(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder. Raises Refused for one that transformers cannot load."""
+    from transformers import AutoTokenizer
+
+    with parsing(folder, "a tokenizer that transformers can load", "Check the folder's files."):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save a tokenizer, but nothing of how it was used."""
     # tokenizer.json would keep the last call's padding and truncation, which are then everyone's
@@ -82,10 +90,7 @@ def amend(folder: Path, pad_token: str | None, chat_template: str | None) -> Non
     """
     if pad_token is None and chat_template is None:
         return
-    from transformers import AutoTokenizer
-
-    with parsing(folder, "a tokenizer that transformers can load", "Check the folder's files."):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load(folder)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise Refused(

@@ -285,7 +285,7 @@ def _classifier_bytes(section: Any, kind: str) -> int:
         if folder is None or one.device not in ("auto", kind, f"{kind}:0"):
             continue
         try:
-            parameters += sum(elements for _, elements in model_folders.weights(folder))
+            parameters += model_folders.count_weights(folder)
         except RegrpoError:  # the stage refuses the file; here it weighs nothing
             continue
     return 4 * parameters

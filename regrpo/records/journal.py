@@ -192,9 +192,8 @@ class JournalReader:
         notes = self.tracker_notes
         answered = notes.get("run_id") or "error" in notes
         if not answered or notes.get("stuck") != stuck:
-            with contextlib.suppress(
-                OSError
-            ):  # on a full disk the stage waits in vain, for a while
+            # On a full disk the stage waits in vain, for a while.
+            with contextlib.suppress(OSError):
                 self.note(error=problem, stuck=stuck)
 
     def metrics_from(self, offset: int) -> tuple[list[Json], int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.projects import environment, make_project, run
+from tests.support.projects import RESUMABLE, environment, make_project, run
 from tests.support.results import outputs, rows
 
 SEED = 20261122
@@ -28,33 +28,12 @@ MOMENTS = [
 
 The end is left out, lest it be over before the kill.
 """
-SECTIONS = {
-    "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
-    "validate": {"min_rows": 10},
-    "sft": {
-        "max_steps": 60,
-        "per_device_train_batch_size": 16,
-        "warmup_steps": 5,
-        "logging_steps": 5,
-        "save_steps": 5,
-    },
-    "grpo": {
-        "max_steps": 12,
-        "per_device_train_batch_size": 16,
-        "num_generations": 4,
-        "warmup_steps": 1,
-        "dev_every": 4,
-        "sample_every": 2,
-        "save_steps": 1,
-    },
-    "evaluate": {"batch_size": 24, "bootstrap": 200},
-}
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], float]:
     """The outputs of a run that was never killed, and the seconds it took."""
-    folder = make_project(tmp_path_factory.mktemp("kills") / "reference", SECTIONS)
+    folder = make_project(tmp_path_factory.mktemp("kills") / "reference", RESUMABLE)
     started = time.monotonic()
     run(folder, "dvc", "repro")
     return outputs(folder), time.monotonic() - started
@@ -118,7 +97,7 @@ def test_a_killed_pipeline_goes_on_to_the_same_bytes(
 ) -> None:
     expected, seconds = reference
     for attempt in range(5):
-        folder = make_project(tmp_path / str(attempt), SECTIONS)
+        folder = make_project(tmp_path / str(attempt), RESUMABLE)
         killed, lived = kill_after(folder, 1 + moment * (seconds - 1))
         if killed:
             break
@@ -134,7 +113,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_no_trace(
     reference: tuple[dict[str, str], float], tmp_path: Path
 ) -> None:
     """In sft, then in grpo of the same pipeline."""
-    folder = make_project(tmp_path / "project", SECTIONS)
+    folder = make_project(tmp_path / "project", RESUMABLE)
     for stage in ("sft", "grpo"):  # a kill that came a moment too late is one more interruption
         for _ in range(4):
             mend_lock(folder)
@@ -150,7 +129,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_no_trace(
 def test_a_stage_does_not_outlive_its_dvc(
     number: signal.Signals, reference: tuple[dict[str, str], float], tmp_path: Path
 ) -> None:
-    folder = make_project(tmp_path / "project", SECTIONS)
+    folder = make_project(tmp_path / "project", RESUMABLE)
     process = start(folder)
     while process.poll() is None and not list(folder.glob(".checkpoints/grpo-*/checkpoint-*")):
         time.sleep(0.01)

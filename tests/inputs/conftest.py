@@ -1,7 +1,8 @@
-"""What the gate is run with."""
+"""What the gate is run with, and a model that a test may spoil."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,14 @@ def check(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             return gate.check(given, CANONICAL, verifier, trip, limits, docs)
 
     return run_gate
+
+
+@pytest.fixture
+def raw(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """models/raw/mine, a copy that a test may spoil, in a working folder of its own.
+
+    `model` is the fixture of the tests' own file.
+    """
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model, tmp_path / "models/raw/mine")
+    return tmp_path / "models/raw/mine"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,14 +29,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "made"
     make(folder)
     return folder
-
-
-@pytest.fixture
-def raw(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """models/raw/mine, a copy that a test may spoil, in a working folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(model, tmp_path / "models/raw/mine")
-    return tmp_path / "models/raw/mine"
 
 
 def bring_local(path: str = "mine") -> dict[str, object]:

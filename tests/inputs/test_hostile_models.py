@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -40,14 +39,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in (AutoConfig, AutoModelForCausalLM, AutoTokenizer):
         kind.from_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def mine(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """models/raw/mine, a copy that a test may spoil, in a working folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(model, tmp_path / "models/raw/mine")
-    return tmp_path / "models/raw/mine"
 
 
 def bring(**source: Any) -> None:
@@ -123,9 +114,9 @@ def slow(case: tuple[Spoil, str]) -> Any:
     [*SPOILED, *map(slow, OTHERS)],
     ids=lambda value: value if isinstance(value, str) else "spoiled",
 )
-def test_a_spoiled_model_ends_in_one_line(mine: Path, spoil: Spoil, message: str) -> None:
-    (mine / "evil.py").write_text(EVIL)
-    spoil(mine)
+def test_a_spoiled_model_ends_in_one_line(raw: Path, spoil: Spoil, message: str) -> None:
+    (raw / "evil.py").write_text(EVIL)
+    spoil(raw)
     said = hostile.ended(bring_mine, memory=4 * 2**30)
     assert message in said
     assert "\n" not in said
@@ -134,9 +125,9 @@ def test_a_spoiled_model_ends_in_one_line(mine: Path, spoil: Spoil, message: str
     assert not Path("models/base").exists()
 
 
-def test_pickles_beside_the_weights_are_left_where_they_are(mine: Path) -> None:
+def test_pickles_beside_the_weights_are_left_where_they_are(raw: Path) -> None:
     for name in ("pytorch_model.bin", "training_args.bin"):
-        (mine / name).write_bytes(pickle.dumps(Evil()))
+        (raw / name).write_bytes(pickle.dumps(Evil()))
     assert hostile.ended(bring_mine, memory=4 * 2**30) == ""
     assert not list(Path("models/base").glob("*.bin"))
 
@@ -157,12 +148,12 @@ def test_pickles_beside_the_weights_are_left_where_they_are(mine: Path) -> None:
     ids=["empty", "cut off", "counts that lie", "a short key", "an array that lies"],
 )
 def test_a_gguf_that_states_what_it_does_not_hold_is_refused(
-    mine: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+    raw: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("gguf")
     monkeypatch.setattr(base_models, "GGUF_SECONDS", 5)
     monkeypatch.setattr(rendering, "MEMORY", 2**30)
-    (mine / "m.gguf").write_bytes(content)
+    (raw / "m.gguf").write_bytes(content)
     with pytest.raises(Refused, match=r"m\.gguf: expected a GGUF file.*; found .+\. Convert"):
         bring(kind="gguf", file="mine/m.gguf", license="MIT")
 
@@ -197,11 +188,11 @@ def test_sizes_of_a_model_from_scratch_that_no_memory_holds_are_refused(
     ids=lambda value: value if isinstance(value, str) else "spoiled",
 )
 def test_a_hostile_template_ends_under_its_limits(
-    mine: Path, template: str, monkeypatch: pytest.MonkeyPatch
+    raw: Path, template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendering, "SECONDS", 1.0)
-    (mine / "chat_template.jinja").write_text(template)
-    tokenizer = conversation.load_tokenizer(mine)
+    (raw / "chat_template.jinja").write_text(template)
+    tokenizer = conversation.load_tokenizer(raw)
     with (
         rendering.RenderingProcess(tokenizer, "models/base") as renderer,
         pytest.raises(Refused, match="models/base: chat template: expected to render"),

@@ -32,34 +32,17 @@ from regrpo.core.dvc import declared_outputs, path_of
 from regrpo.core.profiles import STAGES
 from tests.support.faults import FAULTS, LONGEST, MARK, ROOMY, Victim, marked
 from tests.support.mlflow_rows import problems_in_mlflow
-from tests.support.projects import ROOT, environment, make_project, run
+from tests.support.projects import RESUMABLE, ROOT, environment, make_project, run
 from tests.support.proxy import Proxy
 from tests.support.results import outputs
 from tests.support.servers import Server, answers_http, free_port
 
-SECTIONS: dict[str, dict[str, Any]] = {
-    "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
-    "validate": {"min_rows": 10},
-    "sft": {
-        "max_steps": 30,
-        "per_device_train_batch_size": 16,
-        "warmup_steps": 5,
-        "logging_steps": 5,
-        "save_steps": 5,
-        "threads": 1,
-    },
-    "grpo": {
-        "max_steps": 8,
-        "per_device_train_batch_size": 16,
-        "num_generations": 4,
-        "warmup_steps": 1,
-        "dev_every": 4,
-        "sample_every": 2,
-        "save_steps": 1,
-        "threads": 1,
-    },
-    "evaluate": {"tasks": ["heldout"], "batch_size": 24, "bootstrap": 200, "threads": 1},
+SHORTER = {
+    "sft": {"max_steps": 30},
+    "grpo": {"max_steps": 8},
+    "evaluate": {"tasks": ["heldout"]},
 }
+SECTIONS = {name: values | SHORTER.get(name, {}) for name, values in RESUMABLE.items()}
 WEIGHTS = {"sft": 2, "grpo": 6, "evaluate": 3}
 """How often a stage is drawn; the others once."""
 NEXT = (

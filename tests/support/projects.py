@@ -67,6 +67,30 @@ MINIATURE: dict[str, dict[str, Any]] = {
 }
 
 
+RESUMABLE: dict[str, dict[str, Any]] = {
+    "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
+    "validate": {"min_rows": 10},
+    "sft": {
+        "max_steps": 60,
+        "per_device_train_batch_size": 16,
+        "warmup_steps": 5,
+        "logging_steps": 5,
+        "save_steps": 5,
+    },
+    "grpo": {
+        "max_steps": 12,
+        "per_device_train_batch_size": 16,
+        "num_generations": 4,
+        "warmup_steps": 1,
+        "dev_every": 4,
+        "sample_every": 2,
+        "save_steps": 1,
+    },
+    "evaluate": {"batch_size": 24, "bootstrap": 200},
+}
+"""A pipeline that saves a checkpoint every few steps, to be interrupted and gone on with."""
+
+
 def edit_yaml(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> None:
     """Set keys of sections in a profile, keeping the rest."""
     yaml = YAML()
