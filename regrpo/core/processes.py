@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,8 +34,12 @@ OUTER = (
 """How the variables begin that a hook or a stage around this process would pass on."""
 TIME_TO_END = 10.0
 """Seconds that a stage has from a signal that asks it to end until it is killed."""
+SENT_AGAIN_AFTER = 0.05
+"""Seconds until a signal that was lost in a callback is sent again."""
 LOCK_TRIED_EVERY = 0.05
 """Seconds between two tries."""
+_hooks: list[Callable[[sys.UnraisableHookArgs], object]] = []
+"""What was said before of an exception that nobody can catch."""
 _locks: set[int] = set()
 """The descriptors of this process's locks."""
 T = TypeVar("T")
@@ -99,13 +104,39 @@ def exit_on(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
     """
 
     def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
+        raise Ended(number)
 
+    if sys.unraisablehook is not _end_again:
+        _hooks.append(sys.unraisablehook)
+        sys.unraisablehook = _end_again
     before = {}
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, leave)
     return before
+
+
+class Ended(SystemExit):
+    """What a signal of `exit_on` raises."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+def _end_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that came in a callback of the garbage collector.
+
+    Python drops what is raised there, and the process would live on.
+    """
+    error = unraisable.exc_value
+    if not isinstance(error, Ended):
+        _hooks[-1](unraisable)
+        return
+    again = threading.Timer(SENT_AGAIN_AFTER, os.kill, (os.getpid(), error.number))
+    again.daemon = True
+    with contextlib.suppress(RuntimeError):  # no thread starts any more: the process ends by itself
+        again.start()
 
 
 def end_with_parent() -> None:

@@ -37,7 +37,7 @@ REWARD_OF_ONE_RANK = """
 import os
 
 def my_reward(completions, answer, **columns):
-    if os.environ.get("RANK") == "1":
+    if os.environ.get("RANK") == "1" and len(completions) == 16:
         raise ArithmeticError("only here")
     return [float(len(one)) for one in completions]
 """
@@ -291,7 +291,7 @@ def test_an_error_of_one_process_is_one_line_and_the_right_code(base: Path, tmp_
     done = run(folder, "python", "-m", "stages.grpo", check=False)
     assert done.returncode == 1
     assert last_line(done).startswith(
-        "grpo.reward_funcs: custom.broken:my_reward: expected 16 finite numbers"
+        "grpo.reward_funcs: custom.broken:my_reward: expected 16 finite numbers or None"
     )
     assert "ArithmeticError: only here" in last_line(done)
     assert (folder / "reports/grpo/health.json").exists(), "the evidence of a stopped run"

@@ -21,6 +21,7 @@ TRAINED = ("sft", "grpo")
 OFF = {"REGRPO_TRACKING": "off"}
 DETERMINISTIC: dict[str, dict[str, Any]] = {
     "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
+    "validate": {"min_rows": 12},
     "sft": {"max_steps": 60, "warmup_steps": 5, "save_steps": 20},
     "grpo": {"max_steps": 12, "warmup_steps": 1, "dev_every": 4, "save_steps": 1},
 }
