@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 import types
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_meter import GENERATION, SYNC, TRAINING, Meter, Phases, TrainingEnded, mfu
-from gpu_shapes import DEVICE, PARAMETERS, RAW, ROOT, profile_of
+from gpu_shapes import BASE, DEVICE, RAW, ROOT, profile_of
 
 STEPS = {"sft": 6, "grpo": 3}
 QUESTIONS = 64
@@ -173,9 +174,7 @@ def prepare_folder(folder: Path, lengths: tuple[int, int], real: bool) -> None:
     for place in ("models", "data", "reports"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / "reports/base_model").mkdir(exist_ok=True)
-    source = {"kind": "local", "files": [], "architecture": "Gemma 3", "parameters": PARAMETERS}
-    source["source"] = "random weights"
-    (folder / "reports/base_model/source.json").write_text(json.dumps(source))  # for adapters
+    shutil.copyfile(ROOT / BASE, folder / "reports/base_model/source.json")
     (folder / "models/base").symlink_to((ROOT / RAW).resolve())
     if not folder.name.startswith("sft"):
         (folder / "models/sft").symlink_to((ROOT / RAW).resolve())

@@ -1,4 +1,8 @@
-"""One file = one DVC stage = one params section = reports/<stage>/, by one name throughout."""
+"""One file = one DVC stage = one params section = reports/<stage>/, by one name throughout.
+
+eval_tasks/   our lm-eval tasks, controls among them
+templates/    the card's Markdown and the gate's page
+"""
 
 import importlib.util
 import os

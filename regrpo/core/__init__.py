@@ -2,7 +2,7 @@
 
 Imports no other package of regrpo.
 
-errors                        Refused and CannotCheck, the errors that users see
+errors                        Refused and CannotCheck; a full disk, rights, memory in one line
 files                         written whole or not at all; hashes; Parquet and JSON
 git, dvc                      what git and DVC say of a repository
 pipeline                      dvc.lock and records at a revision, and whether they fit

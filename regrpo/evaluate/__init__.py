@@ -3,7 +3,8 @@
 Imports core, inputs and train.
 
 results          the one schema of metrics.json and samples.parquet
-tasks, harness   lm-eval's tasks and controls, and asking a model
+tasks, harness   finding lm-eval's tasks by name (ours, controls too: stages/eval_tasks/), and
+                 asking a model
 stats            estimates, paired comparisons, detectable effects
 summary          metrics.json from every model's answers
 text_overlap     ROUGE-L and chrF

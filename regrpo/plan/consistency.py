@@ -87,6 +87,8 @@ def card(path: Path, sections: Sections) -> Findings:
     if path == DEFAULT_PROFILE or not {"prepare", "model_card"} <= sections.keys():
         return
     default = read_yaml(DEFAULT_PROFILE)
+    if not {"prepare", "model_card"} <= default.keys():  # it only names the profile in use
+        return
     given = sections["prepare"].source.model_dump(exclude_unset=True)
     if given == default["prepare"]["source"]:
         return
