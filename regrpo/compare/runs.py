@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.dvc import cache_folder, md5_of, read_object, read_object_inside
-from regrpo.core.errors import CannotCheck
-from regrpo.core.files import parse_history, sha256_json
+from regrpo.core.errors import CannotCheck, parsing
+from regrpo.core.files import RESTORE, parse_history, sha256_json
 from regrpo.core.pipeline import (
     RAW,
     Misfit,
@@ -116,7 +116,8 @@ class Run:
 
     def json(self, path: str) -> Json:
         """A report's content; empty if it is not here."""
-        content: Json = json.loads(self.reports.get(path, b"{}"))
+        with parsing(path, "JSON", RESTORE):
+            content: Json = json.loads(self.reports.get(path, b"{}"))
         return content
 
 

@@ -49,6 +49,10 @@ class Refused(RegrpoError):
     exit_code = 1
 
 
+class Damaged(Refused, ValueError):
+    """A file whose bytes are not what such a file holds; for its parsers a ValueError."""
+
+
 class CannotCheck(RegrpoError):
     """Could not be checked: something needed is missing or unreachable (exit code 2)."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from regrpo.core.errors import Refused, parsing
+from regrpo.core.errors import Damaged, Refused, first_line, parsing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,8 +113,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file; raises Damaged for one that is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(
+            str(path), expected="JSON in UTF-8", found=first_line(error), remedy=RESTORE
+        ) from error
 
 
 def parse_history(data: bytes) -> list[dict[str, float]]:

@@ -8,7 +8,6 @@ targets are counted by transformers and PEFT themselves, for every architecture 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -273,7 +272,7 @@ def was_made_with(section: Any, record: Path, stage: str) -> bool:
     """Whether a stage's run.json says that it ran with this very section."""
     if not record.exists():
         return False
-    content = json.loads(record.read_text())
+    content = files.read_json(record)
     first = content[0] if isinstance(content, list) else content
     for profile in first["parameters"].values():
         try:

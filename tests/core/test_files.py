@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from regrpo.core import files
-from regrpo.core.errors import RegrpoError
+from regrpo.core.errors import Damaged, RegrpoError
 from tests.support import hostile
 from tests.support.splits import good, table
 
@@ -145,3 +145,16 @@ def test_the_bytes_are_on_the_disk_before_the_name_is(
     files.write_json(tmp_path / "a.json", {})
     assert [Path(path).parent for path in happened] == [tmp_path]
     assert (tmp_path / "a.json").exists()
+
+
+@pytest.mark.parametrize("content", [b'{"a": \x9e}', b'{"a": ', b"", b"[" * 100_000, b"{}{}"])
+def test_json_that_is_damaged_is_refused_with_its_file_and_how_to_make_it_again(
+    tmp_path: Path, content: bytes
+) -> None:
+    """A run.json with one wrong byte made the card's stage end in a traceback."""
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=r"run\.json: expected JSON in UTF-8; found .*dvc checkout"):
+        files.read_json(path)
+    with pytest.raises(ValueError, match=r"run\.json: "):
+        files.read_json(path)

@@ -266,7 +266,8 @@ def after(
             problems.append(f"{name} ended with {done.returncode}")
             break
     if count := said.count("Traceback (most recent call last)"):
-        problems.append(f"{count} tracebacks")
+        first = said[said.index("Traceback (most recent call last)") :]
+        problems.append(f"{count} tracebacks, of which the first: {first[:3000]}")
     problems += _differences(expected, outputs(victim.folder))
     if not problems:
         database = victim.proxy.database if victim.proxy else victim.folder / "mlflow.db"
