@@ -7,6 +7,7 @@ other output.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -44,19 +45,25 @@ SCHEMA_VERSION = 1
 P = TypeVar("P", bound=Section)
 
 
+@functools.cache
+def _packages() -> dict[str, str]:
+    """The installed distributions and their versions; a process looks them up once."""
+    packages: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        facts = distribution.metadata  # each look at it parses its file
+        if facts["Name"]:
+            # Of a package that is there twice the first is imported.
+            packages.setdefault(facts["Name"].lower().replace("_", "-"), facts["Version"])
+    return packages
+
+
 def environment() -> Json:
     """All installed distributions, Python, system, device, and a SHA-256 over them (`sha256`).
 
     `accepted_versions`: those that whoever ran it accepted in place of the pinned ones.
     """
-    packages: dict[str, str] = {}
-    for distribution in metadata.distributions():
-        if distribution.name:
-            # Of a package that is there twice the first is imported.
-            name = distribution.name.lower().replace("_", "-")
-            packages.setdefault(name, distribution.version)
-    facts = {
-        "packages": packages,
+    facts: Json = {
+        "packages": dict(_packages()),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": hardware.cpu_model(),

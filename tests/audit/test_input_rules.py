@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
 
-from regrpo.core import files
-from regrpo.core.dvc import folder_md5
-from regrpo.core.pipeline import stage_key
-from regrpo.records import hashing
 from tests.support.audited import (
     Fault,
     Named,
     append,
     audited,
     edit_record,
+    forge_raw_data,
     found,
     listing_of,
-    lock,
     other_hash,
     require_found,
     set_dep,
@@ -108,21 +103,9 @@ def test_a_planted_fault_is_found_and_named(copy: Path, name: str) -> None:
 
 
 def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
-    raw = {
-        "path": "data/raw",
-        "size": 2,
-        "files": {"mine.jsonl": hashlib.sha256(b"{}").hexdigest()},
-    }
-    raw["sha256"] = files.sha256_json(raw["files"])
-    set_dep(
-        "prepare",
-        "data/raw",
-        md5=folder_md5({"mine.jsonl": str(hashing.of_bytes(b"{}").md5)}),
-        size=2,
-        nfiles=1,
-    )
-    key = stage_key(lock()["stages"]["prepare"])
-    edit_record("prepare", lambda record: (record["inputs"][0].update(raw), record.update(key=key)))
+    Path("data/raw/mine.jsonl").write_text("{}")
+    forge_raw_data()
+    Path("data/raw/mine.jsonl").unlink()
     missing = ("input", "prepare", "data/raw/mine.jsonl")
     assert missing in found(audited(), "unchecked")
     assert audited()["faults"] == []

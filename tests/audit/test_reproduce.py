@@ -28,7 +28,7 @@ from regrpo.audit import reproduce
 from regrpo.core.profiles import read_yaml
 from regrpo.records import stage_run
 from regrpo.tracking.address import sqlite_uri
-from tests.support.finished import finish
+from tests.support.audited import forge_raw_data
 from tests.support.projects import MINIATURE, commit, edit_yaml, environment, make_project, run
 
 SECTIONS = MINIATURE | {
@@ -235,9 +235,22 @@ def distributions() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished pipeline for bad input: what one test spoils it mends."""
-    return finish(tmp_path_factory.mktemp("spoiled"), {"mine.jsonl": MINE})
+def spoiled(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished pipeline for bad input, as if prepare had read raw data.
+
+    What one test spoils it mends.
+    """
+    root = tmp_path_factory.mktemp("spoiled")
+    for folder in (finished, finished.parent / "remote"):
+        shutil.copytree(folder, root / folder.name, symlinks=True)
+    folder = root / finished.name
+    (folder / RAW).write_text(MINE)
+    run(folder, "dvc", "add", RAW)
+    with contextlib.chdir(folder):
+        forge_raw_data()
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "--amend", "--no-edit")
+    return folder
 
 
 Refusal = Callable[..., str]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,16 @@ from regrpo.core import files
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.evaluate import harness, tasks
 from tests.support.questions import ask, known, write_data
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """lm-eval's own thousands of YAML files are read once for these tests."""
+    from lm_eval.tasks import _index
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_index, "load_yaml", functools.cache(_index.load_yaml))
+        yield
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_names(root: Path) -> None:

@@ -175,7 +175,7 @@ class Installed:
     """A distribution that importlib.metadata finds."""
 
     def __init__(self, name: str, version: str) -> None:
-        self.name, self.version = name, version
+        self.metadata = {"Name": name, "Version": version}
 
 
 def test_of_a_package_that_is_installed_twice_the_first_is_recorded(
@@ -183,6 +183,7 @@ def test_of_a_package_that_is_installed_twice_the_first_is_recorded(
 ) -> None:
     found = [Installed("Typing_Extensions", "2.0"), Installed("typing-extensions", "1.0")]
     monkeypatch.setattr(metadata, "distributions", lambda: iter(found))
+    monkeypatch.setattr(stage_run, "_packages", stage_run._packages.__wrapped__)
     plain = stage_run.environment()
     assert plain["packages"] == {"typing-extensions": "2.0"}
     assert "accepted_versions" not in plain

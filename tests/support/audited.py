@@ -17,8 +17,10 @@ from ruamel.yaml import YAML
 from regrpo import cli
 from regrpo.audit import audit
 from regrpo.core import files
+from regrpo.core.dvc import folder_md5
 from regrpo.core.pipeline import stage_key
 from regrpo.core.profiles import STAGES
+from regrpo.records import stage_run
 from regrpo.records.find import Finder
 from regrpo.tracking.lookup import Lookup
 
@@ -135,6 +137,17 @@ def edit_record(stage: str, edit: Callable[[dict[str, Any]], None], hide: bool =
             files.write_json(other, forged)
             Path("dvc.lock").write_text(Path("dvc.lock").read_text().replace(was, md5_of(other)))
             set_out(reader, other.as_posix(), size=other.stat().st_size)
+
+
+def forge_raw_data() -> None:
+    """Forge dvc.lock and records as if prepare had read what lies in data/raw now."""
+    read = stage_run.fingerprint("data/raw")
+    md5s = {name: md5_of(f"data/raw/{name}") for name in read["files"]}
+    set_dep("prepare", "data/raw", md5=folder_md5(md5s), size=read["size"], nfiles=len(md5s))
+    key = stage_key(lock()["stages"]["prepare"])
+    edit_record(
+        "prepare", lambda record: (record["inputs"][0].update(read), record.update(key=key))
+    )
 
 
 def append(path: str, text: str = "\n# another line\n") -> None:

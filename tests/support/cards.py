@@ -1,9 +1,11 @@
 """A pipeline's reports and records as the stages before the model card write them."""
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pandas as pd
 import pytest
 
@@ -223,9 +225,14 @@ def records(*, number: int = 0, **changes: dict[str, Any]) -> None:
         write(f"reports/{stage}/run.json", [record])
 
 
+COMPILE_ONCE = functools.cache(jinja2.Environment.compile)
+
+
 @pytest.fixture
 def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Those reports in the current folder; the card's template is compiled once for all tests."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(jinja2.Environment, "compile", COMPILE_ONCE)
     pipeline()
     return tmp_path
 

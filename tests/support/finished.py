@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,27 +53,29 @@ HISTORIES = {
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pipeline, made once for all of pytest's processes; nothing changes it."""
+    return made_once(tmp_path_factory, "audit", finish) / "finished"
+
+
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """A folder of that name that one of pytest's processes fills, for all of them."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
-    root = root / "audit"
+    root = root / name
     with FileLock(f"{root}.lock"):
-        if not (root / "whole").exists():
-            finish(root)
-            (root / "whole").touch()
-    return root / "finished"
+        if not Path(f"{root}.whole").exists():
+            root.mkdir(exist_ok=True)
+            make(root)
+            Path(f"{root}.whole").touch()
+    return root
 
 
-def finish(root: Path, raw: Mapping[str, str] | None = None) -> Path:
-    """A finished pipeline: results committed, pushed to the remote beside it, told to MLflow.
-
-    `raw` are files of data/raw, by name, that DVC tracks.
-    """
+def finish(root: Path) -> None:
+    """A finished pipeline: results committed, pushed to the remote beside it, told to MLflow."""
     folder = make_project(root / "finished")
     run(folder, "dvc", "remote", "add", "-q", "-d", "store", "../remote")
-    for name, content in (raw or {}).items():
-        (folder / "data/raw" / name).write_text(content)
-        run(folder, "dvc", "add", f"data/raw/{name}")
     stages: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     write_results(root / "made")
     for stage, declared in stages.items():
@@ -90,7 +92,6 @@ def finish(root: Path, raw: Mapping[str, str] | None = None) -> Path:
     run(folder, "python", "-m", "regrpo.cli", "sync")
     commit(folder, "results")
     run(folder, "dvc", "push", "-q")
-    return folder
 
 
 def _fill(made: Path, stage: str, path: str) -> None:

@@ -5,8 +5,12 @@ The real code with a profile small enough to run the real pipeline in a test.
 
 from __future__ import annotations
 
+import atexit
+import compileall
+import functools
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +124,23 @@ def run(
     return done
 
 
+@functools.cache
+def _compiled_code() -> Path:
+    """The project's code with its bytecode, which no process that reads a copy compiles again."""
+    kept = tempfile.TemporaryDirectory(prefix="regrpo-code-")
+    atexit.register(kept.cleanup)
+    folder = Path(kept.name)
+    for name in CODE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, folder / name)
+    for name in ("stages", "regrpo", "custom"):
+        compileall.compile_dir(folder / name, quiet=1)
+    return folder
+
+
 def make_project(
     folder: Path, sections: Mapping[str, Mapping[str, Any]] = MINIATURE, with_git: bool = True
 ) -> Path:
@@ -127,13 +148,7 @@ def make_project(
 
     Committed, DVC initialised.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in CODE:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, folder / name)
+    shutil.copytree(_compiled_code(), folder, dirs_exist_ok=True)
     for raw in ("data/raw", "models/raw"):
         (folder / raw).mkdir(parents=True)
         (folder / raw / ".gitkeep").touch()

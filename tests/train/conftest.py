@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import pytest
 
 from regrpo.core import conversation, files
 from stages import base_model, prepare, sft
+from tests.support.finished import made_once
 from tests.support.trainings import run_for, section
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working folder with prepared data, a base model and a short warm start."""
-    path = tmp_path_factory.mktemp("training")
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data, a base model and a short warm start, made once; nothing changes them."""
+    return made_once(tmp_path_factory, "training", warm_up)
+
+
+def warm_up(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         prepare.prepare(section(prepare.Params, "prepare"))
@@ -30,4 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             Path("reports/base_model/source.json"), facts | {"kind": source.kind, "files": digests}
         )
         sft.train(run_for(section(sft.Params, "sft"), "sft"))
+
+
+@pytest.fixture(scope="module")
+def folder(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of it for a module, as the working folder."""
+    path = tmp_path_factory.mktemp("training") / "copy"
+    shutil.copytree(warm, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
         yield path
