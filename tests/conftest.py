@@ -13,6 +13,23 @@ from tests.support.projects import MINIATURE, make_project
 
 __all__ = ["copy", "finished", "told", "undisturbed"]
 
+LONGEST = (
+    "e2e/test_miniature.py",
+    "train/test_training.py",
+    "audit/test_audit.py",  # makes the finished pipeline while the first is still running
+    "train/test_checkpoints.py",
+    "compare/test_promote.py",
+    "compare/test_compare.py",
+    "inputs/test_validate.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest modules: at the end no process waits for one of them."""
+    tests = Path(__file__).parent
+    places = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Callable[..., Path]:

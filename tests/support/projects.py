@@ -47,8 +47,18 @@ MODEL_FILES = {
 """What a model folder without adapter holds, and nothing else."""
 
 
+SUMS = {
+    "kind": "reasoning_gym",
+    "task": "chain_sum",
+    "size": 6000,
+    "config": {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1},
+    "license": "Apache-2.0",
+}
+"""The default's questions, fewer of them."""
+
+
 MINIATURE: dict[str, dict[str, Any]] = {
-    "prepare": {"eval": 24, "dev": 12, "sft": 0.6},
+    "prepare": {"source": SUMS, "eval": 24, "dev": 12, "sft": 0.6},
     "validate": {"min_rows": 10},
     "sft": {
         "max_steps": 40,

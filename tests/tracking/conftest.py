@@ -1,4 +1,4 @@
-"""One MLflow database for a module, an experiment of its own for each test."""
+"""One MLflow database for all of these tests, an experiment of its own for each."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from regrpo.tracking.store import Store
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for the module (making it takes seconds).
+    """One database for these tests (making it takes seconds).
 
     Each test has an experiment of its own in it.
     """
@@ -27,7 +27,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def root(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty repository that is told to the module's database."""
+    """An empty repository that is told to that database."""
     for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))

@@ -40,23 +40,23 @@ def test_measuring_dev_accuracy_leaves_the_weights_as_they_would_be_without(fold
     assert "dev_accuracy" not in Path("reports/grpo/history.csv").read_text()
 
 
-def test_grpo_moves_the_weights_and_another_seed_moves_them_elsewhere(folder: Path) -> None:
-    first = train_grpo()
-    assert first != weights("sft")
-    assert train_grpo(seed=1) != first
-
-
-def test_the_order_of_grpos_prompts_is_the_seeds(folder: Path) -> None:
-    def order(seed: int) -> list[tuple[int, str]]:
-        train_grpo(seed=seed, sample_every=1)
+def test_grpo_moves_the_weights_and_a_seed_decides_them_and_the_order_of_the_prompts(
+    folder: Path,
+) -> None:
+    def trained(seed: int) -> tuple[str, list[tuple[int, str]]]:
+        moved = train_grpo(seed=seed, sample_every=1)
         samples = files.read_parquet(Path("reports/grpo/samples.parquet"))
-        return list(zip(samples["step"], samples["id"], strict=True))
+        return moved, list(zip(samples["step"], samples["id"], strict=True))
 
-    first, other = order(0), order(1)
-    assert len({id for _, id in first}) > 4, "several steps' prompts"
-    assert order(0) == first
+    first, order = trained(0)
+    assert first != weights("sft")
+    assert len({id for _, id in order}) > 4, "several steps' prompts"
+    other, other_order = trained(1)
     assert other != first
-    assert [step for step, _ in other] == [step for step, _ in first]
+    assert other_order != order
+    assert [step for step, _ in other_order] == [step for step, _ in order]
+    assert trained(0) == (first, order)
+    assert {file.name for file in Path("models/grpo").rglob("*")} == MODEL_FILES
 
 
 def test_sft_is_the_same_bytes_twice_and_keeps_the_order_of_the_curriculum(folder: Path) -> None:
@@ -361,12 +361,6 @@ def test_what_lowers_the_peak_is_what_the_section_has_not() -> None:
     assert trainers.memory_changes("grpo", with_vllm)[0] == "vllm_enable_sleep_mode: true"
     server = section(grpo.Params, "grpo", use_vllm=True, vllm_mode="server")
     assert "sleep" not in str(trainers.memory_changes("grpo", server))
-
-
-def test_only_model_files_are_saved(folder: Path) -> None:
-    train_grpo()
-    names = {file.name for file in Path("models/grpo").rglob("*")}
-    assert names == MODEL_FILES
 
 
 def test_nan_stops_the_run_and_leaves_its_evidence(
