@@ -1,8 +1,8 @@
 """evaluate: lm-eval on base, sft and grpo, every difference with a paired interval and a test.
 
 Reads models/{base,sft,grpo}/, the base's source.json, data/prepared/{eval.parquet,dataset.json},
-stages/eval_tasks/ and custom/; writes reports/evaluate/{metrics.json,samples.parquet,
-comparison.png}. Run it by hand: python -m stages.evaluate
+stages/eval_tasks/ and custom/; writes reports/evaluate/{metrics.json,answers.json,
+samples.parquet,comparison.png}. Run it by hand: python -m stages.evaluate
 """
 
 from __future__ import annotations
@@ -169,6 +169,8 @@ def main() -> None:
         if switches := hardware.switches_on():
             metrics["deterministic"] = switches
         binary = [name for name, task in scored.items() if task["kind"] == "binary"]
+        answered = files.canonical_json(summary.list_answers(samples))
+        files.write_text(run.reports / "answers.json", f"{answered}\n")
         correct = samples["value"].eq(1).where(samples["task"].isin(binary))
         samples["correct"] = correct.astype("boolean")  # missing where nothing is right or wrong
         schema = files.ParquetFile(EVAL).schema

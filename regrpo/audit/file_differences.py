@@ -17,7 +17,7 @@ from regrpo.core import files
 from regrpo.core.files import unequal_leaves
 from regrpo.core.text import interval, one_line, p_equals
 from regrpo.evaluate import stats
-from regrpo.evaluate.results import Evaluation
+from regrpo.evaluate.results import Evaluation, Task
 from regrpo.report.card import without_varying_block
 
 if TYPE_CHECKING:
@@ -176,22 +176,23 @@ def compare_bytes(original: Path, found: Path) -> Json:
 def compare_evaluations(
     original: Evaluation,
     found: Evaluation,
-    samples: pd.DataFrame,
-    samples_found: pd.DataFrame,
+    answers: tuple[pd.DataFrame, pd.DataFrame] | None,
     *,
     tolerance: float,
     resamples: int = 10_000,
 ) -> Json:
     """Is there more than chance between two evaluations of the same questions?
 
-    An evaluation is its metrics and its samples.
+    `answers` are the rows of both (task, model, id, what was asked, value).
 
-    Per task and model the values must lie within `tolerance` of each other, and a paired test over
-    the shared questions must find nothing: the exact McNemar test for a binary metric, Holm's
-    correction over all of them (Holm 1979; without it, fifteen comparisons at 0.05 would accuse
-    every second reproduction), the paired bootstrap's 95 % interval for a continuous one. Returns
-    {equivalent, tolerance, largest_difference, values: [{task, model, original, reproduction,
-    difference, questions, gained, lost, p, ci95, within, found_difference}], problems: [text]}.
+    Per task and model a paired test over the shared questions must find nothing: the exact McNemar
+    test for a binary metric, Holm's correction over all of them (Holm 1979; without it, fifteen
+    comparisons at 0.05 would accuse every second reproduction), the paired bootstrap's 95 %
+    interval for a continuous one. That interval, not corrected, must reach within `tolerance` of
+    no difference. Without answers it is `stats.compare_unpaired`, all corrected by Holm. Returns
+    {equivalent, test (paired or unpaired), tolerance, largest_difference, values: [{task, model,
+    original, reproduction, difference, questions, p, ci95, within, found_difference; if paired:
+    gained, lost, detectable}], problems: [text]}.
     """
     before, after = _scores(original), _scores(found)
     problems = []
@@ -200,23 +201,28 @@ def compare_evaluations(
         if (task, model) not in before or (task, model) not in after:
             problems.append(f"{task} of {model} is on one side only")
             continue
-        difference = after[task, model] - before[task, model]
-        value = {
+        value: Json = {
             "task": task,
             "model": model,
             "original": before[task, model],
             "reproduction": after[task, model],
-            "difference": difference,
-            # The values are rounded in their file: one exactly at the tolerance is within it.
-            "within": abs(difference) <= tolerance + 1e-9,
+            "difference": after[task, model] - before[task, model],
         }
-        answers = _answers(samples, task, model), _answers(samples_found, task, model)
-        values.append(value | _paired_test(*answers, resamples))
+        if answers is None:
+            value |= _unpaired_test(original.tasks[task], found.tasks[task], model)
+        else:
+            sides = _answers(answers[0], task, model), _answers(answers[1], task, model)
+            value |= _paired_test(*sides, resamples)
+        values.append(value)
     _correct_for_many(values)
     for value in values:
+        if value["ci95"] is not None:
+            low, high = value["ci95"]
+            value["within"] = low <= tolerance and high >= -tolerance
         problems += _problems(value, tolerance)
     return {
         "equivalent": bool(values) and not problems,
+        "test": "unpaired" if answers is None else "paired",
         "tolerance": tolerance,
         "largest_difference": max((abs(value["difference"]) for value in values), default=0.0),
         "values": values,
@@ -242,7 +248,7 @@ def _paired_test(before: pd.DataFrame, after: pd.DataFrame, resamples: int) -> J
     """A model's answers to a task, those of the reproduction beside the original's."""
     shared = stats.pair_answers(before, after)
     if not shared.ids:
-        return {"questions": 0, "p": None, "found_difference": False}
+        return {"questions": 0, "p": None, "ci95": None, "found_difference": False}
     kind = stats.kind_of([*shared.before, *shared.after])
     test = stats.compare(shared.before, shared.after, kind, resamples=resamples, seed=0)
     low, high = test.ci95
@@ -252,8 +258,16 @@ def _paired_test(before: pd.DataFrame, after: pd.DataFrame, resamples: int) -> J
         "ci95": [low, high],
         "gained": test.gained,
         "lost": test.lost,
+        "detectable": test.minimum_detectable_effect,
         "found_difference": not low <= 0 <= high,
     }
+
+
+def _unpaired_test(before: Task, after: Task, model: str) -> Json:
+    """A model's estimate in the reproduction beside the original's."""
+    estimates = before.models[model], after.models[model]
+    p, (low, high) = stats.compare_unpaired(*estimates, (before.n, after.n), before.kind)
+    return {"questions": min(before.n, after.n), "p": p, "ci95": [low, high]}
 
 
 def _correct_for_many(values: list[Json]) -> None:
@@ -266,17 +280,22 @@ def _correct_for_many(values: list[Json]) -> None:
 
 def _problems(value: Json, tolerance: float) -> Iterator[str]:
     name = f"{value['task']} of {value['model']}"
-    if value["questions"] == 0:
+    if value["ci95"] is None:
         yield f"{name}: no shared questions"
+        return
     if not value["within"]:
         change = f"{value['original']:.3f} → {value['reproduction']:.3f}"
-        yield f"{name}: {change}, beyond {tolerance:g}"
+        sure = f"95 % interval {interval(value['ci95'], sign=True)}"
+        yield f"{name}: {change}, more than {tolerance:g} beyond chance ({sure})"
     if value["found_difference"]:
-        yield f"{name}: the paired test finds a difference ({_evidence(value)})"
+        kind = "paired" if "gained" in value else "unpaired"
+        yield f"{name}: the {kind} test finds a difference ({_evidence(value)})"
 
 
 def _evidence(value: Json) -> str:
     if value["p"] is None:
         return f"95 % interval {interval(value['ci95'], sign=True)}"
+    if "gained" not in value:
+        return f"{p_equals(value['p_holm'])} after Holm's correction"
     counts = f"{value['gained']} gained, {value['lost']} lost"
     return f"{counts}, McNemar {p_equals(value['p_holm'])} after Holm's correction"

@@ -10,12 +10,12 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from regrpo.audit import worktree
-from regrpo.audit.verdict import Verdict, environment_differences, judge, settings
+from regrpo.audit.verdict import Verdict, environment_differences, foresee, judge, settings
 from regrpo.audit.worktree import Worktree
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.files import unequal_leaves
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 SCHEMA_VERSION = 1
 TOLERANCE = 0.02
-"""How far an evaluation's value may lie from the recorded one (absolute), if equivalent."""
+"""How far beyond chance an evaluation's value may lie from the recorded one, if equivalent."""
 SPARE = 2 * 10**9
 """Free bytes that a reproduction needs besides what it writes, as `regrpo check` asks them."""
 VENV = 8 * 10**9
@@ -57,8 +57,9 @@ def reproduce(
     """Make a run again and judge it; returns the verdict as plain data.
 
     `run` is an MLflow run id, a git revision or a DVC experiment's name; None is HEAD, which must
-    be what lies here. `stages` restricts it to these: what they read is restored and verified.
-    `say` gets a line of progress at a time. Raises CannotCheck if the run cannot be made again.
+    be what lies here. `expect` is the verdict that `holds`; None is the one that `foresee` gives.
+    `stages` restricts it to these: what they read is restored and verified. `say` gets a line of
+    progress at a time. Raises CannotCheck if the run cannot be made again, or not be judged.
     """
     root, started = Path.cwd(), time.time()
     target = "HEAD" if run is None else run
@@ -78,11 +79,13 @@ def reproduce(
         say(f"note: {note}")
     with worktree.opened(place.snapshot, records, keep) as (tree, beside):
         changed = _prepare(tree, chosen, install, say)
+        expected = _foresee(chosen, changed, expect, install, say)
         made = _execute(tree, chosen, stages)
         verdict |= judge(tree, beside, chosen, made, changed, tolerance)
     if keep:
         verdict["kept"] = str(tree.tree)
-    expected = expect or _expected([*chosen.values(), *made.values()])
+    if expect is None and verdict["sources_of_difference"]:
+        expected = "equivalent"  # a stage found another environment than this process
     verdict |= {
         "expected": expected,
         "holds": verdict["verdict"] in ("identical", expected),
@@ -112,11 +115,37 @@ def _opening_facts(place: Place, target: str, started: float) -> Json:
     }
 
 
-def _expected(records: Iterable[Json]) -> Verdict:
-    """The verdict that counts as success: CUDA kernels need not add up in the same order twice."""
-    if any(record["environment"]["cuda"] for record in records):
-        return "equivalent"
-    return "identical"
+def _foresee(
+    chosen: Mapping[str, Json],
+    changed: list[Json],
+    expect: Verdict | None,
+    install: bool,
+    say: Say,
+) -> Verdict:
+    """Say which verdict is to be expected, and why.
+
+    Raises CannotCheck if it is one that these stages cannot be judged by.
+    """
+    import torch  # noqa: F401  (`environment` names CUDA devices once it is loaded)
+
+    foreseen, reasons = foresee(chosen.values(), environment(), changed, installed=install)
+    if expect is not None:
+        say(f"expected: {expect} (--expect)")
+    elif reasons:
+        say("expected: equivalent, not identical, for the bits depend on")
+        for reason in reasons:
+            say(f"  {reason}")
+    else:
+        say("expected: identical (processor, thread counts and versions are those of the record)")
+    expected = expect or foreseen
+    if expected == "equivalent" and "evaluate" not in chosen:
+        raise CannotCheck(
+            "--stages",
+            expected="evaluate among them, by whose answers equivalence is judged",
+            found=", ".join(chosen),
+            remedy="Add it, or say `--expect identical`.",
+        )
+    return expected
 
 
 def _track(verdict: Json) -> None:

@@ -1,25 +1,38 @@
 """Whether the same came out when a run was made again, and where it departs.
 
 Three verdicts: *identical* (every output's SHA-256 is the recorded one), *equivalent* (the same
-parameters, evaluation values within a tolerance, and the paired tests find nothing), *different*.
+parameters, evaluation values within a tolerance, and the tests find nothing), *different*. Which is
+to be expected depends on what the bits depend on (`sources_of_difference`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from regrpo.audit.evidence import by_section, unequal_environments
 from regrpo.audit.file_differences import compare_evaluations, compare_file
 from regrpo.audit.worktree import Worktree, unequal_files
 from regrpo.core.files import ABSENT
 from regrpo.core.pipeline import file_hashes
-from regrpo.evaluate.results import METRICS, SAMPLES, parse_metrics, read_samples
+from regrpo.evaluate.results import (
+    ANSWERS,
+    METRICS,
+    SAMPLES,
+    parse_metrics,
+    read_answers,
+    read_samples,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Json = dict[str, Any]
 Verdict = Literal["identical", "equivalent", "different"]
 
 CARD = "reports/model_card/README.md"
+CARD_HASH = "reports/model_card/metrics.json"
+"""An output that holds the hash of the card without the block that varies from run to run."""
 COMPUTING = (
     "torch",
     "numpy",
@@ -37,6 +50,17 @@ COMPUTING = (
     "tokenizers",
     "pandas",
     "pyarrow",
+    "safetensors",
+    "reasoning-gym",
+    "math-verify",
+    "scipy",
+    "statsmodels",
+    "rouge-score",
+    "sacrebleu",
+    "matplotlib",
+    "pillow",
+    "jinja2",
+    "huggingface-hub",
 )
 """Packages whose version may change bits."""
 
@@ -57,7 +81,7 @@ def judge(
     notes: list[str] = []
     stages = []
     for name, record in originals.items():
-        stages.append(_compare_stage(worktree, beside, record, made[name], notes))
+        stages.append(_compare_stage(worktree, record, made[name]))
     numbers = {
         "files": sum(stage["files"] for stage in stages),
         "files_differing": sum(len(stage["differing"]) for stage in stages),
@@ -74,9 +98,9 @@ def judge(
         evaluation = _compare_evaluation(worktree, beside, originals, tolerance, notes)
         if evaluation is not None:
             numbers["largest_value_difference"] = evaluation["largest_difference"]
-            if evaluation["equivalent"] and not changed:
+            if evaluation["equivalent"] and not is_another_experiment(changed):
                 verdict = "equivalent"
-        if changed:
+        if is_another_experiment(changed):
             notes.append("another experiment, not another outcome: the parameters differ")
         for name, record in originals.items():
             sources |= dict.fromkeys(sources_of_difference(record, made[name]))
@@ -97,9 +121,7 @@ def judge(
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _compare_stage(
-    worktree: Worktree, beside: Worktree, original: Json, made: Json, notes: list[str]
-) -> Json:
+def _compare_stage(worktree: Worktree, original: Json, made: Json) -> Json:
     """{stage, original and reproduction (which runs), files (how many), differing}.
 
     `differing` is [{path, original, reproduction}] with both SHA-256; None for a file that is
@@ -112,11 +134,12 @@ def _compare_stage(
         before, after = file_hashes(out), file_hashes(found)
         count += len(before | after)
         for path in unequal_files(out, found):
-            if path == CARD and _card_is_alike(worktree, beside, notes):
-                continue
             differing.append(
                 {"path": path, "original": before.get(path), "reproduction": after.get(path)}
             )
+    if CARD_HASH not in [entry["path"] for entry in differing]:
+        # But for its block that varies from run to run, the card is the same.
+        differing = [entry for entry in differing if entry["path"] != CARD]
     return {
         "stage": original["stage"],
         "original": {name: original[name] for name in ("run", "key", "mlflow_run_id", "seconds")},
@@ -124,18 +147,6 @@ def _compare_stage(
         "files": count,
         "differing": differing,
     }
-
-
-def _card_is_alike(worktree: Worktree, beside: Worktree, notes: list[str]) -> bool:
-    """Whether nothing of the card differs but its block that varies from run to run."""
-    original = beside.restored(CARD)
-    if original is None:
-        notes.append(
-            f"not compared: {CARD} (part of it varies, "
-            "and the original is neither in the cache nor remote)"
-        )
-        return True
-    return not compare_file(original, worktree.tree / CARD)
 
 
 def _explain(worktree: Worktree, beside: Worktree, stage: Json) -> None:
@@ -187,20 +198,36 @@ def _compare_evaluation(
     if "evaluate" not in originals:
         notes.append("equivalence was not judged: evaluate was not among the stages")
         return None
-    metrics, samples = beside.restored(METRICS), beside.restored(SAMPLES)
-    if metrics is None or samples is None:
+    metrics = beside.restored(METRICS)
+    if metrics is None:
+        notes.append(f"equivalence was not judged: {METRICS} is not the one that was recorded")
+        return None
+    answers = _answers_of_both(worktree, beside)
+    if answers is None:
         notes.append(
-            "equivalence was not judged: the original's answers are neither in the cache "
+            "judged by an unpaired test of the committed counts, which sees less than a paired one "
+            "of the same questions: the original's answers are neither in git, nor in the cache, "
             "nor on the remote"
         )
-        return None
     return compare_evaluations(
         parse_metrics(metrics.read_bytes()),
         parse_metrics((worktree.tree / METRICS).read_bytes()),
-        read_samples(samples.read_bytes()),
-        read_samples((worktree.tree / SAMPLES).read_bytes()),
+        answers,
         tolerance=tolerance,
     )
+
+
+def _answers_of_both(
+    worktree: Worktree, beside: Worktree
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The original's answers and the reproduction's, of git or else of samples.parquet."""
+    readers: dict[str, Callable[[bytes], pd.DataFrame]]
+    readers = {ANSWERS: read_answers, SAMPLES: read_samples}
+    for path, read in readers.items():
+        original, found = beside.restored(path), worktree.tree / path
+        if original is not None and found.is_file():
+            return read(original.read_bytes()), read(found.read_bytes())
+    return None
 
 
 # --- what the bits depend on ----------------------------------------------------------------------
@@ -226,6 +253,31 @@ def environment_differences(originals: Iterable[Json], found: Json) -> list[Json
             differences.setdefault(what, difference)
     differences.pop("cuda", None)  # it is among the sources of difference
     return list(differences.values())
+
+
+def is_another_experiment(changed: Iterable[Json]) -> bool:
+    """Whether parameters that are not the original's decide more than the order of sums."""
+    return any(not one["name"].endswith(".threads") for one in changed)
+
+
+def foresee(
+    originals: Iterable[Json], here: Json, changed: Iterable[Json], installed: bool = False
+) -> tuple[Verdict, list[str]]:
+    """The verdict that is to be expected in the environment `here`, and why it is no better one.
+
+    `originals` are the records of the stages, `changed` the parameters that are not theirs. With
+    `installed` the stages run with the packages of the record.
+    """
+    reasons: dict[str, None] = {}
+    for record in originals:
+        found = dict(here)
+        if installed:
+            found["packages"] = record["environment"]["packages"]
+        reasons |= dict.fromkeys(sources_of_difference(record, record | {"environment": found}))
+    for one in changed:
+        if not is_another_experiment([one]):
+            reasons[f"{one['name']}: {one['recorded']} → {one['commit']}"] = None
+    return ("equivalent" if reasons else "identical"), list(reasons)
 
 
 def sources_of_difference(original: Json, found: Json) -> list[str]:

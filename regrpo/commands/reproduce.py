@@ -28,14 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--expect",
         choices=("identical", "equivalent"),
         help="the verdict that makes the exit code 0 "
-        "(default: identical; equivalent if CUDA was used)",
+        "(default: identical with the record's processor, thread counts and versions and without "
+        "CUDA, equivalent elsewhere)",
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         default=TOLERANCE,
         metavar="D",
-        help="how far an evaluation value of an equivalent run may lie off (default: %(default)s)",
+        help="how far beyond chance (the 95 %% interval) an evaluation value of an equivalent run "
+        "may lie off (default: %(default)s)",
     )
     parser.add_argument(
         "--stages",
@@ -123,11 +125,12 @@ def _stage_lines(stage: Json) -> Iterator[str]:
 
 
 def _evaluation_lines(evaluation: Json) -> Iterator[str]:
-    values, largest = len(evaluation["values"]), evaluation["largest_difference"]
-    summary = f"evaluation: {values} values, off by at most {largest:.3f}"
-    summary += f" (tolerance {evaluation['tolerance']:g})"
+    values, largest = evaluation["values"], evaluation["largest_difference"]
+    summary = f"evaluation: {len(values)} values, off by at most {largest:.3f}"
     if not evaluation["problems"]:
-        summary += "; the paired tests find no difference"
+        summary += f"; the {evaluation['test']} tests find no difference"
+    if least := [value["detectable"] for value in values if value.get("detectable")]:
+        summary += f" ({max(least):.3f} would be found, power 80 %)"
     yield summary
     for problem in evaluation["problems"]:
         yield f"  {problem}"

@@ -329,8 +329,13 @@ def cpu_model() -> str:
     """The processor's name with family, model and stepping, or its architecture if unknown.
 
     Virtual machines give one name to several generations, whose vector units add up in another
-    order.
+    order. VECTOR_UNITS that are set stand behind it.
     """
+    limits = [f"{name}={os.environ[name]}" for name in VECTOR_UNITS if name in os.environ]
+    return ", ".join([_cpu_name(), *limits])
+
+
+def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return platform.processor() or platform.machine()
@@ -341,6 +346,14 @@ def cpu_model() -> str:
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
+VECTOR_UNITS = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+)
+"""Variables by which torch and its libraries use other vector units than the processor has."""
 CPU_NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}
 
 

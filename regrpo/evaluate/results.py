@@ -1,4 +1,4 @@
-"""What evaluate leaves: the one schema of metrics.json, and how samples.parquet is read.
+"""What evaluate leaves: the schemas of metrics.json and answers.json, and how samples are read.
 
 Imports core alone, so that the model card depends on this file of the package and on no other.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
 from regrpo.core.errors import CannotCheck
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 METRICS, SAMPLES = "reports/evaluate/metrics.json", "reports/evaluate/samples.parquet"
+ANSWERS = "reports/evaluate/answers.json"
 MODELS = ("base", "sft", "grpo")
 """The evaluated models, in the order of their making."""
 PAIRS = {"base_sft": ("base", "sft"), "sft_grpo": ("sft", "grpo"), "base_grpo": ("base", "grpo")}
@@ -124,15 +125,66 @@ class Evaluation(_Result):
         return dict(sorted(self.tasks.items(), key=place))
 
 
+class TaskAnswers(_Result):
+    """The answers to one metric of one task: a value a question, in the order of `ids`.
+
+    `asked` is the SHA-256 of all ids, prompts and right answers: the same hash, the same questions.
+    """
+
+    asked: str
+    ids: list[str]
+    values: dict[str, list[float]]
+
+    @model_validator(mode="after")
+    def _is_rectangular(self) -> Self:
+        for model, values in self.values.items():
+            if len(values) != len(self.ids):
+                raise ValueError(f"{len(values)} values of {model} for {len(self.ids)} questions")
+        return self
+
+
+class Answers(_Result):
+    """answers.json's one element: what of samples.parquet a test needs, small enough for git.
+
+    Neither questions nor completions are in it, so that data that may not be published stay out.
+    """
+
+    schema_version: Literal[1]
+    tasks: dict[str, TaskAnswers]
+
+
+T = TypeVar("T")
+
+
 def parse_metrics(data: bytes | str) -> Evaluation:
     """metrics.json's content. Raises CannotCheck that names the first thing that is wrong."""
+    return _parsed(TypeAdapter(Evaluation), data, METRICS)
+
+
+def read_answers(data: bytes | str) -> pd.DataFrame:
+    """Rows of answers.json: (task, model, id, asked, value).
+
+    Raises CannotCheck that names the first thing that is wrong, an unknown version too.
+    """
+    import pandas as pd
+
+    [answers] = _parsed(TypeAdapter(tuple[Answers]), data, ANSWERS)
+    rows = []
+    for name, task in answers.tasks.items():
+        for model, values in task.values.items():
+            for question, value in zip(task.ids, values, strict=True):
+                rows.append((name, model, question, task.asked, value))
+    return pd.DataFrame(rows, columns=["task", "model", "id", "asked", "value"])
+
+
+def _parsed(model: TypeAdapter[T], data: bytes | str, path: str) -> T:
     try:
-        return Evaluation.model_validate_json(data)
+        return model.validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CannotCheck(
-            f"{METRICS}: {where}" if where else METRICS,
+            f"{path}: {where}" if where else path,
             expected="results as the evaluate stage writes them",
             found=first["msg"],
             remedy="Run `dvc repro` (or `dvc checkout`).",

@@ -47,13 +47,15 @@ class Paired:
 def pair_answers(before: pd.DataFrame, after: pd.DataFrame) -> Paired:
     """One model's answers to one task beside another's, question by question.
 
-    The frames hold prompt, answer and value, and the questions' ids as their index.
+    The frames hold the questions' ids as their index, `value`, and of prompt, answer and asked (a
+    hash of both) what says which question it was.
     """
     import numpy as np
 
     both = before.index.intersection(after.index).sort_values()
     x, y = before.loc[both], after.loc[both]
-    asked_x, asked_y = x[["prompt", "answer"]], y[["prompt", "answer"]]
+    asked = x.columns.intersection(["prompt", "answer", "asked"])
+    asked_x, asked_y = x[asked], y[asked]
     alike = (asked_x == asked_y) | (asked_x.isna() & asked_y.isna())
     same = alike.all(axis=1).to_numpy(dtype=bool)
     return Paired(
@@ -109,6 +111,30 @@ def compare(before: Numbers, after: Numbers, kind: Kind, *, resamples: int, seed
         lost=lost,
         minimum_detectable_effect=None if math.isnan(least) else least,
     )
+
+
+def compare_unpaired(
+    before: Estimate, after: Estimate, n: tuple[int, int], kind: Kind
+) -> tuple[float, Interval]:
+    """(p, 95 % interval of the difference) of two estimates over `n` questions.
+
+    As if they had no question in common: where they have, it sees less than `compare`. Binary:
+    Fisher's exact test of the counts (Fisher 1935); continuous: the z test of the means. The
+    interval is the normal one of both standard errors; without any it is the difference alone.
+    """
+    from scipy.stats import fisher_exact, norm
+
+    difference = after.value - before.value
+    error = math.hypot(before.stderr or 0.0, after.stderr or 0.0)
+    reach = float(norm.ppf(1 - ALPHA / 2)) * error
+    if kind == "binary":
+        counts = [(round(one.value * of), of) for one, of in zip((before, after), n, strict=True)]
+        p = fisher_exact([[right, of - right] for right, of in counts]).pvalue
+    elif error:
+        p = 2 * norm.sf(abs(difference) / error)
+    else:
+        p = difference == 0
+    return float(p), (difference - reach, difference + reach)
 
 
 def paired_differences(before: Numbers, after: Numbers, kind: Kind) -> Values:

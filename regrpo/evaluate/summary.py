@@ -1,12 +1,13 @@
-"""From the answers of base, sft and grpo to metrics.json: estimates, comparisons, the gain."""
+"""From the answers of base, sft and grpo to metrics.json and answers.json."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.errors import Refused
+from regrpo.core.files import sha256_json
 from regrpo.evaluate import stats
-from regrpo.evaluate.results import MODELS, PAIRS
+from regrpo.evaluate.results import MODELS, PAIRS, Answers, TaskAnswers
 from regrpo.evaluate.tasks import Task
 
 if TYPE_CHECKING:
@@ -78,3 +79,21 @@ def split_gain(samples: pd.DataFrame, *, resamples: int, seed: int) -> dict[str,
         found = stats.compare(before, after, "continuous", resamples=resamples, seed=seed)
         gain |= {part: found.difference, f"{part}_ci95": found.ci95}
     return gain
+
+
+def list_answers(samples: pd.DataFrame) -> list[dict[str, Any]]:
+    """answers.json's content: a list, in which DVC looks for no metric.
+
+    Every model was asked the same questions, in the same order.
+    """
+    tasks = {}
+    for name, of_task in samples.groupby("task"):
+        values: dict[str, list[float]] = {}
+        for model, of_model in of_task.groupby("model"):
+            values[str(model)] = stats.rounded(of_model["value"].tolist())
+        asked = of_task[["model", "id", "prompt", "answer"]].to_numpy().tolist()
+        tasks[str(name)] = TaskAnswers(
+            asked=sha256_json(asked), ids=of_model["id"].tolist(), values=values
+        )
+    content = Answers(schema_version=1, tasks=tasks)
+    return [content.model_dump()]

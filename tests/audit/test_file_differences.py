@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from regrpo.audit import file_differences
 from regrpo.evaluate.results import Estimate, Evaluation, Task
@@ -173,10 +174,11 @@ def test_a_file_that_is_not_what_its_name_says_is_compared_as_bytes(tmp_path: Pa
 def evaluation(*values: list[float], task: str = "heldout") -> tuple[Evaluation, pd.DataFrame]:
     """metrics and samples of an evaluation whose n-th model gave these answers."""
     models = {f"model{index}": answers for index, answers in enumerate(values)}
-    results = {
-        model: Estimate(value=sum(answers) / len(answers), ci95=(0.0, 1.0))
-        for model, answers in models.items()
-    }
+    results = {}
+    for model, answers in models.items():
+        value = sum(answers) / len(answers)
+        stderr = (value * (1 - value) / len(answers)) ** 0.5
+        results[model] = Estimate(value=value, stderr=stderr, ci95=(0.0, 1.0))
     found = Task(
         metric="accuracy",
         kind="binary",
@@ -199,7 +201,7 @@ def judged(
     before: tuple[Evaluation, pd.DataFrame], after: tuple[Evaluation, pd.DataFrame]
 ) -> dict[str, Any]:
     return file_differences.compare_evaluations(
-        before[0], after[0], before[1], after[1], tolerance=0.02, resamples=500
+        before[0], after[0], (before[1], after[1]), tolerance=0.02, resamples=500
     )
 
 
@@ -216,16 +218,47 @@ def test_answers_that_differ_by_chance_within_the_tolerance_are_equivalent() -> 
     assert (found["values"][0]["gained"], found["values"][0]["lost"]) == (2, 4)
 
 
-def test_a_value_beyond_the_tolerance_is_not_equivalent() -> None:
-    found = judged(evaluation(ANSWERS), evaluation(flipped(ANSWERS, *range(0, 14, 2))))
+def test_values_that_differ_by_less_than_chance_explains_are_equivalent() -> None:
+    """Another processor's weights answer a tenth of the questions otherwise, to no end."""
+    gained, lost = range(1, 61, 2), range(0, 46, 2)
+    found = judged(evaluation(ANSWERS), evaluation(flipped(ANSWERS, *gained, *lost)))
+    assert found["largest_difference"] == pytest.approx(7 / 300), "beyond the tolerance"
+    assert found["equivalent"], found["problems"]
+    assert 0.03 < found["values"][0]["detectable"] < 0.1
+
+
+def test_a_value_further_off_than_chance_and_tolerance_is_not_equivalent() -> None:
+    """Among four models, of which Holm's correction lets none be a difference."""
+    few = [1.0, 0.0] * 12
+    other = flipped(few, *range(0, 12, 2))
+    found = judged(evaluation(*[few] * 4), evaluation(other, few, few, few))
+    assert not found["values"][0]["found_difference"]
     assert not found["equivalent"]
-    assert found["problems"][0] == "heldout of model0: 0.500 → 0.477, beyond 0.02"
+    [problem] = found["problems"]
+    assert problem.startswith("heldout of model0: 0.500 → 0.250, more than 0.02 beyond chance (95 ")
+
+
+def test_without_answers_the_counts_are_judged_as_if_the_questions_were_others() -> None:
+    many = [1.0, 0.0] * 1000
+    lower = evaluation(flipped(many, *range(0, 60, 2)))[0]
+    lowest = evaluation(flipped(many, *range(0, 200, 2)))[0]
+    before = evaluation(many)[0]
+    unpaired = [
+        file_differences.compare_evaluations(before, after, None, tolerance=0.02)
+        for after in (before, lower, lowest)
+    ]
+    assert [found["test"] for found in unpaired] == ["unpaired"] * 3
+    # The paired test finds the second: see the test after this.
+    assert [found["equivalent"] for found in unpaired] == [True, True, False]
+    [problem] = unpaired[2]["problems"]
+    assert "of model0: the unpaired test finds a difference (p = 0.002 after Holm" in problem
 
 
 def test_a_value_within_tolerance_is_not_equivalent_if_the_paired_test_finds_a_difference() -> None:
     many = [1.0, 0.0] * 1000
     found = judged(evaluation(many), evaluation(flipped(many, *range(0, 60, 2))))
     assert [value["within"] for value in found["values"]] == [True]
+    assert found["test"] == "paired"
     assert not found["equivalent"]
     assert "0 gained, 30 lost, McNemar p" in found["problems"][0]
 

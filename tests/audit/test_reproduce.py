@@ -177,6 +177,32 @@ def test_another_learning_rate_is_different_from_grpos_first_logged_step_on(
 
 
 @pytest.mark.slow
+def test_on_another_processor_a_fresh_clone_without_remote_and_cache_is_equivalent(
+    tmp_path: Path,
+) -> None:
+    """Vector units that are switched off play the processor."""
+    bare = make_project(tmp_path / "bare", SECTIONS)
+    run(bare, "dvc", "repro", REGRPO_TRACKING="off")
+    commit(bare, "results")
+    run(tmp_path, "git", "clone", "-q", str(bare), "clone")
+    command = ["python", "-m", "regrpo.cli", "reproduce", "HEAD", "--json"]
+    smaller = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+    done = run(tmp_path / "clone", *command, check=False, **smaller)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    foreseen, stages = done.stderr.split("Running stage", 1)
+    assert "expected: equivalent, not identical, for the bits depend on\n  processor: " in foreseen
+    assert "ATEN_CPU_CAPABILITY=default" in foreseen
+    assert "model_card" in stages
+    verdict = json.loads(done.stdout)
+    assert (verdict["verdict"], verdict["expected"]) == ("equivalent", "equivalent")
+    assert verdict["first_difference"]["file"].endswith("/model.safetensors")
+    assert verdict["evaluation"]["test"] == "paired"
+    assert len(verdict["evaluation"]["values"]) == 6
+    assert verdict["notes"] == []
+    assert [one["what"] for one in verdict["environment"]] == ["cpu"]
+
+
+@pytest.mark.slow
 def test_a_run_is_made_again_in_a_fresh_environment(made: Path, tmp_path: Path) -> None:
     """pip installs what constraints.txt pins (minutes, some GB).
 
@@ -350,7 +376,7 @@ def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
     with (spoiled / "stages/sft.py").open("a") as file:
         file.write("# changed\n")
     monkeypatch.setattr(reproduce, "_execute", lambda *_: {})
-    found = {"verdict": "identical", "notes": []}
+    found = {"verdict": "identical", "notes": [], "sources_of_difference": []}
     monkeypatch.setattr(reproduce, "judge", lambda *_: {**found, "numbers": {}})
     monkeypatch.chdir(spoiled)
     lines: list[str] = []
@@ -361,6 +387,49 @@ def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
     run(spoiled, "git", "checkout", "-q", "stages/sft.py")
     (spoiled / "notes.txt").unlink()
     assert reproduce.reproduce(mlflow=False)["notes"] == []
+
+
+def test_what_is_to_be_expected_is_said_before_anything_runs(
+    spoiled: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    here = stage_run.environment()
+    found: dict[str, Any] = {"verdict": "equivalent", "notes": [], "sources_of_difference": []}
+    lines: list[str] = []
+
+    def execute(*_: Any) -> dict[str, Any]:
+        lines.append("(runs)")
+        return {}
+
+    def made_again(**options: Any) -> dict[str, Any]:
+        lines.clear()
+        monkeypatch.chdir(spoiled)
+        return reproduce.reproduce("HEAD", mlflow=False, say=lines.append, **options)
+
+    monkeypatch.setattr(reproduce, "_execute", execute)
+    monkeypatch.setattr(reproduce, "judge", lambda *_: found | {"numbers": {}})
+    same = made_again()
+    assert (same["expected"], same["holds"]) == ("identical", False)
+    identical = "expected: identical (processor, thread counts and versions are those of the record"
+    assert lines[-2].startswith(identical)
+    assert lines[-1] == "(runs)"
+    # A stage that found another environment than the command has the last word.
+    found["sources_of_difference"] = ["device: H100"]
+    assert made_again()["holds"]
+    assert not made_again(expect="identical")["holds"]
+    found["sources_of_difference"] = []
+
+    monkeypatch.setattr(reproduce, "environment", lambda: here | {"cpu": "Another"})
+    elsewhere = made_again()
+    assert (elsewhere["expected"], elsewhere["holds"]) == ("equivalent", True)
+    assert lines[-3:] == [
+        "expected: equivalent, not identical, for the bits depend on",
+        f"  processor: {here['cpu']} → Another (vector units add up in another order)",
+        "(runs)",
+    ]
+    assert "--stages: expected evaluate among them, by whose answers" in refusal(
+        "HEAD", "--no-mlflow", "--stages", "sft"
+    )
+    made_again(stages=["sft"], expect="identical")
 
 
 def test_code_that_is_not_the_runs_is_refused(refusal: Refusal, spoiled: Path) -> None:

@@ -260,3 +260,11 @@ def test_peak_memory_counts_the_processes_that_were_started_and_ended() -> None:
     before = hardware.peak_memory_mb()
     subprocess.run([sys.executable, "-c", f"kept = b'x' * {(before + 200) * 10**6}"], check=True)
     assert hardware.peak_memory_mb() > before + 150
+
+
+def test_switched_off_vector_units_are_another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in hardware.VECTOR_UNITS:
+        monkeypatch.delenv(name, raising=False)
+    whole = hardware.cpu_model()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert hardware.cpu_model() == f"{whole}, ATEN_CPU_CAPABILITY=avx2"

@@ -14,14 +14,14 @@ from regrpo.core import files
 from regrpo.core.errors import Refused
 from regrpo.core.profiles import parse_section, read_yaml
 from regrpo.core.verifiers import VERIFIERS
-from regrpo.evaluate import stats, tasks
-from regrpo.evaluate.results import MODELS
+from regrpo.evaluate import stats, summary, tasks
+from regrpo.evaluate.results import ANSWERS, MODELS, read_answers
 from stages import evaluate
 from tests.support.projects import ROOT, edit_yaml, make_project, run
 from tests.support.questions import KEPT, write_data
 
 OURS = ["heldout", "heldout_sampled", "heldout_answer_prefilled", "heldout_reasoning_prefilled"]
-OUTPUTS = ("metrics.json", "samples.parquet", "comparison.png")
+OUTPUTS = ("metrics.json", "answers.json", "samples.parquet", "comparison.png")
 VERIFIER = VERIFIERS["exact_int"]
 
 
@@ -177,6 +177,22 @@ def test_samples_hold_one_row_per_task_model_and_question_in_order(samples: pd.D
     assert len(keys) == 7 * 3 * 20
     assert not keys.duplicated().any()
     assert keys.equals(keys.sort_values(list(keys.columns), ignore_index=True))
+
+
+def test_answers_hold_every_value_of_the_samples_and_none_of_their_text(
+    evaluated: Path, samples: pd.DataFrame
+) -> None:
+    data = (evaluated / ANSWERS).read_text()
+    assert not any(prompt in data for prompt in samples["prompt"])
+    found = read_answers(data).sort_values(["task", "model", "id"], ignore_index=True)
+    columns = ["task", "model", "id"]
+    assert found[columns].equals(samples[columns])
+    assert found["value"].tolist() == pytest.approx(samples["value"].tolist(), rel=1e-5)
+    assert found.groupby("task")["asked"].nunique().eq(1).all()
+    changed = samples.assign(prompt=samples["prompt"].replace(samples["prompt"][0], "another"))
+    other = summary.list_answers(changed)[0]["tasks"]
+    before = summary.list_answers(samples)[0]["tasks"]
+    assert other["by_level"]["asked"] != before["by_level"]["asked"]
 
 
 def test_columns_that_were_kept_reach_custom_tasks_and_samples_with_their_types(

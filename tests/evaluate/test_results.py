@@ -11,7 +11,7 @@ import pytest
 
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck
-from regrpo.evaluate.results import parse_metrics, read_samples
+from regrpo.evaluate.results import parse_metrics, read_answers, read_samples
 
 
 def content() -> dict[str, Any]:
@@ -62,3 +62,37 @@ def test_samples_are_read_by_columns_and_values(tmp_path: Path) -> None:
     assert len(read_samples(data)) == 4
     found = read_samples(data, ["id", "value"], task="b", model="grpo")
     assert found.to_dict("records") == [{"id": "q1", "value": 1.0}]
+
+
+def test_answers_are_read_as_rows() -> None:
+    task = {"asked": "ab", "ids": ["q1", "q2"], "values": {"sft": [0, 1], "grpo": [0.5, 1]}}
+    found = read_answers(json.dumps([{"schema_version": 1, "tasks": {"heldout": task}}]))
+    assert found.to_dict("split")["data"] == [
+        ["heldout", "sft", "q1", "ab", 0.0],
+        ["heldout", "sft", "q2", "ab", 1.0],
+        ["heldout", "grpo", "q1", "ab", 0.5],
+        ["heldout", "grpo", "q2", "ab", 1.0],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ([{"schema_version": 2, "tasks": {}}], r"answers\.json: 0\.schema_version: .*Input should"),
+        ({"schema_version": 1, "tasks": {}}, r"answers\.json: expected .* valid array"),
+        (
+            [
+                {
+                    "schema_version": 1,
+                    "tasks": {"a": {"asked": "", "ids": [], "values": {"sft": [1]}}},
+                }
+            ],
+            r"answers\.json: 0\.tasks\.a: .*1 values of sft for 0 questions",
+        ),
+    ],
+)
+def test_other_answers_are_refused_by_the_place_where_they_are_wrong(
+    content: Any, found: str
+) -> None:
+    with pytest.raises(CannotCheck, match=found):
+        read_answers(json.dumps(content))

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.weightstats import ztest
 
 from regrpo.evaluate import stats
-from regrpo.evaluate.results import Kind, Pair
+from regrpo.evaluate.results import Estimate, Kind, Pair
 from regrpo.evaluate.stats import compare, estimate, fewest_discordant, kind_of, pair_answers
 
 DRAWN = {"resamples": 2000, "seed": 3}
@@ -216,6 +217,39 @@ def test_answers_are_paired_on_the_questions_that_both_were_asked():
     assert (found.ids, found.changed) == (["b", "d"], ["c"])
     assert (found.before.tolist(), found.after.tolist()) == ([1.0, 3.0], [2.0, 0.0])
     assert pair_answers(answers("a"), answers("b")).ids == []
+
+
+def test_answers_are_paired_by_a_hash_of_what_was_asked_as_well():
+    def answers(asked: str) -> pd.DataFrame:
+        return pd.DataFrame({"asked": asked, "value": [0.0, 1.0]}, index=["a", "b"])
+
+    assert pair_answers(answers("x"), answers("x")).ids == ["a", "b"]
+    assert pair_answers(answers("x"), answers("y")).changed == ["a", "b"]
+
+
+def test_estimates_alone_are_compared_by_fishers_test_and_by_z():
+    def of(count: int, n: int) -> Estimate:
+        return estimate([1.0] * count + [0.0] * (n - count), "binary", **DRAWN)
+
+    p, interval = stats.compare_unpaired(of(30, 100), of(55, 120), (100, 120), "binary")
+    assert p == pytest.approx(scipy_stats.fisher_exact([[30, 70], [55, 65]]).pvalue)
+    assert interval == pytest.approx(
+        confint_proportions_2indep(55, 120, 30, 100, method="wald"), abs=1e-3
+    )
+
+    x, y = np.random.default_rng(0).normal([[0.0], [0.5]], size=(2, 50))
+    means = [estimate(values, "continuous", **DRAWN) for values in (x, y)]
+    z = ztest(y, x, usevar="unequal")
+    p, interval = stats.compare_unpaired(means[0], means[1], (50, 50), "continuous")
+    assert p == pytest.approx(z[1])
+    assert interval == pytest.approx(
+        (y.mean() - x.mean()) * (1 + 1.959964 / z[0] * np.array([-1, 1]))
+    )
+
+    one = Estimate(value=0.5, ci95=(0.5, 0.5))
+    other = one.model_copy(update={"value": 0.6})
+    assert stats.compare_unpaired(one, one, (1, 1), "continuous")[0] == 1
+    assert stats.compare_unpaired(one, other, (1, 1), "continuous")[0] == 0
 
 
 # --- many comparisons -----------------------------------------------------------------------------
