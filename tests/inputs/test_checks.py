@@ -151,7 +151,7 @@ def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(
         for name, rows in planted.items():
             splits[name] += rows
     whole = check(splits)
-    monkeypatch.setattr(gate, "BATCH", 35)
+    monkeypatch.setattr(gate, "BATCH", 75)
     other = check(splits)
     assert {one.check for one in whole.failed} > {
         "id_unique",

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from regrpo.core import files
+from regrpo.core.profiles import parse_section, read_profile
 from stages import prepare
 from tests.support.prepared import Rows, params, questions
 from tests.support.projects import run
@@ -72,7 +73,7 @@ def test_the_verifier_may_be_another_than_the_format_has(
 
 
 def test_the_stage_tells_a_broken_line_in_one_line_and_leaves_nothing_half_written(
-    project: Callable[..., Path],
+    project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = {"kind": "local", "train": "train.jsonl", "license": "MIT"}
     section = {
@@ -85,7 +86,8 @@ def test_the_stage_tells_a_broken_line_in_one_line_and_leaves_nothing_half_writt
     folder = project({"prepare": section, "validate": {"min_rows": 3}}, with_git=False)
     raw = folder / "data/raw/train.jsonl"
     raw.write_text("".join(json.dumps(row) + "\n" for row in questions(20)))
-    run(folder, "python", "-m", "stages.prepare")
+    monkeypatch.chdir(folder)
+    prepare.prepare(parse_section(prepare.Params, read_profile(Path("params.yaml"))["prepare"], ""))
     before = {file.name: files.sha256(file) for file in (folder / "data/prepared").iterdir()}
     raw.write_text(raw.read_text() + '{"question": "cut')
     done = run(folder, "python", "-m", "stages.prepare", check=False)
@@ -107,7 +109,7 @@ def test_the_stage_tells_a_broken_line_in_one_line_and_leaves_nothing_half_writt
 def test_a_disk_that_is_full_when_the_splits_are_written_is_one_line(
     project: Callable[..., Path],
 ) -> None:
-    folder = project({"prepare": {}}, with_git=False)
+    folder = project(with_git=False)
     # blocks of 1,024 bytes: room for the records, not for the rows
     command = "ulimit -f 16; exec python -m stages.prepare"
     done = run(folder, "bash", "-c", command, check=False, REGRPO_TRACKING="off")

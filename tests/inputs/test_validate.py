@@ -19,8 +19,9 @@ import pytest
 
 from regrpo.core import conversation, files
 from regrpo.core.errors import Refused
+from regrpo.core.profiles import parse_section, read_profile
 from regrpo.inputs import gate
-from stages import validate
+from stages import prepare, validate
 from tests.support.projects import run
 from tests.support.splits import CANONICAL, EXACT, LIMITS, good, row, table, trip_on, write
 
@@ -57,7 +58,8 @@ def test_hostile_text_is_markup_nowhere_in_the_report_and_controls_no_terminal(
         "prompt_style": "text",
         "revision": "r",
     }
-    clean = Page(validate.page(check(good()), dataset, LIMITS))
+    page = validate.page(check(good()), dataset, LIMITS)
+    clean = Page(page)
     splits = good()
     for name in ("id", "question", "prompt", "answer", "solution"):
         splits["train"][0][name] = HOSTILE
@@ -72,7 +74,7 @@ def test_hostile_text_is_markup_nowhere_in_the_report_and_controls_no_terminal(
         assert not set(text) & {"\x1b", "\u202e"}
         assert "\\x1b[31m\\u202e" in text
     for loaded in ("http:", "https:", "@import", "url(", " src=", "<link"):
-        assert loaded not in validate.page(check(good()), dataset, LIMITS)
+        assert loaded not in page
 
 
 @pytest.fixture
@@ -200,7 +202,7 @@ def test_the_gate_takes_the_columns_that_were_kept_and_no_others(
 
 
 def test_the_stage_refuses_by_name_and_leaves_its_reports(
-    project: Callable[..., Path], base: Path
+    project: Callable[..., Path], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = project(
         {
@@ -237,7 +239,9 @@ def test_the_stage_refuses_by_name_and_leaves_its_reports(
     for name, part in (("train", bad), ("eval", held_out)):
         lines = [json.dumps(one) + "\n" for one in part]
         (folder / f"data/raw/{name}.jsonl").write_text("".join(lines))
-    run(folder, "python", "-m", "stages.prepare")
+    monkeypatch.chdir(folder)
+    values = read_profile(Path("params.yaml"))["prepare"]
+    prepare.prepare(parse_section(prepare.Params, values, "prepare"))
     done = run(folder, "python", "-m", "stages.validate", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(

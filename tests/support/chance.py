@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from regrpo.core.errors import RegrpoError
 
 BY_CHANCE = settings(
-    max_examples=100,
+    max_examples=50,
     deadline=None,
     derandomize=True,  # the same examples everywhere: a failure is everybody's
     database=None,
