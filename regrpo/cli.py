@@ -21,6 +21,8 @@ COMMANDS = {
     "compare": "what differs between runs, and whether they differ by more than chance",
     "promote": "register a run's model in MLflow; "
     "champion only if audit, doctor and paired test allow it",
+    "release": "a run's model, card and provenance as a folder to hand on, signed with a key",
+    "verify": "whether a released folder is whole: hashes, signature, numbers",
     "audit": "whether a run is what its records say, to the byte",
     "lineage": "which run made what from what, upstream or downstream",
     "reproduce": "make a run again in a temporary worktree, and say whether the same came out",

@@ -22,10 +22,11 @@ ORDER = (
     "audit",
     "compare",
     "plan",
+    "release",
     "commands",
 )
 """A package imports from those before it, never from one behind it."""
-NOT_FOR_STAGES = ("audit", "compare", "plan", "commands")
+NOT_FOR_STAGES = ("audit", "compare", "plan", "release", "commands")
 SOURCES = sorted([*(ROOT / "regrpo").rglob("*.py"), *(ROOT / "stages").rglob("*.py")])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from regrpo.core.errors import CannotCheck
@@ -80,6 +81,27 @@ class Registry(Reader):
         self.client.set_registered_model_alias(name, alias, version)
         if alias == "champion" and self._aliases(name).get("candidate") == version:
             self.client.delete_registered_model_alias(name, "candidate")
+
+    def add_release(
+        self, name: str, pipeline_key: str, tags: Mapping[str, str], hashes: Path
+    ) -> bool:
+        """Tag a pipeline's version and its row with a release, which gets the alias `released`.
+
+        `hashes` lists the release's files; the row keeps it as artifact. Returns whether the
+        pipeline has a version.
+        """
+        row = self.row(pipeline_key)
+        if row is not None:
+            for key, value in tags.items():
+                self.client.set_tag(row, key, value)
+            self.client.log_artifact(row, hashes, "release")
+        version = self.version_of(name, pipeline_key)
+        if version is None:
+            return False
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version["version"], key, value)
+        self.client.set_registered_model_alias(name, "released", version["version"])
+        return True
 
 
 def _plain(version: Any) -> Json:

@@ -20,6 +20,7 @@ from regrpo.core.dvc import declared_outputs, path_of
 from regrpo.core.pipeline import record_path
 from tests.support.audited import at_home
 from tests.support.projects import ROOT, commit, make_project, run
+from tests.support.releases import write_facts
 from tests.support.tracked import write_results
 
 MAIN = '''\
@@ -78,6 +79,7 @@ def finish(root: Path) -> None:
     run(folder, "dvc", "remote", "add", "-q", "-d", "store", "../remote")
     stages: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     write_results(root / "made")
+    write_facts(root / "made")
     for stage, declared in stages.items():
         outputs = {path_of(out) for out in declared_outputs(declared)} - {record_path(stage)}
         for path in outputs:
@@ -102,8 +104,9 @@ def _fill(made: Path, stage: str, path: str) -> None:
         for name in ("config.json", "tokenizer.json"):
             (target / name).write_text("{}")
         (target / "model.safetensors").write_text(f"the weights of {stage}")
-    elif path == "data/prepared":
-        files.write_json(target / "dataset.json", {"name": "sums"})
+        if stage == "grpo":
+            (target / "adapter").mkdir()
+            (target / "adapter/adapter_model.safetensors").write_text("what was merged")
     elif target.name == "history.csv":
         target.write_text(HISTORIES[stage])
     elif target.name == "metrics.json" and not target.exists():

@@ -1,0 +1,9 @@
+"""A run as a folder to hand on, and whether such a folder is whole. Imports core to plan.
+
+release             a run's files, card, provenance and hashes, written whole or not at all
+layout              what lies where in a released folder
+handover            the card, the licence and the notice as a released folder has them
+crate               the provenance as an RO-Crate
+signature           OpenSSF model signatures
+verify              whether a released folder is whole; Python's own library is enough
+"""

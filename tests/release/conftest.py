@@ -1,0 +1,5 @@
+"""Fixtures of releases."""
+
+from tests.support.releases import signed
+
+__all__ = ["signed"]
