@@ -80,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for note in result["notes"]:
         print(f"note {one_line(note)}")
-    print(f"{result['folder']}: {count(result['files'], 'file')}, {gigabytes(result['bytes'])}")
+    folder, size = one_line(result["folder"]), gigabytes(result["bytes"])
+    print(f"{folder}: {count(result['files'], 'file')}, {size}")
     print(f"  pipeline {result['pipeline_key']}")
     print(f"  SHA256SUMS {result['sha256']}")
-    print(f"  signature {result['signature'] or 'none (--key)'}")
+    print(f"  signature {one_line(result['signature'] or 'none (--key)')}")
     return 0

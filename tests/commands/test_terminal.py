@@ -42,6 +42,8 @@ def test_an_argument_that_acts_on_a_terminal_is_spelled_out(
         "sync": [f"--{name}"],
         "compare": ["--no-mlflow", "workspace", name],
         "promote": [name],
+        "release": ["--no-mlflow", "--out", "out", name],
+        "verify": [name],
         "reproduce": ["--no-mlflow", name],
     }
     try:

@@ -201,13 +201,3 @@ def test_the_card_tells_the_judges_the_cut_and_the_early_end(finished: Path) -> 
     assert "**stopped early** at step" in text
     assert "Every reward is a classifier's opinion" in text
     assert "not available" not in text.partition("## Quick start")[0]
-
-
-def test_it_is_released_with_its_adapter_and_names_its_base(finished: Path) -> None:
-    pytest.importorskip("rocrate", reason="make install: the extra `release`")
-    regrpo = ("python", "-m", "regrpo.cli")
-    out = str(finished.parent / "release")
-    run(finished, *regrpo, "release", "workspace", "--out", out, "--no-mlflow", "--force")
-    run(finished, *regrpo, "verify", out)
-    assert (finished.parent / "release/adapter/adapter_model.safetensors").exists()
-    assert "google/gemma-3-1b-pt" in (finished.parent / "release/NOTICE").read_text()
