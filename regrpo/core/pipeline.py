@@ -20,7 +20,7 @@ from regrpo.core.dvc import cache_folder, dvc_root, md5_of, read_object, read_ob
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.files import Json, sha256_json
 from regrpo.core.git import Files, read_files
-from regrpo.core.profiles import STAGES, parse_yaml
+from regrpo.core.profiles import BY_DVC, STAGES, parse_yaml
 
 LOCK = Path("dvc.lock")
 CODE = ("stages", "regrpo", "custom", "dvc.yaml", "pyproject.toml", "constraints.txt")
@@ -300,7 +300,7 @@ def parse_lock(data: bytes) -> Json:
     Kept, since parsing takes a tenth of a second, and a command asks for the same one twenty times.
     """
     try:
-        lock: Json = parse_yaml(data, str(LOCK)) or {"stages": {}}
+        lock: Json = parse_yaml(data, str(LOCK), BY_DVC) or {"stages": {}}
         # Each of these raises where it meets another shape, `join` for what is no string.
         recorded_params(lock["stages"])
         for entry in lock["stages"].values():

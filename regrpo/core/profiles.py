@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -20,19 +20,32 @@ STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model
 SECTIONS = (*STAGES, "promote")
 """The sections of a profile: one per stage, and the rule of `regrpo promote`, which none reads."""
 
-YAML_BYTES, YAML_VALUES, YAML_DEPTH = 2**17, 50_000, 50
-"""What a profile, dvc.yaml or dvc.lock holds at most; ours have 16,000 bytes and 7 levels."""
+YAML_DEPTH = 50
+"""Levels of nesting in a YAML file; ours have 7."""
 
 
-def read_yaml(path: Path) -> Any:
+class Limits(NamedTuple):
+    """What a YAML file holds at most."""
+
+    bytes: int
+    values: int
+
+
+BY_HAND = Limits(2**17, 50_000)
+"""A profile or dvc.yaml; ours have 16,000 bytes."""
+BY_DVC = Limits(2**24, 5_000_000)
+"""dvc.lock, which repeats every section of the profile and names each dependency and output."""
+
+
+def read_yaml(path: Path, limits: Limits = BY_HAND) -> Any:
     """A YAML file (see `parse_yaml`). Raises CannotCheck if there is none."""
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise CannotCheck(str(path), expected="a YAML file", found=found, remedy="Check the name.")
-    return parse_yaml(path.read_bytes(), str(path))
+    return parse_yaml(path.read_bytes(), str(path), limits)
 
 
-def parse_yaml(data: bytes, where: str) -> Any:
+def parse_yaml(data: bytes, where: str, limits: Limits = BY_HAND) -> Any:
     """YAML 1.2, read as DVC reads it (`1e-4` is a number), safe types only.
 
     Raises Refused, which names `where`, if it is no such text, or one that takes long to read.
@@ -41,11 +54,11 @@ def parse_yaml(data: bytes, where: str) -> Any:
     from ruamel.yaml.error import YAMLError
 
     with parsing(where, "YAML", "Mend the file."):
-        if len(data) > YAML_BYTES:
-            raise _too_much(where, f"{YAML_BYTES:,} bytes", f"{len(data):,}")
+        if len(data) > limits.bytes:
+            raise _too_much(where, f"{limits.bytes:,} bytes", f"{len(data):,}")
         text = data.decode("utf-8")
         try:
-            _require_plain(YAML(typ="safe").parse(text), where)
+            _require_plain(YAML(typ="safe").parse(text), where, limits.values)
             content = YAML(typ="safe").load(text)
         except YAMLError as error:  # says the line and column on a line of its own
             raise ValueError(" ".join(str(error).split())[:300]) from error
@@ -53,7 +66,7 @@ def parse_yaml(data: bytes, where: str) -> Any:
     return content
 
 
-def _require_plain(events: Iterable[Any], where: str) -> None:
+def _require_plain(events: Iterable[Any], where: str, most: int) -> None:
     """Refuse nesting without end, and aliases (`*a`) that stand for more than a file may hold.
 
     A few lines of aliases of aliases are billions of values for whoever goes through them.
@@ -80,10 +93,8 @@ def _require_plain(events: Iterable[Any], where: str) -> None:
         sizes[anchor] = size
         name, so_far = open_nodes[-1]
         open_nodes[-1] = (name, so_far + size)
-        if so_far + size > YAML_VALUES:
-            raise _too_much(
-                where, f"{YAML_VALUES:,} values, aliases (`*{anchor}`) included", "more"
-            )
+        if so_far + size > most:
+            raise _too_much(where, f"{most:,} values, aliases (`*{anchor}`) included", "more")
 
 
 def _require_numbers(content: Any, where: str) -> None:

@@ -37,6 +37,7 @@ def held(folder: Path) -> Iterator[Path]:
         yield folder
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
+    processes.sweep_locks(folder.parent)  # those that killed runs left behind, of whatever key
     path = folder.with_suffix(".lock")
 
     def wait(_: int, tries: int) -> None:

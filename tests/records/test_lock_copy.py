@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from regrpo.core import profiles
+from regrpo.core.pipeline import parse_lock
 from regrpo.records import lock_copy
 
 WHOLE = "schema: '2.0'\nstages:\n  prepare:\n    cmd: python -m stages.prepare\n"
@@ -54,6 +56,21 @@ def test_what_is_whole_stays(root: Path) -> None:
     (root / "dvc.lock").write_text(WHOLE)
     assert lock_copy.mend() == []
     assert (root / "dvc.lock").read_text() == WHOLE
+
+
+def test_a_lock_beyond_the_limit_of_profiles_is_whole_and_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = WHOLE.replace("    cmd", f"    desc: {'x' * 2**18}\n    cmd")
+    (root / "dvc.lock").write_text(large)
+    lock_copy.keep()
+    assert lock_copy.mend() == []
+    assert (root / ".regrpo/dvc.lock").read_text() == large
+    assert parse_lock(large.encode())["stages"]["prepare"]["cmd"] == "python -m stages.prepare"
+    (root / "dvc.lock").write_text(large[:2**17])
+    assert len(lock_copy.mend()) == 1
+    monkeypatch.setattr(profiles, "BY_DVC", profiles.Limits(1000, 1000))
+    assert lock_copy.mend() == [], "too large to look at is not cut off"
 
 
 def test_a_lock_that_was_cut_off_before_there_is_a_copy_is_set_aside(root: Path) -> None:

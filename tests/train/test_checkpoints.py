@@ -236,6 +236,12 @@ def test_the_lock_goes_with_the_folder_and_never_lets_two_in(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_locks_of_other_keys_that_nobody_holds_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "killed.lock").touch()
+    with checkpoints.held(tmp_path / "living"), checkpoints.held(tmp_path / "key"):
+        assert {path.name for path in tmp_path.glob("*.lock")} == {"living.lock", "key.lock"}
+
+
 def test_a_failed_run_keeps_its_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "key/checkpoint-2").mkdir(parents=True)
     with pytest.raises(Interrupted), checkpoints.held(tmp_path / "key"):
