@@ -87,10 +87,15 @@ def _compare_code(findings: Findings, stage: str, record: Record, tree: Tree) ->
 
 
 def _diff(record: Record) -> str | None:
-    """The uncommitted changes out of the journal. Returns None if it has not the recorded ones."""
-    journal = journal_of(record.stage, record.run)
-    diff = str(journal.facts.get("diff") or "") if journal else ""
-    return diff if files.sha256_text(diff) == record.code.diff_sha256 else None
+    """The uncommitted changes out of the journal, or that they were too large for it.
+
+    Returns None if it has not the recorded ones.
+    """
+    journal, digest = journal_of(record.stage, record.run), str(record.code.diff_sha256)
+    diff = journal.diff() if journal else ""
+    if files.sha256_text(diff) == digest or diff.startswith(stage_run.too_large(digest)):
+        return diff
+    return None
 
 
 def note_other_code(evidence: Evidence, findings: Findings) -> None:

@@ -282,8 +282,8 @@ class Worktree:
             diff = code["diff_sha256"][:12]
             found += f" (uncommitted when {stage} ran: its diff, SHA-256 {diff}…, is not in git)"
             remedy = (
-                "MLflow keeps the diff (code.diff of the stage's run): apply it, "
-                "run the stages again, commit."
+                "MLflow keeps the diff, unless it is too large (code.diff of the stage's run): "
+                "apply it, run the stages again, commit."
             )
         raise CannotCheck(
             item["path"],

@@ -89,7 +89,7 @@ def parsing(where: object, expected: str, remedy: str) -> Iterator[None]:
         # What panics in Rust (tokenizers, safetensors) is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        if _need(error) == ROOM:  # for what is written meanwhile; see `system_refusal`
+        if need_of(error) == ROOM:  # for what is written meanwhile; see `system_refusal`
             raise
         kind = CannotCheck if _is_of_system(error) else Refused
         found = _said_by_parser(error)
@@ -153,14 +153,25 @@ BY_ERRNO = {
     errno.ENOMEM: MEMORY,
 }
 BY_WORDS = {
-    r"No space left|disk is full|quota exceeded|File too large": ROOM,
+    r"No space left|disk is full|disk full|quota ?exceeded|File too large": ROOM,
     # torch.save names no cause; it writes its archive by this class.
     r"inline_container\.cc|PytorchStreamWriter": ROOM,
     r"Read-only file system|Permission denied|readonly database": RIGHT,
-    r"[Cc]annot allocate memory|can't allocate memory|can't start new thread": MEMORY,
+    r"annot allocate memory|can't allocate memory|can't start new thread": MEMORY,
     r"failed to map segment|bad_alloc|Unable to allocate": MEMORY,
 }
-"""Words of libraries that give no number: safetensors, tokenizers, SQLite, torch, NumPy, ld.so."""
+"""Words of libraries that give no number: safetensors, tokenizers, SQLite, torch, ld.so."""
+SPEAKERS = (
+    "Exception",
+    "RuntimeError",
+    "OSError",
+    "ImportError",
+    "OperationalError",
+    "SafetensorError",
+)
+"""The exact classes by which they say so. Another's message may quote anything: data, a completion,
+what code of a user's raised.
+"""
 REMEDIES = {
     ROOM: "Free some (`dvc gc --workspace` drops cached results that no experiment of yours needs) "
     "or raise the quota, then run `dvc repro` again: finished stages and checkpoints are whole.",
@@ -176,7 +187,7 @@ def system_refusal(error: BaseException) -> CannotCheck | None:
     Returns None for any other exception.
     """
     for cause in causes(error):
-        need = _need(cause)
+        need = need_of(cause)
         if need is None:
             continue
         path = getattr(cause, "filename2", None) or getattr(cause, "filename", None)
@@ -189,14 +200,21 @@ def system_refusal(error: BaseException) -> CannotCheck | None:
     return None
 
 
-def _need(error: BaseException) -> str | None:
+def need_of(error: BaseException) -> str | None:
     """What the system had too little of, if that is what an exception says."""
     if isinstance(error, MemoryError):
         return MEMORY
-    if isinstance(error, OSError) and error.errno in BY_ERRNO:
-        return BY_ERRNO[error.errno]
+    if isinstance(error, OSError) and error.errno:
+        return BY_ERRNO.get(error.errno)
+    if type(error).__name__ in SPEAKERS:
+        return need_in(str(error))
+    return None
+
+
+def need_in(text: str) -> str | None:
+    """The same, by the words of a library or a server."""
     for words, need in BY_WORDS.items():
-        if re.search(words, str(error)):
+        if re.search(words, text, re.IGNORECASE):
             return need
     return None
 

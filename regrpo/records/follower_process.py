@@ -46,7 +46,8 @@ def start_following() -> None:
         if not enabled() or is_following():
             return
         root = dvc_root()
-        with state_file("tracking.log").open("wb") as log:
+        # Another may have been started and not have its lock yet: its words stay.
+        with state_file("tracking.log").open("ab") as log:
             follower = subprocess.Popen(
                 [sys.executable, "-m", "regrpo.tracking.follower", "--follow"],
                 cwd=root,

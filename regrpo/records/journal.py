@@ -27,6 +27,8 @@ METRIC_REPORTS = {"metrics.json": "", "verdict.json": "", "health.json": "health
 """Reports whose numbers are a stage's final metrics, and what goes before their names."""
 
 NOTES = "mlflow.json"
+METRICS_AT_ONCE = 2**16
+"""Bytes of metrics.jsonl that are read and sent at once; a line that is longer comes alone."""
 
 
 def enabled() -> bool:
@@ -128,6 +130,14 @@ class JournalReader:
         """Raises ValueError (or OSError) if the journal's beginning is empty or garbled."""
         self.folder = folder
         self.facts = journal_files.read(folder / "open.json", journal_files.Facts)
+        # A megabyte that is wanted once.
+        del self.facts["diff"]
+        self._notes: tuple[object, Json] = (None, {})
+
+    def diff(self) -> str:
+        """The uncommitted code that the stage ran with, or that it was too large; empty if none."""
+        facts = journal_files.read(self.folder / "open.json", journal_files.Facts)
+        return str(facts["diff"])
 
     @property
     def stage(self) -> str:
@@ -178,11 +188,14 @@ class JournalReader:
     @property
     def tracker_notes(self) -> Json:
         """Its notes: run_id, parent_run_id, model_id, offset, ended; error, stuck."""
-        return read_notes(self.folder)
+        version = _version(self.folder / NOTES)
+        if version != self._notes[0]:
+            self._notes = (version, read_notes(self.folder))
+        return self._notes[1]
 
     def note(self, **values: Any) -> None:
         """Add to the tracker's notes; a run id takes the place of an earlier error."""
-        notes = self.tracker_notes | values
+        notes = read_notes(self.folder) | values
         if notes.get("run_id"):
             notes.pop("error", None)
         files.write_json(self.folder / NOTES, notes)
@@ -196,17 +209,28 @@ class JournalReader:
             with contextlib.suppress(OSError):
                 self.note(error=problem, stuck=stuck)
 
-    def metrics_from(self, offset: int) -> tuple[list[Json], int]:
-        """The whole lines of metrics.jsonl from byte `offset` on, and the offset behind them."""
+    def metrics_from(self, offset: int) -> Iterator[tuple[list[Json], int]]:
+        """The whole lines of metrics.jsonl from byte `offset` on, METRICS_AT_ONCE at a time.
+
+        Yields them with the offset behind them.
+        """
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return [], offset
-        if offset > path.stat().st_size:  # garbled; what MLflow has it does not take twice
+        size = path.stat().st_size if path.exists() else 0
+        if offset > size:  # garbled; what MLflow has it does not take twice
             offset = 0
+        if offset == size:
+            return
         with path.open("rb") as f:
-            f.seek(offset)
-            whole, newline, _ = f.read().rpartition(b"\n")
-        return journal_files.read_lines(whole), offset + len(whole) + len(newline)
+            while True:
+                f.seek(offset)
+                lines = f.readlines(METRICS_AT_ONCE)
+                if lines and not lines[-1].endswith(b"\n"):  # it is being written
+                    lines.pop()
+                if not lines:
+                    return
+                whole = b"".join(lines)
+                offset += len(whole)
+                yield journal_files.read_lines(whole), offset
 
     def kept(self, name: str) -> bytes | None:
         """A kept file's bytes. Returns None if there is none of that name."""
@@ -223,14 +247,25 @@ class JournalReader:
         (self.folder / "sent").touch()
 
 
+_readers: dict[Path, tuple[object, JournalReader]] = {}
+"""The pending journals as they were read last, and the versions of the files that were read."""
+
+
 def pending() -> Iterator[JournalReader]:
     """The journals of which MLflow does not hold everything yet, oldest first.
 
-    One that cannot be read (a power loss may empty or garble it) is set aside.
+    One that cannot be read (a power loss may empty or garble it) is set aside. The tracker asks
+    several times a second: what has not changed since is not read again.
     """
-    for facts in sorted(journal_folder().glob("*/open.json")):
-        folder = facts.parent
-        if (folder / "sent").exists():
+    found = sorted(journal_folder().glob("*/open.json"))
+    waiting = [path.parent for path in found if not (path.parent / "sent").exists()]
+    for gone in _readers.keys() - set(waiting):
+        del _readers[gone]
+    for folder in waiting:
+        version = [_version(folder / name) for name in ("open.json", "closed.json")]
+        known = _readers.get(folder)
+        if known and known[0] == version:
+            yield known[1]
             continue
         try:
             journal = JournalReader(folder)
@@ -242,7 +277,16 @@ def pending() -> Iterator[JournalReader]:
                 damaged_folder().mkdir(exist_ok=True)
                 folder.rename(damaged_folder() / folder.name)
             continue
+        _readers[folder] = (version, journal)
         yield journal
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from what it was before: inode, time and size. None if it is not there."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
 
 
 def damaged_folder() -> Path:

@@ -42,6 +42,9 @@ from regrpo.records import follower_process, lock_copy, output_lock, watcher
 from regrpo.records.journal import Journal
 
 SCHEMA_VERSION = 1
+DIFF_BYTES = 2**20
+"""Uncommitted code beyond this is not kept, but its SHA-256, its size and the files' names are."""
+MOST_NAMES = 1000
 P = TypeVar("P", bound=Section)
 
 
@@ -78,6 +81,7 @@ def code_state() -> tuple[Json, str]:
     """({revision, dirty, diff_sha256}, diff) of the code against the experiment's first commit.
 
     Untracked files count as changes. Without a git repository the revision and the flag are None.
+    Of more than DIFF_BYTES the diff is what `too_large` says, and the files.
     """
     baseline = os.environ.get("DVC_EXP_BASELINE_REV", "HEAD")
     revision = git("rev-parse", "--verify", f"{baseline}^{{commit}}")
@@ -95,7 +99,20 @@ def code_state() -> tuple[Json, str]:
         parts.append(shown.stdout.decode(errors="replace").strip())
     diff = "\n".join(part for part in parts if part)
     digest = files.sha256_text(diff) if diff else None
-    return {"revision": revision, "dirty": bool(diff), "diff_sha256": digest}, diff
+    code = {"revision": revision, "dirty": bool(diff), "diff_sha256": digest}
+    size = len(diff.encode())
+    if digest and size > DIFF_BYTES:
+        changed = git("--no-optional-locks", "diff", "-z", "--name-only", revision, "--", *CODE)
+        names = list(filter(None, f"{changed}\0{untracked}".split("\0")))
+        if len(names) > MOST_NAMES:
+            names[MOST_NAMES:] = [f"and {len(names) - MOST_NAMES} more"]
+        diff = "\n".join([f"{too_large(digest)}, {size:,} bytes; files:", *names])
+    return code, diff
+
+
+def too_large(digest: str) -> str:
+    """How the journal's word on a diff begins that it does not keep; `digest` is its SHA-256."""
+    return f"diff too large (SHA-256 {digest})"
 
 
 def fingerprint(path: str) -> Json:
@@ -123,16 +140,9 @@ def ancestor_dvc() -> tuple[int, float] | None:
 
     if "DVC_STAGE" not in os.environ:
         return None
-    for process in psutil.Process().parents():
-        try:
-            # DVC sets it for what it starts, in its own session.
-            if "DVC_STAGE" in process.environ():
-                continue
-            if os.getsid(process.pid) == os.getsid(0):
-                return process.pid, process.create_time()
-        except (psutil.Error, OSError):  # it has just ended, or it is another user's
-            break
-        break
+    with contextlib.suppress(psutil.Error):  # it has just ended
+        if dvc := output_lock.dvc_of(psutil.Process()):
+            return dvc.pid, dvc.create_time()
     raise CannotCheck(
         "dvc",
         expected="the process that started this stage",

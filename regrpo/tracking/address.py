@@ -1,7 +1,7 @@
 """Where MLflow is, and how its failures are named, and cured. Needs no mlflow.
 
 Failures that waiting does not cure are recognised by codes and numbers where the libraries give
-some, else by words of theirs.
+some, else by words of theirs; room and rights as core.errors knows them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from regrpo.core import errors
 from regrpo.core.dvc import dvc_root
 from regrpo.core.errors import RegrpoError, causes, class_and_message
 from regrpo.core.files import sha256_json
@@ -28,13 +29,8 @@ ROOM = "Free room there (`mlflow gc` removes for good what was deleted), or rais
 ALLOW = "Make it writable for this user."
 ASK = f"Ask its owner for the right to write there, as the user of {CREDENTIALS}."
 LOGIN = f"Correct the login: {CREDENTIALS}."
+BY_NEED = {errors.ROOM: ROOM, errors.RIGHT: ALLOW}
 BY_ERRNO = {
-    errno.ENOSPC: ROOM,
-    errno.EDQUOT: ROOM,
-    errno.EFBIG: ROOM,
-    errno.EACCES: ALLOW,
-    errno.EPERM: ALLOW,
-    errno.EROFS: ALLOW,
     errno.EEXIST: "Move the file of that name away: a folder belongs there.",
     errno.ENOTDIR: "Move the file of that name away: a folder belongs there.",
     errno.EISDIR: "Move the folder of that name away: a file belongs there.",
@@ -50,8 +46,7 @@ BY_CODE = {
 BY_WORDS = {
     r"error code 403|\b403\b.*forbidden|AccessDenied": ASK,
     r"error code 401|\b401\b.*unauthori[sz]ed|password authentication failed|NoCredentials": LOGIN,
-    r"error code 507|disk is full|disk full|quota ?exceeded": ROOM,
-    r"readonly database": ALLOW,
+    r"error code 507": ROOM,
     r"unable to open database file": "See that its folder is there and writable, and no folder has "
     "the database's name.",
     r"file is not a database": "Move the file away, or set MLFLOW_TRACKING_URI to the store.",
@@ -121,6 +116,10 @@ def cure(error: BaseException) -> str | None:
         for words, remedy in BY_WORDS.items():
             if re.search(words, text, re.IGNORECASE):
                 return remedy
+        # A server quotes its own exceptions in its replies.
+        need = errors.need_of(cause) or errors.need_in(text)
+        if need in BY_NEED:
+            return BY_NEED[need]
     return None
 
 

@@ -44,21 +44,25 @@ def follow() -> None:
 def follow_until_idle() -> None:
     """Make passes as long as a stage or its dvc lives, or an experiment's reference is awaited."""
     store: Store | None = None
-    while True:
-        # Asked before the pass, so that what ends during it gets another one.
-        alive = any(journal.live for journal in pending())
-        try:
-            store = store or open_store()
-            done = sync_once(store)
-        except Exception as error:  # whatever MLflow raises: a follower that dies helps nobody
-            store = None
-            _answer_with_error(error, RETRY if alive else 0)
-            if not alive:
+    with contextlib.ExitStack() as opened_stores:
+        while True:
+            state.bound_log()
+            # Asked before the pass, so that what ends during it gets another one.
+            alive = any(journal.live for journal in pending())
+            try:
+                if store is None:
+                    store = opened_stores.enter_context(contextlib.closing(open_store()))
+                done = sync_once(store)
+            except Exception as error:  # whatever MLflow raises: a follower that dies helps nobody
+                store = None
+                opened_stores.close()
+                _answer_with_error(error, RETRY if alive else 0)
+                if not alive:
+                    return
+                continue
+            if not alive and not done.waiting:
                 return
-            continue
-        if not alive and not done.waiting:
-            return
-        time.sleep(RETRY if done.failures else EVERY)
+            time.sleep(RETRY if done.failures else EVERY)
 
 
 def _answer_with_error(error: Exception, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import sys
 import time
 import traceback
@@ -41,6 +42,22 @@ def locked(patience: float) -> Iterator[bool]:
 
 
 # --- the log --------------------------------------------------------------------------------------
+
+LOG_BYTES = 5 * 2**20
+"""Beyond this the follower's log is begun anew; the one before stays, as tracking.log.1."""
+
+
+def bound_log() -> None:
+    """Begin .regrpo/tracking.log anew if it is too long, and is this process's standard error."""
+    log = state_file("tracking.log")
+    with contextlib.suppress(OSError):
+        found = log.stat()
+        if found.st_size <= LOG_BYTES or not os.path.samestat(found, os.fstat(2)):
+            return
+        log.replace(log.with_suffix(".log.1"))
+        with log.open("ab") as new:
+            os.dup2(new.fileno(), 1)
+            os.dup2(new.fileno(), 2)
 
 
 @contextlib.contextmanager

@@ -47,6 +47,11 @@ class Store:
         self.changed: list[dict[str, str]] = []
         """The runs that were ended here, as {kind, name, status, run_id}."""
 
+    def close(self) -> None:
+        """End the sampling of the machine. What MLflow itself holds open it shares by URI."""
+        while self.monitors:
+            self.monitors.popitem()[1].finish()
+
     def _experiment(self, name: str, artifacts: Path) -> str:
         """The id of the experiment, which is made with its description and view if it is new."""
         found = self.client.get_experiment_by_name(name)

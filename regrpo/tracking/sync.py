@@ -130,7 +130,8 @@ def _sync(patience: float, show: Show) -> list[dict[str, str]]:
 def _sync_locked(show: Show) -> list[dict[str, str]]:
     with _refusing(LATER):
         show("opening MLflow")
-        done = sync_once(open_store(), show)
+        with contextlib.closing(open_store()) as store:
+            done = sync_once(store, show)
     if done.failures:
         raise CannotCheck(
             shown_uri(),

@@ -45,8 +45,8 @@ def _open_run(store: Store, journal: JournalReader) -> None:
         name = f"{journal.stage} {facts['experiment'] or facts['key'][:8]}"
         run_id = store.create_run(name, tags | rows.identity_tags(facts), facts["started"])
     store.log_params(run_id, rows.stage_params(facts["entry"]["params"]))
-    if facts["diff"]:
-        store.client.log_text(run_id, facts["diff"] + "\n", "code.diff")
+    if diff := journal.diff():
+        store.client.log_text(run_id, diff + "\n", "code.diff")
     journal.note(run_id=run_id, parent_run_id=parent_id)
 
 
@@ -71,13 +71,16 @@ def _execution_run(store: Store, journal: JournalReader) -> str | None:
 
 
 def _send_metrics(store: Store, journal: JournalReader) -> None:
-    """Send the metrics that the stage wrote since the last time."""
-    lines, offset = journal.metrics_from(journal.tracker_notes.get("offset", 0))
-    points: list[Point] = []
-    for line in lines:
-        for name, value in line["values"].items():
-            points.append((name, value, line["time"], line["step"]))
-    if lines:
+    """Send the metrics that the stage wrote since the last time.
+
+    What is sent again after a kill is there once: MLflow keeps a point by name, step, value and
+    time, and the time is the line's.
+    """
+    for lines, offset in journal.metrics_from(journal.tracker_notes.get("offset", 0)):
+        points: list[Point] = []
+        for line in lines:
+            for name, value in line["values"].items():
+                points.append((name, value, line["time"], line["step"]))
         store.log_metrics(journal.tracker_notes["run_id"], points)
         journal.note(offset=offset)
 
@@ -111,10 +114,10 @@ def _summary(journal: JournalReader) -> dict[str, float]:
     Such a name (sft's loss) has its curve: a summary would be a second value at one of its steps.
     """
     final = rows.final_metrics(journal.reports())
-    lines, _ = journal.metrics_from(0)
-    for line in lines:
-        for name in line["values"]:
-            final.pop(rows.mlflow_name(name), None)
+    for lines, _ in journal.metrics_from(0):
+        for line in lines:
+            for name in line["values"]:
+                final.pop(rows.mlflow_name(name), None)
     return final
 
 

@@ -148,12 +148,26 @@ def test_another_repository_lacks_the_commit(copy: Path) -> None:
     }
 
 
-def test_uncommitted_code_is_shown_from_the_journal(copy: Path) -> None:
-    diff = "--- a/stages/sft.py\n+++ b/stages/sft.py\n+<script>print('uncommitted')</script>"
+def write_diff(diff: str, digest: str) -> None:
+    """Uncommitted code of sft, in its journal and record."""
     journal = next(Path(".regrpo/journal").glob("*-sft/open.json"))
     files.write_json(journal, files.read_json(journal) | {"diff": diff})
-    digest = files.sha256_text(diff)
     edit_record("sft", lambda record: record["code"].update(dirty=True, diff_sha256=digest))
+
+
+def test_uncommitted_code_that_the_journal_does_not_keep_is_named(copy: Path) -> None:
+    diff = f"{stage_run.too_large('ab' * 32)}, 5,000,000 bytes; files:\nstages/sft.py"
+    write_diff(diff, "ab" * 32)
+    (fault,) = audited()["faults"]
+    assert fault["found"]["diff"] == diff
+    write_diff(diff, "cd" * 32)
+    (fault,) = audited()["faults"]
+    assert fault["found"]["diff"] is None, "another run's"
+
+
+def test_uncommitted_code_is_shown_from_the_journal(copy: Path) -> None:
+    diff = "--- a/stages/sft.py\n+++ b/stages/sft.py\n+<script>print('uncommitted')</script>"
+    write_diff(diff, files.sha256_text(diff))
     (fault,) = audited()["faults"]
     assert (fault["kind"], fault["found"]["diff"]) == ("code", diff)
     assert cli.main(["audit", "--no-mlflow", "--quiet", "--html", "page.html"]) == 1

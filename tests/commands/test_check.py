@@ -372,6 +372,17 @@ def test_a_launch_configuration_that_is_not_there_is_told_by_its_key(
     assert "sft.launch.config: profiles/launch/mine.yaml: expected a YAML file" in said
 
 
+def test_a_pipe_among_the_data_is_refused_unopened(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Opened, it would wait for a writer for ever."""
+    (here / "data/raw").mkdir(parents=True, exist_ok=True)
+    os.mkfifo(here / "data/raw/rows.jsonl")
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "data/raw/rows.jsonl: expected regular files inside data/raw/; found a FIFO." in said
+
+
 def test_a_full_disk_is_told_before_the_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 10**8)

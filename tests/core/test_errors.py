@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 
 import pytest
 
@@ -58,6 +59,10 @@ def test_the_first_line_of_a_foreign_exception_is_shown_alike() -> None:
     assert first_line(ValueError()) == "ValueError"
 
 
+class SafetensorError(Exception):
+    """As safetensors, which is Rust, names its errors."""
+
+
 def of_system(number: int, *names: str) -> OSError:
     return OSError(number, os.strerror(number), *names)
 
@@ -69,12 +74,12 @@ def of_system(number: int, *names: str) -> OSError:
         (of_system(errno.EDQUOT), errors.ROOM),
         (of_system(errno.EFBIG), errors.ROOM),
         (Exception("No space left on device (os error 28)"), errors.ROOM),
-        (ValueError("Error while serializing: I/O error: No space left on device"), errors.ROOM),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), errors.ROOM),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5"), errors.ROOM),
-        (RuntimeError("database or disk is full"), errors.ROOM),
+        (sqlite3.OperationalError("database or disk is full"), errors.ROOM),
         (of_system(errno.EROFS, "models"), errors.RIGHT),
         (of_system(errno.EACCES, "models"), errors.RIGHT),
-        (RuntimeError("attempt to write a readonly database"), errors.RIGHT),
+        (sqlite3.OperationalError("attempt to write a readonly database"), errors.RIGHT),
         (MemoryError(), errors.MEMORY),
         (of_system(errno.ENOMEM), errors.MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), errors.MEMORY),
@@ -97,6 +102,14 @@ def test_what_the_system_refuses_is_one_line_by_cause(error: Exception, need: st
 def test_any_other_exception_is_a_fault_of_ours() -> None:
     assert system_refusal(KeyError("full")) is None
     assert system_refusal(FileNotFoundError(errno.ENOENT, "No such file", "a")) is None
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, NotImplementedError, AssertionError])
+def test_words_of_the_system_in_anothers_message_say_nothing_of_it(kind: type[Exception]) -> None:
+    error = kind("row 7: 'No space left on device'")
+    assert system_refusal(error) is None
+    with pytest.raises(Refused), parsing("data.jsonl", "questions", "Mend it."):
+        raise error
 
 
 class PanicException(BaseException):

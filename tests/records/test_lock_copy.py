@@ -67,7 +67,7 @@ def test_a_lock_beyond_the_limit_of_profiles_is_whole_and_kept(
     assert lock_copy.mend() == []
     assert (root / ".regrpo/dvc.lock").read_text() == large
     assert parse_lock(large.encode())["stages"]["prepare"]["cmd"] == "python -m stages.prepare"
-    (root / "dvc.lock").write_text(large[:2**17])
+    (root / "dvc.lock").write_text(large[: 2**17])
     assert len(lock_copy.mend()) == 1
     monkeypatch.setattr(profiles, "BY_DVC", profiles.Limits(1000, 1000))
     assert lock_copy.mend() == [], "too large to look at is not cut off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from regrpo.records import output_lock
+from regrpo.records.journal import is_alive
 
 HOLDER = """
 import json, sys, time
@@ -107,6 +109,75 @@ def test_the_lock_goes_and_so_do_those_that_kills_left_behind(tmp_path: Path) ->
     assert len(list(folder.iterdir())) == 2
     take(None)
     assert list(folder.iterdir()) == []
+
+
+STARTED_BY_DVC = """
+import os, pty, signal, subprocess, sys, time
+how, command = sys.argv[1], [sys.executable, "-m", "stages.sft"]
+environment = os.environ | {"DVC_STAGE": "sft"}
+if how == "has a terminal":
+    number, master = pty.fork()
+    if number == 0:
+        os.execve(command[0], command, environment)
+    os.read(master, 1)
+else:
+    stage = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    number = stage.pid
+    stage.stdout.read(1)
+if how != "runs":
+    os.kill(number, signal.SIGSTOP)
+    os.waitpid(number, os.WUNTRACED)
+print(number, flush=True)
+if how in ("has its dvc", "has a terminal"):
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "how", ["is alone", "is elsewhere", "runs", "has its dvc", "has a terminal"]
+)
+def test_a_stopped_stage_whose_dvc_is_gone_is_ended(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stages").mkdir()
+    code = "import time\nprint('x', end='', flush=True)\ntime.sleep(60)\n"
+    (tmp_path / "stages/__init__.py").touch()
+    (tmp_path / "stages/sft.py").write_text(code)
+    command = [sys.executable, "-c", STARTED_BY_DVC, how]
+    dvc = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    assert dvc.stdout is not None
+    with dvc.stdout:
+        stage = identity(int(dvc.stdout.readline()))
+    try:
+        if how not in ("has its dvc", "has a terminal"):
+            dvc.wait(20)
+        if how == "is elsewhere":
+            (tmp_path / "other").mkdir()
+            monkeypatch.chdir(tmp_path / "other")
+        take(None)
+        until = time.monotonic() + 5
+        while how == "is alone" and is_alive(stage) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert is_alive(stage) == (how != "is alone")
+        said = "sft: ending a stopped run of this stage whose dvc is gone ..."
+        assert (said in capsys.readouterr().out) == (how == "is alone")
+    finally:
+        dvc.kill()
+        dvc.wait()
+        if is_alive(stage):
+            os.kill(int(stage[0]), signal.SIGKILL)
+
+
+def test_a_process_1_that_is_no_python_is_nobodys_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container without an init a shell may be process 1, of the session of dvc."""
+    first = psutil.Process()
+    monkeypatch.setattr(first, "_pid", 1)
+    monkeypatch.setattr(psutil.Process, "parents", lambda _: [first])
+    monkeypatch.setattr(psutil.Process, "environ", lambda _: {})
+    monkeypatch.setattr(os, "getsid", lambda _: 1)
+    for program, is_dvc in {"/bin/sh": False, "/usr/bin/python3.11": True, "/dvc": True}.items():
+        monkeypatch.setattr(psutil.Process, "exe", lambda _, program=program: program)
+        assert (output_lock.dvc_of(psutil.Process()) is first) == is_dvc
 
 
 def test_a_process_that_took_the_id_of_a_holder_gets_no_signal(

@@ -27,6 +27,7 @@ from regrpo.records import stage_run, watcher
 from regrpo.records.journal import JournalReader, is_alive
 from tests.support import tracked
 from tests.support.pipelines import digest
+from tests.support.projects import commit, run
 from tests.support.stores import MYSELF
 
 if TYPE_CHECKING:
@@ -169,6 +170,29 @@ def test_a_full_disk_is_one_line_and_failed_though_nothing_can_be_written(
     closed = JournalReader(folder).closed
     assert closed is not None
     assert closed["ended"] > time.time() - 60
+
+
+def test_uncommitted_code_that_is_too_large_is_named_by_its_files_and_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_EXP_BASELINE_REV", raising=False)
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/sft.py").write_text("a = 1\n")
+    run(tmp_path, "git", "init", "-q")
+    commit(tmp_path, "first")
+    (tmp_path / "stages/sft.py").write_text("a = 2\n")
+    (tmp_path / "stages/new.py").write_text("b = 1\n" * 10)
+    code, whole = stage_run.code_state()
+    assert code["diff_sha256"] == files.sha256_text(whole)
+    assert "+a = 2" in whole
+    monkeypatch.setattr(stage_run, "DIFF_BYTES", 100)
+    again, kept = stage_run.code_state()
+    assert again == code
+    first = f"diff too large (SHA-256 {digest(whole)}), {len(whole)} bytes; files:"
+    assert kept.splitlines() == [first, "stages/sft.py", "stages/new.py"]
+    monkeypatch.setattr(stage_run, "MOST_NAMES", 1)
+    assert stage_run.code_state()[1].splitlines() == [first, "stages/sft.py", "and 1 more"]
 
 
 class Installed:

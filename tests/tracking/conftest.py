@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from regrpo.tracking import passes, writer
+from regrpo.tracking import passes
 from regrpo.tracking.address import sqlite_uri
 
 if TYPE_CHECKING:
@@ -43,6 +44,5 @@ def root(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def store(root: Path) -> Iterator[Store]:
     opened = passes.open_store()
-    yield opened
-    for run_id in list(opened.monitors):
-        writer.stop_sampling(opened, run_id)
+    with contextlib.closing(opened):
+        yield opened

@@ -57,6 +57,59 @@ def test_one_tracker_answers_a_running_stage_and_ends_by_itself(root: Path, stor
     assert not list(pending())
 
 
+def test_a_store_that_fails_is_closed_with_its_samplers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    open_store = follower.open_store
+
+    class Sampler:
+        def finish(self) -> None:
+            ended.append("sampler")
+
+    def open_and_sample() -> Store:
+        opened = open_store()
+        opened.monitors["run"] = Sampler()
+        return opened
+
+    def fail(store: Store) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(follower, "open_store", open_and_sample)
+    monkeypatch.setattr(follower, "sync_once", fail)
+    follower.follow_until_idle()
+    assert ended == ["sampler"]
+
+
+def test_a_second_tracker_leaves_the_words_of_the_first(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it has its lock, a tracker that was just started is not known to be there."""
+    log = root / ".regrpo/tracking.log"
+    log.parent.mkdir()
+    log.write_text("the first's\n")
+    monkeypatch.setattr(sys, "executable", "/bin/echo")
+    follower_process.start_following()
+    follower_process._followers.pop().wait(20)
+    assert log.read_text().startswith("the first's\n-m regrpo.tracking.follower")
+
+
+def test_a_log_that_is_too_long_is_begun_anew_once(root: Path) -> None:
+    log = root / ".regrpo/tracking.log"
+    log.parent.mkdir()
+    code = (
+        "import os\nfrom regrpo.tracking import state\nstate.LOG_BYTES = 100\n"
+        "for number in range(3):\n    state.bound_log()\n"
+        "    os.write(2, f'{number}\\n'.encode() * 60)\n"
+    )
+    with log.open("ab") as own:
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=own, stderr=own)
+    assert log.read_text() == "2\n" * 60
+    assert (root / ".regrpo/tracking.log.1").read_text() == "1\n" * 60
+    subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
+    assert log.read_text() == "2\n" * 60, "not by another process than the log's"
+
+
 def test_tracking_off_starts_nothing_and_tells_nothing(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

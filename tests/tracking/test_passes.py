@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from regrpo.core.pipeline import Snapshot
+from regrpo.records.journal import journal_folder
 from regrpo.tracking import passes
-from tests.support.pipelines import commit, write_pipeline, write_stage
+from tests.support.pipelines import commit, record, write_pipeline, write_stage
 from tests.support.stores import DEAD, MYSELF, finished_journal, only, open_journal, runs
 
 if TYPE_CHECKING:
@@ -30,6 +31,40 @@ def test_a_journal_that_mlflow_refuses_keeps_no_other_from_it(
     assert [row["name"] for row in done.changed] == ["grpo"]
     assert len(done.failures) == 1
     assert not (broken.folder / "sent").exists()
+
+
+def test_what_has_not_changed_is_not_read_again(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        finished_journal(root, "sft", run=f"sft-{number}")
+    finished_journal(root, "prepare", execution=MYSELF)
+    running = open_journal(root, "grpo", execution=MYSELF)
+    running.metrics({"reward": 0.5}, 1)
+    for _ in range(2):
+        passes.sync_once(store)
+    opened: list[str] = []
+    usual = Path.open
+
+    def count(path: Path, *how: Any, **more: Any) -> Any:
+        if journal_folder() in path.parents:
+            opened.append(path.name)
+        return usual(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", count)
+    for _ in range(3):
+        assert passes.sync_once(store).failures == []
+    assert opened == []
+    running.metrics({"reward": 0.6}, 2)
+    passes.sync_once(store)
+    passes.sync_once(store)
+    read = {name for name in opened if not name.startswith(".")}  # without temporary files
+    assert read == {"metrics.jsonl", "mlflow.json"}
+    running.close("FINISHED", record("grpo", run="grpo-0"))
+    passes.sync_once(store)
+    assert only(store, stage="grpo").info.status == "FINISHED"
+    history = store.client.get_metric_history(only(store, stage="grpo").info.run_id, "reward")
+    assert {point.step for point in history} == {1, 2}
 
 
 def test_an_execution_whose_dvc_lives_is_left_running_and_one_that_died_before_dvc_lock_was_killed(

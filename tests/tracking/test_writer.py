@@ -8,6 +8,8 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from regrpo.core import files
 from regrpo.records import follower_process
 from regrpo.records.journal import JournalReader
@@ -16,7 +18,11 @@ from tests.support.pipelines import digest, lock_entry, record, write_pipeline
 from tests.support.stores import DEAD, artifacts, finished_journal, only, open_journal, runs
 
 if TYPE_CHECKING:
-    from regrpo.tracking.store import Store
+    from regrpo.tracking.store import Point, Store
+
+
+class Killed(BaseException):
+    """Ends a pass wherever it is."""
 
 
 def append(path: Path, text: str) -> None:
@@ -161,6 +167,31 @@ def test_telling_twice_changes_nothing_even_if_the_first_time_was_cut_off(
     assert passes.sync_once(store).failures == []
     assert {run.info.run_id for run in runs(store)} == before
     assert len(before) == 3
+
+
+def test_metrics_go_in_batches_and_a_kill_repeats_at_most_one(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[list[int]] = []
+    send = store.log_metrics
+
+    def log_metrics(run_id: str, points: list[Point], **options: str) -> None:
+        sent.append([step for *_, step in points])
+        send(run_id, points, **options)
+        if len(sent) == 2:
+            raise Killed
+
+    monkeypatch.setattr(store, "log_metrics", log_metrics)
+    monkeypatch.setattr("regrpo.records.journal.METRICS_AT_ONCE", 100)
+    written = open_journal(root)
+    for step in range(5):
+        written.metrics({"loss": 1.5}, step)
+    with pytest.raises(Killed):
+        passes.sync_once(store)
+    assert passes.sync_once(store).failures == []
+    assert sent == [[0, 1], [2, 3], [2, 3], [4]]
+    history = store.client.get_metric_history(only(store).info.run_id, "loss")
+    assert sorted(point.step for point in history) == [0, 1, 2, 3, 4], "no step twice"
 
 
 def test_a_stage_whose_process_vanished_was_killed(root: Path, store: Store) -> None:
