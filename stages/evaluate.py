@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from regrpo.core import conversation, files, hardware
+from regrpo.core import conversation, files, hardware, verifiers
 from regrpo.core.settings import Problem, Section, invalid
 from regrpo.evaluate import harness, picture, stats, summary, tasks
 from regrpo.evaluate.results import MODELS
@@ -162,7 +162,7 @@ def main() -> None:
         metrics = {
             "headline": headline,
             "classifiers": {name: judge.facts for name, judge in judges.items()},
-            "verifier": dataset["verifier"],
+            "verifier": verifiers.label(dataset),
             "tasks": stats.rounded(scored),
             "gain": stats.rounded(gain),
         }

@@ -15,9 +15,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import conversation, files, hardware, processes
+from regrpo.core import conversation, files, hardware, processes, verifiers
 from regrpo.core.settings import Problem, Training, invalid
-from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
 from regrpo.train import custom_code, doctor, launch, rewards, worker
 from regrpo.train.classifiers import Classifier, ClassifierName, load_all
@@ -145,7 +144,7 @@ def train(run: stage_run.Run[Params]) -> None:
     if params.passed_through.get("use_vllm"):
         hardware.require_vllm("grpo.use_vllm", "use_vllm: false", device)
     dataset = files.read_json(DATA / "dataset.json")
-    verifier = get_verifier(dataset["verifier"])
+    verifier = verifiers.of_dataset(dataset)
     cutter = conversation.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
     length, weights = params.max_completion_length, params.reward_funcs

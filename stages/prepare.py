@@ -13,9 +13,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from regrpo.core import files
-from regrpo.core.verifiers import get_verifier
 from regrpo.inputs import scratch_db
-from regrpo.inputs.examples import Plan, prompt_template, prompted, read_part, style
+from regrpo.inputs.examples import (
+    Plan,
+    kept_columns,
+    prompt_template,
+    prompted,
+    read_part,
+    style,
+)
 from regrpo.inputs.formats import SPLITS, Format, get_format
 from regrpo.inputs.sources import Hub, Local, ReasoningGym
 from regrpo.inputs.splits import Splits, batches
@@ -67,8 +73,10 @@ def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, i
             "max_prompt_tokens": params.max_prompt_tokens,
             "splits": described,
         }
-        if params.keep:
-            dataset["keep"] = params.keep
+        if params.verifier_settings:
+            dataset["verifier_settings"] = params.verifier_settings
+        if kept := kept_columns(params):
+            dataset["keep"] = kept
         files.write_json(folder / "dataset.json", dataset)
     return counts
 
@@ -77,7 +85,8 @@ def prepare(params: Params) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Source to data/prepared/: the rows given of each part, and the counts of each split."""
     form = get_format(params.format)
     # Refuse what cannot be before the source is read, which may take long.
-    get_verifier(params.verifier or form.verifier)
+    kept_columns(params)
+    prompt_template(params, form)
     style(params, form)
     with scratch_db.database() as database:
         splits = Splits(database, params, form)

@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from regrpo.core import conversation, files, hardware, processes, tokenizers
+from regrpo.core import conversation, files, hardware, processes, tokenizers, verifiers
 from regrpo.core.settings import Problem, Training, invalid
-from regrpo.core.verifiers import get_verifier
 from regrpo.records import stage_run
 from regrpo.train import curriculum, launch, worker
 from regrpo.train.curriculum import Curriculum
@@ -63,7 +62,7 @@ def train(run: stage_run.Run[Params]) -> None:
     dataset, source = files.read_json(DATA / "dataset.json"), files.read_json(SOURCE)
     cutter = conversation.Cutter(dataset, BASE, params.max_prompt_tokens)
     rows = cutter.rows(files.read_rows(DATA / "sft.parquet"))
-    verifier = get_verifier(dataset["verifier"])
+    verifier = verifiers.of_dataset(dataset)
     curriculum.require_targets(rows, verifier, DATA / "sft.parquet")
     pool = curriculum.examples(rows, verifier)
     if not params.curriculum:

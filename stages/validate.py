@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from regrpo.core import conversation, files, profiles
+from regrpo.core import conversation, files, profiles, verifiers
 from regrpo.core.errors import Refused
 from regrpo.core.rendering import RenderingProcess
 from regrpo.core.settings import Section
 from regrpo.core.text import one_line
 from regrpo.core.tokenizers import require_window
-from regrpo.core.verifiers import Verifier, get_verifier
+from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS
 from regrpo.inputs.formats import SPLITS, get_format
@@ -137,7 +137,7 @@ def main() -> None:
         longest = min(run.params.max_prompt_tokens, source["window"] or math.inf)
         allowed = ("text_survives",) if run.params.allow_lossy_tokenizer else ()
         limits = gate.Limits(int(longest), run.params.min_rows, allowed)
-        verifier, style = get_verifier(dataset["verifier"]), dataset["prompt_style"]
+        verifier, style = verifiers.of_dataset(dataset), dataset["prompt_style"]
         # It would warn of every prompt that is longer than the model's window.
         logging.set_verbosity_error()
         tokenizer = conversation.load_tokenizer(BASE)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.conversation import Prompt
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import GOLDS, Verifier, gold_texts
 from regrpo.inputs.duplicates import CHAINS, SPELLINGS, spellings
 from regrpo.inputs.formats import Canonical, stream_safe
 
@@ -289,22 +289,30 @@ def _self_test(row: Row, verifier: Verifier) -> Row:
     Only `unparsed` if the verifier cannot read the gold answer.
     """
     gold = row["answer"]
-    if not verifier.can_parse(gold):
-        return {"unparsed": "null" if gold is None else repr(gold)}
-    right = verifier.render(gold)
-    wrong = verifier.render(verifier.wrong(gold))
+    if not verifier.can_parse(gold, row):
+        return {"unparsed": _unparsed(gold_texts(gold, row))}
+    other = verifier.wrong(gold, row)
+    right, wrong = verifier.render(gold), verifier.render(other)
 
     def most(*completions: str) -> float:
-        return max(verifier.score(completion, gold) for completion in completions)
+        return max(verifier.score(completion, gold, row) for completion in completions)
 
     # A model finds whatever pays: repeating the question, or stating two answers.
     scores = {
-        "gold_scores_1": most(right),
-        "wrong_scores_0": most(wrong),
+        "gold_scores_1": min(map(most, map(verifier.render, gold_texts(gold, row)))),
+        # In either order: a comparison that is not symmetrical judges by who is asked first.
+        "wrong_scores_0": max(most(wrong), verifier.score(right, other, row | {GOLDS: None})),
         "empty_scores_0": most(""),
         "echo_scores_0": most(row["question"] or "", prompt_text(row["prompt"])),
-        "contradiction_scores_0": most(f"{right}\n{wrong}", f"{wrong}\n{right}"),
+        "contradiction_scores_0": most(
+            f"{right}\n{wrong}", f"{wrong}\n{right}", verifier.render(f"{gold} or {other}")
+        ),
     }
     if row["solution"] is not None:
         scores["solution_scores_1"] = most(row["solution"])
     return scores
+
+
+def _unparsed(golds: Sequence[str]) -> str:
+    """The gold answers of a row that cannot be parsed."""
+    return ", ".join(map(repr, golds)) or "null"

@@ -15,17 +15,22 @@ from regrpo.core.errors import Refused
 from regrpo.core.files import characters
 from regrpo.core.settings import Problem, Section, Seed, invalid
 from regrpo.core.text import some
-from regrpo.core.verifiers import NONE
-from regrpo.inputs.formats import Format, PromptStyle, as_text
+from regrpo.core.verifiers import get_verifier
+from regrpo.core.verifiers.choice import OPTIONS, listed
+from regrpo.core.verifiers.protocol import GOLDS, Verifier
+from regrpo.inputs.conversations import UnreadableRow, turns_in
+from regrpo.inputs.formats import Format, PromptStyle, as_text, get_format
 from regrpo.inputs.readers import Row, Rows
 
 TAKEN = {
-    *("id", "prompt", "question", "answer", "solution", "turns", "source_row"),  # ours
+    *("id", "prompt", "question", "answer", "solution", "turns", "source_row", GOLDS),  # ours
     *("prompts", "completion", "completions", "completion_ids", "trainer_state"),  # TRL's words
     *("log_extra", "log_metric", "environment", "environments", "image", "images", "tools"),
     *("step", "reward"),  # samples.parquet's
 }
 """Names that no further column may have."""
+CHOICES = "{options}"
+"""Where a prompt template shows the options of a row (verifier `choice`)."""
 WHOLE = re.compile(r"[-+]?[0-9]+\.0+")
 """A whole number written with decimals."""
 NAMED = 20
@@ -45,6 +50,9 @@ class Plan(Section):
     # Further columns of the source, for rewards, custom tasks and samples.parquet.
     keep: list[str] = Field(default=[])
     verifier: str | None = None
+    verifier_settings: dict[str, Any] = Field(default={})
+    # true: an answer may be a list, and any of it counts.
+    several_answers: bool = False
     prompt_style: PromptStyle | None = None
     prompt_template: str | None = Field(default=None, pattern=r"\{question\}")
     system_prompt: str | None = None
@@ -70,8 +78,9 @@ class Plan(Section):
     @model_validator(mode="after")
     def _one_place_to_cut(self) -> Self:
         template = self.prompt_template or QUESTION
-        if self.max_prompt_tokens and template.count(QUESTION) != 1:
-            why = f"`prompt_template` must hold {QUESTION} once, to be cut there"
+        cuttable = template.count(QUESTION) == 1 and CHOICES not in template
+        if self.max_prompt_tokens and not cuttable:
+            why = f"`prompt_template` must hold {QUESTION} once and no {CHOICES}, to be cut there"
             raise invalid(Problem("max_prompt_tokens", why))
         return self
 
@@ -82,7 +91,8 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
     With prepare.keep, `raw` is the source's own row besides. `source_row` is the row's number in
     its part, from 0. Raises Refused with the row's place for one that cannot be read.
     """
-    counts_integers = (plan.verifier or form.verifier) != NONE
+    verifier = verifier_of(plan, form)
+    counts_integers = verifier is not None and verifier.reads_integers
     for index, (place, raw) in enumerate(_of_bounded_cells(rows, plan, form)):
         _require_columns(raw, plan, form, place)
         row = raw | {ours: column(raw, theirs) for ours, theirs in plan.columns.items()}
@@ -92,7 +102,12 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
         if counts_integers and isinstance(answer, str) and WHOLE.fullmatch(answer.strip()):
             row["answer"] = answer.partition(".")[0]
         try:
+            row, golds = _several(row, plan)
             example = dataclasses.asdict(form.read(row))
+            added = {GOLDS: golds} if golds else {}
+            if verifier:
+                example["answer"], columns = verifier.bring(raw, example["answer"])
+                added |= columns
             # JSON can spell lone surrogates, Parquet cannot hold them.
             " ".join(map(str, (name, *example.values()))).encode()
         except (ValueError, KeyError, TypeError) as error:
@@ -111,15 +126,58 @@ def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
             )
         example["id"] = None if name is None else str(name)
         example["source_row"] = index
-        if plan.keep:
-            example["raw"] = raw
+        if plan.keep or added:
+            example["raw"] = raw | added
         yield example
+
+
+def verifier_of(plan: Plan, form: Format) -> Verifier | None:
+    """The verifier that a profile names, or else the format's own."""
+    return get_verifier(plan.verifier or form.verifier, plan.verifier_settings)
+
+
+def kept_columns(plan: Plan) -> list[str]:
+    """What a prepared row has besides the usual columns: prepare.keep, and the verifier's own.
+
+    Raises Refused for a name that stands in both.
+    """
+    verifier = verifier_of(plan, get_format(plan.format))
+    own = [GOLDS] if plan.several_answers else []
+    own += verifier.columns if verifier else ()
+    if taken := sorted(set(own).intersection(plan.keep)):
+        raise Refused(
+            "prepare.keep",
+            expected=f"other columns than the verifier's ({', '.join(own)})",
+            found=", ".join(taken),
+            remedy="Take them out: rewards are given the verifier's as well.",
+        )
+    return [*plan.keep, *own]
+
+
+def _several(row: Row, plan: Plan) -> tuple[Row, list[str]]:
+    """The row with the first of its answers, and all of them; none if it may have but one.
+
+    Raises UnreadableRow for a list where it may not be one, and for answers that are no texts.
+    """
+    given = row.get("answer")
+    if not plan.several_answers:
+        if isinstance(given, list) and turns_in(given) is None:
+            why = "column answer holds list instead of text"
+            raise UnreadableRow(why, "Set prepare.several_answers: true if any of it counts.")
+        return row, []
+    answers = given if isinstance(given, list) else [given]
+    golds = [str(as_text(one)).strip() for one in answers if as_text(one) not in (None, "")]
+    if not golds or any(isinstance(one, list | dict) for one in answers):
+        found = f"column answer holds {str(given)[:60]!r} instead of one text or more"
+        raise UnreadableRow(found, "Mend the row.")
+    return row | {"answer": golds[0]}, golds
 
 
 def _of_bounded_cells(rows: Rows, plan: Plan, form: Format) -> Rows:
     """The rows. Raises Refused, which names those whose cells are too long."""
     read = {*form.columns, "id", "answer", "solution", "metadata", *plan.keep}
-    for name in plan.columns.values():  # the cell around what lies inside one, too
+    options = plan.verifier_settings.get(OPTIONS, OPTIONS)
+    for name in (*plan.columns.values(), str(options)):  # the cell around what lies inside, too
         read |= {name, name.partition(".")[0]}
     long = []
     for place, row in rows:
@@ -180,7 +238,9 @@ def prompted(row: Row, plan: Plan, form: Format) -> Row:
     question = row["question"]
     messages = json.loads(row["turns"]) if row["turns"] else [{"role": "user", "content": question}]
     # Not `format`: braces in a template or a question are text.
-    text = prompt_template(plan, form).replace(QUESTION, messages[-1]["content"])
+    before, shows_options, after = prompt_template(plan, form).partition(CHOICES)
+    before, after = (part.replace(QUESTION, messages[-1]["content"]) for part in (before, after))
+    text = before + (listed(row[OPTIONS]) if shows_options else "") + after
     if style(plan, form) == "text":
         return row | {"prompt": text}
     messages[-1]["content"] = text
@@ -190,7 +250,17 @@ def prompted(row: Row, plan: Plan, form: Format) -> Row:
 
 
 def prompt_template(plan: Plan, form: Format) -> str:
-    """The text around the question: {question} alone is replaced, and nothing in it is run."""
+    """The text around the question: {question} and, of a choice, {options} are replaced.
+
+    Nothing in it is run. Raises Refused for options of another verifier.
+    """
+    if CHOICES in (plan.prompt_template or "") and OPTIONS not in kept_columns(plan):
+        raise Refused(
+            "prepare.prompt_template",
+            expected=f"no {CHOICES} but with verifier: choice",
+            found=plan.prompt_template or "",
+            remedy="Set prepare.verifier: choice, or write the options into the question.",
+        )
     return plan.prompt_template or form.prompt_template
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core.errors import CannotCheck
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs.checks import CHECKS, ON_ROUND_TRIP, SCORES, Row
 
 if TYPE_CHECKING:

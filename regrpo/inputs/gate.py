@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrpo.core.files import ParquetFile
 from regrpo.core.text import one_line
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs import expectations
 from regrpo.inputs.checks import CHECKS, VERIFIED, Row, derive
 from regrpo.inputs.duplicates import CHAINS, Repeats
@@ -187,7 +187,8 @@ def _unformatted(split: str, rows: list[Row], verifier: Verifier) -> list[str]:
     found = []
     for row in rows:
         solution = row["solution"] or ""
-        if verifier.score(solution, row["answer"]) and not verifier.is_formatted(solution):
+        scored = verifier.score(solution, row["answer"], row)
+        if scored and not verifier.is_formatted(solution, row):
             found.append(f"{split} {row['id']}")
     return found
 

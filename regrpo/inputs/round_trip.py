@@ -18,7 +18,7 @@ from regrpo.core.conversation import Prompt
 from regrpo.core.files import in_batches
 from regrpo.core.rendering import Messages, Render
 from regrpo.core.text import cut
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import Verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,7 +125,7 @@ class RoundTrip:
             if self.verifier:
                 column["answer_tokens"] = min(len(ids), column.get("answer_tokens", len(ids)))
             unknown = self._unknown(name, text, ids)
-            lost = self._lost(name, text, back, rows[place]["answer"])
+            lost = self._lost(name, text, back, rows[place])
             if unknown:
                 column["unknown"] = column.get("unknown") or unknown
             elif lost:
@@ -136,7 +136,7 @@ class RoundTrip:
     def _targets(self, row: Row, column: Row) -> Row:
         """What training shows as a completion of the row, by name; empty where it cannot."""
         targets = {}
-        if self.verifier and self.verifier.can_parse(row["answer"]):
+        if self.verifier and self.verifier.can_parse(row["answer"], row):
             targets["answer"] = self.verifier.render(row["answer"])
         if row["solution"] is not None and "solution holds" not in (column["special"] or ""):
             targets["solution"] = row["solution"]
@@ -155,13 +155,14 @@ class RoundTrip:
         lost = {text[first:last] for one, (first, last) in pieces if one == unknown}
         return f"{found} ({cut(' '.join(sorted(lost)), SHOWN)})"
 
-    def _lost(self, name: str, text: str, back: str, gold: str | None) -> str | None:
+    def _lost(self, name: str, text: str, back: str, row: Row) -> str | None:
         """Whether the reward of a text that earns one is lost, or its form."""
         verifier = self.verifier
         if verifier is None or back == text:
             return None
-        scored = verifier.score(text, gold) <= verifier.score(back, gold)
-        formed = verifier.is_formatted(text) <= verifier.is_formatted(back)
+        gold = row["answer"]
+        scored = verifier.score(text, gold, row) <= verifier.score(back, gold, row)
+        formed = verifier.is_formatted(text, row) <= verifier.is_formatted(back, row)
         if scored and formed:
             return None
         return f"{name} {cut(text, SHOWN)!r} comes back as {cut(back, SHOWN)!r}"
@@ -215,7 +216,7 @@ class RoundTrip:
                 end = self.tokenizer.decode(completion[-1:])
                 column["unended"] = f"{name} ends with {end!r}"
             (back,) = conversation.decode(self.tokenizer, [turn])
-            lost = self._lost(f"{name} in its place,", text, back, rows[place]["answer"])
+            lost = self._lost(f"{name} in its place,", text, back, rows[place])
             column["lost"] = column.get("lost") or lost
 
     def _completed(self, pairs: Sequence[tuple[Prompt, str]]) -> list[str]:

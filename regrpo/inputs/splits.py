@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrpo.core.errors import Refused, first_line
 from regrpo.core.files import in_batches
-from regrpo.inputs.examples import Plan
+from regrpo.inputs.examples import Plan, kept_columns
 from regrpo.inputs.formats import Format, normalise
 from regrpo.inputs.readers import Row
 from regrpo.inputs.scratch_db import BATCH, key
@@ -43,7 +43,7 @@ class Splits:
         self.form = form
         self.given: dict[str, int] = {}
         """How many rows each part of the source has."""
-        self.kept = Kept(plan.keep)
+        self.kept = Kept(kept_columns(plan))
         self._selections: dict[str, Selection] = {}
         # class: the question's class. place: a random order. spelled: the normalised question.
         # packing, packed: the further columns.

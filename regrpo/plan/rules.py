@@ -17,7 +17,7 @@ from regrpo.core import conversation, hardware, hub, verifiers
 from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
 from regrpo.evaluate.tasks import CUSTOM, WITHOUT_VERIFIER
-from regrpo.inputs import base_models, formats, model_folders, sources
+from regrpo.inputs import base_models, examples, formats, model_folders, sources
 from regrpo.plan.findings import Sections
 from regrpo.train import custom_code, rewards, sharding
 
@@ -56,9 +56,9 @@ def _refusal(rule: Rule, *given: Any) -> list[RegrpoError]:
 
 
 def require_data(_: str, section: Any) -> None:
-    """The format and the verifier that prepare names."""
-    form = formats.get_format(section.format)
-    verifiers.get_verifier(section.verifier or form.verifier)
+    """The format and the verifier that prepare names, its settings, and the columns of both."""
+    examples.prompt_template(section, formats.get_format(section.format))
+    examples.kept_columns(section)
 
 
 def absent_files(values: Mapping[str, Any]) -> list[RegrpoError]:
@@ -309,7 +309,7 @@ def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:
 
 def require_reward_columns(prepare: Any, grpo: Any) -> None:
     """What the user's rewards need is among the data's columns, and bears no reward's name."""
-    columns = [*custom_code.DATA, *prepare.keep]
+    columns = [*custom_code.DATA, *examples.kept_columns(prepare)]
     for name, asked in custom_code.probe(_custom_rewards(grpo)).items():
         custom_code.require_columns(name, asked, columns)
     functions = {name.rpartition(":")[2] for name in grpo.reward_funcs}

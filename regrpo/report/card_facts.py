@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regrpo.core import files
+from regrpo.core import files, verifiers
 from regrpo.core.conversation import Cutter
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
 from regrpo.core.pipeline import Misfit, chain_misfits, file_hashes
 from regrpo.core.profiles import STAGES
-from regrpo.core.verifiers import Verifier, get_verifier
+from regrpo.core.verifiers.protocol import Verifier
 from regrpo.evaluate.results import METRICS, SAMPLES, Evaluation, parse_metrics, read_samples
 
 RECORDED = STAGES[:-1]
@@ -62,7 +62,7 @@ class Facts:
 
     @property
     def verifier(self) -> Verifier | None:
-        return get_verifier(self.dataset["verifier"])
+        return verifiers.of_dataset(self.dataset)
 
     def section(self, stage: str) -> Json:
         """A stage's parameters, as its record holds them."""

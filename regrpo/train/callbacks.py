@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from regrpo.core import conversation, files, processes, rendering
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import Verifier
 from regrpo.train import doctor, sharding
 from regrpo.train.doctor import EarlyStopping
 
@@ -159,7 +159,7 @@ class DevAccuracy(TrainerCallback):  # type: ignore[misc]
         texts = greedy(model, processing_class, prompts, self.max_new_tokens)
         scores = []
         for text, row in zip(texts, mine, strict=True):
-            scores.append(self.verifier.score(text, row["answer"]))
+            scores.append(self.verifier.score(text, row["answer"], row))
         scores = processes.gathered(scores)
         self.history.add(step, {"dev_accuracy": sum(scores) / len(scores)})
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, Training, invalid
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import Verifier
 
 Row = dict[str, Any]
 

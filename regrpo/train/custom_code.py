@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core.errors import Refused
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import Verifier
 
 FOLDER = Path("custom")
 SECONDS = 10.0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from regrpo.core import processes
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, invalid
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.protocol import Verifier
 from regrpo.train import custom_code
 
 if TYPE_CHECKING:
@@ -93,18 +93,27 @@ def get_reward(
 
 
 def exact_answer(
-    verifier: Verifier, completions: list[Any], answer: list[str], **_: Any
+    verifier: Verifier, completions: list[Any], answer: list[str], **columns: Any
 ) -> list[float]:
-    """1 if the completion states the gold answer and no other (regrpo.core.verifiers), else 0."""
+    """1 if the completion states a gold answer and no other (regrpo.core.verifiers), else 0."""
     scores = []
-    for completion, gold in zip(completions, answer, strict=True):
-        scores.append(verifier.score(text_of(completion), gold))
+    for completion, gold, row in zip(completions, answer, _rows(columns, answer), strict=True):
+        scores.append(verifier.score(text_of(completion), gold, row))
     return scores
 
 
-def answer_format(verifier: Verifier, completions: list[Any], **_: Any) -> list[float]:
+def answer_format(verifier: Verifier, completions: list[Any], **columns: Any) -> list[float]:
     """1 if the whole completion is in the asked format, else 0, whatever it answers."""
-    return [float(verifier.is_formatted(text_of(one))) for one in completions]
+    formed = []
+    for completion, row in zip(completions, _rows(columns, completions), strict=True):
+        formed.append(float(verifier.is_formatted(text_of(completion), row)))
+    return formed
+
+
+def _rows(columns: Mapping[str, Any], each: Sequence[Any]) -> list[dict[str, Any]]:
+    """The data's rows again, of the columns that TRL passes, one for each completion."""
+    lists = {name: values for name, values in columns.items() if isinstance(values, list)}
+    return [{name: values[index] for name, values in lists.items()} for index in range(len(each))]
 
 
 def length_penalty(

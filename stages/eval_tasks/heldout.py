@@ -6,6 +6,8 @@ completion together; without one, completions are compared with a reference.
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from regrpo.core.conversation import Cutter
 from regrpo.core.errors import Refused
 from regrpo.core.files import read_json
-from regrpo.core.verifiers import get_verifier
+from regrpo.core.verifiers import of_dataset
+from regrpo.core.verifiers.protocol import Verifier
 from regrpo.evaluate.text_overlap import chrf, rouge_l
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ def questions(
 ) -> dict[str, datasets.Dataset]:
     """data/prepared/eval.parquet and two columns more.
 
-    `verifier` (its name), `opening` (the completion's start).
+    `verifier` (its name and settings, as JSON), `opening` (the completion's start).
 
     Prompts are cut as they were in training. With `references`, every question must have an answer
     to compare with.
@@ -37,8 +40,8 @@ def questions(
     import pyarrow.parquet as pq
 
     dataset = read_json(PREPARED / "dataset.json")
-    name = dataset["verifier"]
-    text = getattr(get_verifier(name), f"{opening}_opening") if opening else ""
+    named = {name: dataset.get(name) for name in ("verifier", "verifier_settings")}
+    text = getattr(of_dataset(dataset), f"{opening}_opening") if opening else ""
     rows = Cutter(dataset, BASE).rows(pq.read_table(PREPARED / "eval.parquet").to_pylist())
     if references and (missing := [row["id"] for row in rows if not row["answer"]]):
         raise Refused(
@@ -50,7 +53,7 @@ def questions(
     # Held in memory: a dataset read through `load_dataset` would be cached by path and time stamp.
     return {
         "eval": datasets.Dataset.from_list(
-            [row | {"verifier": name, "opening": text} for row in rows]
+            [row | {"verifier": json.dumps(named), "opening": text} for row in rows]
         )
     }
 
@@ -66,13 +69,18 @@ def context(doc: Mapping[str, Any], render: Callable[[Messages], str] | None = N
 
 def score(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:
     """{accuracy, format} of one completion, each 0.0 or 1.0."""
-    verifier = get_verifier(doc["verifier"])
+    verifier = _verifier(doc["verifier"])
     assert verifier is not None  # evaluate refuses these tasks where there is none  # noqa: S101  (tells mypy a type, checks no input)
     completion = doc["opening"] + results[0]
     return {
-        "accuracy": verifier.score(completion, doc["answer"]),
-        "format": float(verifier.is_formatted(completion)),
+        "accuracy": verifier.score(completion, doc["answer"], doc),
+        "format": float(verifier.is_formatted(completion, doc)),
     }
+
+
+@functools.cache
+def _verifier(named: str) -> Verifier | None:
+    return of_dataset(json.loads(named))
 
 
 def compare(doc: Mapping[str, Any], results: list[str]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import pytest
 
 from regrpo.core.text import one_line
-from regrpo.core.verifiers import Verifier
+from regrpo.core.verifiers.integers import ExactInt
+from regrpo.core.verifiers.protocol import NO_ROW
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS, VERIFIED
-from tests.support.splits import EXACT, Splits, failed, good, row
+from tests.support.splits import Splits, failed, good, row
 
 
 def changed(split: str, index: int, **values: Any) -> Callable[[Splits], None]:
@@ -162,10 +162,12 @@ def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(
     assert other == whole
 
 
-class Lenient(Verifier):
+class Lenient(ExactInt):
     """The verifier's faults that the self-test is there to find."""
 
-    def score(self, completion: str, answer: str | None) -> float:
+    fault = ""
+
+    def score(self, completion: str, answer: str | None, row: Any = NO_ROW) -> float:
         numbers = re.findall(r"\d+", completion)
         return {
             "never": 0.0,
@@ -176,7 +178,7 @@ class Lenient(Verifier):
             "the sum": float(
                 completion.endswith("=") or self.extract(completion) == int(answer or 0)
             ),
-        }[self.name]
+        }[self.fault]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,9 @@ def test_a_verifier_that_pays_for_the_wrong_thing_is_refused_on_every_row(
     check: Callable[..., gate.Verdict], fault: str, found: set[str]
 ) -> None:
     train = [row("train", i, f"20+{i + 2}=") for i in range(4)]
-    verdict = check({"train": train}, Lenient(**dataclasses.asdict(EXACT) | {"name": fault}))
+    lenient = Lenient()
+    lenient.fault = fault
+    verdict = check({"train": train}, lenient)
     assert {one.check for one in verdict.failed} == found
     assert all(one.failed == 4 for one in verdict.failed)
 

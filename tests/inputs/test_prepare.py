@@ -125,3 +125,36 @@ def test_where_prompts_are_cut_is_told_to_every_stage(
     written(questions(20), prompt_template="Q: {question}\nA:", max_prompt_tokens=32)
     dataset = files.read_json(prepare.OUT / "dataset.json")
     assert (dataset["max_prompt_tokens"], dataset["prompt_template"]) == (32, "Q: {question}\nA:")
+
+
+def test_a_choice_shows_its_options_and_several_answers_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/raw").mkdir(parents=True)
+    rows = []
+    for number in range(8):
+        towns = ["Paris", f"Town {number}", "Nice"]
+        rows.append({"question": f"Which is {number}?", "choices": towns, "answer": ["1", "2"]})
+    Path("data/raw/x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    params = prepare.Params(
+        format="question_answer",
+        source={"kind": "local", "train": "x.jsonl", "license": "MIT"},
+        verifier="choice",
+        verifier_settings={"options": "choices"},
+        several_answers=True,
+        prompt_template="{question}\n{options}\n",
+        seed=0,
+        eval=2,
+        dev=2,
+        sft=0.5,
+    )
+    prepare.prepare(params.model_copy(update={"verifier_settings": {"options": "choices"}}))
+    (row, *_) = files.read_rows(Path("data/prepared/eval.parquet"))
+    number = row["question"][-2]
+    assert row["prompt"] == f"Which is {number}?\nA. Paris\nB. Town {number}\nC. Nice\n"
+    assert row["options"] == ["Paris", f"Town {number}", "Nice"]
+    assert row["golds"] == ["1", "2"]
+    dataset = files.read_json(Path("data/prepared/dataset.json"))
+    assert dataset["keep"] == ["golds", "options"]
+    assert dataset["verifier_settings"] == {"options": "choices"}

@@ -1,0 +1,61 @@
+"""What a correct answer is, for the reward, the gate's self-test and our lm-eval tasks alike.
+
+protocol      a verifier, and how an answer stands in a completion
+integers      exact_int and final_number
+number        decimals, fractions, percent, units; with a tolerance
+choice        one of the row's options
+exact_text    text, normalised
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from regrpo.core.errors import Refused, entry
+from regrpo.core.profiles import parse_section
+from regrpo.core.verifiers.choice import Choice
+from regrpo.core.verifiers.exact_text import ExactText
+from regrpo.core.verifiers.integers import ExactInt, FinalNumber
+from regrpo.core.verifiers.number import Number
+from regrpo.core.verifiers.protocol import Verifier
+
+NONE = "none"
+"""The verifier name of a dataset without verifiable answers."""
+KINDS: dict[str, type[Verifier]] = {
+    kind.name: kind for kind in (ExactInt, FinalNumber, Number, Choice, ExactText)
+}
+VERIFIERS = {name: kind() for name, kind in KINDS.items()}
+"""Each with its default settings."""
+WHERE = "prepare.verifier"
+
+
+def get_verifier(name: str, settings: Mapping[str, Any] | None = None) -> Verifier | None:
+    """The verifier of a name with its settings, None for "none".
+
+    Raises Refused for an unknown name, and for settings that the verifier does not have.
+    """
+    kind = entry(KINDS | {NONE: None}, name, WHERE, "regrpo/core/verifiers/")
+    if kind is None:
+        if settings:
+            raise Refused(
+                f"{WHERE}_settings",
+                expected="none beside verifier: none",
+                found=", ".join(map(str, settings)),
+                remedy="Take them out, or name a verifier.",
+            )
+        return None
+    return kind(parse_section(kind.Settings, dict(settings or {}), f"{WHERE}_settings"))
+
+
+def of_dataset(dataset: Mapping[str, Any]) -> Verifier | None:
+    """The verifier that dataset.json names, as prepare wrote it."""
+    return get_verifier(dataset["verifier"], dataset.get("verifier_settings"))
+
+
+def label(dataset: Mapping[str, Any]) -> str:
+    """A dataset's verifier in words: its name, and what its settings change."""
+    settings = dataset.get("verifier_settings") or {}
+    changed = ", ".join(f"{key}: {value}" for key, value in sorted(settings.items()))
+    name: str = dataset["verifier"]
+    return f"{name} ({changed})" if changed else name

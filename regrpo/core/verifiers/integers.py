@@ -1,0 +1,71 @@
+"""Integers: `exact_int` in an answer tag, `final_number` after GSM8K's ####."""
+
+from __future__ import annotations
+
+import re
+
+from regrpo.core.verifiers.protocol import LONGEST, NO_ROW, Form, Row, Verifier
+
+_INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
+
+
+def parse_int(text: str) -> int | None:
+    """The integer written in `text`, or None.
+
+    Thousands separators are allowed, and a full stop at the end.
+    """
+    stripped = text.strip().removesuffix(".")
+    if len(stripped) > LONGEST or not re.fullmatch(_INTEGER, stripped):
+        return None
+    return int(stripped.replace(",", ""))
+
+
+class _Integer(Verifier):
+    wants = "the integer"
+    kind = "an integer"
+    reads_integers = True
+
+    def parse(self, text: str, row: Row = NO_ROW) -> int | None:
+        return parse_int(text)
+
+    def wrong(self, answer: str, row: Row = NO_ROW) -> str:
+        return str(max(self.require_golds(answer, row)) + 1)
+
+
+class ExactInt(_Integer):
+    """The integer in an answer tag; one that differs in the reasoning contradicts it."""
+
+    name = "exact_int"
+    form = Form(
+        description="between <answer> and </answer>,"
+        " after optional reasoning in <think> … </think>",
+        found=re.compile(r"<answer>([^<]*)</answer>"),
+        # Empty, or an integer: other text behind `<answer>` is a sentence that mentions it.
+        left_open=re.compile(rf"<answer>\s*(?:(?:{_INTEGER})\.?\s*)?<(?!/answer>)"),
+        whole=re.compile(
+            # The reasoning may hold any text, < and > too, but its own tags.
+            r"(?:<think>(?:(?!</?think>).)*</think>\s*)?"
+            rf"<answer>\s*(?:{_INTEGER})\.?\s*</answer>\.?",
+            re.DOTALL,
+        ),
+        answer_opening="<answer>",
+        answer_closing="</answer>",
+        reasoning_opening="<think>",
+    )
+
+
+class FinalNumber(_Integer):
+    """The integer after ####, on the last line, as GSM8K writes it."""
+
+    name = "final_number"
+    form = Form(
+        description="after ####, on the last line, as GSM8K writes it",
+        found=re.compile(r"####[ \t]*([^\n]*)"),
+        left_open=re.compile(r"(?!)"),  # never: a line ends by itself
+        whole=re.compile(rf"(?s:.*\n)?(?:(?!####).)*####[ \t]*(?:{_INTEGER})\.?"),
+        answer_opening="#### ",
+        answer_closing="",
+        # Kojima et al. 2022 (arXiv:2205.11916), section 3: the zero-shot chain-of-thought
+        # trigger.
+        reasoning_opening="Let's think step by step.\n",
+    )
