@@ -38,7 +38,7 @@ def score(verifier: Verifier, said: str) -> None:
     verifier.score(said, "1")
     verifier.score("<answer>1</answer>", said)
     verifier.is_formatted(said)
-    verifier.whole.fullmatch(said)
+    verifier.form.whole.fullmatch(said)
 
 
 def find_faults(said: str) -> None:
