@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from regrpo.core import conversation, files, profiles, verifiers
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.rendering import RenderingProcess
 from regrpo.core.settings import Section
 from regrpo.core.text import one_line
 from regrpo.core.tokenizers import require_window
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS
 from regrpo.inputs.formats import SPLITS, get_format

@@ -15,8 +15,8 @@ import pytest
 
 from custom.rewards import short_thought
 from regrpo.core import conversation, text
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.verifiers import VERIFIERS
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.evaluate import text_overlap
 from regrpo.inputs import checks, examples
 from regrpo.inputs.formats import FORMATS, Format, normalise

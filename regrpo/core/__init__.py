@@ -8,7 +8,7 @@ git, dvc                      what git and DVC say of a repository
 pipeline                      dvc.lock and records at a revision, and whether they fit
 profiles, settings, library   profiles, their sections, and libraries' own keys
 hub                           what users bring: data/raw/, models/raw/, a hub commit
-verifiers                     what a correct answer is
+verifiers, answers/           what a correct answer is, and the kinds of answers
 conversation, rendering       how text is rendered, cut, encoded, decoded and stopped
 tokenizers                    saved to the same bytes; the one of models from scratch
 hardware, processes           device, threads, seeds; several processes, locks

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from regrpo.core.answers.protocol import GOLDS, Verifier, gold_texts
 from regrpo.core.conversation import Prompt
-from regrpo.core.verifiers.protocol import GOLDS, Verifier, gold_texts
 from regrpo.inputs.duplicates import CHAINS, SPELLINGS, spellings
 from regrpo.inputs.formats import Canonical, stream_safe
 

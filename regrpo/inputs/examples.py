@@ -10,14 +10,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from regrpo.core.answers.choice import OPTIONS, listed
+from regrpo.core.answers.protocol import GOLDS, Verifier
 from regrpo.core.conversation import QUESTION
 from regrpo.core.errors import Refused
 from regrpo.core.files import characters
 from regrpo.core.settings import Problem, Section, Seed, invalid
 from regrpo.core.text import some
 from regrpo.core.verifiers import get_verifier
-from regrpo.core.verifiers.choice import OPTIONS, listed
-from regrpo.core.verifiers.protocol import GOLDS, Verifier
 from regrpo.inputs.conversations import UnreadableRow, turns_in
 from regrpo.inputs.formats import Format, PromptStyle, as_text, get_format
 from regrpo.inputs.readers import Row, Rows

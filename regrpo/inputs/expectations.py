@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import CannotCheck
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs.checks import CHECKS, ON_ROUND_TRIP, SCORES, Row
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Literal
 
+from regrpo.core.answers.integers import parse_int
 from regrpo.core.conversation import QUESTION
 from regrpo.core.errors import entry
 from regrpo.core.verifiers import NONE
-from regrpo.core.verifiers.integers import parse_int
 from regrpo.inputs.conversations import UnreadableRow, ask, transcript, turns_in
 
 SPLITS = ("sft", "train", "dev", "eval")

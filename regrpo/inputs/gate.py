@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.files import ParquetFile
 from regrpo.core.text import one_line
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs import expectations
 from regrpo.inputs.checks import CHECKS, VERIFIED, Row, derive
 from regrpo.inputs.duplicates import CHAINS, Repeats

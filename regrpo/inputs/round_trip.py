@@ -14,11 +14,11 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import conversation
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.conversation import Prompt
 from regrpo.core.files import in_batches
 from regrpo.core.rendering import Messages, Render
 from regrpo.core.text import cut
-from regrpo.core.verifiers.protocol import Verifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

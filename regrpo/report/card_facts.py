@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import files, verifiers
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.conversation import Cutter
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.library import library_defaults
 from regrpo.core.pipeline import Misfit, chain_misfits, file_hashes
 from regrpo.core.profiles import STAGES
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.evaluate.results import METRICS, SAMPLES, Evaluation, parse_metrics, read_samples
 
 RECORDED = STAGES[:-1]

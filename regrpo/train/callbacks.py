@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformers import TrainerCallback
 
 from regrpo.core import conversation, files, processes, rendering
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.train import doctor, sharding
 from regrpo.train.doctor import EarlyStopping
 

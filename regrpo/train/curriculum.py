@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, Training, invalid
-from regrpo.core.verifiers.protocol import Verifier
 
 Row = dict[str, Any]
 

@@ -23,8 +23,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
-from regrpo.core.verifiers.protocol import Verifier
 
 FOLDER = Path("custom")
 SECONDS = 10.0

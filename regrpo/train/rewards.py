@@ -16,9 +16,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from regrpo.core import processes
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, invalid
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.train import custom_code
 
 if TYPE_CHECKING:

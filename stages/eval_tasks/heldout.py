@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.conversation import Cutter
 from regrpo.core.errors import Refused
 from regrpo.core.files import read_json
 from regrpo.core.verifiers import of_dataset
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.evaluate.text_overlap import chrf, rouge_l
 
 if TYPE_CHECKING:

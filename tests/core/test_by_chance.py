@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from regrpo.core import text
+from regrpo.core.answers.integers import parse_int
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.pipeline import parse_lock
 from regrpo.core.profiles import STAGES, parse_section, parse_yaml, read_profile
 from regrpo.core.verifiers import VERIFIERS
-from regrpo.core.verifiers.integers import parse_int
-from regrpo.core.verifiers.protocol import Verifier
 from stages import base_model, evaluate, grpo, model_card, prepare, sft, validate
 from tests.support.chance import BY_CHANCE, damaged, json_values, read_or_refused, texts
 from tests.support.projects import ROOT

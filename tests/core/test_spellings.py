@@ -13,9 +13,9 @@ pytest.importorskip("hypothesis", reason="of the extra dev")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.verifiers import get_verifier, label
-from regrpo.core.verifiers.protocol import Verifier
 from tests.support.chance import BY_CHANCE, texts
 
 

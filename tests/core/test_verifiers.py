@@ -5,10 +5,10 @@ import time
 
 import pytest
 
+from regrpo.core.answers.integers import parse_int
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.verifiers import VERIFIERS, get_verifier
-from regrpo.core.verifiers.integers import parse_int
-from regrpo.core.verifiers.protocol import Verifier
 
 INTEGERS = ("exact_int", "final_number")
 ALL = pytest.mark.parametrize("verifier", [VERIFIERS[name] for name in INTEGERS], ids=INTEGERS)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.tokenizers import character_tokenizer
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs import gate
 from tests.support.splits import (
     CANONICAL,

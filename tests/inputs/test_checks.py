@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from regrpo.core.answers.integers import ExactInt
+from regrpo.core.answers.protocol import NO_ROW
 from regrpo.core.text import one_line
-from regrpo.core.verifiers.integers import ExactInt
-from regrpo.core.verifiers.protocol import NO_ROW
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS, VERIFIED
 from tests.support.splits import Splits, failed, good, row

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regrpo.core import conversation, files, rendering
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.conversation import Cutter
 from regrpo.core.verifiers import VERIFIERS
-from regrpo.core.verifiers.protocol import Verifier
 from regrpo.inputs import gate
 from regrpo.inputs.formats import get_format
 from regrpo.inputs.round_trip import RoundTrip

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from regrpo.core.answers.protocol import LONGEST, NO_ROW, Row, Verifier
 from regrpo.core.settings import Section
-from regrpo.core.verifiers.protocol import LONGEST, NO_ROW, Row, Verifier
 
 _MINUSES = str.maketrans(dict.fromkeys("\u2212\u2013\ufe63\uff0d", "-"))
 """MINUS SIGN, EN DASH and the minuses of East Asian text."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
+from regrpo.core.answers.exact_text import folded
+from regrpo.core.answers.protocol import LONGEST, NO_ROW, Row, Verifier
 from regrpo.core.settings import Section
-from regrpo.core.verifiers.exact_text import folded
-from regrpo.core.verifiers.protocol import LONGEST, NO_ROW, Row, Verifier
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPTIONS = "options"

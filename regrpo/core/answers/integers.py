@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from regrpo.core.verifiers.protocol import LONGEST, NO_ROW, Form, Row, Verifier
+from regrpo.core.answers.protocol import LONGEST, NO_ROW, Form, Row, Verifier
 
 _INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
 

@@ -1,10 +1,6 @@
 """What a correct answer is, for the reward, the gate's self-test and our lm-eval tasks alike.
 
-protocol      a verifier, and how an answer stands in a completion
-integers      exact_int and final_number
-number        decimals, fractions, percent, units; with a tolerance
-choice        one of the row's options
-exact_text    text, normalised
+Verifiers by name; each kind of answer is a module of regrpo.core.answers.
 """
 
 from __future__ import annotations
@@ -12,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from regrpo.core.answers.choice import Choice
+from regrpo.core.answers.exact_text import ExactText
+from regrpo.core.answers.integers import ExactInt, FinalNumber
+from regrpo.core.answers.number import Number
+from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused, entry
 from regrpo.core.profiles import parse_section
-from regrpo.core.verifiers.choice import Choice
-from regrpo.core.verifiers.exact_text import ExactText
-from regrpo.core.verifiers.integers import ExactInt, FinalNumber
-from regrpo.core.verifiers.number import Number
-from regrpo.core.verifiers.protocol import Verifier
 
 NONE = "none"
 """The verifier name of a dataset without verifiable answers."""
@@ -35,7 +31,7 @@ def get_verifier(name: str, settings: Mapping[str, Any] | None = None) -> Verifi
 
     Raises Refused for an unknown name, and for settings that the verifier does not have.
     """
-    kind = entry(KINDS | {NONE: None}, name, WHERE, "regrpo/core/verifiers/")
+    kind = entry(KINDS | {NONE: None}, name, WHERE, "regrpo/core/answers/")
     if kind is None:
         if settings:
             raise Refused(

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from regrpo.core.answers.protocol import NO_ROW, Row, Verifier
 from regrpo.core.settings import Section
-from regrpo.core.verifiers.protocol import NO_ROW, Row, Verifier
 
 LONGEST_TEXT = 10_000
 """Characters of an answer that is a text."""

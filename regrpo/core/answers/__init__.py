@@ -1,0 +1,8 @@
+"""Kinds of answers that can be checked.
+
+protocol      a verifier, and how an answer stands in a completion
+integers      exact_int and final_number
+number        decimals, fractions, percent, units; with a tolerance
+choice        one of the row's options
+exact_text    text, normalised
+"""
