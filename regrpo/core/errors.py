@@ -83,6 +83,8 @@ def parsing(where: object, expected: str, remedy: str) -> Iterator[None]:
     """
     try:
         yield
+    except Damaged as error:  # of our own reader
+        raise Refused(str(where), expected=expected, found=error.found, remedy=remedy) from error
     except RegrpoError:
         raise
     except BaseException as error:
@@ -92,7 +94,7 @@ def parsing(where: object, expected: str, remedy: str) -> Iterator[None]:
         if need_of(error) == ROOM:  # for what is written meanwhile; see `system_refusal`
             raise
         kind = CannotCheck if _is_of_system(error) else Refused
-        found = _said_by_parser(error)
+        found = said_by_parser(error)
         raise kind(str(where), expected=expected, found=found, remedy=remedy) from error
 
 
@@ -100,7 +102,8 @@ def _is_of_system(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(getattr(error, "errno", None))
 
 
-def _said_by_parser(error: BaseException) -> str:
+def said_by_parser(error: BaseException) -> str:
+    """What a parser found, in one line."""
     if isinstance(error, MemoryError):
         return "more than there is memory for"
     if isinstance(error, RecursionError):

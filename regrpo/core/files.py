@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from regrpo.core.errors import Damaged, Refused, first_line, parsing
+from regrpo.core.errors import Damaged, Refused, parsing, said_by_parser
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +118,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise Damaged(
-            str(path), expected="JSON in UTF-8", found=first_line(error), remedy=RESTORE
+            str(path), expected="JSON in UTF-8", found=said_by_parser(error), remedy=RESTORE
         ) from error
 
 
