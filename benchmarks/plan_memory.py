@@ -19,6 +19,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -196,19 +197,19 @@ def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
     dataset = {"verifier": verifier, "prompt_style": "text"}
     Path("data/prepared/dataset.json").write_text(json.dumps(dataset))
     saving.SOURCE.parent.mkdir()
-    source = {
-        "kind": "local",
-        "files": [],
-        "architecture": "Llama",
-        "parameters": 134_515_008,
-        "source": "a benchmark",
-    }
-    saving.SOURCE.write_text(json.dumps(source))  # for an adapter's card
+    shutil.copyfile(described(base), saving.SOURCE)
+
+
+def described(base: Path) -> Path:
+    """The file beside a base that says of it what reports/base_model/source.json would say."""
+    return base.with_name(f"{base.name}.json")
 
 
 def make_base(name: str, folder: Path) -> str:
     """Write a base as a model folder; returns in words where its weights come from."""
+    from regrpo.core import conversation, files
     from regrpo.core.tokenizers import save
+    from regrpo.inputs.inspection import inspect
 
     if name == "smollm2":
         model, tokenizer, what = _smollm2()
@@ -218,6 +219,9 @@ def make_base(name: str, folder: Path) -> str:
         model.bfloat16()
     model.save_pretrained(folder)
     save(tokenizer, folder)
+    facts = inspect(folder) | {"conversation": conversation.settle(folder)}
+    facts |= {"kind": "local", "files": [], "source": "a benchmark"}
+    files.write_json(described(folder), facts)
     return what
 
 
