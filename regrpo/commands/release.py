@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from regrpo.core.errors import Refused
-from regrpo.core.text import count, gigabytes, one_line
+from regrpo.core.text import count, memory, one_line
 from regrpo.records.find import Finder
 from regrpo.release.release import Options, release
 from regrpo.tracking.lookup import Lookup
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for note in result["notes"]:
         print(f"note {one_line(note)}")
-    folder, size = one_line(result["folder"]), gigabytes(result["bytes"])
+    folder, size = one_line(result["folder"]), memory(result["bytes"])
     print(f"{folder}: {count(result['files'], 'file')}, {size}")
     print(f"  pipeline {result['pipeline_key']}")
     print(f"  SHA256SUMS {result['sha256']}")

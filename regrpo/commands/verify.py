@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from regrpo.core.text import count, gigabytes, one_line
+from regrpo.core.text import count, memory, one_line
 from regrpo.release.verify import verify
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"note its audit found: {one_line(note)}")
     print(
         f"whole: {one_line(result['model'])}, {count(result['files'], 'file')}, "
-        f"{gigabytes(result['bytes'])}"
+        f"{memory(result['bytes'])}"
     )
     print(f"  pipeline {result['pipeline_key']}")
     print(f"  SHA256SUMS {result['sha256']}")
