@@ -27,6 +27,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from base_facts import write_base_facts
+
 ROOT = Path.cwd()
 SOURCE = Path("profiles/gemma-3-1b-pt.yaml")
 RAW = Path("models/raw/gemma-random")
@@ -206,18 +208,8 @@ def make_base(stated: Mapping[str, Any]) -> None:
         sys.exit("not the size that the profile's base has")
     model.save_pretrained(RAW)
     make_tokenizer(config.vocab_size).save_pretrained(RAW)
-    describe_base()
-
-
-def describe_base() -> None:
-    """Write what the stage base_model would write of these weights: every case reads it."""
     sys.path.insert(0, str(ROOT))
-    from regrpo.core import conversation, files
-    from regrpo.inputs.inspection import inspect
-
-    facts = inspect(RAW) | {"conversation": conversation.settle(RAW)}
-    facts |= {"kind": "local", "files": [], "source": "random weights"}
-    files.write_json(BASE, facts)
+    write_base_facts(RAW, BASE, "random weights")
 
 
 def make_tokenizer(size: int) -> Any:

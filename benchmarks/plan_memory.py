@@ -28,6 +28,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from base_facts import write_base_facts
+
 FURTHEST, SMALLEST = 0.20, 0.10
 SHORT = {"base": "smollm2", "prompt": 100, "completion": 28}
 PAIR = {"base": "smollm2", "prompt": 32, "completion": 32}
@@ -207,9 +209,7 @@ def described(base: Path) -> Path:
 
 def make_base(name: str, folder: Path) -> str:
     """Write a base as a model folder; returns in words where its weights come from."""
-    from regrpo.core import conversation, files
     from regrpo.core.tokenizers import save
-    from regrpo.inputs.inspection import inspect
 
     if name == "smollm2":
         model, tokenizer, what = _smollm2()
@@ -219,9 +219,7 @@ def make_base(name: str, folder: Path) -> str:
         model.bfloat16()
     model.save_pretrained(folder)
     save(tokenizer, folder)
-    facts = inspect(folder) | {"conversation": conversation.settle(folder)}
-    facts |= {"kind": "local", "files": [], "source": "a benchmark"}
-    files.write_json(described(folder), facts)
+    write_base_facts(folder, described(folder), "a benchmark")
     return what
 
 

@@ -20,6 +20,7 @@ from regrpo.inputs.examples import (
     prompt_template,
     prompted,
     read_part,
+    require_plan,
     style,
 )
 from regrpo.inputs.formats import SPLITS, Format, get_format
@@ -85,8 +86,7 @@ def prepare(params: Params) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Source to data/prepared/: the rows given of each part, and the counts of each split."""
     form = get_format(params.format)
     # Refuse what cannot be before the source is read, which may take long.
-    kept_columns(params)
-    prompt_template(params, form)
+    require_plan(params)
     style(params, form)
     with scratch_db.database() as database:
         splits = Splits(database, params, form)

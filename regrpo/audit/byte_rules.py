@@ -10,7 +10,7 @@ from regrpo.audit.evidence import Cache, Evidence, side_by_side
 from regrpo.audit.findings import Findings
 from regrpo.core.dvc import dvc_config, md5_of, parse_listing
 from regrpo.core.errors import CannotCheck
-from regrpo.core.pipeline import file_hashes
+from regrpo.core.files import file_hashes
 from regrpo.records import hashing
 from regrpo.records.hashing import Digest
 from regrpo.records.record import Item

@@ -17,7 +17,8 @@ from regrpo.core.dvc import (
     read_object,
 )
 from regrpo.core.errors import CannotCheck, Refused, first_line
-from regrpo.core.pipeline import Snapshot, file_hashes, maker_of, out_md5s, record_path
+from regrpo.core.files import file_hashes
+from regrpo.core.pipeline import Snapshot, maker_of, out_md5s, record_path
 from regrpo.core.profiles import parse_yaml
 from regrpo.records import hashing
 from regrpo.records.find import Place

@@ -10,9 +10,10 @@ import regrpo
 from regrpo.audit.evidence import Evidence, by_section, side_by_side, unequal_environments
 from regrpo.audit.findings import Findings
 from regrpo.core import files
+from regrpo.core.files import file_hashes
 from regrpo.core.git import git, uncommitted
 from regrpo.core.hub import is_commit
-from regrpo.core.pipeline import file_hashes, record_path
+from regrpo.core.pipeline import record_path
 from regrpo.records import stage_run
 from regrpo.records.hashing import Tree
 from regrpo.records.journal import journal_of

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from regrpo.audit.evidence import by_section, unequal_environments
 from regrpo.audit.file_differences import compare_evaluations, compare_file
 from regrpo.audit.worktree import Worktree, unequal_files
-from regrpo.core.files import ABSENT
-from regrpo.core.pipeline import file_hashes
+from regrpo.core.files import ABSENT, file_hashes
 from regrpo.evaluate.results import (
     ANSWERS,
     METRICS,

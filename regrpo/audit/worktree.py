@@ -23,8 +23,9 @@ from typing import Any
 from regrpo.core import files
 from regrpo.core.dvc import cache_folder, dvc_config
 from regrpo.core.errors import CannotCheck
+from regrpo.core.files import file_hashes
 from regrpo.core.git import git
-from regrpo.core.pipeline import CODE, Snapshot, file_hashes, record_path
+from regrpo.core.pipeline import CODE, Snapshot, record_path
 from regrpo.core.processes import clean_environment, exit_on
 from regrpo.records import stage_run
 

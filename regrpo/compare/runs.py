@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from regrpo.core.dvc import cache_folder, md5_of, read_object, read_object_inside
 from regrpo.core.errors import CannotCheck, parsing
-from regrpo.core.files import RESTORE, parse_history, sha256_json
+from regrpo.core.files import RESTORE, file_hashes, parse_history, sha256_json
 from regrpo.core.pipeline import (
     RAW,
     Misfit,
     Snapshot,
-    file_hashes,
     maker_of,
     misfits,
     out_md5s,

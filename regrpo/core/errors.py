@@ -98,6 +98,20 @@ def parsing(where: object, expected: str, remedy: str) -> Iterator[None]:
         raise kind(str(where), expected=expected, found=found, remedy=remedy) from error
 
 
+@contextlib.contextmanager
+def importing(package: str, expected: str, extra: str) -> Iterator[None]:
+    """Raise CannotCheck, which says how to install it, where an extra's package is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise CannotCheck(
+            package,
+            expected=expected,
+            found=str(error),
+            remedy=f"Install it with `pip install 'regrpo[{extra}]'`.",
+        ) from error
+
+
 def _is_of_system(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(getattr(error, "errno", None))
 

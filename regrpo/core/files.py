@@ -61,6 +61,14 @@ def sha256_json(value: object) -> str:
     return sha256_text(canonical_json(value))
 
 
+def file_hashes(item: Mapping[str, Any]) -> dict[str, str]:
+    """{path: SHA-256} of the files of a recorded input or output, the paths from the root."""
+    inside = item.get("files")
+    if inside is None:
+        return {item["path"]: item["sha256"]}
+    return {f"{item['path']}/{name}": sha256 for name, sha256 in inside.items()}
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write, a file or a folder.
@@ -106,10 +114,15 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write indented JSON with sorted keys, atomically; NaN and infinity raise ValueError."""
+def json_text(value: object) -> str:
+    """Indented JSON with sorted keys and a line's end; NaN and infinity raise ValueError."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    return f"{text}\n"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `json_text(value)`, atomically."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from regrpo.core.dvc import cache_folder, dvc_root, md5_of, read_object, read_object_inside
 from regrpo.core.errors import CannotCheck, Refused
-from regrpo.core.files import Json, sha256_json
+from regrpo.core.files import Json, file_hashes, sha256_json
 from regrpo.core.git import Files, read_files
 from regrpo.core.profiles import BY_DVC, STAGES, parse_yaml
 
@@ -171,14 +171,6 @@ def chain_misfits(
 def hashes(item: Mapping[str, Any]) -> dict[str, str]:
     """{path: SHA-256} of a recorded input or output as a whole, and of a folder's files."""
     return {item["path"]: item["sha256"]} | file_hashes(item)
-
-
-def file_hashes(item: Mapping[str, Any]) -> dict[str, str]:
-    """{path: SHA-256} of the files of a recorded input or output, the paths from the root."""
-    files = item.get("files")
-    if files is None:
-        return {item["path"]: item["sha256"]}
-    return {f"{item['path']}/{name}": sha256 for name, sha256 in files.items()}
 
 
 def maker_of(path: str, made: Mapping[str, Container[str]]) -> str | None:

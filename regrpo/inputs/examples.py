@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from regrpo.core.answers.choice import OPTIONS, listed
-from regrpo.core.answers.protocol import GOLDS, Verifier
+from regrpo.core.answers.protocol import GOLDS, Verifier, column
 from regrpo.core.conversation import QUESTION
 from regrpo.core.errors import Refused
 from regrpo.core.files import characters
@@ -154,6 +154,18 @@ def kept_columns(plan: Plan) -> list[str]:
     return [*plan.keep, *own]
 
 
+def require_plan(plan: Plan) -> None:
+    """Raise Refused where format, verifier, columns and template do not go together."""
+    columns = kept_columns(plan)
+    if CHOICES in (plan.prompt_template or "") and OPTIONS not in columns:
+        raise Refused(
+            "prepare.prompt_template",
+            expected=f"no {CHOICES} but with verifier: choice",
+            found=plan.prompt_template or "",
+            remedy="Set prepare.verifier: choice, or write the options into the question.",
+        )
+
+
 def _several(row: Row, plan: Plan) -> tuple[Row, list[str]]:
     """The row with the first of its answers, and all of them; none if it may have but one.
 
@@ -198,19 +210,6 @@ def _of_bounded_cells(rows: Rows, plan: Plan, form: Format) -> Rows:
         )
 
 
-def column(row: Row, name: str) -> Any:
-    """A row's column, or what lies inside one (`reward_model.ground_truth`).
-
-    Raises KeyError if there is none.
-    """
-    if name in row:
-        return row[name]
-    outer, _, inner = name.partition(".")
-    if inner and isinstance(row.get(outer), dict):
-        return column(row[outer], inner)
-    raise KeyError(name)
-
-
 def _require_columns(row: Row, plan: Plan, form: Format, place: str) -> None:
     """Refuse a row without a column that the format reads or that prepare.columns names."""
     missing = []
@@ -252,15 +251,8 @@ def prompted(row: Row, plan: Plan, form: Format) -> Row:
 def prompt_template(plan: Plan, form: Format) -> str:
     """The text around the question: {question} and, of a choice, {options} are replaced.
 
-    Nothing in it is run. Raises Refused for options of another verifier.
+    Nothing in it is run.
     """
-    if CHOICES in (plan.prompt_template or "") and OPTIONS not in kept_columns(plan):
-        raise Refused(
-            "prepare.prompt_template",
-            expected=f"no {CHOICES} but with verifier: choice",
-            found=plan.prompt_template or "",
-            remedy="Set prepare.verifier: choice, or write the options into the question.",
-        )
     return plan.prompt_template or form.prompt_template
 
 

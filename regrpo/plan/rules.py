@@ -57,8 +57,7 @@ def _refusal(rule: Rule, *given: Any) -> list[RegrpoError]:
 
 def require_data(_: str, section: Any) -> None:
     """The format and the verifier that prepare names, its settings, and the columns of both."""
-    examples.prompt_template(section, formats.get_format(section.format))
-    examples.kept_columns(section)
+    examples.require_plan(section)
 
 
 def absent_files(values: Mapping[str, Any]) -> list[RegrpoError]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from regrpo.core.errors import CannotCheck
-from regrpo.core.files import Json, canonical_json
+from regrpo.core.errors import importing
+from regrpo.core.files import Json, canonical_json, file_hashes
 from regrpo.core.text import visible
-from regrpo.release.layout import CARD, LICENSE, item_hashes, measured, released_path
+from regrpo.release.layout import CARD, LICENSE, measured, released_path
 
 if TYPE_CHECKING:
     from rocrate.model.entity import Entity
@@ -92,15 +92,8 @@ def crate_json(
 
 
 def _new_crate() -> ROCrate:
-    try:
+    with importing("rocrate", "the package that writes a release's provenance", "release"):
         from rocrate.rocrate import ROCrate
-    except ImportError as error:
-        raise CannotCheck(
-            "rocrate",
-            expected="the package that writes a release's provenance",
-            found=str(error),
-            remedy="Install it with `pip install 'regrpo[release]'`.",
-        ) from error
     # roc-validator 0.13 has the run profiles for RO-Crate 1.1 alone.
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms.update(TERMS)
@@ -197,7 +190,7 @@ class _Step:
     def _items(self, items: Iterable[Json]) -> Iterable[Entity]:
         """What of them is in the release as files, and all else by path and SHA-256."""
         for item in items:
-            paths = list(item_hashes(item))
+            paths = list(file_hashes(item))
             names = [released_path(path) or "" for path in paths]
             here = [name for name in names if name in self.released]
             yield from (self.crate.get(quote(name)) for name in here)

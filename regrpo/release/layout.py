@@ -5,9 +5,6 @@ Needs nothing but Python's own library, as all that `verify` imports.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from regrpo.core.files import Json
 
 SCHEMA_VERSION = 1
@@ -33,16 +30,6 @@ def released_path(path: str) -> str | None:
     if path in ALWAYS or (path.startswith("reports/") and path.endswith(KINDS)):
         return path
     return None
-
-
-def item_hashes(item: Mapping[str, Any]) -> dict[str, str]:
-    """{path: SHA-256} of the files of an input or output in a run.json.
-
-    core.pipeline.file_hashes, without what that imports.
-    """
-    if item.get("files") is None:
-        return {item["path"]: item["sha256"]}
-    return {f"{item['path']}/{name}": sha256 for name, sha256 in item["files"].items()}
 
 
 def measured(metrics: Json) -> dict[str, float]:

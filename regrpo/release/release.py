@@ -23,7 +23,7 @@ from regrpo.audit.audit import audit
 from regrpo.core import files
 from regrpo.core.dvc import cache_folder, object_path, parse_listing, read_object
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.core.files import Json
+from regrpo.core.files import Json, file_hashes
 from regrpo.core.pipeline import out_md5s, record_path
 from regrpo.core.text import some
 from regrpo.evaluate.results import parse_metrics
@@ -52,7 +52,6 @@ from regrpo.release.layout import (
     SCHEMA_VERSION,
     SUMS,
     WRITTEN,
-    item_hashes,
     released_path,
 )
 from regrpo.tracking.sync import opened
@@ -97,10 +96,11 @@ def release(place: Place, out: Path, options: Options) -> Json:
         _write(folder, run, sources, about)
     if signer is not None:
         _sign(signer, out, signature)
+    sizes = [path.stat().st_size for path in _files(out)]
     result = {
         "folder": str(out),
-        "files": len(list(_files(out))),
-        "bytes": sum(path.stat().st_size for path in _files(out)),
+        "files": len(sizes),
+        "bytes": sum(sizes),
         "sha256": files.sha256(out / SUMS),
         "signature": str(signature) if signer is not None else None,
         "pipeline_key": about["pipeline_key"],
@@ -197,25 +197,24 @@ class _Run:
         self.params = self.snapshot.params()
         self.profile = self.snapshot.profile()
 
-    @property
-    def hashes(self) -> dict[str, str]:
-        """{released path: SHA-256} of the outputs that are handed on, as the stages recorded."""
-        found = {}
+    @cached_property
+    def outputs(self) -> dict[str, str]:
+        """{path in the repository: SHA-256} of the outputs that are handed on, as recorded."""
+        found: dict[str, str] = {}
         for record in self.records.values():
             for item in record["outputs"]:
-                for path, sha256 in item_hashes(item).items():
-                    name = released_path(path)
-                    if name is not None:
-                        found[name] = sha256
-        return found
+                found |= file_hashes(item)
+        return {path: sha256 for path, sha256 in found.items() if released_path(path)}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """{released path: SHA-256} of the same."""
+        return {released_path(path) or path: sha256 for path, sha256 in self.outputs.items()}
 
     def sources(self) -> dict[str, Source]:
         """{released path: file or bytes} of all that is copied. Raises CannotCheck if some lack."""
         paths = [record_path(stage) for stage in self.records]
-        paths += [*PIPELINE, self.profile]
-        for record in self.records.values():
-            for item in record["outputs"]:
-                paths += [path for path in item_hashes(item) if released_path(path)]
+        paths += [*PIPELINE, self.profile, *self.outputs]
         found, missing = {}, []
         for path in paths:
             source = self._source(path)
@@ -325,14 +324,14 @@ def _write(folder: Path, run: _Run, sources: Mapping[str, Source], about: Json) 
         CARD: release_card(card, about).encode(),
         LICENSE: text.encode(),
         NOTICE: notice(run.model, run.base, run.dataset).encode(),
-        ABOUT: _json(about),
+        ABOUT: files.json_text(about).encode(),
     }
     for name, data in written.items():
         released[name] = _copy(data, folder / name)
     metrics = run.json(METRICS)
     parse_metrics(files.canonical_json(metrics))
     crate = crate_json(about, run.model, dict(sorted(released.items())), run.records, metrics)
-    released[CRATE] = _copy(_json(crate), folder / CRATE)
+    released[CRATE] = _copy(files.json_text(crate).encode(), folder / CRATE)
     lines = [f"{file.sha256}  {name}\n" for name, file in sorted(released.items())]
     _copy("".join(lines).encode(), folder / SUMS)
     ended = max(datetime.fromisoformat(one["ended"]) for one in run.records.values()).timestamp()
@@ -363,11 +362,6 @@ def _chunks(source: Source) -> Iterator[bytes]:
 
 def _bytes(source: Source) -> bytes:
     return source if isinstance(source, bytes) else source.read_bytes()
-
-
-def _json(content: Json) -> bytes:
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-    return f"{text}\n".encode()
 
 
 def _files(folder: Path) -> Iterator[Path]:

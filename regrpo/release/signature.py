@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from regrpo.core.errors import CannotCheck, parsing
+from regrpo.core.errors import importing, parsing
 from regrpo.core.text import some
 
 PRIVATE = "an elliptic curve's private key without passphrase (PEM; P-256, P-384 or P-521)"
 PUBLIC = "an elliptic curve's public key (PEM; P-256, P-384 or P-521)"
 HELP = "docs/release.md shows how openssl makes keys and certificates."
-INSTALL = "Install it with `pip install 'regrpo[release]'`."
+PACKAGE = ("model-signing", "the package that signs and verifies", "release")
 
 
 def beside(folder: Path) -> Path:
@@ -29,7 +29,7 @@ def read_signer(key: Path, certificate: Path | None, chain: Sequence[Path]) -> A
     Raises Refused for what is no such key or certificate, CannotCheck for a file that cannot be
     read and where model-signing is not installed.
     """
-    with _installed():
+    with importing(*PACKAGE):
         from model_signing import signing
     config = signing.Config()
     with parsing(key, PRIVATE, HELP):
@@ -47,7 +47,7 @@ def read_verifier(public_key: Path | None, chain: Sequence[Path]) -> Any:
 
     Raises as `read_signer` does.
     """
-    with _installed():
+    with importing(*PACKAGE):
         from model_signing import verifying
     config = verifying.Config()
     if public_key is not None:
@@ -71,16 +71,3 @@ def verify(verifier: Any, folder: Path, signature: Path) -> None:
             if not changed:
                 raise
             raise ValueError(f"other bytes than were signed in {some(changed)}") from error
-
-
-@contextlib.contextmanager
-def _installed() -> Any:
-    try:
-        yield
-    except ImportError as error:
-        raise CannotCheck(
-            "model-signing",
-            expected="the package that signs and verifies",
-            found=str(error),
-            remedy=INSTALL,
-        ) from error

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from regrpo.core import files
 from regrpo.core.errors import CannotCheck, Refused, parsing
-from regrpo.core.files import Json
+from regrpo.core.files import Json, file_hashes
 from regrpo.core.text import UNKNOWN, code, estimate, number
 from regrpo.release import signature as signatures
 from regrpo.release.handover import release_card
@@ -30,7 +30,6 @@ from regrpo.release.layout import (
     RUN_CARD,
     SCHEMA_VERSION,
     SUMS,
-    item_hashes,
     measured,
     released_path,
 )
@@ -68,10 +67,12 @@ def verify(
     else:
         signed = "none"
     with parsing(folder.name, "the files of a release", AGAIN):
-        _verify_card(folder, about)
+        card = (folder / CARD).read_text(encoding="utf-8")
+        _verify_card(folder, card, about)
         _verify_records(folder, hashes)
-        _verify_crate(folder, hashes)
-        _verify_numbers(folder)
+        entities = files.read_json(folder / CRATE)["@graph"]
+        _verify_crate(entities, hashes)
+        _verify_numbers(files.read_json(folder / METRICS), card, entities)
     return {
         "model": about["model"],
         "pipeline_key": about["pipeline_key"],
@@ -160,7 +161,7 @@ def _verify_records(folder: Path, hashes: Mapping[str, str]) -> None:
         where = path.relative_to(folder).as_posix()
         (record,) = files.read_json(path)
         for item in record["inputs"] + record["outputs"]:
-            for source, digest in item_hashes(item).items():
+            for source, digest in file_hashes(item).items():
                 name = released_path(source)
                 if name is not None and name in hashes:
                     named.add(name)
@@ -170,10 +171,10 @@ def _verify_records(folder: Path, hashes: Mapping[str, str]) -> None:
         raise _wrong(unnamed[0], "weights that a stage's run.json lists", "others")
 
 
-def _verify_crate(folder: Path, hashes: Mapping[str, str]) -> None:
+def _verify_crate(entities: Sequence[Json], hashes: Mapping[str, str]) -> None:
     """The crate gives the SHA-256 of every file but its own and SHA256SUMS."""
     listed = {}
-    for entity in files.read_json(folder / CRATE)["@graph"]:
+    for entity in entities:
         if "File" in entity["@type"] and "sha256" in entity:
             listed[unquote(entity["@id"])] = entity["sha256"]
     for name, digest in hashes.items():
@@ -184,9 +185,9 @@ def _verify_crate(folder: Path, hashes: Mapping[str, str]) -> None:
 # --- what is said ---------------------------------------------------------------------------------
 
 
-def _verify_card(folder: Path, about: Json) -> None:
+def _verify_card(folder: Path, card: str, about: Json) -> None:
     """The card is the run's, rewritten for this folder."""
-    here = (folder / CARD).read_text(encoding="utf-8").splitlines()
+    here = card.splitlines()
     run_card = (folder / RUN_CARD).read_text(encoding="utf-8")
     expected = release_card(run_card, about).splitlines()
     for line, (was, now) in enumerate(zip(expected, here, strict=False), 1):
@@ -194,13 +195,11 @@ def _verify_card(folder: Path, about: Json) -> None:
     _require_equal(CARD, "number of lines", len(expected), len(here), RUN_CARD)
 
 
-def _verify_numbers(folder: Path) -> None:
+def _verify_numbers(metrics: Json, card: str, entities: Sequence[Json]) -> None:
     """Card and crate tell the numbers of the evaluation."""
-    metrics = files.read_json(folder / METRICS)
-    card = (folder / CARD).read_text(encoding="utf-8")
     values = measured(metrics)
     in_crate = {}
-    for entity in files.read_json(folder / CRATE)["@graph"]:
+    for entity in entities:
         if entity["@id"].startswith("#metric/"):
             in_crate[entity["name"]] = entity["value"]
     _require_same_numbers(CRATE, in_crate, values)

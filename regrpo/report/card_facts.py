@@ -11,8 +11,9 @@ from regrpo.core import files, verifiers
 from regrpo.core.answers.protocol import Verifier
 from regrpo.core.conversation import Cutter
 from regrpo.core.errors import CannotCheck, Refused
+from regrpo.core.files import file_hashes
 from regrpo.core.library import library_defaults
-from regrpo.core.pipeline import Misfit, chain_misfits, file_hashes
+from regrpo.core.pipeline import Misfit, chain_misfits
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import METRICS, SAMPLES, Evaluation, parse_metrics, read_samples
 

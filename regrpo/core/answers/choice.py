@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from regrpo.core.answers.exact_text import folded
-from regrpo.core.answers.protocol import LONGEST, NO_ROW, Row, Verifier
+from regrpo.core.answers.protocol import LONGEST, NO_ROW, Row, Verifier, column
 from regrpo.core.settings import Section
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -57,7 +57,11 @@ class Choice(Verifier):
 
     def bring(self, row: Row, answer: str | None) -> tuple[str | None, dict[str, Any]]:
         name = self.settings.options
-        options = option_texts(_inside(row, name))
+        try:
+            options = option_texts(column(row, name))
+        except KeyError as error:
+            missing = f"no column {name} with the options (verifier_settings.options)"
+            raise ValueError(missing) from error
         start = self.settings.index_from
         if start is None or answer is None:
             return answer, {OPTIONS: options}
@@ -66,16 +70,6 @@ class Choice(Verifier):
         if number not in places:
             raise ValueError(f"answer {answer!r} is no number from {places[0]} to {places[-1]}")
         return LETTERS[places.index(number)], {OPTIONS: options}
-
-
-def _inside(row: Row, name: str) -> Any:
-    """A column, or what lies inside one (`choices.text`); ValueError if there is none."""
-    value: Any = row
-    for part in [name] if name in row else name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise ValueError(f"no column {name} with the options (verifier_settings.options)")
-        value = value[part]
-    return value
 
 
 def option_texts(value: Any) -> list[str]:

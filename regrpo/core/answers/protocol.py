@@ -185,6 +185,19 @@ class Verifier:
         return values
 
 
+def column(row: Row, name: str) -> Any:
+    """A row's column, or what lies inside one (`reward_model.ground_truth`).
+
+    Raises KeyError if there is none.
+    """
+    if name in row:
+        return row[name]
+    outer, _, inner = name.partition(".")
+    if inner and isinstance(row.get(outer), Mapping):
+        return column(row[outer], inner)
+    raise KeyError(name)
+
+
 def gold_texts(answer: str | None, row: Row) -> list[str]:
     """A row's gold answers, any of which counts."""
     several: list[str] | None = row.get(GOLDS)
