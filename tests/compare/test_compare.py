@@ -835,6 +835,7 @@ def test_a_server_that_is_away_is_a_line_and_no_wait(
 ) -> None:
     two(root, {"heldout": right(0.5)}, {"heldout": right(0.7)})
     monkeypatch.setattr(lookup, "PATIENCE", 1.0)
+    running = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and never answers
         monkeypatch.setenv(
             "MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
@@ -853,9 +854,8 @@ def test_a_server_that_is_away_is_a_line_and_no_wait(
         CannotCheck, match=r"sweep lr: .*MLflow \(http://127.0.0.1:9\) could not be asked"
     ):
         compared(sweep="lr", rows=Lookup())
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and thread.daemon:
-            thread.join(30)
+    for thread in set(threading.enumerate()) - running:
+        thread.join(30)
 
 
 # --- forms ----------------------------------------------------------------------------------------
