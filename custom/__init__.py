@@ -1,5 +1,5 @@
 """Yours.
 
-Reward functions, and lm-eval tasks in eval_tasks/. DVC watches this folder for validate, grpo and
-evaluate.
+Reward functions, verifiers, formats, and lm-eval tasks in eval_tasks/. DVC watches the folder for
+validate, grpo and evaluate, formats.py for prepare, verifiers.py for prepare, sft and model_card.
 """

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.custom_code import custom
 from tests.support.finished import copy, finished, told, undisturbed
 from tests.support.projects import MINIATURE, make_project
 
-__all__ = ["copy", "finished", "told", "undisturbed"]
+__all__ = ["copy", "custom", "finished", "told", "undisturbed"]
 
 LONGEST = (
     "e2e/test_miniature.py",

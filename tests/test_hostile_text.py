@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from custom.rewards import short_thought
+from custom.verifiers import TimeOfDay
 from regrpo.core import conversation, text
 from regrpo.core.answers.protocol import Verifier
 from regrpo.core.verifiers import VERIFIERS
@@ -67,6 +68,7 @@ READERS: dict[str, Reads] = {
     "showing": show,
     "words": text_overlap._WORD.findall,
     "the example of a reward": lambda said: short_thought([said]),
+    "the example of a verifier": partial(score, TimeOfDay()),
 }
 HARD = {
     "format gsm8k": ("calculations opened", "angles"),

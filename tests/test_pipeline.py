@@ -88,6 +88,19 @@ def test_a_stage_depends_on_exactly_the_files_it_imports(stage: str) -> None:
     assert deps == sorted(deps), "deps are kept in order"
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_users_code_that_it_may_load(stage: str) -> None:
+    """By name, so that no import shows it."""
+    deps = read_yaml(ROOT / "dvc.yaml")["stages"][stage]["deps"]
+    reached = closure([ROOT / f"stages/{stage}.py"])
+    verifies, reads = "regrpo/core/verifiers.py" in reached, "regrpo/inputs/examples.py" in reached
+    if stage == "evaluate":  # by its tasks
+        verifies = True
+    assert covered("custom/verifiers.py", deps) == verifies
+    assert covered("custom/formats.py", deps) == (reads or "custom" in deps)
+    assert covered("custom/rewards.py", deps) == (stage in ("validate", "grpo", "evaluate"))
+
+
 def test_the_closure_sees_imports_inside_functions() -> None:
     reached = closure([ROOT / "stages/grpo.py"])
     assert {

@@ -9,6 +9,7 @@ pipeline                      dvc.lock and records at a revision, and whether th
 profiles, settings, library   profiles, their sections, and libraries' own keys
 hub                           what users bring: data/raw/, models/raw/, a hub commit
 verifiers, answers/           what a correct answer is, and the kinds of answers
+custom/                       the user's own code: loaded, guarded, tried in a child process
 conversation, rendering       how text is rendered, cut, encoded, decoded and stopped
 tokenizers                    saved to the same bytes; the one of models from scratch
 hardware, processes           device, threads, seeds; several processes, locks

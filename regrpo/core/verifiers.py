@@ -1,6 +1,7 @@
 """What a correct answer is, for the reward, the gate's self-test and our lm-eval tasks alike.
 
-Verifiers by name; each kind of answer is a module of regrpo.core.answers.
+Verifiers by name; each kind of answer is a module of regrpo.core.answers, or a class of
+custom/verifiers.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from regrpo.core.answers.exact_text import ExactText
 from regrpo.core.answers.integers import ExactInt, FinalNumber
 from regrpo.core.answers.number import Number
 from regrpo.core.answers.protocol import Verifier
+from regrpo.core.custom.guard import verifier_kind
 from regrpo.core.errors import Refused, entry
 from regrpo.core.profiles import parse_section
 
@@ -24,14 +26,21 @@ KINDS: dict[str, type[Verifier]] = {
 VERIFIERS = {name: kind() for name, kind in KINDS.items()}
 """Each with its default settings."""
 WHERE = "prepare.verifier"
+OWN = "custom."
+"""How the names of the user's verifiers and formats begin."""
 
 
 def get_verifier(name: str, settings: Mapping[str, Any] | None = None) -> Verifier | None:
     """The verifier of a name with its settings, None for "none".
 
-    Raises Refused for an unknown name, and for settings that the verifier does not have.
+    `custom.verifiers:<Name>` is the user's class, which is imported. Raises Refused for an unknown
+    name, for what is no verifier, and for settings that the verifier does not have.
     """
-    kind = entry(KINDS | {NONE: None}, name, WHERE, "regrpo/core/answers/")
+    kind: type[Verifier] | None
+    if name.startswith(OWN):
+        kind = verifier_kind(name, WHERE)
+    else:
+        kind = entry(KINDS | {NONE: None}, name, WHERE, "custom/verifiers.py (docs/rewards.md)")
     if kind is None:
         if settings:
             raise Refused(

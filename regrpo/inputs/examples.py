@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -88,20 +88,24 @@ class Plan(Section):
 def read_part(rows: Rows, plan: Plan, form: Format, part: str) -> Iterator[Row]:
     """Rows of one part as the format reads them: id, question, answer, solution, turns, source_row.
 
-    With prepare.keep, `raw` is the source's own row besides. `source_row` is the row's number in
-    its part, from 0. Raises Refused with the row's place for one that cannot be read.
+    What a format of the user's returns takes the place of the source's columns. With prepare.keep,
+    `raw` is the source's own row besides. `source_row` is the row's number in its part, from 0.
+    Raises Refused with the row's place for one that cannot be read.
     """
     verifier = verifier_of(plan, form)
     counts_integers = verifier is not None and verifier.reads_integers
     for index, (place, raw) in enumerate(_of_bounded_cells(rows, plan, form)):
         _require_columns(raw, plan, form, place)
         row = raw | {ours: column(raw, theirs) for ours, theirs in plan.columns.items()}
-        name = as_text(row.get("id", f"{part}-{index}"))
-        answer = row.get("answer")
-        # pandas writes integers beside an empty cell so, and CSV knows no numbers.
-        if counts_integers and isinstance(answer, str) and WHOLE.fullmatch(answer.strip()):
-            row["answer"] = answer.partition(".")[0]
         try:
+            if form.convert:
+                row = form.convert(row)
+                raw = raw | row
+            name = as_text(row.get("id", f"{part}-{index}"))
+            answer = row.get("answer")
+            # pandas writes integers beside an empty cell so, and CSV knows no numbers.
+            if counts_integers and isinstance(answer, str) and WHOLE.fullmatch(answer.strip()):
+                row["answer"] = answer.partition(".")[0]
             row, golds = _several(row, plan)
             example = dataclasses.asdict(form.read(row))
             added = {GOLDS: golds} if golds else {}
@@ -136,14 +140,24 @@ def verifier_of(plan: Plan, form: Format) -> Verifier | None:
     return get_verifier(plan.verifier or form.verifier, plan.verifier_settings)
 
 
-def kept_columns(plan: Plan) -> list[str]:
+def kept_columns(plan: Plan, of_verifier: Sequence[str] | None = None) -> list[str]:
     """What a prepared row has besides the usual columns: prepare.keep, and the verifier's own.
 
-    Raises Refused for a name that stands in both.
+    `of_verifier` are the latter where they are known already. Raises Refused for a name that stands
+    in both, and for one of the verifier's that is taken.
     """
-    verifier = verifier_of(plan, get_format(plan.format))
+    if of_verifier is None:
+        verifier = verifier_of(plan, get_format(plan.format))
+        of_verifier = verifier.columns if verifier else ()
+    if taken := sorted(TAKEN.intersection(of_verifier)):
+        raise Refused(
+            f"prepare.verifier: {plan.verifier}",
+            expected="columns with names that prepare, TRL and samples.parquet do not use",
+            found=", ".join(taken),
+            remedy="Give them other names.",
+        )
     own = [GOLDS] if plan.several_answers else []
-    own += verifier.columns if verifier else ()
+    own += of_verifier
     if taken := sorted(set(own).intersection(plan.keep)):
         raise Refused(
             "prepare.keep",
@@ -154,9 +168,12 @@ def kept_columns(plan: Plan) -> list[str]:
     return [*plan.keep, *own]
 
 
-def require_plan(plan: Plan) -> None:
-    """Raise Refused where format, verifier, columns and template do not go together."""
-    columns = kept_columns(plan)
+def require_plan(plan: Plan, of_verifier: Sequence[str] | None = None) -> None:
+    """Raise Refused where format, verifier, columns and template do not go together.
+
+    `of_verifier` as in `kept_columns`.
+    """
+    columns = kept_columns(plan, of_verifier)
     if CHOICES in (plan.prompt_template or "") and OPTIONS not in columns:
         raise Refused(
             "prepare.prompt_template",
@@ -193,7 +210,7 @@ def _of_bounded_cells(rows: Rows, plan: Plan, form: Format) -> Rows:
         read |= {name, name.partition(".")[0]}
     long = []
     for place, row in rows:
-        for name in read & row.keys():
+        for name in row.keys() if form.convert else read & row.keys():
             length = characters(row[name])
             if length > plan.max_cell_characters:
                 long.append(f"{place}: {name} of {length:,}")
@@ -223,7 +240,7 @@ def _require_columns(row: Row, plan: Plan, form: Format, place: str) -> None:
         example = turns[0] if turns and "question" in missing else "your_name"
         raise Refused(
             place,
-            expected=f"columns {', '.join(form.columns)} (format {form.name})",
+            expected=f"columns {', '.join(form.columns or missing)} (format {form.name})",
             found=f"no {', '.join(missing)} among {some(list(map(str, row)), 20)}",
             remedy=f"Name your columns in prepare.columns, as {{question: {example}}}.",
         )

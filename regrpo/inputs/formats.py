@@ -1,22 +1,26 @@
-"""Named data formats: how a source's row is read, and what makes two questions one."""
+"""Data formats, named ones and the user's: how a row is read, what makes two questions one."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal
 
 from regrpo.core.answers.integers import parse_int
 from regrpo.core.conversation import QUESTION
-from regrpo.core.errors import entry
-from regrpo.core.verifiers import NONE
+from regrpo.core.custom.loading import FORMATS as OWN_FORMATS
+from regrpo.core.custom.loading import RAISED, describe, load_alone
+from regrpo.core.errors import RegrpoError, entry
+from regrpo.core.verifiers import NONE, OWN
 from regrpo.inputs.conversations import UnreadableRow, ask, transcript, turns_in
 
 SPLITS = ("sft", "train", "dev", "eval")
@@ -57,6 +61,8 @@ class Format:
     prompt_template: str = QUESTION
     prompt_style: PromptStyle = "text"
     verifier: str = "exact_int"
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    """The user's function: a source's row → one that `read` reads. Raises UnreadableRow."""
 
 
 def stream_safe(text: str) -> str:
@@ -276,8 +282,38 @@ _ALL = (
     ),
 )
 FORMATS = {form.name: form for form in _ALL}
+WHERE = "prepare.format"
 
 
 def get_format(name: str) -> Format:
-    """Look up a format by name. Raises Refused for an unknown one."""
-    return entry(FORMATS, name, "prepare.format", "regrpo/inputs/formats.py")
+    """Look up a format by name; `custom.formats:<name>` is the user's function.
+
+    Raises Refused for an unknown one. A function is imported with the first row.
+    """
+    if name.startswith(OWN):
+        load = functools.cache(partial(load_alone, name, OWN_FORMATS, WHERE, "function"))
+        convert = partial(_convert, name, load)
+        return replace(FORMATS["question_answer"], name=name, columns=(), convert=convert)
+    return entry(FORMATS, name, WHERE, "custom/formats.py (docs/data.md)")
+
+
+def _convert(name: str, load: Callable[[], Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user's function returns of a row: a dict with a `question`; its id, if it has none.
+
+    Raises Refused as `load_alone` does.
+    """
+    function, remedy = load(), f"Mend the row, or {name}."
+    try:
+        given = function(dict(row))
+    except RegrpoError:
+        raise
+    except RAISED as error:
+        raise UnreadableRow(describe(error), remedy) from error
+    if not isinstance(given, dict):
+        found = f"that it returned {given!r:.60}"
+    elif "question" not in given:
+        found = f"that it returned no question among {', '.join(map(str, given)) or 'nothing'}"
+    else:
+        own_id = {key: row[key] for key in ("id",) if key in row}
+        return own_id | given
+    raise UnreadableRow(f"{found} instead of a dict of question, answer and solution", remedy)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import hub, profiles
+from regrpo.core.custom import loading
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.files import Json
 from regrpo.core.settings import Section
@@ -37,6 +38,7 @@ def check(profile: Path | None, models: Models) -> list[Finding]:
         workspace.require_disk,
         workspace.require_lock,
         hub.require_brought,
+        loading.require_all_alone,
     )
     for require in requirements:
         try:

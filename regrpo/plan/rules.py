@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import conversation, hardware, hub, verifiers
+from regrpo.core.custom.probe import probe, probe_verifier
 from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
 from regrpo.evaluate.tasks import CUSTOM, WITHOUT_VERIFIER
@@ -57,7 +58,26 @@ def _refusal(rule: Rule, *given: Any) -> list[RegrpoError]:
 
 def require_data(_: str, section: Any) -> None:
     """The format and the verifier that prepare names, its settings, and the columns of both."""
-    examples.require_plan(section)
+    if section.format.startswith(verifiers.OWN):
+        _require_imports("prepare.format", [section.format])
+    examples.require_plan(section, _verifier_columns(section))
+
+
+def _verifier_columns(section: Any) -> list[str] | None:
+    """The columns of a verifier of the user's, which is not imported here; None for one of ours."""
+    name = section.verifier or ""
+    if not name.startswith(verifiers.OWN):
+        return None
+    facts = probe_verifier(name, section.verifier_settings)
+    if "error" in facts:
+        raise Refused(
+            facts.get("where", verifiers.WHERE),
+            expected=facts.get("expected", f"{name}, which can be imported"),
+            found=facts["error"],
+            remedy=facts.get("remedy", "Mend the module."),
+        )
+    columns: list[str] = facts["columns"]
+    return columns
 
 
 def absent_files(values: Mapping[str, Any]) -> list[RegrpoError]:
@@ -117,7 +137,7 @@ def require_rewards(_: str, section: Any) -> None:
 def _require_imports(where: str, names: Sequence[str]) -> None:
     """Refuse functions of the user's that cannot be imported, each with the line that fails."""
     found = []
-    for name, facts in custom_code.probe(names).items():
+    for name, facts in probe(names).items():
         if "error" in facts:
             found.append(f"{name} ({facts['error']})")
     if found:
@@ -290,7 +310,7 @@ def require_cut(prepare: Any, sft: Any) -> None:
 def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:
     """Data without verifiable answers have rewards and tasks that need none."""
     name = prepare.verifier or formats.get_format(prepare.format).verifier
-    if verifiers.get_verifier(name):
+    if name != verifiers.NONE:
         return
     for reward in set(grpo.reward_funcs) & set(rewards.OURS):
         rewards.get_reward(reward, None, max_completion_length=1)
@@ -308,8 +328,9 @@ def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:
 
 def require_reward_columns(prepare: Any, grpo: Any) -> None:
     """What the user's rewards need is among the data's columns, and bears no reward's name."""
-    columns = [*custom_code.DATA, *examples.kept_columns(prepare)]
-    for name, asked in custom_code.probe(_custom_rewards(grpo)).items():
+    kept = examples.kept_columns(prepare, _verifier_columns(prepare))
+    columns = [*custom_code.DATA, *kept]
+    for name, asked in probe(_custom_rewards(grpo)).items():
         custom_code.require_columns(name, asked, columns)
     functions = {name.rpartition(":")[2] for name in grpo.reward_funcs}
     taken = functions & set(prepare.keep)

@@ -3,7 +3,7 @@
 Imports core and inputs.
 
 rewards, classifiers              reward functions by name
-custom_code                       the user's, imported and asked what it wants
+custom_code                       the user's rewards: what they want, and a trial
 trainers, groups                  what both stages set; groups of completions
 generation                        vLLM in a training process, seeded
 curriculum                        sft's examples, and their order

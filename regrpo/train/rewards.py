@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from regrpo.core import processes
 from regrpo.core.answers.protocol import Verifier
+from regrpo.core.custom import loading
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, invalid
 from regrpo.train import custom_code
@@ -165,7 +166,8 @@ def _custom(name: str) -> RewardFunc:
             found=name,
             remedy="Put the function into custom/, which DVC watches.",
         )
-    return custom_code.load(name, where)
+    found: RewardFunc = loading.load(name, where)
+    return found
 
 
 def _from_trl(name: str) -> RewardFunc:
@@ -217,8 +219,8 @@ def _refuse_raised(name: str, completions: list[Any]) -> Iterator[None]:
         yield
     except Refused:
         raise
-    except custom_code.RAISED as error:
-        raise _refusal(name, len(completions), custom_code.describe(error)) from error
+    except loading.RAISED as error:
+        raise _refusal(name, len(completions), loading.describe(error)) from error
 
 
 def _numbers(name: str, values: list[Any], completions: list[Any]) -> list[float | None]:

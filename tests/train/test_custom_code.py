@@ -1,11 +1,10 @@
-"""The user's own code: what its import raises, what it asks for, and one call before training."""
+"""The user's rewards: what their import raises, what they ask for, one call before training."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,40 +12,9 @@ import pytest
 from regrpo.core.errors import Refused
 from regrpo.core.verifiers import VERIFIERS
 from regrpo.train import custom_code, rewards
+from tests.support.custom_code import BROKEN
 
 EXACT = VERIFIERS["exact_int"]
-BROKEN = {
-    'import os\nKEY = os.environ["JUDGE_KEY"]': "line 2: KeyError: 'JUDGE_KEY'",
-    'open("no/such/prompt.txt")': "line 1: FileNotFoundError: [Errno 2] No such file",
-    "import no_such_package": "line 1: ModuleNotFoundError: No module named 'no_such_package'",
-    "undefined_name": "line 1: NameError: name 'undefined_name' is not defined",
-    "def judged(:": "line 1: SyntaxError: ",
-    "import sys\nsys.exit(3)": "line 2: SystemExit: 3",
-    "def f():\n    raise RuntimeError('no\\nGPU')\nf()": "line 2: RuntimeError: no GPU",
-    "1 / 0": "line 1: ZeroDivisionError",
-}
-
-
-@pytest.fixture
-def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Writes custom/judge.py in a folder of its own, where the test then stands."""
-
-    def forget() -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "custom"]:
-            del sys.modules[name]
-
-    def write(source: str) -> None:
-        forget()
-        (tmp_path / "custom/judge.py").write_text(source)
-
-    (tmp_path / "custom").mkdir()
-    (tmp_path / "custom/__init__.py").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield write
-    forget()
 
 
 @pytest.mark.parametrize(("source", "said"), BROKEN.items())
@@ -59,33 +27,6 @@ def test_whatever_an_import_raises_is_one_line_with_the_place(
     assert f"found custom/judge.py, {said}" in str(caught.value)
     assert "grpo.reward_funcs: custom.judge:judged: expected a function judged" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_child_process_imports_and_says_the_same(custom: Callable[[str], None]) -> None:
-    custom(
-        "print('loading')\ndef judged(completions, level, hint=None, **rest):\n    return rest['a']"
-    )
-    Path("custom/gone.py").write_text("import os\nos._exit(7)")
-    (broken, said), *_ = BROKEN.items()
-    Path("custom/broken.py").write_text(broken)
-    found = custom_code.probe(["custom.broken:f", "custom.judge:judged", "custom.gone:f"])
-    assert found["custom.broken:f"] == {"error": f"custom/broken.py, {said}"}
-    assert found["custom.judge:judged"] == {
-        "needs": ["completions", "level"],
-        "reads": ["hint", "a"],
-        "takes": None,
-    }
-    assert found["custom.gone:f"] == {"error": "its import ends the process (exit code 7)"}
-    assert "custom.judge" not in sys.modules
-
-
-def test_an_import_that_does_not_end_is_ended(
-    custom: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(custom_code, "SECONDS", 1.0)
-    custom("import time\ntime.sleep(60)")
-    error = custom_code.probe(["custom.judge:judged"])["custom.judge:judged"]["error"]
-    assert error.startswith("its import takes more than 1 s")
 
 
 @pytest.mark.parametrize(
