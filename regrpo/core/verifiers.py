@@ -14,6 +14,7 @@ from regrpo.core.answers.exact_text import ExactText
 from regrpo.core.answers.integers import ExactInt, FinalNumber
 from regrpo.core.answers.number import Number
 from regrpo.core.answers.protocol import Verifier
+from regrpo.core.answers.reasoning_gym import ReasoningGym
 from regrpo.core.custom.guard import verifier_kind
 from regrpo.core.errors import Refused, entry
 from regrpo.core.profiles import parse_section
@@ -21,7 +22,7 @@ from regrpo.core.profiles import parse_section
 NONE = "none"
 """The verifier name of a dataset without verifiable answers."""
 KINDS: dict[str, type[Verifier]] = {
-    kind.name: kind for kind in (ExactInt, FinalNumber, Number, Choice, ExactText)
+    kind.name: kind for kind in (ExactInt, FinalNumber, Number, Choice, ExactText, ReasoningGym)
 }
 VERIFIERS = {name: kind() for name, kind in KINDS.items()}
 """Each with its default settings."""

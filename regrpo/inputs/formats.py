@@ -272,6 +272,14 @@ _ALL = (
         classes="case, white space or punctuation; sums, in the order of their terms",
     ),
     Format(
+        name="reasoning_gym",
+        columns=("question", "answer"),
+        read=_read_question_answer,
+        canonical=normalise,  # a board is drawn in signs, which are no words
+        classes="case or white space",
+        verifier="reasoning_gym",
+    ),
+    Format(
         name="xlsum",
         columns=("id", "text", "summary"),
         read=_read_xlsum,

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from regrpo.core import files
-from regrpo.core.errors import Refused, parsing
+from regrpo.core.answers.reasoning_gym import create_dataset
+from regrpo.core.errors import parsing
 from regrpo.core.hub import file_under, hub_failure, require_commit
 from regrpo.core.settings import Section
 from regrpo.inputs.readers import Rows, local_rows
@@ -31,22 +32,14 @@ class ReasoningGym(Section):
         return {"train": self.rows(seed)}
 
     def rows(self, seed: int) -> Rows:
-        """Row i draws from seed + i, so two seeds nearer than `size` share rows."""
-        import reasoning_gym
+        """Row i draws from seed + i, so two seeds nearer than `size` share rows.
 
-        try:
-            dataset = reasoning_gym.create_dataset(
-                self.task, seed=seed, size=self.size, **self.config
-            )
-        except (ValueError, TypeError, AssertionError) as error:
-            raise Refused(
-                "prepare.source",
-                expected=f"a reasoning-gym task and its configuration (task {self.task!r})",
-                found=str(error) or type(error).__name__,
-                remedy="See reasoning_gym.factory.DATASETS for the tasks and their configurations.",
-            ) from error
+        Each has its task and configuration besides.
+        """
+        dataset = create_dataset(self.task, seed, self.size, self.config)
+        own = {"task": self.task, "config": self.config}
         for index, row in enumerate(dataset):
-            yield f"reasoning-gym {self.task}, row {index}", row
+            yield f"reasoning-gym {self.task}, row {index}", row | own
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.core import conversation, hardware, hub, verifiers
+from regrpo.core.answers.reasoning_gym import ReasoningGym, require_task
 from regrpo.core.custom.probe import probe, probe_verifier
 from regrpo.core.errors import Refused, RegrpoError
 from regrpo.core.settings import did_you_mean
@@ -61,6 +62,9 @@ def require_data(_: str, section: Any) -> None:
     if section.format.startswith(verifiers.OWN):
         _require_imports("prepare.format", [section.format])
     examples.require_plan(section, _verifier_columns(section))
+    verifier = section.verifier or section.format  # the format's own has its name
+    if verifier == section.source.kind == ReasoningGym.name:
+        require_task(section.source.task)
 
 
 def _verifier_columns(section: Any) -> list[str] | None:

@@ -88,6 +88,19 @@ def test_data_without_answers_want_rewards_and_tasks_that_need_none(
     assert cli.main(["check"]) == 0
 
 
+def test_a_task_whose_scorer_does_not_hold_is_refused_only_where_it_would_judge(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = {"kind": "reasoning_gym", "task": "countdown", "size": 500, "license": "MIT"}
+    edit_yaml(here / "params.yaml", {"prepare": {"format": "reasoning_gym", "source": source}})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "prepare.source.task: expected a task of reasoning-gym whose scorer passed" in said
+    assert "countdown: its scorer runs the answer as Python code" in said
+    edit_yaml(here / "params.yaml", {"prepare": {"verifier": "exact_text"}})
+    assert cli.main(["check"]) == 0
+
+
 def test_the_rule_of_promotion_is_checked_with_the_profile(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

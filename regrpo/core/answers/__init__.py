@@ -5,4 +5,5 @@ integers      exact_int and final_number
 number        decimals, fractions, percent, units; with a tolerance
 choice        one of the row's options
 exact_text    text, normalised
+reasoning_gym what the scorer of a reasoning-gym task says
 """
