@@ -23,6 +23,7 @@ COMMANDS = {
     "champion only if audit, doctor and paired test allow it",
     "release": "a run's model, card and provenance as a folder to hand on, signed with a key",
     "verify": "whether a released folder is whole: hashes, signature, numbers",
+    "publish": "a released folder, verified, as one commit on the Hugging Face hub (or a dry run)",
     "audit": "whether a run is what its records say, to the byte",
     "lineage": "which run made what from what, upstream or downstream",
     "reproduce": "make a run again in a temporary worktree, and say whether the same came out",

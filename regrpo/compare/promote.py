@@ -30,6 +30,7 @@ from regrpo.core.text import prose
 from regrpo.evaluate.results import SAMPLES
 from regrpo.records.find import Finder, Named, Place
 from regrpo.tracking import address, rows
+from regrpo.tracking.registry import registered_name
 from regrpo.tracking.sync import opened, sync
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def _judge(place: Place, root: Path, registry: Registry, alias: Alias) -> Json:
     """All that `promote` returns, as it stands before anything is registered."""
     snapshot = place.snapshot
     key = str(snapshot.pipeline_key())
-    # MLflow takes neither / nor : in a model's name.
-    name = re.sub("[/:]", "-", str(snapshot.params()["model_card"]["model_name"]))
+    name = registered_name(str(snapshot.params()["model_card"]["model_name"]))
     mine, champion = registry.version_of(name, key), registry.holder(name, "champion")
     version = mine and mine["version"]
     reigning = champion and champion["version"]

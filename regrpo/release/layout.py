@@ -13,6 +13,10 @@ CARD, ABOUT, CRATE, SUMS = "README.md", "release.json", "ro-crate-metadata.json"
 LICENSE, NOTICE = "LICENSE", "NOTICE"
 WRITTEN = (CARD, ABOUT, CRATE, SUMS, LICENSE, NOTICE)
 """What a release adds to the run's own files."""
+SIGNATURE = "model.sig"
+"""The signature's usual name, by which a published folder has it on top."""
+AROUND = (SIGNATURE, ".cache", ".git", ".gitattributes")
+"""What the hub, its client and git put into a folder that is got from there: no part of it."""
 RUN_CARD = "reports/model_card/README.md"
 METRICS = "reports/evaluate/metrics.json"
 MODEL = "models/grpo/"

@@ -38,6 +38,7 @@ from regrpo.release.handover import (
     notice,
     release_card,
 )
+from regrpo.release.hub import require_repo_id
 from regrpo.release.layout import (
     ABOUT,
     CARD,
@@ -83,7 +84,8 @@ def release(place: Place, out: Path, options: Options) -> Json:
     """
     signature = signatures.beside(out)
     _require_free(out, signature)
-    _require_repo_id(options.repo_id)
+    if options.repo_id is not None:
+        require_repo_id(options.repo_id)
     signer = None
     if options.key is not None:
         signer = signatures.read_signer(options.key, options.certificate, options.chain)
@@ -128,26 +130,6 @@ def _require_free(out: Path, signature: Path) -> None:
                 found="one that holds something" if path.is_dir() else "a file",
                 remedy="Name another folder with --out, or remove this.",
             )
-
-
-def _require_repo_id(repo_id: str | None) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if repo_id is None:
-        return
-    try:
-        validate_repo_id(repo_id)
-        owner, _, name = repo_id.partition("/")
-        if not owner or not name:
-            raise HFValidationError(f"no owner and name: {repo_id!r}")
-    except HFValidationError as error:
-        raise Refused(
-            "--repo-id",
-            expected="OWNER/NAME, as the hub takes it",
-            found=str(error).partition("\n")[0].rstrip("."),
-            remedy="Letters, digits, - _ and . are allowed, 96 at most.",
-        ) from error
 
 
 def _require_room(out: Path, sources: Mapping[str, Source]) -> None:
@@ -384,13 +366,17 @@ def _sign(signer: Any, out: Path, signature: Path) -> None:
 
 def _tell_mlflow(run: _Run, out: Path, result: Json) -> list[str]:
     """Tag the model version; returns what could not be done: a release needs no MLflow."""
-    name = str(run.model["model_name"])
     tags = {"regrpo.release": result["sha256"]}
     if result["signature"]:
         tags["regrpo.release.signature"] = files.sha256(Path(result["signature"]))
+    return tell_mlflow(run.model["model_name"], result["pipeline_key"], tags, out / SUMS)
+
+
+def tell_mlflow(model: str, pipeline_key: str, tags: Mapping[str, str], sums: Path) -> list[str]:
+    """Tag a released pipeline's row and model version; returns what could not be done."""
     try:
         with opened(create=False) as store:
-            done = store.registry().add_release(name, str(result["pipeline_key"]), tags, out / SUMS)
+            done = store.registry().add_release(model, pipeline_key, tags, sums)
     except RegrpoError as error:
         return [f"MLflow was not told: {error.found}"]
     return [] if done else ["MLflow has no version of this model: `regrpo promote` makes one"]

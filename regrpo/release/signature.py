@@ -11,6 +11,7 @@ from typing import Any
 
 from regrpo.core.errors import importing, parsing
 from regrpo.core.text import some
+from regrpo.release.layout import AROUND, SIGNATURE
 
 PRIVATE = "an elliptic curve's private key without passphrase (PEM; P-256, P-384 or P-521)"
 PUBLIC = "an elliptic curve's public key (PEM; P-256, P-384 or P-521)"
@@ -23,6 +24,13 @@ def beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.sig")
 
 
+def find(folder: Path) -> Path:
+    """The signature beside a folder, or else the one in it, as the hub has it."""
+    if (folder / SIGNATURE).is_file() and not beside(folder).exists():
+        return folder / SIGNATURE
+    return beside(folder)
+
+
 def read_signer(key: Path, certificate: Path | None, chain: Sequence[Path]) -> Any:
     """What signs with a key, or with a key and its certificate.
 
@@ -30,8 +38,10 @@ def read_signer(key: Path, certificate: Path | None, chain: Sequence[Path]) -> A
     read and where model-signing is not installed.
     """
     with importing(*PACKAGE):
-        from model_signing import signing
-    config = signing.Config()
+        from model_signing import hashing, signing
+    # A signature says itself what it does not cover, so others' tools pass over that too.
+    covered = hashing.Config().set_ignored_paths(paths=AROUND)
+    config = signing.Config().set_hashing_config(covered)
     with parsing(key, PRIVATE, HELP):
         signer = config.use_elliptic_key_signer(private_key=key)
     if certificate is None:

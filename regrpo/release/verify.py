@@ -24,6 +24,7 @@ from regrpo.release import signature as signatures
 from regrpo.release.handover import release_card
 from regrpo.release.layout import (
     ABOUT,
+    AROUND,
     CARD,
     CRATE,
     METRICS,
@@ -56,7 +57,7 @@ def verify(
     folder = folder.absolute()
     about = _read_about(folder)
     hashes = _verify_hashes(folder)
-    beside = signature or signatures.beside(folder)
+    beside = signature or signatures.find(folder)
     notes = list(about["audit"]["findings"])
     if public_key is not None or certificates:
         verifier = signatures.read_verifier(public_key, certificates)
@@ -123,9 +124,11 @@ def _existing(beside: Path) -> Path:
 
 def _verify_hashes(folder: Path) -> dict[str, str]:
     """{file: SHA-256} of all files, SHA256SUMS itself apart, each as that says."""
-    listed = _read_sums(folder / SUMS)
+    listed = read_sums(folder / SUMS)
     found = []
     for path in sorted(folder.rglob("*")):
+        if path.relative_to(folder).parts[0] in AROUND:
+            continue
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise _wrong(path.relative_to(folder), "a file", "a link or something else")
         if path.is_file() and path != folder / SUMS:
@@ -141,7 +144,8 @@ def _verify_hashes(folder: Path) -> dict[str, str]:
     return digests
 
 
-def _read_sums(path: Path) -> dict[str, str]:
+def read_sums(path: Path) -> dict[str, str]:
+    """{file: SHA-256} of what SHA256SUMS lists."""
     if not path.is_file():
         raise _wrong(path.name, "the SHA-256 of every file", "no file of that name")
     listed = {}

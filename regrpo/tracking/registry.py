@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class Registry(Reader):
         `hashes` lists the release's files; the row keeps it as artifact. Returns whether the
         pipeline has a version.
         """
-        row = self.row(pipeline_key)
+        name, row = registered_name(name), self.row(pipeline_key)
         if row is not None:
             for key, value in tags.items():
                 self.client.set_tag(row, key, value)
@@ -102,6 +103,11 @@ class Registry(Reader):
             self.client.set_model_version_tag(name, version["version"], key, value)
         self.client.set_registered_model_alias(name, "released", version["version"])
         return True
+
+
+def registered_name(model_name: str) -> str:
+    """A model's name in the registry: MLflow takes neither / nor : in it."""
+    return re.sub("[/:]", "-", model_name)
 
 
 def _plain(version: Any) -> Json:

@@ -158,7 +158,7 @@ def better_crate() -> None:
 WITHOUT_A_KEY: dict[str, tuple[Callable[[], object], str]] = {
     "a number on the card": (
         lambda: (replace(MODEL / CARD, SCORE, "99.0 %"), rehash(MODEL)),
-        f"{CARD}, line 30: expected text",
+        f"{CARD}, line 42: expected text",
     ),
     "a number on both cards": (
         lambda: (

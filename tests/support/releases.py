@@ -50,7 +50,16 @@ The adapter itself is `models/grpo/adapter`.
 
 Everything.
 """
-RESULT = "    - type: {metric}\n      value: {value}\n      name: {name}"
+RESULT = """\
+  - task:
+      type: text-generation
+    dataset:
+      type: sums
+      name: sums
+    metrics:
+    - type: {metric}
+      value: {value}
+      name: {name}"""
 SOURCE = {"kind": "scratch", "source": "made from scratch", "revision": "seed 0"}
 DATASET = {"source": "sums", "revision": "1", "license": "CC-BY-4.0"}
 
