@@ -57,6 +57,16 @@ FAULTS: dict[str, Fault] = {
         ("input", "grpo", "custom/rewards.py"),
         {},
     ),
+    "changed verifier of one's own": (
+        lambda: append("custom/verifiers.py"),
+        ("input", "prepare", "custom/verifiers.py"),
+        {},
+    ),
+    "changed format of one's own": (
+        lambda: append("custom/formats.py"),
+        ("input", "prepare", "custom/formats.py"),
+        {},
+    ),
     "new custom file": (
         lambda: append("custom/new.py"),
         ("input", "evaluate", "custom/new.py"),
@@ -88,6 +98,13 @@ ALSO: dict[str, set[Named]] = {
     "changed custom": {
         ("input", "validate", "custom/rewards.py"),
         ("input", "evaluate", "custom/rewards.py"),
+    },
+    "changed verifier of one's own": {
+        ("input", stage, "custom/verifiers.py")
+        for stage in ("validate", "sft", "grpo", "evaluate", "model_card")
+    },
+    "changed format of one's own": {
+        ("input", stage, "custom/formats.py") for stage in ("validate", "grpo", "evaluate")
     },
     "new custom file": {
         ("input", "validate", "custom/new.py"),

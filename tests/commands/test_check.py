@@ -261,6 +261,78 @@ def test_a_reward_that_wants_a_column_is_told_to_keep_it(
     assert "columns with other names than the rewards" in words(capsys.readouterr().err)
 
 
+CLOCK = {
+    "format": "custom.formats:clock",
+    "verifier": "custom.verifiers:TimeOfDay",
+    "source": {"kind": "local", "train": "clock.jsonl", "license": "MIT"},
+}
+
+
+def test_a_verifier_and_a_format_of_ones_own_are_imported_by_a_child_process(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "data/raw/clock.jsonl").touch()
+    keep = {"keep": ["new_hour"], "verifier_settings": {"within": 5}}
+    edit_yaml(here / "params.yaml", {"prepare": CLOCK | keep})
+    assert cli.main(["check"]) == 0, capsys.readouterr().err
+    assert not {"custom.verifiers", "custom.formats"} & set(sys.modules)
+    names = {"format": "custom.formats:clok", "verifier": "custom.verifiers:Clock"}
+    edit_yaml(here / "params.yaml", {"prepare": names})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "custom.formats:clok (AttributeError: module 'custom.formats' has no attribute" in said
+    edit_yaml(here / "params.yaml", {"prepare": names | {"format": "custom.formats:clock"}})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "prepare.verifier: expected a class Clock in custom.verifiers; found Attribute" in said
+    wrong = CLOCK | {"verifier_settings": {"within": 90}}
+    edit_yaml(here / "params.yaml", {"prepare": wrong})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "prepare.verifier_settings: expected known keys" in said
+    assert "`within`: input should be less than 60; found 90" in said
+
+
+def test_files_of_ones_own_that_are_absent_or_import_others_are_told_where_they_are_not_used(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "custom/formats.py").unlink()
+    assert cli.main(["check"]) == 2
+    said = words(capsys.readouterr().err)
+    assert "custom/formats.py: expected this file" in said
+    assert "found nothing there. Would do: Take the project's own, or make an empty one: " in said
+    (here / "custom/formats.py").write_text("from custom.rewards import short_thought\n")
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert "custom/formats.py, line 1: expected no import of the repository's code but" in said
+    assert "found an import of custom.rewards.short_thought" in said
+
+
+def test_a_verifiers_columns_are_the_rewards_to_take(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (here / "custom/verifiers.py").open("a") as file:
+        file.write("\n\nclass Zoned(TimeOfDay):\n    columns = ('zone',)\n")
+    with (here / "custom/rewards.py").open("a") as file:
+        file.write("\n\ndef by_zone(completions, zone, **columns):\n    return zone\n")
+    (here / "data/raw/clock.jsonl").touch()
+    sections: dict[str, Any] = {
+        "prepare": CLOCK,
+        "grpo": {"reward_funcs": {"exact_answer": 1.0, "custom.rewards:by_zone": 1.0}},
+    }
+    edit_yaml(here / "params.yaml", sections)
+    assert cli.main(["check"]) == 1
+    assert "found it needs zone" in words(capsys.readouterr().err)
+    sections["prepare"] = CLOCK | {"verifier": "custom.verifiers:Zoned"}
+    edit_yaml(here / "params.yaml", sections)
+    assert cli.main(["check", "--quiet"]) == 0
+    edit_yaml(here / "params.yaml", {"prepare": {"keep": ["zone"]}})
+    assert cli.main(["check"]) == 1
+    assert "prepare.keep: expected other columns than the verifier's (zone)" in words(
+        capsys.readouterr().err
+    )
+
+
 def test_the_functions_of_the_users_tasks_are_imported_too(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

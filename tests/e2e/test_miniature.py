@@ -166,6 +166,8 @@ def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
     assert touched("regrpo/train/rewards.py", comment) == {"validate", "sft", "grpo"}
     assert touched("regrpo/inputs/gate.py", comment) == {"prepare", "base_model", "validate"}
     assert touched("custom/rewards.py", comment) == {"validate", "grpo", "evaluate"}
+    assert touched("custom/formats.py", comment) == {"prepare", "validate", "grpo", "evaluate"}
+    assert touched("custom/verifiers.py", comment) == set(STAGES) - {"base_model"}
     assert touched(
         "data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')
     ) == {"prepare"}

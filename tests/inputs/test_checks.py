@@ -10,7 +10,9 @@ import pytest
 
 from regrpo.core.answers.integers import ExactInt
 from regrpo.core.answers.protocol import NO_ROW
+from regrpo.core.errors import Refused
 from regrpo.core.text import one_line
+from regrpo.core.verifiers import get_verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS, VERIFIED
 from tests.support.splits import Splits, failed, good, row
@@ -201,6 +203,71 @@ def test_a_verifier_that_pays_for_the_wrong_thing_is_refused_on_every_row(
     verdict = check({"train": train}, lenient)
     assert {one.check for one in verdict.failed} == found
     assert all(one.failed == 4 for one in verdict.failed)
+
+
+OWN = """from regrpo.core.answers.protocol import NO_ROW, Verifier
+class Own(Verifier):
+    def parse(self, text, row=NO_ROW): return int(text) if text.isdecimal() else None
+    def wrong(self, answer, row=NO_ROW): return str(int(answer) + 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "found"),
+    [
+        ("", set()),
+        ("equal(self, gold, found): return gold >= found", {"wrong_scores_0"}),
+        ("equal(self, gold, found): return gold <= found", {"wrong_scores_0"}),
+        ("equal(self, gold, found): return True", {"wrong_scores_0"}),
+        ("equal(self, gold, found): return False", None),
+        (
+            "wrong(self, answer, row=NO_ROW): return answer",
+            {"wrong_scores_0", "contradiction_scores_0"},
+        ),
+        (
+            "score(self, completion, answer, row=NO_ROW):\n"
+            "        return completion.endswith('=') or super().score(completion, answer, row)",
+            {"echo_scores_0"},
+        ),
+        (
+            "extract(self, completion, row=NO_ROW):\n"
+            "        return self.parse(completion.rpartition('<answer>')[2].partition('<')[0])",
+            {"contradiction_scores_0"},
+        ),
+    ],
+)
+def test_a_verifier_of_ones_own_goes_through_the_same_self_test(
+    check: Callable[..., gate.Verdict],
+    custom: Callable[..., None],
+    method: str,
+    found: set[str] | None,
+) -> None:
+    custom(OWN + f"    def {method}\n" * bool(method), "verifiers")
+    verifier = get_verifier("custom.verifiers:Own")
+    train = [row("train", i, f"20+{i + 2}=") for i in range(4)]
+    if found is None:
+        with pytest.raises(Refused, match=r"Own, row train-0: expected wrong to give an answer th"):
+            check({"train": train}, verifier)
+        return
+    verdict = check({"train": train}, verifier)
+    assert {one.check for one in verdict.failed} == found
+    assert all(one.failed == 4 for one in verdict.failed)
+
+
+def test_a_verifier_of_ones_own_that_raises_ends_the_gate_with_its_name_and_the_row(
+    check: Callable[..., gate.Verdict], custom: Callable[..., None]
+) -> None:
+    raising = OWN.replace("else None", "else (1 // (text != 'twenty')) and None")
+    custom(raising, "verifiers")
+    train = [row("train", i, f"20+{i}=") for i in range(4)]
+    train[2]["solution"] = "<answer>twenty</answer>"
+    with pytest.raises(Refused) as caught:
+        check({"train": train}, get_verifier("custom.verifiers:Own"))
+    assert str(caught.value) == (
+        "prepare.verifier: custom.verifiers:Own, row train-2: expected extract to give a value, or "
+        "None; found custom/verifiers.py, line 3: ZeroDivisionError: integer division or modulo by "
+        "zero for '<answer>twenty</answer>'. Mend custom/verifiers.py and run `dvc repro` again."
+    )
 
 
 def test_without_a_verifier_its_checks_are_not_applicable_and_answers_may_be_null(

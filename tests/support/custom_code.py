@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +49,19 @@ def custom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         write((ROOT / f"custom/{module}.py").read_text(), module)
     yield write
     forget()
+
+
+def clock_rows(count: int) -> list[dict[str, Any]]:
+    """Rows that custom/formats.py's example reads, no two alike."""
+    rows = []
+    for index in range(count):
+        start, add = index * 37 % 1440, 10 + index % 50
+        end = (start + add) % 1440
+        rows.append(
+            {
+                "start": {"hour": start // 60, "minute": start % 60},
+                "add": add,
+                "end": f"{end // 60}:{end % 60:02}",
+            }
+        )
+    return rows
