@@ -13,6 +13,10 @@ from ruamel.yaml import YAML
 
 from regrpo.cli import COMMANDS, parser_for
 from regrpo.core.profiles import STAGES, parse_section, read_yaml
+from regrpo.core.verifiers import get_verifier
+from regrpo.inputs import checks
+from regrpo.train.rewards import get_reward
+from tests.support.prepared import splits
 from tests.support.projects import ROOT, edit_yaml, run
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -125,7 +129,9 @@ def test_the_index_names_every_page() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - linked == {"README.md"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/experiments.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/data.md", "docs/rewards.md", "docs/experiments.md"]
+)
 def test_yaml_examples_are_valid_sections(name: str) -> None:
     whole = read_yaml(ROOT / "params.yaml")
     found = list(examples(ROOT / name))
@@ -134,6 +140,31 @@ def test_yaml_examples_are_valid_sections(name: str) -> None:
         for stage, values in example.items():
             model = importlib.import_module(f"stages.{stage}").Params
             parse_section(model, whole[stage] | values, f"{name}: {stage}")
+
+
+def test_the_worked_examples_of_custom_code_work(custom: Callable[..., None]) -> None:
+    page = (ROOT / "docs/rewards.md").read_text()
+    blocks = re.findall(r"```python\n# custom/(\w+)\.py\n(.*?)```", page, re.DOTALL)
+    assert [name for name, _ in blocks] == ["formats", "verifiers", "rewards"]
+    for name, source in blocks:
+        custom(source, name)
+    rows = []
+    for index in range(20):
+        item = {"text": f"Is {index} even?", "label": "no" if index % 2 else "Yes"}
+        rows.append({"item": item, "meta": {"topic": "law" if index % 3 else "sums"}})
+    sections = [one.get("prepare", {}) for one in examples(ROOT / "docs/rewards.md")]
+    (prepare,) = [one for one in sections if "format" in one]
+    made = [row for split in splits(rows, **prepare).values() for row in split]
+    verifier = get_verifier(str(prepare["verifier"]))
+    assert verifier
+    for row in made:
+        scores = checks._self_test(row, verifier)
+        assert {name for name, score in scores.items() if score} == {"gold_scores_1"}
+    assert verifier.score("<think>4 = 2 · 2</think><answer>TRUE</answer>", "yes") == 1
+    reward = get_reward("custom.rewards:brief", verifier, 16)
+    topics = [row["topic"] for row in made[:9]]
+    values = reward(completions=["Yes."] * 8 + ["long " * 99], topic=topics, answer=[])
+    assert [value is None for value in values] == [topic == "law" for topic in topics]
 
 
 def test_the_readmes_own_data_profile_passes_check(project: Callable[..., Path]) -> None:
