@@ -9,7 +9,7 @@ hand: python -m stages.model_card
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -23,7 +23,19 @@ from regrpo.report.card_facts import Facts, read_facts
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
+Stated = Annotated[str, Field(min_length=1, max_length=2000)]
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
+
+
+class Statement(Section):
+    """What whoever trains owes to say and no file can: each key in a sentence or two."""
+
+    data_source: Stated
+    data_rights: Stated
+    personal_data: Stated
+    data_processing: Stated
+    intended_use: Stated
+    contact: Stated
 
 
 class Params(Section):
@@ -33,6 +45,7 @@ class Params(Section):
     license: str
     tags: list[str] = Field(default_factory=list)
     purpose: str | None = None
+    statement: Statement | None = None
 
 
 def metadata(params: Params, facts: Facts) -> ModelCardData:
@@ -43,7 +56,6 @@ def metadata(params: Params, facts: Facts) -> ModelCardData:
     from huggingface_hub import EvalResult, ModelCardData
 
     dataset = facts.dataset
-    trained_by = ["sft", "grpo"] if facts.sft["steps"] else ["grpo"]
     ours = {
         "dataset_type": dataset.get("repo") or dataset["format"],
         "dataset_name": text.visible(dataset["source"]),
@@ -68,7 +80,7 @@ def metadata(params: Params, facts: Facts) -> ModelCardData:
         license=params.license.lower(),  # the hub's licence ids are lower case
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=list(dict.fromkeys(["generated_from_trainer", "trl", *trained_by, *params.tags])),
+        tags=list(dict.fromkeys(["generated_from_trainer", "trl", *facts.trained, *params.tags])),
         eval_results=results,
     )
 

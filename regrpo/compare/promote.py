@@ -4,7 +4,7 @@
 
     verdict     "registered" | "refused" (a rule fails) | "not checkable" (none fails, one is
                 unknown)
-    rules       the rows of audit, doctor and comparison (see promotion_rules)
+    rules       the rows of audit, doctor, statement and comparison (promotion_rules)
     comparison  the paired comparison with the champion, or None
     model, version, created, alias, replaced, reigns, dry_run, target, pipeline_key, tags, notes,
     mlflow
@@ -68,7 +68,8 @@ def _judge(place: Place, root: Path, registry: Registry, alias: Alias) -> Json:
     """All that `promote` returns, as it stands before anything is registered."""
     snapshot = place.snapshot
     key = str(snapshot.pipeline_key())
-    name = registered_name(str(snapshot.params()["model_card"]["model_name"]))
+    card = snapshot.params()["model_card"]
+    name = registered_name(str(card["model_name"]))
     mine, champion = registry.version_of(name, key), registry.holder(name, "champion")
     version = mine and mine["version"]
     reigning = champion and champion["version"]
@@ -79,6 +80,8 @@ def _judge(place: Place, root: Path, registry: Registry, alias: Alias) -> Json:
         promotion_rules.judge_audit(audited),
         promotion_rules.judge_doctor(snapshot.json("reports/grpo/health.json")),
     ]
+    if rule.require_statement:
+        rules.append(promotion_rules.judge_statement(card))
     comparison = None
     if champion is None:
         rules.append(promotion_rules.row("comparison", "holds", f"{name} has no champion yet"))

@@ -29,11 +29,12 @@ SHOWN = 3
 
 
 class Params(Section):
-    """The profile's `promote` section: the task that decides, and what loss is no loss."""
+    """The profile's `promote` section: the task that decides, what loss is no loss, and more."""
 
     task: str
     max_loss: float = Field(ge=0)
     alpha: float = Field(gt=0, lt=1)
+    require_statement: bool = False
 
 
 def judge_audit(audited: Mapping[str, Any]) -> Json:
@@ -60,6 +61,13 @@ def judge_doctor(health: Mapping[str, Any]) -> Json:
     if fired:
         text += f": {'; '.join(fired)}"
     return row("doctor", "fails" if health["verdict"] == "fatal" else "holds", text)
+
+
+def judge_statement(model_card: Mapping[str, Any]) -> Json:
+    """Holds if the run's card has a statement of data, rights, use and contact."""
+    if model_card.get("statement"):
+        return row("statement", "holds", "on the card")
+    return row("statement", "fails", "none on the card: write model_card.statement")
 
 
 def judge_comparison(comparison: Mapping[str, Any]) -> Json:

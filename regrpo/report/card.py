@@ -184,6 +184,37 @@ def settings(facts: Facts, stage: str) -> tuple[list[tuple[str, str, str]], list
     return different, same
 
 
+def compute(facts: Facts) -> list[tuple[str, int, str, float]]:
+    """(stage, tokens, formula, TFLOP) of each training, N parameters and D tokens.
+
+    A forward takes 2·N operations a token, a backward twice that (Kaplan et al. 2020, section 2.1),
+    once where only an adapter is trained. N is of all parameters, as in Hoffmann et al. 2022.
+    """
+    found = []
+    for stage in facts.trained:
+        times = 4 if facts.adapter(stage) else 6
+        formula = f"{times}·N·D"
+        if stage == "grpo":
+            repeats = int(facts.setting(stage, "num_iterations"))
+            times *= repeats
+            formula += f" × {repeats}" if repeats > 1 else ""
+            times, formula = times + 2, f"{formula} + 2·N·D to generate"
+            if facts.setting(stage, "beta"):
+                times, formula = times + 2, f"{formula} + 2·N·D for the reference"
+        tokens = facts.tokens[stage]
+        found.append((stage, tokens, formula, times * facts.base["parameters"] * tokens / 1e12))
+    return found
+
+
+COMPUTED = (
+    "Prompts and completions, as TRL counted them (`num_tokens`, without padding). Operations are "
+    "those that the model's arithmetic needs: a forward takes 2·N a token, a backward twice that "
+    "(Kaplan et al. 2020, arXiv:2001.08361), N being all parameters (as in Hoffmann et al. 2022, "
+    "arXiv:2203.15556) and D the tokens. Not counted: attention's own, recomputing, the gate, dev "
+    "accuracy and the evaluation."
+)
+
+
 def set_aside(base: Json) -> str:
     """The settings that a base came with and that are used nowhere, with their values."""
     settings = base["conversation"]["set_aside"]

@@ -28,6 +28,7 @@ FILES = {
     "health": Path("reports/grpo/health.json"),
 }
 """The reports that become facts as they are, by the fact's name."""
+HISTORIES = {"sft": Path("reports/sft/history.csv"), "grpo": Path("reports/grpo/history.csv")}
 QUESTIONS = Path("data/prepared/eval.parquet")
 PICTURES = (Path("reports/grpo/curves.png"), Path("reports/evaluate/comparison.png"))
 TRAINERS = {
@@ -42,7 +43,8 @@ Json = dict[str, Any]
 class Facts:
     """Everything the card is rendered from.
 
-    `example` is the first evaluation question, `samples` its completions by model.
+    `example` is the first evaluation question, `samples` its completions by model, `tokens` what
+    TRL counted by trained stage.
     """
 
     dataset: Json
@@ -55,6 +57,7 @@ class Facts:
     runs: Mapping[str, Json]
     example: Json
     samples: Mapping[str, str]
+    tokens: Mapping[str, int]
 
     @property
     def profile(self) -> str:
@@ -64,6 +67,11 @@ class Facts:
     @property
     def verifier(self) -> Verifier | None:
         return verifiers.of_dataset(self.dataset)
+
+    @property
+    def trained(self) -> list[str]:
+        """The stages that trained: sft may be skipped."""
+        return ["sft", "grpo"] if self.sft["steps"] else ["grpo"]
 
     def section(self, stage: str) -> Json:
         """A stage's parameters, as its record holds them."""
@@ -98,8 +106,8 @@ def read_facts() -> Facts:
     would mix two models).
     """
     records = {stage: Path("reports") / stage / "run.json" for stage in RECORDED}
-    needed = [*FILES.values(), *records.values(), QUESTIONS, Path(METRICS), Path(SAMPLES)]
-    for path in (*needed, *PICTURES):
+    needed = [*FILES.values(), *HISTORIES.values(), *records.values()]
+    for path in (*needed, QUESTIONS, Path(METRICS), Path(SAMPLES), *PICTURES):
         if not path.exists():
             raise CannotCheck(
                 str(path),
@@ -118,9 +126,16 @@ def read_facts() -> Facts:
         runs={stage: files.read_json(path)[0] for stage, path in records.items()},
         example={"prompt": _prompt(row["prompt"], contents["dataset"]), "answer": row["answer"]},
         samples=dict(zip(answers["model"], answers["completion"].map(str), strict=True)),
+        tokens={stage: _tokens(path) for stage, path in HISTORIES.items()},
     )
     require_one_chain(facts)
     return facts
+
+
+def _tokens(history: Path) -> int:
+    """The tokens of a training, padding left out, as its last logged row has them."""
+    counts = [row.get("num_tokens", 0.0) for row in files.parse_history(history.read_bytes())]
+    return int(max(counts, default=0))
 
 
 def _prompt(stored: Any, dataset: Json) -> Any:

@@ -357,9 +357,11 @@ def test_another_store_than_the_run_was_told_to_is_told(
 
 def test_the_rule_is_the_workspace_profiles_and_not_the_runs_own(copy: Path) -> None:
     promoted("run0", "champion")
-    edit_yaml(copy / "params.yaml", {"promote": {"task": "nothing_like_it"}})
+    changed = {"task": "nothing_like_it", "require_statement": True}
+    edit_yaml(copy / "params.yaml", {"promote": changed})
     result = promoted("run1", "champion")
     assert rules(result)["comparison"] == "unknown"
+    assert rules(result)["statement"] == "fails", "none was asked for when it was made"
     assert (
         "promote.task: nothing_like_it: expected a task that both runs were asked"
         in result["rules"][-1]["text"]

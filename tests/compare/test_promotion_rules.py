@@ -30,6 +30,16 @@ def problems(
     return [str(one) for one in found["problems"]]
 
 
+def test_a_statement_is_one_of_the_card() -> None:
+    assert promotion_rules.judge_statement({"statement": {"contact": "us"}})["verdict"] == "holds"
+    none = promotion_rules.judge_statement({"model_name": "m"})
+    assert none == {
+        "rule": "statement",
+        "verdict": "fails",
+        "text": "none on the card: write model_card.statement",
+    }
+
+
 def test_not_worse_is_an_interval_above_the_margin_and_no_significant_loss() -> None:
     n = 1000
     champion = [1.0] * n

@@ -15,6 +15,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from regrpo.core import files
+from regrpo.core import text as text_module
+from regrpo.core.errors import Refused
 from regrpo.core.library import library_defaults
 from regrpo.report import card_facts
 from stages.model_card import TEMPLATE
@@ -22,6 +24,7 @@ from tests.support.cards import (
     COMMIT,
     HOSTILE,
     PROFILE,
+    TOKENS,
     edit,
     outside,
     pipeline,
@@ -110,8 +113,21 @@ def test_everything_that_trl_says_on_its_own_card_is_on_ours(reports: Path) -> N
         assert said in text, said
 
 
-PROSE = {"95", "0.001", "256", "2402.03300"}
-"""Numbers of the template's own words: 95 % intervals, p < 0.001, SHA-256, the paper."""
+PROSE = {"95", "0.001", "256", "2402.03300", "2020", "2001.08361", "2022", "2203.15556"}
+"""Numbers of the card's own words: 95 % intervals, p < 0.001, SHA-256, the papers."""
+PARAMETERS = 294144
+TFLOP = {
+    "sft": 6 * PARAMETERS * TOKENS["sft"] / 1e12,
+    "grpo": 8 * PARAMETERS * TOKENS["grpo"] / 1e12,
+}
+STATEMENT = {
+    "data_source": "sums by a generator",
+    "data_rights": "Apache-2.0",
+    "personal_data": "none",
+    "data_processing": "split by question",
+    "intended_use": "to show how",
+    "contact": "us@example.org",
+}
 
 
 def known_numbers() -> list[float]:
@@ -135,6 +151,7 @@ def known_numbers() -> list[float]:
         elif value is not None:
             found.append(float(value))
 
+    walk([*TOKENS.values(), *TFLOP.values()])
     for path in [*Path("reports").rglob("*.json"), Path("data/prepared/dataset.json")]:
         walk(files.read_json(path))
     for path in (Path("data/prepared/eval.parquet"), Path("reports/evaluate/samples.parquet")):
@@ -260,7 +277,8 @@ def test_hostile_text_of_data_and_samples_stays_text(reports: Path) -> None:
     files.write_parquet(Path("data/prepared/eval.parquet"), rows)
     samples("x", dict.fromkeys(("base", "sft", "grpo"), HOSTILE))
     edit("data/prepared/dataset.json", source=HOSTILE, license=HOSTILE)
-    text = the_card(purpose=HOSTILE, author=HOSTILE)
+    statement = dict.fromkeys(STATEMENT, HOSTILE)
+    text = the_card(purpose=HOSTILE, author=HOSTILE, statement=statement)
     outside(text)
     ModelCard(text)
     page = html(text)
@@ -285,6 +303,47 @@ def quick_start_prompt(text: str) -> Any:
         for node in tree.body
         if isinstance(node, ast.Assign) and node.targets[0].id == "prompt"
     )  # type: ignore[attr-defined]
+
+
+def test_tokens_and_operations_are_counted_from_what_was_recorded(reports: Path) -> None:
+    text = the_card()
+    assert "| sft | 1,124,897 | 6·N·D | 1.985 |" in text
+    assert "| grpo | 301,160 | 6·N·D + 2·N·D to generate | 0.709 |" in text
+    records(grpo={"lora": {"r": 4}, "beta": 0.04, "num_iterations": 3})
+    formula = "4·N·D × 3 + 2·N·D to generate + 2·N·D for the reference"
+    assert f"| grpo | 301,160 | {formula} | 1.417 |" in the_card()
+    edit("reports/sft/metrics.json", steps=0)
+    assert "| sft | 1,124,897" not in the_card()
+
+
+def test_a_statement_stands_on_the_card_as_it_was_written(reports: Path) -> None:
+    assert "## Statement" not in the_card()
+    text = the_card(statement=STATEMENT)
+    assert text.index("## Statement") < text.index("## Limitations")
+    rows = re.findall(r"^\| ([a-z ]+) \| (.+) \|$", text.partition("## Statement")[2], re.MULTILINE)
+    said = dict(zip(STATEMENT, rows, strict=False))
+    assert {key: name for key, (name, _) in said.items()} == {
+        key: key.replace("_", " ") for key in STATEMENT
+    }
+    assert said["data_rights"][1] == text_module.prose("Apache-2.0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"contact": None}, "statement.contact"),
+        ({"contact": ""}, "statement.contact"),
+        ({"licence": "MIT"}, "statement.licence"),
+    ],
+)
+def test_a_statement_that_lacks_something_is_refused_by_name(
+    reports: Path, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(Refused, match=named):
+        the_card(statement=STATEMENT | changes)
+    whole = {key: value for key, value in STATEMENT.items() if key != "contact"}
+    with pytest.raises(Refused, match="contact"):
+        the_card(statement=whole)
 
 
 def test_what_was_not_measured_is_said_to_be_not_available(reports: Path) -> None:

@@ -53,6 +53,7 @@ reports/grpo/health.json: {verdict: warnings, fired: 1, rules: [
   {rule: kl, what: KL above 2, verdict: not_applicable, steps: [], worst: null, change: beta}]}
 """
 """What the stages before the card write, by path, with numbers that stand out."""
+TOKENS = {"sft": 1124897, "grpo": 301160}
 
 
 GAIN = {"total": 0.540429, "elicited": 0.5093, "learned": 0.0311}
@@ -141,6 +142,9 @@ def pipeline() -> None:
         files.write_parquet(Path(f"data/prepared/{name}.parquet"), pd.DataFrame(rows))
     for name in ("base", "sft", "grpo"):
         files.write_text(Path(f"models/{name}/model.safetensors"), f"weights of {name}")
+    for stage, tokens in TOKENS.items():
+        history = f"step,loss,num_tokens\n1,0.5,300.0\n2,0.25,{tokens}.0\n"
+        files.write_text(Path(f"reports/{stage}/history.csv"), history)
     tasks = {
         "heldout": task("headline", 0.023457, 0.385714, 0.926143),
         "heldout_sampled": task("sampled", 0.011714, 0.397286, 0.906571),
