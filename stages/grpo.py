@@ -1,8 +1,9 @@
 """grpo: group relative policy optimization (Shao et al. 2024, arXiv:2402.03300, section 4).
 
-TRL's GRPOTrainer. Reads models/sft/, the base's source.json, data/prepared/{train,dev}.parquet,
-dataset.json, custom/ and the gate's verdict; writes models/grpo/ and reports/grpo/{history.csv,
-metrics.json,health.json,samples.parquet,curves.png}. Run it by hand: python -m stages.grpo
+TRL's GRPOTrainer. Reads models/sft/, the base's source.json, data/selected/train.parquet,
+data/prepared/dev.parquet, dataset.json, custom/ and the gate's verdict; writes models/grpo/ and
+reports/grpo/{history.csv,metrics.json,health.json,samples.parquet,curves.png}. Run it by hand:
+python -m stages.grpo
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from regrpo.train.groups import Grouped
 SFT = Path("models/sft")
 OUT = Path("models/grpo")
 DATA = Path("data/prepared")
+TRAIN = Path("data/selected/train.parquet")
 SOURCE = Path("reports/base_model/source.json")
 
 
@@ -126,7 +128,7 @@ def write_evidence(
     health = doctor.examine(history.rows, run.params.main_reward)
     health["shortfalls"] = doctor.shortfalls(history.rows, samples.names)
     files.write_json(run.reports / "health.json", health)
-    schema = files.ParquetFile(DATA / "train.parquet").schema
+    schema = files.ParquetFile(TRAIN).schema
     fields = [schema.field(name) for name in keep]
     files.write_parquet(run.reports / "samples.parquet", samples.frame(), fields)
 
@@ -148,7 +150,7 @@ def train(run: stage_run.Run[Params]) -> None:
     cutter = conversation.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
     length, weights = params.max_completion_length, params.reward_funcs
-    rows, dev = cutter.rows(files.read_rows(DATA / "train.parquet")), []
+    rows, dev = cutter.rows(files.read_rows(TRAIN)), []
     if params.dev_every and verifier:
         dev = cutter.rows(files.read_rows(DATA / "dev.parquet"))
     params.require_prompts(len(rows))

@@ -31,6 +31,7 @@ RULES = (
     lock_rules.check_presence,
     byte_rules.check_readable,
     input_rules.check_chain,
+    input_rules.check_selection,
     lock_rules.check_declared,
     lock_rules.check_parameters,
     origin_rules.check_code,

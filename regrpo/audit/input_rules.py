@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from regrpo.audit.byte_rules import check_locked_md5
 from regrpo.audit.evidence import Evidence, side_by_side
 from regrpo.audit.findings import Findings
 from regrpo.core import files
 from regrpo.core.pipeline import RAW, chain_misfits, out_md5s
+from regrpo.inputs.selection import Selection, chosen
+
+PREPARED = "data/prepared/train.parquet"
+SELECTED = "data/selected/train.parquet"
+RATES = "data/selected/pass_rates.parquet"
 
 
 def check_chain(evidence: Evidence, findings: Findings) -> None:
@@ -24,6 +32,46 @@ def check_chain(evidence: Evidence, findings: Findings) -> None:
             if md5 is not None and md5 != read:
                 text = f"dvc.lock: {stage} read other bytes (MD5) than {evidence.maker(path)} made"
                 findings.fault("lock", stage, f"dvc.lock: deps: {path}", text, md5, read)
+
+
+def check_selection(evidence: Evidence, findings: Findings) -> None:
+    """What grpo trains on are rows of prepare's, those that select's pass rates choose.
+
+    Files that are not here are faults, or could not be looked at, by other rules.
+    """
+    record = evidence.records.get("select")
+    paths = (PREPARED, SELECTED, RATES)
+    prepared, selected, rates = map(evidence.snapshot.output, paths)
+    if record is None or prepared is None or selected is None:
+        return
+    try:
+        section = next(iter(record.parameters.values()))["select"]
+        if section["samples"] == 0:
+            holds = selected == prepared
+        else:
+            holds = _is_chosen(section, prepared, selected, rates or b"")
+    except (LookupError, OSError, TypeError, ValueError):  # or no table of select's
+        holds = False
+    if not holds:
+        text = f"holds other rows than select chooses of {PREPARED}, by {RATES}"
+        findings.fault("selection", "select", SELECTED, text)
+
+
+def _is_chosen(section: Mapping[str, Any], prepared: bytes, selected: bytes, rates: bytes) -> bool:
+    """Whether the selected rows are those that the section chooses of the prepared, in order."""
+    known = {key: value for key, value in section.items() if key in Selection.model_fields}
+    every, found, answered = map(_table, (prepared, selected, rates))
+    if answered["id"] != every["id"]:
+        return False
+    pass_rates = answered["pass_rate"].to_pylist()
+    places = chosen(every.to_pylist(), pass_rates, Selection.model_validate(known))
+    return bool(every.take(places) == found)
+
+
+def _table(data: bytes) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(BytesIO(data))
 
 
 def _md5_made(evidence: Evidence, path: str) -> str | None:

@@ -15,7 +15,7 @@ from regrpo.core.settings import Problem, Section
 
 S = typing.TypeVar("S", bound=Section)
 DEFAULT_PROFILE = Path("params.yaml")
-STAGES = ("prepare", "base_model", "validate", "sft", "grpo", "evaluate", "model_card")
+STAGES = ("prepare", "base_model", "validate", "sft", "select", "grpo", "evaluate", "model_card")
 """The stages in running order; also the sections of a profile and the folders of reports/."""
 SECTIONS = (*STAGES, "promote")
 """The sections of a profile: one per stage, and the rule of `regrpo promote`, which none reads."""

@@ -92,7 +92,7 @@ def _options(shape: Shape, work: Workload) -> Options:
     train, generate = work.train, work.generate
     if train is None:
         assert generate  # noqa: S101  (tells mypy a type, checks no input)
-        yield from _of_evaluate(work, generate)
+        yield from _of_generation(work, generate)
         return
     yield from _smaller_batches(work, train)
     if generate and generate.vllm is None:
@@ -111,13 +111,13 @@ def _options(shape: Shape, work: Workload) -> Options:
         yield from _smaller_shares("vllm_gpu_memory_utilization", work, generate.vllm)
 
 
-def _of_evaluate(work: Workload, generate: Generation) -> Options:
+def _of_generation(work: Workload, generate: Generation) -> Options:
     """A smaller share of the GPU for vLLM, or fewer questions at once."""
     if generate.vllm is not None:
         yield from _smaller_shares("model_args.gpu_memory_utilization", work, generate.vllm)
         return
-    for batch in range(generate.sequences - 1, 0, -1):
-        yield {"batch_size": batch}, _generating(work, sequences=batch)
+    for batch in range(generate.sequences // generate.group - 1, 0, -1):
+        yield {"batch_size": batch}, _generating(work, sequences=batch * generate.group)
 
 
 def _smaller_shares(key: str, work: Workload, share: float) -> Options:

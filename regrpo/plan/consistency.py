@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,17 +184,29 @@ def rows_prepared(section: Any) -> dict[str, Any]:
     return {}
 
 
+def rows_selected(section: Any, prepared: Mapping[str, Any]) -> dict[str, Any]:
+    """What select says of grpo's rows, if it ran with these parameters; prepare, if it is idle."""
+    counts, record = Path("reports/select/metrics.json"), Path("reports/select/run.json")
+    if section is None or not section.samples:
+        return dict(prepared.get("train", {}))
+    if counts.exists() and model_shape.was_made_with(section, record, "select"):
+        return {"rows": files.read_json(counts)["kept"]}
+    return {}
+
+
 def epochs(sections: Sections, target: Target) -> Findings:
     """Steps against the rows that there are."""
     splits = rows_prepared(sections["prepare"]) if "prepare" in sections else {}
-    for stage, split in (("sft", "sft"), ("grpo", "train")):
+    selected = rows_selected(sections.get("select"), splits)
+    for stage, split in (("sft", splits.get("sft")), ("grpo", selected)):
         if stage not in sections or sections[stage].max_steps <= 0:
             continue
-        if split in splits:
-            yield from _epochs(stage, sections[stage], target, splits[split]["rows"])
+        if split:
+            yield from _epochs(stage, sections[stage], target, split["rows"])
         else:
-            why = "epochs: rows unknown until prepare has run"
-            yield unchecked(f"{stage}.max_steps", why, "dvc repro prepare")
+            maker = "select" if stage == "grpo" and splits else "prepare"
+            why = f"epochs: rows unknown until {maker} has run"
+            yield unchecked(f"{stage}.max_steps", why, f"dvc repro {maker}")
 
 
 def _epochs(stage: str, section: Any, target: Target, rows: int) -> Findings:

@@ -1,4 +1,4 @@
-"""How much memory sft, grpo and evaluate need at their peaks, from shapes and settings alone.
+"""How much memory sft, select, grpo and evaluate need at their peaks, from settings alone.
 
 One model for CPU and CUDA; what differs between them are the constants of `Device`. All sizes are
 bytes on one device. docs/plan.md derives the terms and compares them with measurements.
@@ -150,7 +150,7 @@ def saving_terms(shape: Shape, work: Workload, train: Training) -> dict[str, int
 
 
 def evaluating_terms(shape: Shape, work: Workload, generate: Generation) -> dict[str, int]:
-    """One model at a time behind lm-eval, beside the classifiers that judge.
+    """One model at a time (evaluate's, select's), beside the classifiers that judge.
 
     It is float32 on a CPU, and on CUDA as it was saved (here: as trained, float32).
     """

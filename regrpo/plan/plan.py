@@ -222,6 +222,8 @@ def _workloads(
                 findings.append(wrong(error.where, error.found, error.remedy))
                 continue
         found.append(workload.of_training(stage, sections, target, adapter))
+    if "select" in sections and sections["select"].samples:
+        found.append(workload.of_selection(sections["select"], sections, target))
     # A share of the GPU that is no number was named above.
     share = "evaluate.model_args.gpu_memory_utilization"
     if "evaluate" in sections and not any(one.key == share for one in findings):

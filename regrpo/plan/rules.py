@@ -17,11 +17,13 @@ from regrpo.core import conversation, hardware, hub, verifiers
 from regrpo.core.answers.reasoning_gym import ReasoningGym, require_task
 from regrpo.core.custom.probe import probe, probe_verifier
 from regrpo.core.errors import Refused, RegrpoError
+from regrpo.core.library import library_defaults
 from regrpo.core.settings import did_you_mean
 from regrpo.evaluate.tasks import CUSTOM, WITHOUT_VERIFIER
-from regrpo.inputs import base_models, examples, formats, model_folders, sources
+from regrpo.inputs import base_models, examples, formats, model_folders, selection, sources
 from regrpo.plan.findings import Sections
 from regrpo.train import custom_code, rewards, sharding
+from regrpo.train.generation import Sampling
 
 Rule = Callable[..., object]
 
@@ -252,10 +254,10 @@ def require_launch(stage: str, section: Any) -> None:
 
 def require_device(stage: str, section: Any) -> None:
     """The GPU that a section asks for by name, and what it must be able to do."""
-    if section.device != "cuda":
+    if section.device != "cuda" or (stage == "select" and not section.samples):
         return
     hardware.find_device("cuda", f"{stage}.device")
-    if stage == "evaluate":
+    if stage in ("select", "evaluate"):
         return
     hardware.require_bf16(stage, section.wants_bf16, "cuda")
     if section.launch and section.launch.backend == "nccl":
@@ -286,6 +288,7 @@ COMMITS: dict[str, list[Rule]] = {
 """Pins, which a run must have and a plan can do without."""
 READY: dict[str, list[Rule]] = {
     "sft": [require_device, require_launch],
+    "select": [require_device],
     "grpo": [require_device, require_launch, require_vllm],
     "evaluate": [require_device, require_vllm],
 }
@@ -347,6 +350,32 @@ def require_reward_columns(prepare: Any, grpo: Any) -> None:
         )
 
 
+def require_selection(prepare: Any, select: Any, grpo: Any) -> None:
+    """select's answers can be judged, are sampled as grpo's, and are parted by a kept column."""
+    if not select.samples:
+        return
+    form = formats.get_format(prepare.format)
+    selection.require_verifier(examples.verifier_of(prepare, form))
+    settings = library_defaults(grpo.library) | grpo.model_dump()
+    others = [key for key in Sampling.model_fields if settings[key] != getattr(select, key)]
+    if others:
+        raise Refused(
+            "select",
+            expected="answers sampled as grpo samples them: "
+            + ", ".join(f"{key} {settings[key]}" for key in others),
+            found=", ".join(f"{key} {getattr(select, key)}" for key in others),
+            remedy="Set these keys alike in both sections.",
+        )
+    kept = examples.kept_columns(prepare)
+    if select.stratify and select.stratify not in kept:
+        raise Refused(
+            "select.stratify",
+            expected=f"a column that prepare keeps ({', '.join(kept) or 'there is none'})",
+            found=select.stratify,
+            remedy="Name it in prepare.keep, or set `stratify: null`.",
+        )
+
+
 def require_rows(prepare: Any, validate: Any) -> None:
     """What prepare gives a split at most is no less than what the gate wants of each."""
     sizes = {
@@ -369,6 +398,7 @@ JOINT: dict[Rule, tuple[str, ...]] = {
     require_cut: ("prepare", "sft"),
     require_answers: ("prepare", "grpo", "evaluate"),
     require_reward_columns: ("prepare", "grpo"),
+    require_selection: ("prepare", "select", "grpo"),
     require_rows: ("prepare", "validate"),
 }
 """Each with the sections that it reads, which must be right for themselves."""

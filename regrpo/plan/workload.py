@@ -222,6 +222,19 @@ def _generation(stage: Trained, train: Training) -> Generation:
     )
 
 
+def of_selection(section: Any, sections: Sections, target: Target) -> Workload:
+    """The work of select, where it samples answers: one model, by transformers."""
+    kind = target.device(section)
+    generate = Generation(
+        sequences=section.batch_size * section.samples,
+        prompt=_longest_prompt(sections),
+        completion=section.max_completion_length,
+        cache_bytes=4 if kind == "cpu" else 2,
+        group=section.samples,
+    )
+    return _workload("select", kind, target, None, generate)
+
+
 def of_evaluation(section: Any, sections: Sections, target: Target) -> Workload:
     """The work of evaluate: one model at a time."""
     kind = target.device(section)

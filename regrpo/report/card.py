@@ -133,6 +133,23 @@ def few_shot_overlap(facts: Facts) -> list[tuple[str, FewShot]]:
 # --- training -------------------------------------------------------------------------------------
 
 
+def selection(facts: Facts) -> str | None:
+    """Which of the training questions GRPO trained on; None if these are all of them."""
+    found, section = facts.select, facts.section("select")
+    if not section["samples"]:
+        return None
+    low, high = section.get("low", 0.2), section.get("high", 0.8)
+    band = f"right in {low} to {high} of {section['samples']} sampled answers"
+    which = f"those that the model which GRPO started from gets {band}"
+    if section.get("choose") == "random":
+        which = f"a random draw of as many as it gets {band}, the control of that filter"
+    return (
+        f"**GRPO trained on {found['kept']:,} of {found['questions']:,} questions**: {which}. Of "
+        f"all, {text.score(found['always_right'], 'binary')} were always right, "
+        f"{text.score(found['always_wrong'], 'binary')} always wrong."
+    )
+
+
 def determinism(facts: Facts) -> str:
     """What of the deterministic mode was on, per stage that computes on CUDA."""
     switches = {

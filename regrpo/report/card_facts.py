@@ -24,6 +24,7 @@ FILES = {
     "base": Path("reports/base_model/source.json"),
     "verdict": Path("reports/validate/verdict.json"),
     "sft": Path("reports/sft/metrics.json"),
+    "select": Path("reports/select/metrics.json"),
     "grpo": Path("reports/grpo/metrics.json"),
     "health": Path("reports/grpo/health.json"),
 }
@@ -51,6 +52,7 @@ class Facts:
     base: Json
     verdict: Json
     sft: Json
+    select: Json
     grpo: Json
     health: Json
     evaluation: Evaluation

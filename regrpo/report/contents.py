@@ -96,6 +96,18 @@ class Dataset(_Shape):
     verifier: str = "none"
 
 
+class Selected(_Shape):
+    """reports/select/metrics.json."""
+
+    questions: int
+    kept: int
+    always_right: float | None
+    always_wrong: float | None
+    inside: float | None
+    """Shares of the questions. None where every question goes on, as none was answered."""
+    mean_pass_rate: float | None
+
+
 class Base(_Shape):
     """reports/base_model/source.json."""
 
@@ -143,6 +155,7 @@ class Report:
     failures: list[Failure]
     dataset: Dataset | None
     base: Base | None
+    selected: Selected | None
     history: list[dict[str, float]]
     health: Health | None
     evaluation: Evaluation | None
@@ -206,6 +219,7 @@ def read(place: Place, root: Path) -> Report:
         failures=_failures(reader, verdict),
         dataset=reader.parse("data/prepared/dataset.json", Dataset.model_validate_json),
         base=reader.parse("reports/base_model/source.json", Base.model_validate_json),
+        selected=reader.parse("reports/select/metrics.json", Selected.model_validate_json),
         history=reader.parse("reports/grpo/history.csv", parse_history) or [],
         health=health,
         evaluation=evaluation,

@@ -1,4 +1,4 @@
-"""Prepared data as MLflow's dataset inputs of a run."""
+"""Prepared and selected data as MLflow's dataset inputs of a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from regrpo.tracking.store import Store
 CONTEXTS = {"prepared": "gate", "dev": "validation", "eval": "evaluation"}
 """What MLflow calls the use of a split, or of all of them; every other is for training."""
 
+FOLDERS = (("data", "prepared"), ("data", "selected"))
+"""Where they lie; only what lies in the latter is named with its folder."""
+
 COLUMN_TYPES = {
     "int64": "long",
     "double": "double",
@@ -24,7 +27,7 @@ COLUMN_TYPES = {
 
 
 def log_datasets(store: Store, run_id: str, inputs: Iterable[Json], folder: Path) -> None:
-    """Log the prepared files among a record's inputs: name, digest, path, use, columns and rows.
+    """Log prepared and selected files of a record's inputs: name, digest, path, use, columns, rows.
 
     Columns and rows are read from the repository at `folder`, if the recorded bytes lie there.
     """
@@ -33,11 +36,12 @@ def log_datasets(store: Store, run_id: str, inputs: Iterable[Json], folder: Path
     found = []
     for item in inputs:
         path, sha256 = Path(item["path"]), item["sha256"]
-        if path.is_relative_to("data/prepared") and path.suffix in ("", ".parquet"):
+        if path.parts[:2] in FOLDERS and path.suffix in ("", ".parquet"):
+            name = path.relative_to("data").as_posix().removeprefix("prepared/")
             # MLflow's digest takes 36 characters: the whole one is a tag.
             source = json.dumps({"uri": item["path"]})
             schema, profile = _schema_and_profile(folder / path, sha256)
-            dataset = Dataset(path.name, sha256[:32], "local", source, schema, profile)
+            dataset = Dataset(name, sha256[:32], "local", source, schema, profile)
             context = CONTEXTS.get(path.stem, "training")
             tags = [InputTag("mlflow.data.context", context), InputTag("sha256", sha256)]
             found.append(DatasetInput(dataset, tags))

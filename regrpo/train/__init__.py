@@ -5,7 +5,7 @@ Imports core and inputs.
 rewards, classifiers              reward functions by name
 custom_code                       the user's rewards: what they want, and a trial
 trainers, groups                  what both stages set; groups of completions
-generation                        vLLM in a training process, seeded
+generation                        completions by transformers; vLLM in a training, seeded
 curriculum                        sft's examples, and their order
 callbacks                         the history, dev accuracy, what ends a run
 doctor, curves                    what is wrong with a run or ends it, and its picture

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import TrainerCallback
 
-from regrpo.core import conversation, files, processes, rendering
+from regrpo.core import files, processes
 from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Launch
-from regrpo.train import doctor, sharding
+from regrpo.train import doctor, generation, sharding
 from regrpo.train.doctor import EarlyStopping
 
 if TYPE_CHECKING:
@@ -274,40 +274,15 @@ def greedy(
     prompts: list[Any],
     max_new_tokens: int,
 ) -> list[str]:
-    """Greedy completions of plain or chat prompts; the model's mode and all random states stay.
-
-    They end where the model's generation_config says, as those that are trained on.
-    """
-    import torch
-
-    is_chat = bool(prompts) and not isinstance(prompts[0], str)
-    texts = conversation.render(prompts, rendering.in_process(tokenizer, "the model"))
+    """Greedy completions of plain or chat prompts; the model's mode and all random states stay."""
+    unset = {"top_k": None, "top_p": None, "temperature": None}
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": False} | unset
     was_training = model.training
     completions: list[str] = []
     model.eval()
-    with random_states_kept(), torch.no_grad():
-        for start in range(0, len(texts), PROMPTS_AT_ONCE):
-            batch = tokenizer(
-                texts[start : start + PROMPTS_AT_ONCE],
-                return_tensors="pt",
-                padding=True,
-                padding_side="left",
-                # A chat template writes its own.
-                add_special_tokens=not is_chat,
-                return_token_type_ids=False,
-            ).to(model.device)
-            ids = model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                top_k=None,
-                top_p=None,
-                temperature=None,
-                pad_token_id=tokenizer.pad_token_id,
-                disable_compile=True,
-            )
-            new_ids = ids[:, batch["input_ids"].shape[1] :]
-            completions += conversation.decode(tokenizer, new_ids)
+    with random_states_kept():
+        for batch in generation.complete(model, tokenizer, prompts, PROMPTS_AT_ONCE, **settings):
+            completions += batch
     model.train(was_training)
     return completions
 

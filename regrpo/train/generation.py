@@ -1,16 +1,73 @@
-"""vLLM as TRL's GRPOTrainer starts it in a training process: seeded by the section, or refused."""
+"""Completions by transformers; and vLLM as TRL's GRPOTrainer starts it, seeded or refused."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from regrpo.core import hardware, processes
+from pydantic import Field
+
+from regrpo.core import conversation, hardware, processes, rendering
 from regrpo.core.errors import CannotCheck
-from regrpo.core.settings import Training
+from regrpo.core.settings import Section, Training
 from regrpo.train import checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Sampling(Section):
+    """How completions are drawn: GRPOConfig's names and defaults."""
+
+    max_completion_length: int = Field(gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    generation_kwargs: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of transformers' `generate`, as GRPOTrainer makes them (TRL 1.16)."""
+        settings = self.model_dump(include=set(Sampling.model_fields))
+        length, further = settings.pop("max_completion_length"), settings.pop("generation_kwargs")
+        return {"max_new_tokens": length, "do_sample": True} | settings | (further or {})
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[conversation.Prompt],
+    at_once: int,
+    **settings: Any,
+) -> Iterator[list[str]]:
+    """Completions of plain or chat prompts, of so many prompts at once; `settings` are generate's.
+
+    They end where the model's generation_config says, as those that are trained on.
+    """
+    is_chat = bool(prompts) and not isinstance(prompts[0], str)
+    texts = conversation.render(prompts, rendering.in_process(tokenizer, "the model"))
+    for start in range(0, len(texts), at_once):
+        batch = tokenizer(
+            texts[start : start + at_once],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            # A chat template writes its own.
+            add_special_tokens=not is_chat,
+            return_token_type_ids=False,
+        ).to(model.device)
+        # generate itself computes no gradients.
+        ids = model.generate(
+            **batch, **settings, pad_token_id=tokenizer.pad_token_id, disable_compile=True
+        )
+        yield conversation.decode(tokenizer, ids[:, batch["input_ids"].shape[1] :])
+
+
+# --- vLLM -----------------------------------------------------------------------------------------
 
 SERVER_DRAWS = (
     "grpo: the vLLM server draws by the seed that it was started with; grpo.seed does not reach it "

@@ -25,10 +25,19 @@ class Grouped(Training):
         known = {key: value for key, value in section.items() if key in wanted}
         return Grouped.model_validate(known)
 
+    @property
+    def completions_at_once(self) -> int:
+        """Completions of one generation, of all processes."""
+        return self.per_device_train_batch_size * self.processes * self.generation_steps
+
+    @property
+    def prompts_at_once(self) -> int:
+        """Different prompts of one generation."""
+        return self.completions_at_once // self.num_generations
+
     def require_prompts(self, rows: int) -> None:
         """Refuse fewer rows than one generation takes: TRL makes no batch of them, and no step."""
-        at_once = self.per_device_train_batch_size * self.processes * self.generation_steps
-        needed = at_once // self.num_generations
+        at_once, needed = self.completions_at_once, self.prompts_at_once
         if rows < needed:
             raise Refused(
                 "grpo.per_device_train_batch_size",

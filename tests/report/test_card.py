@@ -234,3 +234,19 @@ def test_what_was_set_aside_and_what_the_tokenizer_changes_are_said(reports: Pat
     text = the_card()
     assert "evaluation: `repetition_penalty: 1.3`, `suppress_tokens: [7]`." in text
     assert "(`validate.allow_lossy_tokenizer`): 4 rows in all splits" in text
+
+
+def test_which_questions_grpo_trained_on_is_said_where_they_were_chosen(reports: Path) -> None:
+    assert "GRPO trained on" not in the_card()
+    shares = {"always_right": 0.25, "always_wrong": 0.125, "inside": 0.5, "mean_pass_rate": 0.6}
+    edit("reports/select/metrics.json", kept=473, **shares)
+    records(select={"samples": 8})
+    text = the_card()
+    assert (
+        "**GRPO trained on 473 of 947 questions**: those that the model which GRPO started from "
+        "gets right in 0.2 to 0.8 of 8 sampled answers. Of all, 25.0 % were always right, 12.5 % "
+        "always wrong." in text
+    )
+    assert "It learned from 473 questions in GRPO" in text
+    records(select={"samples": 8, "choose": "random"})
+    assert "a random draw of as many as it gets right in 0.2 to 0.8 of 8" in the_card()

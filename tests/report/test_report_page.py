@@ -29,7 +29,7 @@ def test_a_whole_pipeline_is_shown_with_its_numbers(
     inside()
     page = written()
     assert capsys.readouterr() == ("wrote reports/index.html\n", "")
-    assert "✓ Complete. All 7 stages are there and fit together." in page.words
+    assert "✓ Complete. All 8 stages are there and fit together." in page.words
     assert (
         "After SFT 33.3 % [23.3, 43.3] After GRPO 66.7 % [56.7, 76.7] Gain by GRPO, points +33.3"
         in page.words

@@ -43,6 +43,8 @@ reports/validate/verdict.json: {passed: true, rows: {}, failed_checks: 0, checks
   {check: unique_ids, split: eval, rows: 300, failed: 0, passed: true},
   {check: gold_scores_1, split: eval, rows: 300, failed: 0, passed: true}]}
 reports/sft/metrics.json: {steps: 1200, rows: 76800, loss: 0.21734, mean_token_accuracy: 0.91862}
+reports/select/metrics.json: {questions: 947, kept: 947, always_right: null, always_wrong: null,
+  inside: null, mean_pass_rate: null}
 reports/grpo/metrics.json: {steps: 80, reward_first: 0.39261, reward_last: 0.94378,
   dev_accuracy_first: 0.37, dev_accuracy_last: 0.951, completion_length_last: 10.834,
   prompts_seen: 1281}
@@ -75,7 +77,8 @@ INPUTS = {
     "base_model": ["models/raw"],
     "validate": ["data/prepared", "models/base"],
     "sft": ["data/prepared/sft.parquet", "models/base"],
-    "grpo": ["models/sft", "reports/validate/verdict.json"],
+    "select": ["data/prepared/train.parquet", "models/sft"],
+    "grpo": ["data/selected", "models/sft", "reports/validate/verdict.json"],
     "evaluate": ["data/prepared/eval.parquet", "models/base", "models/sft", "models/grpo"],
 }
 
@@ -85,6 +88,7 @@ OUTPUTS = {
     "base_model": ["models/base", "reports/base_model/source.json"],
     "validate": ["reports/validate/verdict.json"],
     "sft": ["models/sft", "reports/sft/metrics.json"],
+    "select": ["data/selected", "reports/select/metrics.json"],
     "grpo": ["models/grpo", "reports/grpo/metrics.json"],
     "evaluate": ["reports/evaluate/metrics.json", "reports/evaluate/samples.parquet"],
 }
@@ -129,7 +133,7 @@ def task(role: str, base: float, sft: float, grpo: float, kind: str = "binary") 
 
 
 def pipeline() -> None:
-    """Write what the six stages before the card leave behind into the current folder."""
+    """Write what the stages before the card leave behind into the current folder."""
     from ruamel.yaml import YAML
 
     for path, value in YAML(typ="safe").load(REPORTS).items():
@@ -140,6 +144,7 @@ def pipeline() -> None:
     ]
     for name in ("sft", "train", "dev", "eval"):
         files.write_parquet(Path(f"data/prepared/{name}.parquet"), pd.DataFrame(rows))
+    files.write_parquet(Path("data/selected/train.parquet"), pd.DataFrame(rows))
     for name in ("base", "sft", "grpo"):
         files.write_text(Path(f"models/{name}/model.safetensors"), f"weights of {name}")
     for stage, tokens in TOKENS.items():
@@ -195,7 +200,7 @@ def fingerprint(path: str) -> dict[str, Any]:
 
 
 def records(*, number: int = 0, **changes: dict[str, Any]) -> None:
-    """(Re)write the six run.json for the files that lie there.
+    """(Re)write each stage's run.json for the files that lie there.
 
     `number` makes another run, `changes` other settings.
     """

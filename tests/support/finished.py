@@ -107,6 +107,9 @@ def _fill(made: Path, stage: str, path: str) -> None:
         if stage == "grpo":
             (target / "adapter").mkdir()
             (target / "adapter/adapter_model.safetensors").write_text("what was merged")
+    elif path == "data/selected":
+        target.mkdir()
+        shutil.copyfile(made / "data/prepared/train.parquet", target / "train.parquet")
     elif target.name == "history.csv":
         target.write_text(HISTORIES[stage])
     elif target.name == "metrics.json" and not target.exists():

@@ -33,6 +33,7 @@ OUTS: dict[str, list[str]] = {
         "reports/validate/verdict.json",
     ],
     "sft": ["models/sft", "reports/sft/metrics.json"],
+    "select": ["data/selected", "reports/select/metrics.json"],
     "grpo": ["models/grpo", "reports/grpo/health.json", "reports/grpo/history.csv"],
     "evaluate": ["reports/evaluate/samples.parquet", "reports/evaluate/metrics.json"],
     "model_card": ["reports/model_card/README.md"],
@@ -42,7 +43,8 @@ DEPS: dict[str, list[str]] = {
     "base_model": ["code/base_model.py"],
     "validate": ["data/prepared", "models/base", "code/validate.py"],
     "sft": ["data/prepared", "models/base", "reports/validate/verdict.json", "code/sft.py"],
-    "grpo": ["data/prepared", "models/sft", "reports/validate/verdict.json", "code/grpo.py"],
+    "select": ["data/prepared", "models/sft", "code/select.py"],
+    "grpo": ["data/selected", "models/sft", "reports/validate/verdict.json", "code/grpo.py"],
     "evaluate": ["models/base", "models/sft", "models/grpo", "code/evaluate.py"],
     "model_card": [
         "reports/evaluate/metrics.json",
@@ -128,6 +130,10 @@ def write_outs(name: str, text: str, history: Sequence[Mapping[str, float]]) -> 
         write_gate({}, text)
     elif name == "sft":
         files.write_json(reports / "metrics.json", {"steps": 1})
+    elif name == "select":
+        files.write_text(Path("data/selected/train.parquet"), "rows")
+        shares = dict.fromkeys(("always_right", "always_wrong", "inside", "mean_pass_rate"))
+        files.write_json(reports / "metrics.json", {"questions": 6, "kept": 6} | shares)
     elif name == "grpo":
         files.write_json(reports / "health.json", doctor.examine(history))
         pd.DataFrame(list(history)).to_csv(reports / "history.csv", index=False)

@@ -216,6 +216,10 @@ def write_run(
                 splits = {name: _hashes(f"{told} {name}") for name in SPLITS}
                 item["files"] = {name: sha256 for name, (_, sha256) in splits.items()}
                 made |= {f"{path}/{name}": pair for name, pair in splits.items()}
+            if path == "data/selected":
+                rows = made["data/prepared/train.parquet"]
+                item["files"] = {"train.parquet": rows[1]}
+                made[f"{path}/train.parquet"] = rows
             outputs.append(item)
         names[stage] = told[:32]
         facts = {"packages": dict(packages), "python": "3.11.7", "system": "Linux x86_64"}

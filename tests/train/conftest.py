@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from regrpo.core import conversation, files
-from stages import base_model, prepare, sft
+from stages import base_model, prepare, select, sft
 from tests.support.finished import made_once
 from tests.support.trainings import run_for, section
 
@@ -35,6 +35,7 @@ def warm_up(path: Path) -> None:
             Path("reports/base_model/source.json"), facts | {"kind": source.kind, "files": digests}
         )
         sft.train(run_for(section(sft.Params, "sft"), "sft"))
+        select.pass_through(run_for(section(select.Params, "select"), "select"))
 
 
 @pytest.fixture(scope="module")

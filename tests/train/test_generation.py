@@ -342,7 +342,7 @@ def test_the_settings_of_grpo_that_reach_accelerate_and_vllm(folder: Path, vllm:
         trainer = GRPOTrainer(
             args=config(GRPOConfig, values),
             reward_funcs=[lambda completions, **_: [0.0] * len(completions)] * 2,
-            train_dataset=Dataset.from_list(files.read_rows(grpo.DATA / "train.parquet")),
+            train_dataset=Dataset.from_list(files.read_rows(grpo.TRAIN)),
             **trainers.model_arguments("grpo", values, grpo.SFT),
         )
     assert trainer.accelerator.mixed_precision == "bf16"

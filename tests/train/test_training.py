@@ -506,7 +506,8 @@ def rewrite(split: str, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(rows), f"data/prepared/{split}.parquet")
+    folder = "selected" if split == "train" else "prepared"
+    pq.write_table(pa.Table.from_pylist(rows), f"data/{folder}/{split}.parquet")
 
 
 def test_fewer_prompts_than_a_step_takes_are_refused_before_any_step(away: Path) -> None:
