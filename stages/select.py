@@ -98,7 +98,9 @@ def select(run: stage_run.Run[Params]) -> None:
 
     params = run.params
     dataset = files.read_json(DATA / "dataset.json")
-    verifier = selection.require_verifier(verifiers.of_dataset(dataset))
+    verifier = verifiers.of_dataset(dataset)
+    if verifier is None:
+        raise selection.no_verifier()
     rows = conversation.Cutter(dataset, SFT).rows(files.read_rows(TRAIN))
     smaller = f"batch_size: {max(1, params.batch_size // 2)} (another draw)"
     with hardware.refuse_full_memory("select", [smaller, "fewer samples"]):

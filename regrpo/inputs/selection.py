@@ -15,7 +15,6 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from regrpo.core import files, text
-from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
 from regrpo.core.settings import Problem, Section, Seed, invalid
 
@@ -47,16 +46,14 @@ class Selection(Section):
         return self
 
 
-def require_verifier(verifier: Verifier | None) -> Verifier:
-    """The verifier of data whose answers can be checked. Raises Refused for others."""
-    if verifier is None:
-        raise Refused(
-            "select.samples",
-            expected="data with a verifier, which says whether a sampled answer is right",
-            found="verifier none",
-            remedy="Set `samples: 0`, or bring answers and a verifier.",
-        )
-    return verifier
+def no_verifier() -> Refused:
+    """The refusal of sampled answers that nobody can judge."""
+    return Refused(
+        "select.samples",
+        expected="data with a verifier, which says whether a sampled answer is right",
+        found="verifier none",
+        remedy="Set `samples: 0`, or bring answers and a verifier.",
+    )
 
 
 def chosen(rows: Sequence[Row], rates: Sequence[float], selection: Selection) -> list[int]:

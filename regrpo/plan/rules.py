@@ -354,8 +354,8 @@ def require_selection(prepare: Any, select: Any, grpo: Any) -> None:
     """select's answers can be judged, are sampled as grpo's, and are parted by a kept column."""
     if not select.samples:
         return
-    form = formats.get_format(prepare.format)
-    selection.require_verifier(examples.verifier_of(prepare, form))
+    if (prepare.verifier or formats.get_format(prepare.format).verifier) == verifiers.NONE:
+        raise selection.no_verifier()
     settings = library_defaults(grpo.library) | grpo.model_dump()
     others = [key for key in Sampling.model_fields if settings[key] != getattr(select, key)]
     if others:
@@ -366,7 +366,7 @@ def require_selection(prepare: Any, select: Any, grpo: Any) -> None:
             found=", ".join(f"{key} {getattr(select, key)}" for key in others),
             remedy="Set these keys alike in both sections.",
         )
-    kept = examples.kept_columns(prepare)
+    kept = examples.kept_columns(prepare, _verifier_columns(prepare))
     if select.stratify and select.stratify not in kept:
         raise Refused(
             "select.stratify",
