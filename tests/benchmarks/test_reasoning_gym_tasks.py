@@ -7,12 +7,10 @@ import re
 import pytest
 
 from benchmarks import reasoning_gym_tasks
-from benchmarks.reasoning_gym_tasks import UNTRIED, page, trial, unlisted
+from benchmarks.reasoning_gym_tasks import UNTRIED, page, trial, unlisted, unsteady
 from regrpo.core.answers.reasoning_gym import PASSED, REFUSED
 from tests.support.projects import ROOT
 
-SLOW = ("futoshiki", "knight_swap", "sudoku", "zebra_puzzles")
-"""Tasks whose questions take seconds to make."""
 SAMPLE = ("chain_sum", "count_bits", "prime_factorization", "jugs", "tower_of_hanoi", "maze")
 
 
@@ -54,5 +52,5 @@ def test_a_task_that_is_refused_shows_why(task: str, fault: str) -> None:
 def test_every_task_stands_in_the_right_table() -> None:
     with unlisted():
         faults = {task: trial(task) for task in sorted(PASSED | REFUSED.keys() - UNTRIED.keys())}
-    held = {task for task, found in faults.items() if not found}
+    held = {task for task, found in faults.items() if not found} - unsteady()
     assert held == PASSED, {task: found for task, found in faults.items() if found}
