@@ -227,8 +227,8 @@ COMPUTED = (
     "Prompts and completions, as TRL counted them (`num_tokens`, without padding). Operations are "
     "those that the model's arithmetic needs: a forward takes 2·N a token, a backward twice that "
     "(Kaplan et al. 2020, arXiv:2001.08361), N being all parameters (as in Hoffmann et al. 2022, "
-    "arXiv:2203.15556) and D the tokens. Not counted: attention's own, recomputing, the gate, dev "
-    "accuracy and the evaluation."
+    "arXiv:2203.15556) and D the tokens. Not counted: attention's own, recomputing, the gate, "
+    "select's answers, dev accuracy and the evaluation."
 )
 
 

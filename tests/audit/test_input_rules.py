@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from regrpo.audit import input_rules
+from regrpo.audit.findings import Findings
 from tests.support.audited import (
     Fault,
     Named,
@@ -130,3 +137,47 @@ def test_raw_data_that_git_does_not_hold_is_looked_for(copy: Path) -> None:
     assert audited()["unchecked"] == []
     run(copy, "git", "commit", "-q", "-m", "forged", "dvc.lock", "reports")
     assert missing not in found(audited("HEAD"), "unchecked")
+
+
+def parquet(**columns: Any) -> bytes:
+    stream = BytesIO()
+    pq.write_table(pa.table(columns), stream)
+    return stream.getvalue()
+
+
+IDS = ["q0", "q1", "q2", "q3"]
+PREPARED = parquet(id=IDS, question=["1+1=", "1+2=", "1+3=", "1+4="])
+CHOSEN = parquet(id=IDS[1:3], question=["1+2=", "1+3="])
+PASSED = parquet(id=IDS, pass_rate=[0.0, 0.5, 0.25, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("samples", "selected", "rates", "holds"),
+    [
+        (0, PREPARED, None, True),
+        (0, CHOSEN, None, False),
+        (4, CHOSEN, PASSED, True),
+        (4, PREPARED, PASSED, False),
+        (4, parquet(id=IDS[1:3], question=["1+2=", "9+9="]), PASSED, False),
+        (4, parquet(id=["q2", "q1"], question=["1+3=", "1+2="]), PASSED, False),
+        (4, CHOSEN, parquet(id=IDS, pass_rate=[0.5, 0.5, 0.25, 1.0]), False),
+        (4, CHOSEN, parquet(id=IDS[::-1], pass_rate=[1.0, 0.25, 0.5, 0.0]), False),
+        (4, CHOSEN, b"no table", False),
+        (4, CHOSEN, None, False),
+        (4, None, PASSED, True),
+    ],
+)
+def test_grpos_questions_are_those_that_the_pass_rates_choose(
+    samples: int, selected: bytes | None, rates: bytes | None, holds: bool
+) -> None:
+    """A file that is not there is another rule's."""
+    files = {input_rules.PREPARED: PREPARED}
+    files |= {input_rules.SELECTED: selected, input_rules.RATES: rates}
+    section = {"seed": 0, "threads": 1, "samples": samples, "max_completion_length": 14}
+    record = SimpleNamespace(parameters={"params.yaml": {"select": section}})
+    evidence: Any = SimpleNamespace(
+        records={"select": record}, snapshot=SimpleNamespace(output=files.get)
+    )
+    findings = Findings()
+    input_rules.check_selection(evidence, findings)
+    assert [one.path for one in findings.faults] == ([] if holds else [input_rules.SELECTED])

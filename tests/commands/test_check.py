@@ -187,6 +187,30 @@ def test_splits_below_what_the_gate_wants_are_told_beforehand(
     assert cli.main(["check", "--quiet"]) == 0
 
 
+def test_sampled_answers_are_grpos_and_can_be_judged(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_yaml(here / "params.yaml", {"grpo": {"temperature": 0.9, "top_k": 40}})
+    assert cli.main(["check", "--quiet"]) == 0, "nothing is sampled"
+    edit_yaml(here / "params.yaml", {"select": {"samples": 8}})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert (
+        "select: expected answers sampled as grpo samples them: temperature 0.9, top_k 40" in said
+    )
+    assert "found temperature 1.0, top_k 0" in said
+    alike = {"temperature": 0.9, "top_k": 40, "stratify": "level"}
+    edit_yaml(here / "params.yaml", {"select": alike})
+    assert cli.main(["check"]) == 1
+    said = words(capsys.readouterr().err)
+    assert (
+        "select.stratify: expected a column that prepare keeps (there is none); found level" in said
+    )
+    edit_yaml(here / "params.yaml", {"select": {"stratify": None}, "prepare": {"verifier": "none"}})
+    assert cli.main(["check"]) == 1
+    assert "select.samples: expected data with a verifier" in words(capsys.readouterr().err)
+
+
 def test_a_misspelt_key_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = profiles.read_yaml(here / "params.yaml")
     values["grpo"]["max_step"] = values["grpo"].pop("max_steps")
