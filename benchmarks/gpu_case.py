@@ -185,6 +185,8 @@ def prepare_folder(folder: Path, lengths: tuple[int, int], real: bool) -> None:
         Path("data/prepared").symlink_to(ROOT / "data/prepared")
     else:
         write_rows(Path("data/prepared"), *lengths)
+    Path("data/selected").mkdir()
+    Path("data/selected/train.parquet").symlink_to(Path("data/prepared/train.parquet").resolve())
 
 
 def write_rows(folder: Path, prompt: int, completion: int) -> None:

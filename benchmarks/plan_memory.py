@@ -183,7 +183,7 @@ def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
 
     from regrpo.train import saving
 
-    for folder in ("models", "data/prepared", "reports"):
+    for folder in ("models", "data/prepared", "data/selected", "reports"):
         Path(folder).mkdir(parents=True)
     Path("models", "base" if stage == "sft" else "sft").symlink_to(base)
     words = {
@@ -195,6 +195,7 @@ def make_project(stage: str, case: dict[str, Any], base: Path) -> None:
     ]
     for split in ("sft", "train"):
         pd.DataFrame(rows).to_parquet(f"data/prepared/{split}.parquet")
+    pd.DataFrame(rows).to_parquet("data/selected/train.parquet")
     verifier = "none" if stage == "sft" else "exact_int"  # sft then shows the solution
     dataset = {"verifier": verifier, "prompt_style": "text"}
     Path("data/prepared/dataset.json").write_text(json.dumps(dataset))

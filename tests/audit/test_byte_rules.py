@@ -68,8 +68,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "cached weights": (lambda: flip(cached(MODEL)), ("cache", "grpo", MODEL), {}),
     "cached data": (
-        lambda: flip(cached("data/prepared/train.parquet")),
-        ("cache", "prepare", "data/prepared/train.parquet"),
+        lambda: flip(cached("data/prepared/dev.parquet")),
+        ("cache", "prepare", "data/prepared/dev.parquet"),
         {},
     ),
     "cached listing": (rewrite_listing, ("cache", "sft", "models/sft"), {}),
@@ -158,7 +158,8 @@ def test_new_times_of_change_are_no_fault(copy: Path) -> None:
 
 
 def test_objects_that_were_only_fetched_are_checked_in_the_cache(copy: Path) -> None:
-    for path in ("data/prepared", "models/base", "models/sft", "models/grpo"):
+    models = ("models/base", "models/sft", "models/grpo")
+    for path in ("data/prepared", "data/selected", *models):
         shutil.rmtree(path)
     for path in (
         "reports/validate/failures.parquet",

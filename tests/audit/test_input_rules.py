@@ -36,8 +36,8 @@ FAULTS: dict[str, Fault] = {
         {},
     ),
     "forged split": (
-        lambda: edit_record("grpo", other_hash("inputs", "data/prepared/train.parquet")),
-        ("chain", "grpo", "data/prepared/train.parquet"),
+        lambda: edit_record("grpo", other_hash("inputs", "data/selected/train.parquet")),
+        ("chain", "grpo", "data/selected/train.parquet"),
         {},
     ),
     "locked dependency": (
@@ -108,7 +108,7 @@ ALSO: dict[str, set[Named]] = {
     },
     "changed verifier of one's own": {
         ("input", stage, "custom/verifiers.py")
-        for stage in ("validate", "sft", "grpo", "evaluate", "model_card")
+        for stage in ("validate", "sft", "select", "grpo", "evaluate", "model_card")
     },
     "changed format of one's own": {
         ("input", stage, "custom/formats.py") for stage in ("validate", "grpo", "evaluate")

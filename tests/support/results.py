@@ -12,7 +12,14 @@ def outputs(folder: Path) -> dict[str, str]:
     from regrpo.report.card import without_varying_block
 
     found = {}
-    for root in ("data/prepared", "models/base", "models/sft", "models/grpo", "reports"):
+    for root in (
+        "data/prepared",
+        "data/selected",
+        "models/base",
+        "models/sft",
+        "models/grpo",
+        "reports",
+    ):
         for file in sorted((folder / root).rglob("*")):
             if file.is_file() and file.name not in ("run.json", ".gitignore"):
                 name = file.relative_to(folder).as_posix()

@@ -64,6 +64,7 @@ def write_project(family: Family) -> None:
     frame = pd.DataFrame(rows())
     for split in ("sft", "train", "dev"):
         files.write_parquet(Path(f"data/prepared/{split}.parquet"), frame)
+    files.write_parquet(grpo.TRAIN, frame)
     dataset = {"verifier": "exact_int", "prompt_style": "chat", "prompt_template": "{question}"}
     files.write_json(Path("data/prepared/dataset.json"), dataset)
     made = templates.tokenizer(family)
