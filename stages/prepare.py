@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from regrpo.core import files
+from regrpo.core.custom import loading
+from regrpo.core.verifiers import OWN
 from regrpo.inputs import scratch_db
 from regrpo.inputs.examples import (
     Plan,
@@ -76,6 +78,9 @@ def write(splits: Splits, params: Params, form: Format) -> dict[str, dict[str, i
         }
         if params.verifier_settings:
             dataset["verifier_settings"] = params.verifier_settings
+        if dataset["verifier"].startswith(OWN):
+            # Two of one name may judge otherwise, and `compare` pairs no answers of these.
+            dataset["verifier_code"] = files.sha256(loading.ALONE[loading.VERIFIERS])
         if kept := kept_columns(params):
             dataset["keep"] = kept
         files.write_json(folder / "dataset.json", dataset)

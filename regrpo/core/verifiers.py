@@ -60,8 +60,10 @@ def of_dataset(dataset: Mapping[str, Any]) -> Verifier | None:
 
 
 def label(dataset: Mapping[str, Any]) -> str:
-    """A dataset's verifier in words: its name, and what its settings change."""
-    settings = dataset.get("verifier_settings") or {}
+    """A dataset's verifier in words: its name, what its settings change, and a user's code."""
+    settings = dict(dataset.get("verifier_settings") or {})
+    if code := dataset.get("verifier_code"):
+        settings["code"] = code[:12]
     changed = ", ".join(f"{key}: {value}" for key, value in sorted(settings.items()))
     name: str = dataset["verifier"]
     return f"{name} ({changed})" if changed else name

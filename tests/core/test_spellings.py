@@ -293,6 +293,8 @@ def test_a_verifiers_label_says_its_settings() -> None:
     assert label({"verifier": "exact_int"}) == "exact_int"
     dataset = {"verifier": "number", "verifier_settings": {"tolerance": 0.1}}
     assert label(dataset) == "number (tolerance: 0.1)"
+    own = {"verifier": "custom.verifiers:Own", "verifier_code": "0123456789abcdef"}
+    assert label(own) == "custom.verifiers:Own (code: 0123456789ab)"
 
 
 @each

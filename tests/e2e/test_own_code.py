@@ -45,7 +45,8 @@ def test_it_ran_to_an_audited_card_that_says_what_a_right_answer_is(finished: Pa
     assert verdict["passed"]
     assert verdict["not_applicable"] == []
     metrics = files.read_json(finished / "reports/evaluate/metrics.json")
-    assert metrics["verifier"] == "custom.verifiers:TimeOfDay (within: 5)"
+    code = files.sha256(finished / "custom/verifiers.py")[:12]
+    assert metrics["verifier"] == f"custom.verifiers:TimeOfDay (code: {code}, within: 5)"
     samples = files.read_parquet(finished / "reports/grpo/samples.parquet")
     assert {"exact_answer", "new_hour"} <= set(samples.columns)
     card = " ".join((finished / "reports/model_card/README.md").read_text().split())
