@@ -148,7 +148,8 @@ def parquet(**columns: Any) -> bytes:
 IDS = ["q0", "q1", "q2", "q3"]
 PREPARED = parquet(id=IDS, question=["1+1=", "1+2=", "1+3=", "1+4="])
 CHOSEN = parquet(id=IDS[1:3], question=["1+2=", "1+3="])
-PASSED = parquet(id=IDS, pass_rate=[0.0, 0.5, 0.25, 1.0])
+PASSED = parquet(id=pa.array(IDS, pa.large_string()), pass_rate=[0.0, 0.5, 0.25, 1.0])
+"""Its text is of the type that pandas gives it."""
 
 
 @pytest.mark.parametrize(
