@@ -3,9 +3,9 @@
 `prepare.verifier: custom.verifiers:TimeOfDay`, `verifier_settings: {within: 5}`.
 
 A class says how an answer is read (`parse`), which two are the same (`equal`), and what is wrong
-beside a right one (`wrong`, for the gate's self-test). DVC watches this file alone for prepare, sft
-and model_card: it may import packages and regrpo.core, and nothing else of this repository.
-docs/rewards.md has the rest.
+beside a right one (`wrong`, for the gate's self-test). DVC watches this file alone for prepare,
+sft, select and model_card: it may import packages and regrpo.core, and nothing else of this
+repository. docs/rewards.md has the rest.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Functions and classes of custom/ by name, `custom.<module>:<name>`.
 
-custom/formats.py and custom/verifiers.py stand alone: prepare, sft and model_card depend on these
-files and on nothing else of custom/, so they may import nothing of the repository but regrpo.core,
+custom/formats.py and custom/verifiers.py stand alone: prepare, sft, select and model_card depend on
+these and on nothing else of custom/, so they may import nothing of the repository but regrpo.core,
 on which every stage depends. They are loaded by their path: custom/__init__.py is not run.
 """
 
