@@ -46,6 +46,8 @@ def covers(varying: Sequence[str], every: Sequence[Run]) -> str:
     if not varying:
         return "the questions only, not the seeds"
     there = set(chain.from_iterable(run.params for run in every))
+    if all(run.params.get("select.samples") in (None, "0") for run in every):
+        there.discard("select.seed")  # it draws nothing
     left = [name for name in SEEDS if name in there and name not in varying]
     if list(varying) == ["grpo.seed"]:
         what = "the GRPO seed only"

@@ -67,7 +67,7 @@ def test_lineage_as_tree_mermaid_json_and_page(
     assert [one["stage"] for one in json.loads(out)["runs"]] == ["evaluate", "model_card"]
     code, _, _ = command(capsys, "lineage", "--html", "page.html", run_id("grpo"))
     assert code == 0
-    assert Path("page.html").read_text().count('<rect class="box') == 5
+    assert Path("page.html").read_text().count('<rect class="box') == 6
     code, _, err = command(capsys, "lineage", "--no-mlflow", "nothing-of-that-name")
     assert (code, err.count("\n")) == (2, 1)
 

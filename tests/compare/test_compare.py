@@ -469,8 +469,8 @@ def test_a_second_run_of_the_same_seeds_does_not_count_twice(root: Path) -> None
         ),
         (
             list(runs.SEEDS),
-            "all seeds (prepare.seed, base_model.seed, sft.seed, grpo.seed, evaluate.seed); the "
-            "questions too, which prepare.seed draws anew",
+            "all seeds (prepare.seed, base_model.seed, sft.seed, select.seed, grpo.seed, "
+            "evaluate.seed); the questions too, which prepare.seed draws anew",
         ),
     ],
 )

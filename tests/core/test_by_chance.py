@@ -20,7 +20,7 @@ from regrpo.core.answers.protocol import Verifier
 from regrpo.core.pipeline import parse_lock
 from regrpo.core.profiles import STAGES, parse_section, parse_yaml, read_profile
 from regrpo.core.verifiers import VERIFIERS
-from stages import base_model, evaluate, grpo, model_card, prepare, sft, validate
+from stages import base_model, evaluate, grpo, model_card, prepare, select, sft, validate
 from tests.support.chance import BY_CHANCE, damaged, json_values, read_or_refused, texts
 from tests.support.projects import ROOT
 
@@ -29,6 +29,7 @@ PARAMS = {
     "base_model": base_model.Params,
     "validate": validate.Params,
     "sft": sft.Params,
+    "select": select.Params,
     "grpo": grpo.Params,
     "evaluate": evaluate.Params,
     "model_card": model_card.Params,

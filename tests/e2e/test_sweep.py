@@ -38,7 +38,7 @@ SMALL = {
 }
 SWEEP = ("-S", "grpo.learning_rate=1e-4,1e-2", "-S", "grpo.seed=range(0,2)")
 NAMES = ("lr-1", "lr-2", "lr-3", "lr-4")
-KEPT = ("prepare", "base_model", "validate", "sft")
+KEPT = ("prepare", "base_model", "validate", "sft", "select")
 """What no experiment of the sweep needs to run."""
 
 
