@@ -31,6 +31,11 @@ class Selection(Section):
     choose: Literal["band", "random"] = "band"
     stratify: str | None = None
 
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> Self:
+        """What select's section of a profile says of the choice, its other keys left alone."""
+        return cls.model_validate({key: section[key] for key in cls.model_fields if key in section})
+
     @model_validator(mode="after")
     def _band_can_hold_something(self) -> Self:
         if self.low > self.high:

@@ -21,6 +21,7 @@ from regrpo.core.pipeline import RAW, Snapshot
 from regrpo.core.profiles import DEFAULT_PROFILE, parse_yaml
 from regrpo.core.text import UNKNOWN, change, code, fence, prose
 from regrpo.evaluate.results import MODELS, FewShot, Task
+from regrpo.inputs.selection import Selection
 from regrpo.report.card_facts import RECORDED, TRAINERS, Facts, Json
 
 FRAMEWORKS = {
@@ -135,13 +136,12 @@ def few_shot_overlap(facts: Facts) -> list[tuple[str, FewShot]]:
 
 def selection(facts: Facts) -> str | None:
     """Which of the training questions GRPO trained on; None if these are all of them."""
-    found, section = facts.select, facts.section("select")
-    if not section["samples"]:
+    found, choice = facts.select, Selection.of_section(facts.section("select"))
+    if not choice.samples:
         return None
-    low, high = section.get("low", 0.2), section.get("high", 0.8)
-    band = f"right in {low} to {high} of {section['samples']} sampled answers"
+    band = f"right in {choice.low} to {choice.high} of {choice.samples} sampled answers"
     which = f"those that the model which GRPO started from gets {band}"
-    if section.get("choose") == "random":
+    if choice.choose == "random":
         which = f"a random draw of as many as it gets {band}, the control of that filter"
     return (
         f"**GRPO trained on {found['kept']:,} of {found['questions']:,} questions**: {which}. Of "

@@ -96,6 +96,7 @@ ALSO: dict[str, set[Named]] = {
     "swapped output": {
         ("lock", "evaluate", "dvc.lock: deps: models/sft"),
         ("lock", "grpo", "dvc.lock: deps: models/sft"),
+        ("lock", "select", "dvc.lock: deps: models/sft"),
         ("lock", "sft", "dvc.lock: outs: models/sft"),
     },
     "changed reward": {

@@ -145,9 +145,13 @@ def forge_raw_data() -> None:
     md5s = {name: md5_of(f"data/raw/{name}") for name in read["files"]}
     set_dep("prepare", "data/raw", md5=folder_md5(md5s), size=read["size"], nfiles=len(md5s))
     key = stage_key(lock()["stages"]["prepare"])
-    edit_record(
-        "prepare", lambda record: (record["inputs"][0].update(read), record.update(key=key))
-    )
+
+    def forge(record: dict[str, Any]) -> None:
+        (raw,) = (item for item in record["inputs"] if item["path"] == "data/raw")
+        raw.update(read)
+        record["key"] = key
+
+    edit_record("prepare", forge)
 
 
 def append(path: str, text: str = "\n# another line\n") -> None:
