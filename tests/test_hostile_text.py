@@ -39,7 +39,7 @@ def score(verifier: Verifier, said: str) -> None:
     verifier.score(said, "1")
     verifier.score("<answer>1</answer>", said)
     verifier.is_formatted(said)
-    verifier.form.whole.fullmatch(said)
+    verifier.form.is_whole(said)
 
 
 def find_faults(said: str) -> None:
@@ -76,6 +76,7 @@ HARD = {
     "class of question_answer": ("a sum", "a sum without an end", "combining marks"),
     "verifier exact_int": ("answers opened", "an answer and spaces", "thoughts opened"),
     "verifier final_number": ("marks of an answer", "lines with answers", "hashes"),
+    "verifier math": ("boxes opened", "a box of braces"),
     "normalise": ("combining marks in two runs", "marks only after NFKC"),
     "whole numbers": ("zeros behind a point",),
     "faults": ("combining marks in two runs", "escapes"),

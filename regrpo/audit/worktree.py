@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 SHARED_CACHE = "regrpo-shared-cache"
 """The user's cache under the name of a remote: DVC lays both out alike."""
-EXTRAS = {"cuda": "vllm", "s3": "dvc-s3", "dev": "pytest"}
+EXTRAS = {"cuda": "vllm", "s3": "dvc-s3", "math": "math-verify", "dev": "pytest"}
 """The project's extras, each with a package by which an environment shows that it has it."""
 HINTS = (
     b"Use `dvc push`",

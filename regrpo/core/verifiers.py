@@ -11,6 +11,7 @@ from typing import Any
 
 from regrpo.core.answers.choice import Choice
 from regrpo.core.answers.exact_text import ExactText
+from regrpo.core.answers.expression import Math
 from regrpo.core.answers.integers import ExactInt, FinalNumber
 from regrpo.core.answers.number import Number
 from regrpo.core.answers.protocol import Verifier
@@ -22,7 +23,8 @@ from regrpo.core.profiles import parse_section
 NONE = "none"
 """The verifier name of a dataset without verifiable answers."""
 KINDS: dict[str, type[Verifier]] = {
-    kind.name: kind for kind in (ExactInt, FinalNumber, Number, Choice, ExactText, ReasoningGym)
+    kind.name: kind
+    for kind in (ExactInt, FinalNumber, Number, Math, Choice, ExactText, ReasoningGym)
 }
 VERIFIERS = {name: kind() for name, kind in KINDS.items()}
 """Each with its default settings."""
@@ -35,7 +37,8 @@ def get_verifier(name: str, settings: Mapping[str, Any] | None = None) -> Verifi
     """The verifier of a name with its settings, None for "none".
 
     `custom.verifiers:<Name>` is the user's class, which is imported. Raises Refused for an unknown
-    name, for what is no verifier, and for settings that the verifier does not have.
+    name, for what is no verifier, and for settings that the verifier does not have; CannotCheck
+    where a package that it needs is missing.
     """
     kind: type[Verifier] | None
     if name.startswith(OWN):
@@ -51,7 +54,9 @@ def get_verifier(name: str, settings: Mapping[str, Any] | None = None) -> Verifi
                 remedy="Take them out, or name a verifier.",
             )
         return None
-    return kind(parse_section(kind.Settings, dict(settings or {}), f"{WHERE}_settings"))
+    verifier = kind(parse_section(kind.Settings, dict(settings or {}), f"{WHERE}_settings"))
+    verifier.require_packages()
+    return verifier
 
 
 def of_dataset(dataset: Mapping[str, Any]) -> Verifier | None:

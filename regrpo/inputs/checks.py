@@ -297,13 +297,14 @@ def _self_test(row: Row, verifier: Verifier) -> Row:
     def most(*completions: str) -> float:
         return max(verifier.score(completion, gold, row) for completion in completions)
 
-    # A model finds whatever pays: repeating the question, or stating two answers.
+    # A model finds whatever pays: repeating the question, plain or as its answer, or stating two.
+    echoes = (row["question"] or "", prompt_text(row["prompt"]))
     scores = {
         "gold_scores_1": min(map(most, map(verifier.render, gold_texts(gold, row)))),
         # In either order: a comparison that is not symmetrical judges by who is asked first.
         "wrong_scores_0": max(most(wrong), verifier.score(right, other, row | {GOLDS: None})),
         "empty_scores_0": most(""),
-        "echo_scores_0": most(row["question"] or "", prompt_text(row["prompt"])),
+        "echo_scores_0": most(*echoes, *map(verifier.render, echoes)),
         "contradiction_scores_0": most(
             f"{right}\n{wrong}", f"{wrong}\n{right}", verifier.render(f"{gold} or {other}")
         ),

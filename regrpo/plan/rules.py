@@ -122,13 +122,16 @@ def require_base(_: str, section: Any) -> None:
 
 
 def require_rewards(_: str, section: Any) -> None:
-    """Each reward's name stands in the source of ours or of TRL's, or can be imported."""
+    """Each reward is one of ours, a classifier, one of TRL's without a clock, or is imported."""
     custom = _custom_rewards(section)
     _require_imports("grpo.reward_funcs", custom)
     known = [*rewards.OURS, *section.classifiers]
     unknown = []
     for name in section.reward_funcs:
-        if name not in (*custom, *section.classifiers) and not rewards.is_known(name):
+        if name in (*known, *custom):
+            continue
+        rewards.require_no_clock(name)
+        if name not in rewards.of_trl():
             unknown.append(name + did_you_mean(name, known))
     if unknown:
         raise Refused(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib.util
-import inspect
 import math
-import symtable
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,27 +133,40 @@ def text_of(completion: str | list[dict[str, str]]) -> str:
     return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
-def is_known(name: str) -> bool:
-    """Whether it is one of ours or of TRL's, as far as source text says (nothing is imported)."""
-    if name in OURS:
-        return True
+@functools.cache
+def of_trl() -> dict[str, list[str]]:
+    """TRL's rewards by name, each with the time limits that its source sets (nothing is imported).
+
+    Its other functions make a reward of settings, or are no rewards.
+    """
     spec = importlib.util.find_spec("trl")
     places = (spec and spec.submodule_search_locations) or []
+    found = {}
     for place in places:
-        for source in Path(place, "rewards").glob("*.py"):
-            if _binds(source, name):
-                return True
-    return False
+        for source in sorted(Path(place, "rewards").glob("*.py")):
+            for node in ast.parse(source.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.FunctionDef) and _takes_completions(node):
+                    arguments = [one for one in ast.walk(node) if isinstance(one, ast.keyword)]
+                    names = {one.arg for one in arguments if one.arg and "timeout" in one.arg}
+                    found[node.name] = sorted(names)
+    return found
 
 
-def _binds(source: Path, name: str) -> bool:
-    """Whether a module defines, assigns or imports the name at its top level."""
-    text = source.read_text(encoding="utf-8", errors="replace")
-    scope = symtable.symtable(text, str(source), "exec")
-    if name not in scope.get_identifiers():
-        return False
-    symbol = scope.lookup(name)
-    return symbol.is_assigned() or symbol.is_imported()
+def _takes_completions(function: ast.FunctionDef) -> bool:
+    return any(one.arg == "completions" for one in function.args.args)
+
+
+def require_no_clock(name: str) -> None:
+    """Raise Refused for a reward of TRL's that gives 0 where its time has run out."""
+    limits = of_trl().get(name)
+    if limits:
+        raise Refused(
+            f"grpo.reward_funcs: {name}",
+            expected="a reward that is the same on a busy machine",
+            found=f"one that gives 0 when its time runs out ({', '.join(limits)}, in TRL's source)",
+            remedy="Take exact_answer with prepare.verifier: math, which is bounded by size "
+            "(`pip install 'regrpo[math]'`).",
+        )
 
 
 def _custom(name: str) -> RewardFunc:
@@ -171,11 +183,8 @@ def _custom(name: str) -> RewardFunc:
 
 
 def _from_trl(name: str) -> RewardFunc:
-    from trl import rewards
-
-    found = getattr(rewards, name, None)
-    if not inspect.isfunction(found) or "completions" not in inspect.signature(found).parameters:
-        usable = ", ".join(name for name in dir(rewards) if name.endswith("_reward"))
+    if name not in of_trl():
+        usable = ", ".join(known for known, limits in of_trl().items() if not limits)
         ours = ", ".join(OURS)
         raise Refused(
             f"grpo.reward_funcs: {name}",
@@ -183,6 +192,10 @@ def _from_trl(name: str) -> RewardFunc:
             found=name,
             remedy="Correct the name.",
         )
+    require_no_clock(name)
+    from trl import rewards
+
+    found: RewardFunc = getattr(rewards, name)
     return found
 
 

@@ -101,6 +101,20 @@ def test_a_task_whose_scorer_does_not_hold_is_refused_only_where_it_would_judge(
     assert cli.main(["check"]) == 0
 
 
+def test_the_verifier_of_mathematics_wants_its_package(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_yaml(here / "params.yaml", {"prepare": {"verifier": "math"}})
+    assert cli.main(["check", "--quiet"]) == 0
+    monkeypatch.delitem(sys.modules, "regrpo.core.answers.algebra", raising=False)
+    monkeypatch.delattr("regrpo.core.answers.algebra", raising=False)
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    assert cli.main(["check"]) == 2
+    said = words(capsys.readouterr().err)
+    assert "math-verify: expected the package that compares answers (verifier math)" in said
+    assert "Install it with `pip install 'regrpo[math]'`." in said
+
+
 def test_the_rule_of_promotion_is_checked_with_the_profile(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +163,11 @@ def test_rewards_formats_and_files_are_looked_up_by_name(
     assert cli.main(["check"]) == 2
     said = words(capsys.readouterr().err)
     assert "found exct_answer (did you mean `exact_answer`?)." in said
+    edit_yaml(here / "params.yaml", {"grpo": {"reward_funcs": {"accuracy_reward": 1.0}}})
+    assert cli.main(["check"]) == 2
+    said = words(capsys.readouterr().err)
+    assert "grpo.reward_funcs: accuracy_reward: expected a reward that is the same on a" in said
+    assert "Take exact_answer with prepare.verifier: math" in said
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ TEXTS = {
     "a thought without an end": "<think>" + repeated("a"),
     "a thought and spaces": "<think></think>" + repeated(" "),
     "marks of an answer": repeated("####"),
+    "boxes opened": repeated(r"\boxed{"),
+    "a box of braces": r"\boxed{" + repeated("{"),
     "hashes": repeated("#"),
     "lines with answers": repeated("#### 1\n"),
     "calculations opened": repeated("<<"),

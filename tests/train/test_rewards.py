@@ -1,5 +1,7 @@
 """Reward functions by name, and the guard around them."""
 
+import ast
+import importlib.util
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ import pytest
 
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.verifiers import VERIFIERS
-from regrpo.train.rewards import Samples, get_reward, guarded
+from regrpo.train.rewards import Samples, get_reward, guarded, of_trl
 
 EXACT = VERIFIERS["exact_int"]
 
@@ -59,8 +61,38 @@ def test_a_reward_of_trl_is_found_by_its_name() -> None:
     ) == [1.0, 0.0]
 
 
+def test_no_reward_of_trl_is_offered_whose_score_a_clock_decides() -> None:
+    offered = [name for name, limits in of_trl().items() if not limits]
+    assert offered == ["think_format_reward"]
+    for name in ("accuracy_reward", "reasoning_accuracy_reward"):
+        with pytest.raises(
+            Refused, match=rf"{name}.*parsing_timeout, timeout_seconds.*regrpo\[math"
+        ):
+            get_reward(name, EXACT, 16)
+
+
+def test_no_reward_of_trl_that_is_offered_needs_a_package_of_its_own() -> None:
+    needy = set()
+    trl = importlib.util.find_spec("trl")
+    assert trl
+    assert trl.origin
+    for source in Path(trl.origin).parent.glob("rewards/*.py"):
+        for function in ast.parse(source.read_text()).body:
+            if isinstance(function, ast.FunctionDef) and "_available()" in ast.unparse(function):
+                needy.add(function.name)
+    assert needy == {name for name, limits in of_trl().items() if limits}
+
+
 @pytest.mark.parametrize(
-    "name", ["exact", "os:system", "custom.rewards:nothing", "custom.nothing:f"]
+    "name",
+    [
+        "exact",
+        "get_cosine_scaled_reward",
+        "parse",
+        "os:system",
+        "custom.rewards:nothing",
+        "custom.nothing:f",
+    ],
 )
 def test_an_unknown_reward_is_refused_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))

@@ -6,4 +6,7 @@ number        decimals, fractions, percent, units; with a tolerance
 choice        one of the row's options
 exact_text    text, normalised
 reasoning_gym what the scorer of a reasoning-gym task says
+expression    mathematics in LaTeX
+latex         \\boxed{…}, and how large an expression is
+algebra       expressions read and compared (math-verify, SymPy)
 """

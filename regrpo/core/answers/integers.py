@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from regrpo.core.answers.protocol import LONGEST, NO_ROW, Form, Row, Verifier
+from regrpo.core.answers.protocol import LONGEST, NO_ROW, PatternForm, Row, Verifier
 
 _INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
 
@@ -36,7 +36,7 @@ class ExactInt(_Integer):
     """The integer in an answer tag; one that differs in the reasoning contradicts it."""
 
     name = "exact_int"
-    form = Form(
+    form = PatternForm(
         description="between <answer> and </answer>,"
         " after optional reasoning in <think> … </think>",
         found=re.compile(r"<answer>([^<]*)</answer>"),
@@ -58,7 +58,7 @@ class FinalNumber(_Integer):
     """The integer after ####, on the last line, as GSM8K writes it."""
 
     name = "final_number"
-    form = Form(
+    form = PatternForm(
         description="after ####, on the last line, as GSM8K writes it",
         found=re.compile(r"####[ \t]*([^\n]*)"),
         left_open=re.compile(r"(?!)"),  # never: a line ends by itself

@@ -26,21 +26,15 @@ Row = Mapping[str, Any]
 NO_ROW: Row = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Form:
     """How an answer stands in a completion.
 
-    `found` matches every place where a completion states an answer, the answer in group 1;
-    `left_open` one that is begun and not ended. `whole` matches a completion that is in the asked
-    format from its first to its last character. `answer_opening` and `reasoning_opening` are the
-    texts with which the evaluation's controls prefill the completion. With `reasoning_closing`,
-    only what follows the last of these is read.
+    `answer_opening` and `reasoning_opening` are the texts with which the evaluation's controls
+    prefill the completion. With `reasoning_closing`, only what follows the last of these is read.
     """
 
     description: str
-    found: re.Pattern[str]
-    left_open: re.Pattern[str]
-    whole: re.Pattern[str]
     answer_opening: str
     answer_closing: str
     reasoning_opening: str
@@ -48,14 +42,41 @@ class Form:
 
     def stated(self, completion: str) -> list[str]:
         """The texts that a completion states as its answer; none if one is left open."""
+        raise NotImplementedError
+
+    def is_whole(self, completion: str) -> bool:
+        """Whether a completion is in the asked format from its first to its last character."""
+        raise NotImplementedError
+
+    def behind_reasoning(self, completion: str) -> str:
         if self.reasoning_closing:
-            completion = completion.rpartition(self.reasoning_closing)[2]
+            return completion.rpartition(self.reasoning_closing)[2]
+        return completion
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatternForm(Form):
+    """A form that regular expressions read.
+
+    `found` matches every place where a completion states an answer, the answer in group 1;
+    `left_open` one that is begun and not ended; `whole` a completion in the asked format.
+    """
+
+    found: re.Pattern[str]
+    left_open: re.Pattern[str]
+    whole: re.Pattern[str]
+
+    def stated(self, completion: str) -> list[str]:
+        completion = self.behind_reasoning(completion)
         if self.left_open.search(completion):
             return []
         return self.found.findall(completion)
 
+    def is_whole(self, completion: str) -> bool:
+        return self.whole.fullmatch(completion) is not None
 
-TAGGED = Form(
+
+TAGGED = PatternForm(
     description="between <answer> and </answer>, after optional reasoning in <think> … </think>",
     found=re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL),
     left_open=re.compile(r"<answer>(?:(?!</?answer>).)*<answer>", re.DOTALL),
@@ -119,6 +140,9 @@ class Verifier:
         """
         return answer, {}
 
+    def require_packages(self) -> None:
+        """Raise CannotCheck where a package that it compares with is not installed."""
+
     # --- the same for all -------------------------------------------------------------------------
 
     @property
@@ -161,7 +185,7 @@ class Verifier:
 
     def is_formatted(self, completion: str, row: Row = NO_ROW) -> bool:
         """Whether the whole completion is in the asked format, and states one answer."""
-        in_form = self.form.whole.fullmatch(completion.strip()) is not None
+        in_form = self.form.is_whole(completion.strip())
         return in_form and self.extract(completion, row) is not None
 
     def golds(self, answer: str | None, row: Row = NO_ROW) -> list[Any]:
