@@ -112,7 +112,7 @@ def test_the_verifier_of_mathematics_wants_its_package(
     assert cli.main(["check"]) == 2
     said = words(capsys.readouterr().err)
     assert "math-verify: expected the package that compares answers (verifier math)" in said
-    assert "Install it with `pip install 'regrpo[math]'`." in said
+    assert "Install it with `pip install 'regrpo[math]'`" in said
 
 
 def test_the_rule_of_promotion_is_checked_with_the_profile(

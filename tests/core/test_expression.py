@@ -299,23 +299,21 @@ def test_equal_is_alike_in_either_order(first: str, second: str) -> None:
         assert MATH.equal(one, one)
 
 
-def test_scores_are_the_same_under_any_hash_seed() -> None:
-    asked = EXPRESSIONS[::3]
+def test_scores_are_the_same_under_another_hash_seed() -> None:
+    asked = EXPRESSIONS[::4]
     program = (
         "import json, sys\nfrom regrpo.core.verifiers import VERIFIERS\nmath = VERIFIERS['math']\n"
-        "print([math.score(math.render(a), b) for a, b, _ in json.loads(sys.stdin.read())])"
+        "print([math.score(math.render(a), b) for a, b, _ in json.load(sys.stdin)])"
     )
-    expected = [float(score) for _, _, score in asked]
-    for seed in ("1", "2"):
-        said = subprocess.run(
-            [sys.executable, "-c", program],
-            input=json.dumps(asked),
-            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert said.stdout.strip() == str(expected)
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(asked),
+        env=os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(said.stdout) == [score for _, _, score in asked]
 
 
 def test_the_limits_count_what_is_worked_out() -> None:
