@@ -13,7 +13,8 @@ import pytest
 
 from regrpo.core import files, profiles
 from tests.support import stand_ins
-from tests.support.projects import edit_yaml, make_project, run
+from tests.support.projects import commit, edit_yaml, make_project, run
+from tests.support.releases import quick_start_output
 
 PROFILE = "profiles/uk-summarize-detox.yaml"
 LIMIT = 220
@@ -188,6 +189,17 @@ def test_the_adapters_card_names_its_real_base(finished: Path) -> None:
         "after this pipeline's warm start"
         in (finished / "models/grpo/adapter/README.md").read_text()
     )
+
+
+def test_it_is_released_verified_and_used_from_its_folder(finished: Path, tmp_path: Path) -> None:
+    commit(finished, "results")
+    out = str(tmp_path / "model")
+    command = ("python", "-m", "regrpo.cli")
+    run(finished, *command, "release", "workspace", "--out", out, "--no-mlflow")
+    run(tmp_path, *command, "verify", "model", PYTHONPATH=str(finished))
+    assert (tmp_path / "model/adapter/adapter_model.safetensors").exists()
+    assert "google/gemma-3-1b-pt" in (tmp_path / "model/NOTICE").read_text()
+    assert quick_start_output(tmp_path / "model").strip()
 
 
 def test_the_card_tells_the_judges_the_cut_and_the_early_end(finished: Path) -> None:

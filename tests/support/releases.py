@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from regrpo.records.find import Finder
 from regrpo.release.handover import LOADING, QUICK_START
 from regrpo.release.layout import CRATE, SUMS
 from regrpo.release.release import Options, release
+from tests.support.projects import run
 
 CARD = """\
 ---
@@ -142,6 +145,14 @@ def write_certificates(folder: Path) -> tuple[Path, Path, Path]:
     root = certify("root", root_key, "root", root_key, root_use)
     use = {"digital_signature": True, "key_cert_sign": False}
     return write_private(folder / "key.pem", key), certify("us", key, "root", root_key, use), root
+
+
+def quick_start_output(folder: Path) -> str:
+    """What the code on a release's card prints, run in that folder with nothing of ours around."""
+    card = (folder / "README.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (folder / "quick_start.py").write_text(script)
+    return run(folder, sys.executable, "-I", "quick_start.py").stdout
 
 
 def released(out: Path, target: str | None = None, **options: Any) -> dict[str, Any]:
