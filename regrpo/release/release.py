@@ -20,8 +20,8 @@ from typing import Any
 
 from regrpo import __version__
 from regrpo.audit.audit import audit
+from regrpo.audit.evidence import Cache
 from regrpo.core import files
-from regrpo.core.dvc import cache_folder, object_path, parse_listing, read_object
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
 from regrpo.core.files import Json, file_hashes
 from regrpo.core.pipeline import out_md5s, record_path
@@ -226,16 +226,12 @@ class _Run:
     @cached_property
     def _objects(self) -> dict[str, Path]:
         """{path: object in DVC's cache} of every output, and of every file in one."""
-        cache = cache_folder(self.snapshot.root)
+        cache = Cache(self.snapshot.root)
         found = {}
         for entry in self.snapshot.lock()["stages"].values():
             for path, md5 in out_md5s(entry).items():
-                if not md5.endswith(".dir"):
-                    found[path] = object_path(cache, md5)
-                    continue
-                listing = parse_listing(read_object(cache, md5) or b"") or {}
-                for name, one in listing.items():
-                    found[f"{path}/{name}"] = object_path(cache, one)
+                for name, one in (cache.listing(md5) or {}).items():
+                    found[f"{path}/{name}".rstrip("/")] = cache.path(one)
         return found
 
     def json(self, path: str) -> Any:

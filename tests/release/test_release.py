@@ -119,6 +119,18 @@ def test_signed_by_certificate_is_verified_by_its_root(run: Path, tmp_path: Path
     assert cli.main(["verify", str(tmp_path / "out"), "--trust", str(stranger)]) == 1
 
 
+def test_a_licence_that_the_bases_may_not_allow_is_a_line_of_two_names(
+    run: Path, tmp_path: Path
+) -> None:
+    source = Path("reports/base_model/source.json")
+    text = source.read_text().replace("Apache-2.0", "gemma")
+    source.unlink()
+    source.write_text(text)
+    (note,) = released(tmp_path / "out", force=True)["notes"]
+    assert "The model is called Apache-2.0, its base weights are gemma" in note
+    assert note in (tmp_path / "out/NOTICE").read_text()
+
+
 # --- when none is made ----------------------------------------------------------------------------
 
 
