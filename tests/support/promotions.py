@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def execute(stage: str, samples: pd.DataFrame, history: Sequence[dict[str, float
             for path in named or [out if "." in out else f"{out}/model.safetensors"]:
                 text = f"{path} {sorted(dict(frame.params).items(), key=str)}\n"
                 files.write_text(Path(path), "{}\n" if path.endswith(".json") else text)
+        if stage == "select":  # every question goes on
+            shutil.copyfile("data/prepared/train.parquet", "data/selected/train.parquet")
         if stage == "grpo":
             files.write_json(Path("reports/grpo/health.json"), doctor.examine(history))
         if stage == "evaluate":
