@@ -54,7 +54,6 @@ COMPUTING = (
     "math-verify",
     "scipy",
     "statsmodels",
-    "rouge-score",
     "sacrebleu",
     "matplotlib",
     "pillow",

@@ -77,10 +77,16 @@ def render(prompts: Sequence[Prompt], renderer: Render) -> list[str]:
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], is_chat: bool
 ) -> list[list[int]]:
-    """Token ids of rendered prompts; a chat template writes its own special tokens."""
+    """Token ids of rendered prompts; a chat template writes its own special tokens.
+
+    Raises Refused if the tokenizer gives up: its own regular expressions may end a match only after
+    ten million steps (Oniguruma's limit, a quarter of a second), and the library then panics.
+    """
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=not is_chat)["input_ids"]
+    where = f"{tokenizer.name_or_path}: tokenizer"
+    with parsing(where, "to encode the texts", "Give the base another tokenizer.json."):
+        ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=not is_chat)["input_ids"]
     return ids
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +52,12 @@ def parse_yaml(data: bytes, where: str, limits: Limits = BY_HAND) -> Any:
 
     Raises Refused, which names `where`, if it is no such text, or one that takes long to read.
     """
+    return copy.deepcopy(_parse(data, where, limits))
+
+
+@functools.lru_cache(maxsize=32)
+def _parse(data: bytes, where: str, limits: Limits) -> Any:
+    """Kept: a profile takes 30 ms, dvc.lock 160, and a stage asks for the same text five times."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -57,44 +65,57 @@ def parse_yaml(data: bytes, where: str, limits: Limits = BY_HAND) -> Any:
         if len(data) > limits.bytes:
             raise _too_much(where, f"{limits.bytes:,} bytes", f"{len(data):,}")
         text = data.decode("utf-8")
+        yaml = YAML(typ="safe", pure=True)
+        yaml.parser.get_event = _Bounded(yaml.parser.get_event, where, limits.values)
         try:
-            _require_plain(YAML(typ="safe").parse(text), where, limits.values)
-            content = YAML(typ="safe").load(text)
+            content = yaml.load(text)
         except YAMLError as error:  # says the line and column on a line of its own
             raise ValueError(" ".join(str(error).split())[:300]) from error
         _require_numbers(content, where)
     return content
 
 
-def _require_plain(events: Iterable[Any], where: str, most: int) -> None:
-    """Refuse nesting without end, and aliases (`*a`) that stand for more than a file may hold.
+class _Bounded:
+    """A parser's next event, before anything is made of it.
 
-    A few lines of aliases of aliases are billions of values for whoever goes through them.
+    Refuses nesting without end, and aliases (`*a`) that stand for more than a file may hold: a few
+    lines of aliases of aliases are billions of values for whoever goes through them.
     """
-    sizes: dict[str, int] = {}
-    open_nodes = [("", 0)]
-    for event in events:
+
+    def __init__(self, next_event: Callable[[], Any], where: str, most: int) -> None:
+        self.next_event = next_event
+        self.where = where
+        self.most = most
+        self.sizes: dict[str, int] = {}
+        self.open_nodes = [("", 0)]
+
+    def __call__(self) -> Any:
+        event = self.next_event()
         kind = type(event).__name__
         anchor = str(getattr(event, "anchor", None))
-        size = 1
         if kind in ("MappingStartEvent", "SequenceStartEvent"):
-            open_nodes.append((anchor, 1))
-            if len(open_nodes) > YAML_DEPTH:
-                raise _too_much(where, f"{YAML_DEPTH} levels of nesting", "more")
-            continue
-        if kind in ("MappingEndEvent", "SequenceEndEvent"):
-            anchor, size = open_nodes.pop()
+            self.open_nodes.append((anchor, 1))
+            if len(self.open_nodes) > YAML_DEPTH:
+                raise _too_much(self.where, f"{YAML_DEPTH} levels of nesting", "more")
+        elif kind in ("MappingEndEvent", "SequenceEndEvent"):
+            self._add(*self.open_nodes.pop())
         elif kind == "AliasEvent":
-            if any(anchor == name for name, _ in open_nodes):
-                raise _too_much(where, "one level of a value in itself", f"*{anchor} in &{anchor}")
-            size = sizes.get(anchor, 1)
-        elif kind != "ScalarEvent":
-            continue
-        sizes[anchor] = size
-        name, so_far = open_nodes[-1]
-        open_nodes[-1] = (name, so_far + size)
-        if so_far + size > most:
-            raise _too_much(where, f"{most:,} values, aliases (`*{anchor}`) included", "more")
+            if any(anchor == name for name, _ in self.open_nodes):
+                found = f"*{anchor} in &{anchor}"
+                raise _too_much(self.where, "one level of a value in itself", found)
+            self._add(anchor, self.sizes.get(anchor, 1))
+        elif kind == "ScalarEvent":
+            self._add(anchor, 1)
+        return event
+
+    def _add(self, anchor: str, size: int) -> None:
+        """Count a value, with all that is in it, to the one around it."""
+        self.sizes[anchor] = size
+        name, so_far = self.open_nodes[-1]
+        self.open_nodes[-1] = (name, so_far + size)
+        if so_far + size > self.most:
+            found = f"{self.most:,} values, aliases (`*{anchor}`) included"
+            raise _too_much(self.where, found, "more")
 
 
 def _require_numbers(content: Any, where: str) -> None:

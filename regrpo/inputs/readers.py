@@ -14,6 +14,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -314,7 +315,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     line that is too long, and for compressed data that breaks off or expands without end.
     """
     with parsing(path, "a whole compressed file", "Bring it again, or decompress it first."):
-        _require_expansion(path)
+        left = files.most_bytes(path) if _compression(path) else math.inf
         with _opened(path) as file:
             if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 remedy = f"Convert it: `iconv -f UTF-16 -t UTF-8 {path}`."
@@ -324,6 +325,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             number = 0
             while line := text.readline(LONGEST_DOCUMENT):
                 number += 1
+                left -= len(line)
+                if left < 0:
+                    remedy = "Decompress it first, if all that is meant to be there."
+                    raise files.expands(path, remedy)
                 if len(line) == LONGEST_DOCUMENT:
                     raise _too_long(f"{path}, line {number}")
                 if not line.isascii() and (wrong := re.search("[\udc80-\udcff]", line)):
@@ -332,18 +337,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if "\0" in line:
                     raise _bad_text(path, number, "a NUL byte", "Write the row again without it.")
                 yield number, line
-
-
-def _require_expansion(path: Path) -> None:
-    """Refuse compressed data that become too large, before a row of them is read."""
-    if not _compression(path):
-        return
-    left = files.most_bytes(path)
-    with _opened(path) as file:
-        while chunk := file.read(2**20):
-            left -= len(chunk)
-            if left < 0:
-                raise files.expands(path, "Decompress it first, if all that is meant to be there.")
 
 
 def _opened(path: Path) -> Any:

@@ -96,7 +96,7 @@ def dvc_of(process: psutil.Process) -> psutil.Process | None:
     """The dvc that started a stage's process, through a shell or not. None if it has ended.
 
     Whoever adopts an orphan is not to be taken for it: a reaper of another session, or a process 1
-    that is a shell or an init (DVC is Python, or a program of that name).
+    whose command line does not name dvc: an init, a shell, a container's own Python program.
     """
     import psutil
 
@@ -106,7 +106,7 @@ def dvc_of(process: psutil.Process) -> psutil.Process | None:
             # DVC sets it for what it starts, in its own session.
             if "DVC_STAGE" in one.environ():
                 continue
-            is_reaper = one.pid == 1 and not Path(one.exe()).name.startswith(("python", "dvc"))
+            is_reaper = one.pid == 1 and "dvc" not in [Path(word).name for word in one.cmdline()]
             same_session = os.getsid(one.pid) == os.getsid(process.pid)
             return one if same_session and not is_reaper else None
     return None

@@ -249,3 +249,16 @@ def test_tokens_are_counted_as_the_trainers_feed_them() -> None:
     chat = [[{"role": "user", "content": "1"}]]
     assert count_tokens(tokenizer, chat, renderer) == [len(rendered)]
     assert count_tokens(tokenizer, [], renderer) == []
+
+
+def test_a_tokenizer_whose_pattern_gives_up_is_one_line() -> None:
+    """Oniguruma ends a match that backtracks for ever; the tokenizer then panics in Rust."""
+    from tokenizers import Regex, pre_tokenizers
+
+    made = templates.tokenizer()
+    split = pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated")
+    made.backend_tokenizer.pre_tokenizer = split
+    with pytest.raises(
+        Refused, match=r"tokenizer: expected to encode the texts; found Onig: Regex"
+    ):
+        conversation.encode(made, ["a" * 30 + "!", "b"], False)

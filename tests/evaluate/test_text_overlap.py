@@ -1,8 +1,36 @@
 """ROUGE-L and chrF: known values, and Ukrainian words."""
 
+import time
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regrpo.evaluate.text_overlap import chrf, rouge_l
+from tests.support.chance import BY_CHANCE
+
+few_words = st.lists(st.sampled_from("abcde"), max_size=30).map(" ".join)
+
+
+@BY_CHANCE
+@given(few_words, few_words)
+def test_rouge_l_is_rouge_scores_own(completion: str, reference: str) -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    class Letters:
+        def tokenize(self, text: str) -> Any:
+            return text.split()
+
+    scorer = RougeScorer(["rougeL"], tokenizer=Letters())
+    assert rouge_l(completion, reference) == scorer.score(reference, completion)["rougeL"].fmeasure
+
+
+def test_long_texts_are_compared_in_no_time() -> None:
+    words = [str(number % 977) for number in range(20_000)]
+    started = time.process_time()
+    assert 0.9 < rouge_l(" ".join(words), " ".join(words[500:])) < 1
+    assert time.process_time() - started < 5
 
 
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence_of_words() -> None:

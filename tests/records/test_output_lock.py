@@ -168,16 +168,27 @@ def test_a_stopped_stage_whose_dvc_is_gone_is_ended(
             os.kill(int(stage[0]), signal.SIGKILL)
 
 
-def test_a_process_1_that_is_no_python_is_nobodys_dvc(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container without an init a shell may be process 1, of the session of dvc."""
+@pytest.mark.parametrize(
+    ("command", "is_dvc"),
+    [
+        (["/bin/sh", "-c", "dvc repro"], False),
+        (["/usr/bin/python3.11", "serve.py"], False),
+        (["/usr/bin/python3.11", "/usr/bin/dvc", "repro"], True),
+        (["python", "-m", "dvc", "repro"], True),
+        (["/dvc", "repro"], True),
+    ],
+)
+def test_a_process_1_that_does_not_run_dvc_is_nobodys_dvc(
+    command: list[str], is_dvc: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container without an init a shell, or a program, is process 1 of dvc's session."""
     first = psutil.Process()
     monkeypatch.setattr(first, "_pid", 1)
     monkeypatch.setattr(psutil.Process, "parents", lambda _: [first])
     monkeypatch.setattr(psutil.Process, "environ", lambda _: {})
     monkeypatch.setattr(os, "getsid", lambda _: 1)
-    for program, is_dvc in {"/bin/sh": False, "/usr/bin/python3.11": True, "/dvc": True}.items():
-        monkeypatch.setattr(psutil.Process, "exe", lambda _, program=program: program)
-        assert (output_lock.dvc_of(psutil.Process()) is first) == is_dvc
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: command)
+    assert (output_lock.dvc_of(psutil.Process()) is first) == is_dvc
 
 
 def test_a_process_that_took_the_id_of_a_holder_gets_no_signal(
