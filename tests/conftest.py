@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.support.custom_code import custom
-from tests.support.finished import copy, finished, told, undisturbed
+from tests.support.finished import copy, empty_store, finished, told, undisturbed
 from tests.support.projects import MINIATURE, make_project
 
-__all__ = ["copy", "custom", "finished", "told", "undisturbed"]
+__all__ = ["copy", "custom", "empty_store", "finished", "told", "undisturbed"]
 
 LONGEST = (
     "e2e/test_miniature.py",
@@ -21,7 +21,11 @@ LONGEST = (
     "train/test_checkpoints.py",
     "compare/test_promote.py",
     "compare/test_compare.py",
+    "evaluate/test_evaluate.py",
+    "audit/test_reproduce.py",
+    "report/test_model_card.py",
     "inputs/test_validate.py",
+    "test_packaging.py",
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -780,11 +781,11 @@ def test_sweeps_of_two_baselines_are_told_apart(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An MLflow store, made once: its first use takes seconds."""
+def database(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
     import mlflow
 
-    uri = sqlite_uri(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = sqlite_uri(shutil.copyfile(empty_store, folder / "mlflow.db"))
     mlflow.MlflowClient(uri).create_experiment("regrpo", "file:///nowhere")
     return uri
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from ruamel.yaml import YAML
 from regrpo.core import files
 from regrpo.core.dvc import declared_outputs, path_of
 from regrpo.core.pipeline import record_path
+from regrpo.tracking import sync
+from regrpo.tracking.address import sqlite_uri
 from tests.support.audited import at_home
+from tests.support.frames import in_this_process
 from tests.support.projects import ROOT, commit, make_project, run
 from tests.support.releases import write_facts
 from tests.support.tracked import write_results
@@ -52,9 +57,22 @@ HISTORIES = {
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a run, to be copied: making it takes seconds."""
+    return made_once(tmp_path_factory, "store", make_store) / "mlflow.db"
+
+
+def make_store(root: Path) -> None:
+    import mlflow
+
+    mlflow.MlflowClient(sqlite_uri(root / "mlflow.db")).search_experiments()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """A finished pipeline, made once for all of pytest's processes; nothing changes it."""
-    return made_once(tmp_path_factory, "audit", finish) / "finished"
+    make = partial(finish, store=empty_store)
+    return made_once(tmp_path_factory, "audit", make) / "finished"
 
 
 def made_once(
@@ -73,9 +91,10 @@ def made_once(
     return root
 
 
-def finish(root: Path) -> None:
+def finish(root: Path, store: Path) -> None:
     """A finished pipeline: results committed, pushed to the remote beside it, told to MLflow."""
     folder = make_project(root / "finished")
+    shutil.copyfile(store, folder / "mlflow.db")
     run(folder, "dvc", "remote", "add", "-q", "-d", "store", "../remote")
     stages: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     write_results(root / "made")
@@ -91,7 +110,8 @@ def finish(root: Path) -> None:
         )
     commit(folder, "stages that bring what was made")
     run(folder, "dvc", "repro")
-    run(folder, "python", "-m", "regrpo.cli", "sync")
+    with chdir(folder), in_this_process():
+        sync.sync()
     commit(folder, "results")
     run(folder, "dvc", "push", "-q")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for these tests (making it takes seconds).
-
-    Each test has an experiment of its own in it.
-    """
-    return sqlite_uri(tmp_path_factory.mktemp("mlflow") / "mlflow.db")
+def database(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> str:
+    """One database for these tests; each has an experiment of its own in it."""
+    return sqlite_uri(shutil.copyfile(empty_store, tmp_path_factory.mktemp("mlflow") / "mlflow.db"))
 
 
 @pytest.fixture

@@ -420,9 +420,7 @@ def test_random_states_are_put_back() -> None:
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
-@pytest.mark.parametrize(
-    ("max_steps", "logging_steps", "dev_every"), [(5, 3, 2), (3, 10, 0), (3, 10, 2)]
-)
+@pytest.mark.parametrize(("max_steps", "logging_steps", "dev_every"), [(5, 3, 2), (3, 10, 0)])
 def test_the_last_step_is_logged_and_dev_accuracy_has_its_own_step(
     folder: Path, max_steps: int, logging_steps: int, dev_every: int
 ) -> None:
