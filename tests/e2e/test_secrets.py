@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from regrpo.tracking.address import sqlite_uri
@@ -63,9 +64,9 @@ class CommandLines:
 
     def watch(self) -> None:
         while not self.ended:
-            for file in Path("/proc").glob("[0-9]*/cmdline"):
+            for number in psutil.pids():
                 try:
-                    line = file.read_bytes()
+                    line = Path(f"/proc/{number}/cmdline").read_bytes()
                 except OSError:  # it has ended
                     continue
                 if leaks(line):
