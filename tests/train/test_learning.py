@@ -54,19 +54,45 @@ def decimals() -> list[Row]:
     return rows
 
 
+def largest() -> list[Row]:
+    """Which of seven digits is the largest: a letter, whatever digit it stands for."""
+    draw = random.Random(0)
+    rows = []
+    for _ in range(2000):
+        options = draw.sample(range(10), 7)
+        letter = "ABCDEFG"[options.index(max(options))]
+        rows.append(
+            {
+                "question": f"The largest of {', '.join(map(str, options))}?",
+                "options": options,
+                "answer": letter,
+                "solution": f"<think>{max(options)}</think><answer>{letter}</answer>",
+            }
+        )
+    return rows
+
+
 NUMBER: Row = {"verifier": "number", "eval": 20, "dev": 50, "sft": 0.75}
+CHOICE: Row = {
+    "verifier": "choice",
+    "prompt_template": "{question}\n{options}\n",
+    "eval": 60,
+    "dev": 100,
+    "sft": 0.6,
+}
 
 
 @pytest.mark.parametrize(
-    ("questions", "prepare", "steps"),
+    ("questions", "prepare", "warm"),
     [
-        pytest.param(decimals, NUMBER, 220, id="number"),
+        pytest.param(decimals, NUMBER, {"max_steps": 220}, id="number"),
+        pytest.param(largest, CHOICE, {"max_steps": 110, "max_length": 96}, id="choice"),
     ],
 )
 def test_a_model_learns_by_the_verifiers_reward(
     questions: Callable[[], list[Row]],
     prepare: Row,
-    steps: int,
+    warm: Row,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -77,7 +103,7 @@ def test_a_model_learns_by_the_verifiers_reward(
     Path("data/raw/questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = {"kind": "local", "train": "questions.jsonl", "license": "CC0-1.0"}
     prepare = prepare | {"format": "question_answer", "source": source, "drop_duplicates": True}
-    warm_up(tmp_path, prepare=prepare, sft=SFT | {"max_steps": steps})
+    warm_up(tmp_path, prepare=prepare, sft=SFT | warm)
     grpo.train(run_for(section(grpo.Params, "grpo", **GRPO), "grpo"))
     with Path("reports/grpo/history.csv").open() as file:
         history = list(csv.DictReader(file))
