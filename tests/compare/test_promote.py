@@ -11,10 +11,8 @@ import json
 import math
 import os
 import shutil
-import signal
 import sqlite3
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from regrpo.core import files, profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import SAMPLES
-from regrpo.records import follower_process, stage_run
-from regrpo.records.journal import Journal
+from regrpo.records import stage_run
 from regrpo.tracking import address
+from tests.support.frames import environment, in_this_process
 from tests.support.projects import commit, edit_yaml, make_project, run
 from tests.support.promotions import NAME, QUESTIONS, answers, finish
 
@@ -36,24 +34,15 @@ Result = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """run0: 30 of 40 right; run1: four more; run2: ten fewer; run3: other questions; run4.
 
     The doctor says fatal.
     """
     folder = make_project(tmp_path_factory.mktemp("promote") / "finished", {})
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     later = STAGES[STAGES.index("grpo") :]
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        for name in [
-            name for name in os.environ if name.startswith(("DVC_", "MLFLOW_", "REGRPO_"))
-        ]:
-            patch.delenv(name)
-        patch.setattr(stage_run, "require_checked_profile", lambda: None)
-        patch.setattr(signal, "signal", lambda *_: None)
-        patch.setattr(follower_process, "start_following", lambda: None)
-        patch.setattr(Journal, "mlflow_run_id", lambda *_: None)
-        known = environment()
-        patch.setattr(stage_run, "environment", lambda: known)
+    with contextlib.chdir(folder), in_this_process():
         finish(0, answers(range(30)), STAGES)
         finish(1, answers(range(34)), later)
         finish(2, answers(range(20)), later)
@@ -69,11 +58,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     known = environment()
     monkeypatch.setattr(stage_run, "environment", lambda: known)
-
-
-@cache
-def environment() -> dict[str, Any]:
-    return stage_run.environment()
 
 
 @pytest.fixture

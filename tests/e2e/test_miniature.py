@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def changed_stages(folder: Path) -> set[str]:
-    """The stages that `dvc repro` would run, those downstream of a changed stage not counted."""
-    return set(json.loads(run(folder, "dvc", "status", "--json").stdout))
+STATUS = """\
+import json, pathlib, sys
+from dvc.repo import Repo
+found = []
+for name, text in json.loads(pathlib.Path(sys.argv[1]).read_text()):
+    path = pathlib.Path(name)
+    before = path.read_text() if path.exists() else None
+    path.write_text(text)
+    with Repo() as repo:
+        found.append(list(repo.status()))
+    path.unlink() if before is None else path.write_text(before)
+print(json.dumps(found))
+"""
+
+
+def changed_stages(folder: Path, changes: list[tuple[str, str]]) -> list[set[str]]:
+    """The stages that `dvc repro` would run after each change alone: (path, its text).
+
+    Those downstream of a changed stage are not counted. One process asks DVC for all of them.
+    """
+    asked = folder.parent / "changes.json"
+    asked.write_text(json.dumps(changes))
+    said = run(folder, "python", "-c", STATUS, str(asked)).stdout
+    return [set(stages) for stages in json.loads(said)]
 
 
 def test_every_stage_ran_and_left_its_record(finished: Path) -> None:
@@ -147,38 +169,38 @@ def test_what_a_change_runs_again(finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clone"
     shutil.copytree(finished, folder, symlinks=True)
     run(folder, "dvc", "checkout", "--force")
-    assert changed_stages(folder) == set()
 
-    def touched(change: str, edit: object) -> set[str]:
-        path = folder / change
-        before = path.read_bytes() if path.exists() else None
-        edit(path)  # type: ignore[operator]
-        found = changed_stages(folder)
-        path.write_bytes(before) if before is not None else path.unlink()
-        return found
+    def commented(path: str) -> str:
+        return (folder / path).read_text() + "\n# a comment\n"
 
-    def comment(path: Path) -> None:
-        path.write_text(path.read_text() + "\n# a comment\n")
+    def edited(section: str, **values: Any) -> str:
+        profile = tmp_path / "params.yaml"
+        shutil.copyfile(folder / "params.yaml", profile)
+        edit_yaml(profile, {section: values})
+        return profile.read_text()
 
-    assert touched("regrpo/tracking/follower.py", comment) == set()
-    assert touched("regrpo/records/stage_run.py", comment) == set()
-    assert touched("regrpo/core/text.py", comment) == set(STAGES)
-    assert touched("regrpo/train/rewards.py", comment) == {"validate", "sft", "grpo"}
-    assert touched("regrpo/inputs/gate.py", comment) == {"prepare", "base_model", "validate"}
-    assert touched("custom/rewards.py", comment) == {"validate", "grpo", "evaluate"}
-    assert touched("custom/formats.py", comment) == {"prepare", "validate", "grpo", "evaluate"}
-    assert touched("custom/verifiers.py", comment) == set(STAGES) - {"base_model"}
-    assert touched(
-        "data/raw/mine.jsonl", lambda path: path.write_text('{"question": "1+1"}\n')
-    ) == {"prepare"}
-    assert touched("stages/eval_tasks/heldout.yaml", comment) == {"evaluate"}
-    assert touched(
-        "params.yaml", lambda path: edit_yaml(path, {"grpo": {"learning_rate": 1e-4}})
-    ) == {"grpo"}
-    assert touched(
-        "params.yaml", lambda path: edit_yaml(path, {"evaluate": {"tasks": ["heldout"]}})
-    ) == {"evaluate"}
-    assert touched("params.yaml", comment) == set()
+    parameters = (folder / "params.yaml").read_text()
+    changes: list[tuple[str, str, set[str]]] = [
+        ("params.yaml", parameters, set()),
+        ("params.yaml", commented("params.yaml"), set()),
+        ("params.yaml", edited("grpo", learning_rate=1e-4), {"grpo"}),
+        ("params.yaml", edited("evaluate", tasks=["heldout"]), {"evaluate"}),
+        ("data/raw/mine.jsonl", '{"question": "1+1"}\n', {"prepare"}),
+    ]
+    code = {
+        "regrpo/tracking/follower.py": set(),
+        "regrpo/records/stage_run.py": set(),
+        "regrpo/core/text.py": set(STAGES),
+        "regrpo/train/rewards.py": {"validate", "sft", "grpo"},
+        "regrpo/inputs/gate.py": {"prepare", "base_model", "validate"},
+        "custom/rewards.py": {"validate", "grpo", "evaluate"},
+        "custom/formats.py": {"prepare", "validate", "grpo", "evaluate"},
+        "custom/verifiers.py": set(STAGES) - {"base_model"},
+        "stages/eval_tasks/heldout.yaml": {"evaluate"},
+    }
+    changes += [(path, commented(path), stages) for path, stages in code.items()]
+    found = changed_stages(folder, [(path, text) for path, text, _ in changes])
+    assert found == [stages for _, _, stages in changes]
 
 
 @pytest.mark.slow

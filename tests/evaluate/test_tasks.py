@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from tests.support.questions import ask, known, write_data
 
 
 @pytest.fixture(scope="module", autouse=True)
-def read_once() -> Iterator[None]:
-    """lm-eval's own thousands of YAML files are read once for these tests."""
-    from lm_eval.tasks import _index
+def few_stock_tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Two of lm-eval's own tasks, of thousands whose YAML files take seconds to read."""
+    from lm_eval.tasks import manager
 
+    folder = tmp_path_factory.mktemp("stock")
+    for name in ("gsm8k", "gsm8k_platinum"):
+        shutil.copytree(Path(manager.__file__).parent / name, folder / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_index, "load_yaml", functools.cache(_index.load_yaml))
+        patch.setattr(manager, "__file__", str(folder / "manager.py"))
         yield
 
 

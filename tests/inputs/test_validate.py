@@ -22,7 +22,7 @@ from regrpo.core.errors import Refused
 from regrpo.core.profiles import parse_section, read_profile
 from regrpo.inputs import gate
 from stages import prepare, validate
-from tests.support.projects import run
+from tests.support.frames import in_this_process
 from tests.support.splits import CANONICAL, EXACT, LIMITS, good, row, table, trip_on, write
 
 
@@ -202,7 +202,10 @@ def test_the_gate_takes_the_columns_that_were_kept_and_no_others(
 
 
 def test_the_stage_refuses_by_name_and_leaves_its_reports(
-    project: Callable[..., Path], base: Path, monkeypatch: pytest.MonkeyPatch
+    project: Callable[..., Path],
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = project(
         {
@@ -242,20 +245,23 @@ def test_the_stage_refuses_by_name_and_leaves_its_reports(
     monkeypatch.chdir(folder)
     values = read_profile(Path("params.yaml"))["prepare"]
     prepare.prepare(parse_section(prepare.Params, values, "prepare"))
-    done = run(folder, "python", "-m", "stages.validate", check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith(
+    capfd.readouterr()
+    with in_this_process(), pytest.raises(SystemExit) as ended:
+        validate.main()
+    assert ended.value.code == 1
+    said = capfd.readouterr().err
+    assert said.startswith(
         "validate: data/prepared: expected every check to pass; found 3 of 111 failed:\n"
     )
     assert re.search(
         r"  prompt_length in \w+, 1 failed: train-20 \(source row 20: 84\)\n    Remove or shorten",
-        done.stderr,
+        said,
     )
-    assert "(its rows count from 0; a prompt may have 64 tokens) and run again" in done.stderr
+    assert "(its rows count from 0; a prompt may have 64 tokens) and run again" in said
     assert re.search(
-        r"  disjoint in eval, 1 failed: eval-2 \(source row 2: also \w+ train-21\)\n", done.stderr
+        r"  disjoint in eval, 1 failed: eval-2 \(source row 2: also \w+ train-21\)\n", said
     )
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in said
     reports = folder / "reports/validate"
     verdict = files.read_json(reports / "verdict.json")
     assert (verdict["passed"], verdict["failed_checks"]) == (False, 3)

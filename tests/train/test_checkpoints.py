@@ -74,6 +74,20 @@ def interrupt(case: str, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
             train(case)
 
 
+@pytest.fixture(scope="module")
+def left(folder: Path) -> Path:
+    """What grpo leaves in .checkpoints when it is interrupted at its fifth step."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt("grpo", 5, patch)
+    return Path(".checkpoints").rename(folder / "left")
+
+
+@pytest.fixture
+def interrupted(left: Path, no_checkpoints: None) -> None:
+    """As after a kill of grpo at its fifth step."""
+    shutil.copytree(left, ".checkpoints")
+
+
 def saved(case: str) -> list[int]:
     left = checkpoints.by_step(Path(".checkpoints") / case.split()[0])
     return [int(path.name.rpartition("-")[2]) for path in left]
@@ -129,10 +143,7 @@ def test_a_kill_after_an_early_stop_does_not_train_on(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "no manifest", "altered"])
-def test_a_damaged_checkpoint_gives_way_to_the_older_one(
-    damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    interrupt("grpo", 5, monkeypatch)
+def test_a_damaged_checkpoint_gives_way_to_the_older_one(damage: str, interrupted: None) -> None:
     newest = Path(".checkpoints/grpo/checkpoint-4")
     target = newest / ("manifest.json" if damage == "no manifest" else "optimizer.pt")
     data = target.read_bytes()
@@ -148,9 +159,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_older_one(
 
 
 def test_a_run_told_not_to_resume_starts_from_its_beginning(
-    monkeypatch: pytest.MonkeyPatch,
+    interrupted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupt("grpo", 5, monkeypatch)
     monkeypatch.setenv("REGRPO_NO_RESUME", "1")
     assert checkpoints.newest_complete(Path(".checkpoints/grpo")) is None
     assert saved("grpo") == []
@@ -176,9 +186,8 @@ def test_save_points_fall_on_cycles_and_logging_windows_whatever_is_asked(
 
 
 def test_resumed_history_is_sent_again_from_the_start_without_a_double_step(
-    monkeypatch: pytest.MonkeyPatch,
+    interrupted: None,
 ) -> None:
-    interrupt("grpo", 5, monkeypatch)
     sent: list[tuple[int, str]] = []
     run = run_for(section(grpo.Params, "grpo", **CHANGES["grpo"]), "grpo")
     run.log = lambda values, step: sent.extend((step, name) for name in values)
