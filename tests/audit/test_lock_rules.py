@@ -73,7 +73,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "dependency without its hash's name": (
         lambda: edit_lock("sft", lambda e: e["deps"][0].pop("hash")),
-        ("lock", "sft", "dvc.lock: deps: data/prepared/dataset.json"),
+        ("lock", "sft", "dvc.lock: deps: custom/verifiers.py"),
         {},
     ),
     "locked hash's name": (
@@ -162,6 +162,7 @@ ALSO: dict[str, set[Named]] = {
         ("lock", "sft", "reports/sft/run.json: key"),
         ("pipeline", "sft", "dvc.yaml: cmd"),
     },
+    "locked output": {("lock", "model_card", "dvc.lock: deps: reports/sft/history.csv")},
     "locked parameter": {("lock", "grpo", "reports/grpo/run.json: key")},
     "locked code": {("lock", "sft", "reports/sft/run.json: key")},
     "lock without output": {("pipeline", "grpo", "dvc.yaml: outs: models/grpo")},

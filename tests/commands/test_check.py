@@ -317,6 +317,8 @@ def test_a_verifier_and_a_format_of_ones_own_are_imported_by_a_child_process(
     (here / "data/raw/clock.jsonl").touch()
     keep = {"keep": ["new_hour"], "verifier_settings": {"within": 5}}
     edit_yaml(here / "params.yaml", {"prepare": CLOCK | keep})
+    for name in ("custom.verifiers", "custom.formats"):
+        sys.modules.pop(name, None)  # another test's
     assert cli.main(["check"]) == 0, capsys.readouterr().err
     assert not {"custom.verifiers", "custom.formats"} & set(sys.modules)
     names = {"format": "custom.formats:clok", "verifier": "custom.verifiers:Clock"}

@@ -44,6 +44,7 @@ def test_an_argument_that_acts_on_a_terminal_is_spelled_out(
         "promote": [name],
         "release": ["--no-mlflow", "--out", "out", name],
         "verify": [name],
+        "publish": ["--repo-id", "owner/name", name],
         "reproduce": ["--no-mlflow", name],
     }
     try:

@@ -657,7 +657,7 @@ def test_a_stage_that_was_not_run_again_is_not_taken_for_finished(root: Path) ->
     (root / "dvc.lock").write_text(json.dumps(whole))
     result = compared("a", "workspace")
     assert any(
-        "workspace: unfinished: grpo was last run with another models/sft" in note
+        "workspace: unfinished: select was last run with another models/sft" in note
         for note in result["notes"]
     )
 

@@ -194,5 +194,6 @@ def require_found(fault: Fault, also: set[Named]) -> None:
     plant()
     result = audited(**options)
     assert expected in found(result), [one["text"] for one in result["faults"]]
-    assert found(result) - {expected} <= also
+    accused = found(result) - {expected}
+    assert accused <= also, accused - also
     assert result["verdict"] == "broken"
