@@ -45,7 +45,10 @@ def make(root: Path, mib: int) -> Path:
                     file.write(os.urandom(2**20))
 
     finished._fill = filled
-    finished.finish(root)
+    store = root / "store"
+    store.mkdir()
+    finished.make_store(store)
+    finished.finish(root, store / "mlflow.db")
     return root / "finished"
 
 
