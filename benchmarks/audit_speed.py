@@ -16,9 +16,9 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from timing import seconds
 
 from regrpo.records import hashing
 
@@ -36,12 +36,6 @@ def write(folder: Path, size: int, count: int) -> list[Path]:
             for _ in range(size // count // 2**20):
                 f.write(os.urandom(2**20))
     return paths
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def main() -> int:

@@ -18,9 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from timing import seconds
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -50,12 +51,6 @@ def make(root: Path, mib: int) -> Path:
     finished.make_store(store)
     finished.finish(root, store / "mlflow.db")
     return root / "finished"
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regrpo.audit.byte_rules import check_locked_md5
-from regrpo.audit.evidence import Evidence, side_by_side
+from regrpo.audit.evidence import Evidence, by_section, side_by_side
 from regrpo.audit.findings import Findings
 from regrpo.core import files
 from regrpo.core.pipeline import RAW, chain_misfits, out_md5s
@@ -45,7 +45,7 @@ def check_selection(evidence: Evidence, findings: Findings) -> None:
     if record is None or prepared is None or selected is None:
         return
     try:
-        section = next(iter(record.parameters.values()))["select"]
+        [section] = by_section(record.parameters).values()
         if section["samples"] == 0:
             holds = selected == prepared
         else:

@@ -64,9 +64,14 @@ def require_data(_: str, section: Any) -> None:
     if section.format.startswith(verifiers.OWN):
         _require_imports("prepare.format", [section.format])
     examples.require_plan(section, _verifier_columns(section))
-    verifier = section.verifier or section.format  # the format's own has its name
-    if verifier == section.source.kind == ReasoningGym.name:
+    if _verifier_name(section) == section.source.kind == ReasoningGym.name:
         require_task(section.source.task)
+
+
+def _verifier_name(section: Any) -> str:
+    """The verifier that prepare's section names, or else its format's own."""
+    name: str = section.verifier or formats.get_format(section.format).verifier
+    return name
 
 
 def _verifier_columns(section: Any) -> list[str] | None:
@@ -319,8 +324,7 @@ def require_cut(prepare: Any, sft: Any) -> None:
 
 def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:
     """Data without verifiable answers have rewards and tasks that need none."""
-    name = prepare.verifier or formats.get_format(prepare.format).verifier
-    if name != verifiers.NONE:
+    if _verifier_name(prepare) != verifiers.NONE:
         return
     for reward in set(grpo.reward_funcs) & set(rewards.OURS):
         rewards.get_reward(reward, None, max_completion_length=1)
@@ -330,7 +334,7 @@ def require_answers(prepare: Any, grpo: Any, evaluate: Any) -> None:
         free = ", ".join(WITHOUT_VERIFIER)
         raise Refused(
             "evaluate.tasks",
-            expected=f"tasks that need no verifiable answer (prepare's verifier is {name})",
+            expected="tasks that need no verifiable answer (prepare's verifier is none)",
             found=", ".join(needy),
             remedy=f"Take {free}, your own or lm-eval's tasks, or data with answers.",
         )
@@ -357,7 +361,7 @@ def require_selection(prepare: Any, select: Any, grpo: Any) -> None:
     """select's answers can be judged, are sampled as grpo's, and are parted by a kept column."""
     if not select.samples:
         return
-    if (prepare.verifier or formats.get_format(prepare.format).verifier) == verifiers.NONE:
+    if _verifier_name(prepare) == verifiers.NONE:
         raise selection.no_verifier()
     settings = library_defaults(grpo.library) | grpo.model_dump()
     others = [key for key in Sampling.model_fields if settings[key] != getattr(select, key)]

@@ -29,7 +29,15 @@ from regrpo.core.profiles import read_yaml
 from regrpo.records import stage_run
 from regrpo.tracking.address import sqlite_uri
 from tests.support.audited import forge_raw_data
-from tests.support.projects import MINIATURE, commit, edit_yaml, environment, make_project, run
+from tests.support.projects import (
+    MINIATURE,
+    commit,
+    edit_yaml,
+    environment,
+    make_project,
+    run,
+    run_pipeline,
+)
 
 SECTIONS = MINIATURE | {
     # Without warm-up the first logged step already shows the learning rate.
@@ -48,9 +56,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder, "dvc", "add", RAW)
     run(folder, "dvc", "remote", "add", "-d", "store", "../remote")
     commit(folder, "data")
-    run(folder, "dvc", "repro")
-    run(folder, "python", "-m", "regrpo.cli", "sync")
-    commit(folder, "results")
+    run_pipeline(folder)
     run(folder, "dvc", "push")
     return folder
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from regrpo.core.profiles import STAGES, read_yaml
-from tests.support.projects import MODEL_FILES, commit, edit_yaml, make_project, run
+from tests.support.projects import MODEL_FILES, edit_yaml, make_project, run, run_pipeline
 from tests.support.results import outputs, rows
 
 
@@ -20,9 +20,7 @@ from tests.support.results import outputs, rows
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A miniature project after `dvc repro` and `regrpo sync`, results committed."""
     folder = make_project(tmp_path_factory.mktemp("e2e") / "first")
-    run(folder, "dvc", "repro")
-    run(folder, "python", "-m", "regrpo.cli", "sync")
-    commit(folder, "results")
+    run_pipeline(folder)
     return folder
 
 

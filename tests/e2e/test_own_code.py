@@ -11,7 +11,7 @@ import pytest
 
 from regrpo.core import files
 from tests.support.custom_code import clock_rows
-from tests.support.projects import MINIATURE, commit, make_project, run
+from tests.support.projects import MINIATURE, commit, make_project, run, run_pipeline
 
 REGRPO = ("python", "-m", "regrpo.cli")
 PREPARE: dict[str, Any] = {
@@ -32,9 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps(row) for row in clock_rows(400)]
     (folder / "data/raw/clock.jsonl").write_text("\n".join(lines) + "\n")
     commit(folder, "data")
-    run(folder, "dvc", "repro")
-    run(folder, *REGRPO, "sync")
-    commit(folder, "results")
+    run_pipeline(folder)
     return folder
 
 

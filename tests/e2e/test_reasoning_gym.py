@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from regrpo.core import files
-from tests.support.projects import commit, make_project, run
+from tests.support.projects import commit, make_project, run, run_pipeline
 
 REGRPO = ("python", "-m", "regrpo.cli")
 FORMAT = '''
@@ -59,9 +59,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     formats = folder / "custom/formats.py"
     formats.write_text(formats.read_text() + FORMAT)
     commit(folder, "format")
-    run(folder, "dvc", "repro")
-    run(folder, *REGRPO, "sync")
-    commit(folder, "results")
+    run_pipeline(folder)
     return folder
 
 

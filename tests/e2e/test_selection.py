@@ -9,7 +9,7 @@ import pytest
 from regrpo.core import files
 from regrpo.core.pipeline import out_md5s
 from regrpo.core.profiles import read_yaml
-from tests.support.projects import MINIATURE, SUMS, commit, make_project, run
+from tests.support.projects import MINIATURE, SUMS, make_project, run, run_pipeline
 
 SECTIONS = MINIATURE | {
     "prepare": MINIATURE["prepare"] | {"source": SUMS | {"size": 2500}},
@@ -22,9 +22,7 @@ SECTIONS = MINIATURE | {
 @pytest.mark.slow
 def test_chosen_questions_are_trained_on_carded_audited_and_chosen_again(tmp_path: Path) -> None:
     folder = make_project(tmp_path / "chosen", SECTIONS)
-    run(folder, "dvc", "repro")
-    run(folder, "python", "-m", "regrpo.cli", "sync")
-    commit(folder, "results")
+    run_pipeline(folder)
     found = files.read_json(folder / "reports/select/metrics.json")
     assert 0 < found["kept"] < found["questions"]
     rows = files.read_rows(folder / "data/selected/train.parquet")

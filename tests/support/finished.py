@@ -21,7 +21,7 @@ from regrpo.core.dvc import declared_outputs, path_of
 from regrpo.core.pipeline import record_path
 from regrpo.tracking.address import sqlite_uri
 from tests.support.audited import at_home
-from tests.support.projects import ROOT, commit, make_project, run
+from tests.support.projects import ROOT, commit, make_project, run, run_pipeline
 from tests.support.releases import write_facts
 from tests.support.tracked import write_results
 
@@ -106,10 +106,8 @@ def finish(root: Path, store: Path) -> None:
             head + MAIN.format(stage=stage, outputs=sorted(outputs), folder=str(root / "made"))
         )
     commit(folder, "stages that bring what was made")
-    run(folder, "dvc", "repro")
-    # In a process of its own: MLflow keeps a row's artifact folder in mind, and copies have others.
-    run(folder, "python", "-m", "regrpo.cli", "sync")
-    commit(folder, "results")
+    # MLflow keeps a row's artifact folder in mind as long as its process lives: copies have others.
+    run_pipeline(folder)
     run(folder, "dvc", "push", "-q")
 
 

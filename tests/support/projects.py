@@ -176,6 +176,13 @@ def make_project(
     return folder
 
 
+def run_pipeline(folder: Path) -> None:
+    """The whole pipeline, told to MLflow by a process of its own; the results are committed."""
+    run(folder, "dvc", "repro")
+    run(folder, "python", "-m", "regrpo.cli", "sync")
+    commit(folder, "results")
+
+
 def commit(folder: Path, message: str) -> None:
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-q", "--allow-empty", "-m", message)
