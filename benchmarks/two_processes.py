@@ -48,7 +48,7 @@ def make_workspace(folder: Path) -> None:
         copy(ROOT / name, folder / name)
     for raw in ("data/raw", "models/raw"):
         (folder / raw).mkdir(parents=True)
-    for stage in ("prepare", "base_model"):
+    for stage in ("prepare", "base_model", "select"):
         run(folder, stage)
 
 

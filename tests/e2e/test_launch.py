@@ -104,7 +104,7 @@ def last_line(done: subprocess.CompletedProcess[str]) -> str:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose data and base are there; a warm start of no steps."""
     folder = make_project(tmp_path_factory.mktemp("launch") / "base", SECTIONS)
-    for stage in ("prepare", "base_model"):
+    for stage in ("prepare", "base_model", "select"):
         run(folder, "python", "-m", f"stages.{stage}")
     return folder
 

@@ -34,7 +34,7 @@ def start(device: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         stage: DETERMINISTIC[stage] | {"device": device, "deterministic": True} for stage in TRAINED
     }
     folder = make_project(tmp_path_factory.mktemp("same") / "start", sections, with_git=False)
-    for stage in ("prepare", "base_model"):
+    for stage in ("prepare", "base_model", "select"):
         run(folder, "python", "-m", f"stages.{stage}", **OFF)
     return folder
 
