@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make repro` and `make test`. Each sets the environment up by itself.
 PYTHON ?= python3
 PROFILE ?=
+ONLY ?=
 VENV := .venv
 # Commands are called as `$(BIN)/python -m`: a script's first line cannot name every path.
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: help install repro test test-slow test-gpu lint audit-deps ui lock clean
+.PHONY: help install repro test test-slow test-gpu bench bench-full lint audit-deps ui lock clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +46,12 @@ test-slow: install  ## the long tests: kills, browsers, servers, sweeps, whole p
 
 test-gpu: install  ## the tests for one CUDA GPU, 10 minutes on an H100; each is skipped with its reason where it cannot run
 	@$(BIN)/python -m pytest -n 0 -m gpu tests/gpu
+
+bench: install   ## what it costs beside bare TRL, pyarrow, sha256sum, ... (30 minutes; ONLY="training audit": some subjects)
+	@$(BIN)/python benchmarks/bench.py $(ONLY)
+
+bench-full: install  ## the same at whole sizes, without a limit of time
+	@$(BIN)/python benchmarks/bench.py --full $(ONLY)
 
 lint: install    ## ruff (format, lint) and mypy --strict
 	@$(BIN)/ruff format --check .

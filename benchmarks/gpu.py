@@ -25,8 +25,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import workspace
 from gpu_meter import GENERATION, STEP
-from two_processes import NEEDED, ROOT
 
 SHAPES = Path(__file__).with_name("gpu_shapes.py")
 CASES = (
@@ -99,11 +99,7 @@ def measure(cases: list[str], device: str, tiny: bool) -> list[dict[str, Any]]:
     environment |= {"CASE_SECONDS": "300", "SHORT": "1" if tiny else ""}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name in NEEDED:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-            copy(ROOT / name, folder / name)
-        for raw in ("data/raw", "models/raw"):
-            (folder / raw).mkdir(parents=True)
+        workspace.make(folder)
         environment["PYTHONPATH"] = str(folder)
         for verb in (["make"], ["plan"], ["run", *cases], ["table"]):
             command = [sys.executable, str(SHAPES), *verb]

@@ -12,63 +12,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+import workspace
 
-from regrpo.core.processes import clean_environment
-
-ROOT = Path(__file__).parents[1]
 LEAST = 1.6
 """How many times one process's tokens per second two have to reach."""
 SFT_BATCH = 128
 """Sequences a process and step: twice the default's, as gradients are summed once a step."""
-NEEDED = (
-    "stages",
-    "regrpo",
-    "custom",
-    "profiles",
-    "dvc.yaml",
-    "params.yaml",
-    "pyproject.toml",
-    "constraints.txt",
-)
-
-
-def make_workspace(folder: Path) -> None:
-    """The project's code with data and base model."""
-    for name in NEEDED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
-        copy(ROOT / name, folder / name)
-    for raw in ("data/raw", "models/raw"):
-        (folder / raw).mkdir(parents=True)
-    for stage in ("prepare", "base_model", "select"):
-        run(folder, stage)
-
-
-def run(folder: Path, stage: str) -> None:
-    """One stage, alone and unwatched."""
-    environment = clean_environment(
-        REGRPO_TRACKING="off", HF_HUB_OFFLINE="1", PYTHONPATH=str(folder)
-    )
-    command = [sys.executable, "-m", f"stages.{stage}"]
-    done = subprocess.run(  # noqa: S603  (no shell, and the command is ours)
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{stage} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
 def tokens_per_second(folder: Path, stage: str, processes: int, steps: int) -> float:
     """Train `steps` steps with so many processes."""
     set_section(folder, stage, processes, steps)
-    run(folder, stage)
+    workspace.run_stage(folder, stage)
     journal = max((folder / ".regrpo/journal").glob(f"*-{stage}"))
     rows: list[dict[str, Any]] = [json.loads(line) for line in (journal / "metrics.jsonl").open()]
     first, *_, last = [row for row in rows if "num_tokens" in row["values"]]
@@ -77,18 +38,15 @@ def tokens_per_second(folder: Path, stage: str, processes: int, steps: int) -> f
 
 
 def set_section(folder: Path, stage: str, processes: int, steps: int) -> None:
-    yaml = YAML()
-    profile = yaml.load((folder / "params.yaml").read_text())
     launch = None
     if processes > 1:
         launch = {"processes": processes, "backend": "gloo"}
-    profile[stage] |= {"launch": launch, "max_steps": steps, "save_steps": steps, "threads": 1}
+    values = {"launch": launch, "max_steps": steps, "save_steps": steps, "threads": 1}
     if stage == "grpo":
-        profile[stage]["dev_every"] = 0
+        values["dev_every"] = 0
     else:
-        profile[stage]["per_device_train_batch_size"] = SFT_BATCH
-    with (folder / "params.yaml").open("w") as f:
-        yaml.dump(profile, f)
+        values["per_device_train_batch_size"] = SFT_BATCH
+    workspace.set_sections(folder, {stage: values})
 
 
 def main() -> int:
@@ -101,7 +59,9 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        make_workspace(folder)
+        workspace.make(folder)
+        for stage in ("prepare", "base_model", "select"):
+            workspace.run_stage(folder, stage)
         sft = gain(folder, "sft", args.sft_steps, args.rounds)
         grpo = gain(folder, "grpo", args.grpo_steps, args.rounds)
     holds = min(sft, grpo) >= LEAST
