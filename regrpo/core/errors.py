@@ -211,7 +211,7 @@ def system_refusal(error: BaseException) -> CannotCheck | None:
         return CannotCheck(
             os.fsdecode(path) if isinstance(path, str | bytes) else PLACES[need],
             expected=need,
-            found=f"{getattr(cause, 'strerror', None) or first_line(cause)} ({_state(need)})",
+            found=f"{_said(cause)} ({_state(need)})",
             remedy=REMEDIES[need],
         )
     return None
@@ -223,9 +223,17 @@ def need_of(error: BaseException) -> str | None:
         return MEMORY
     if isinstance(error, OSError) and error.errno:
         return BY_ERRNO.get(error.errno)
-    if type(error).__name__ in SPEAKERS:
-        return need_in(str(error))
+    if type(error).__name__ in SPEAKERS or isinstance(error, shutil.Error):
+        return need_in(_said(error))
     return None
+
+
+def _said(error: BaseException) -> str:
+    """What an exception says; of a folder that was not copied whole, what the first file's said."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        _, target, why = error.args[0][0]
+        return f"{target}: {visible(str(why), LONGEST)}"
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def need_in(text: str) -> str | None:

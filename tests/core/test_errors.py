@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 
 import pytest
@@ -73,6 +74,8 @@ def of_system(number: int, *names: str) -> OSError:
         (of_system(errno.ENOSPC, "models/sft/a"), errors.ROOM),
         (of_system(errno.EDQUOT), errors.ROOM),
         (of_system(errno.EFBIG), errors.ROOM),
+        # As copytree says it, of each file that it could not copy.
+        (shutil.Error([("docs/a", "kept/a", "[Errno 28] No space left on device")]), errors.ROOM),
         (Exception("No space left on device (os error 28)"), errors.ROOM),
         (SafetensorError("I/O error: No space left on device (os error 28)"), errors.ROOM),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5"), errors.ROOM),
