@@ -26,7 +26,16 @@ import picture
 import results
 from timing import ROUNDS, Measure, show
 
-SUBJECTS: tuple[str, ...] = ()
+SUBJECTS: tuple[str, ...] = (
+    "nothing_to_do",
+    "process_start",
+    "data_speed",
+    "evaluate_speed",
+    "audit_speed",
+    "release_speed",
+    "compare_speed",
+    "two_processes",
+)
 """The files of this folder, in running order."""
 
 

@@ -1,42 +1,45 @@
 """How long `regrpo compare` takes: of 2 runs, and of 100, each a whole process with its imports.
 
-    python benchmarks/compare_speed.py [--runs 100] [--questions 300] [--folder DIR]
+    python benchmarks/compare_speed.py [--rounds 5] [--full]
 
 Makes a repository with 100 DVC experiments (no training: dvc.lock, records, reports and answers to
-300 questions in five tasks) and compares two of them, all by their sweep's name, and all by the ids
-of their runs. Exit code 1 where 2 take more than 5 s or 100 more than 20 s.
+300 questions in five tasks) and compares two of them, and all by their sweep's name. With --full
+also by the ids of their runs, and as a page.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support import synthetic  # noqa: E402
+import timing
+import workspace
+from timing import Row
+from workspace import ROOT
 
-MOST_SECONDS = {2: 5.0, 100: 20.0}
+from tests.support import synthetic
+
+RUNS, QUESTIONS = 100, 300
+MOST = 4.0
+"""Times as long as a comparison of two that one of a hundred may take."""
 
 
-def make(root: Path, runs: int, questions: int) -> list[str]:
+def make(root: Path) -> list[str]:
     """Make a repository with the experiments sweep-1, sweep-2, …: settings of ten seeds each.
 
     Returns the ids of their grpo runs.
     """
     synthetic.make_repository(root)
     ids = []
-    for index in range(runs):
+    for index in range(RUNS):
         setting, seed = divmod(index, 10)
         share = 0.7 + 0.02 * setting
         values = {
-            task: synthetic.right(share, questions, seed=100 * number + seed)
+            task: synthetic.right(share, QUESTIONS, seed=100 * number + seed)
             for number, task in enumerate(synthetic.ROLES)
         }
         params = {"grpo.learning_rate": round(1e-4 * (setting + 1), 6), "grpo.seed": seed}
@@ -47,45 +50,32 @@ def make(root: Path, runs: int, questions: int) -> list[str]:
     return ids
 
 
-def seconds(root: Path, *arguments: str) -> tuple[float, float]:
-    """One `regrpo compare` in a process of its own: seconds by the clock, and of processors."""
-    began, before = time.perf_counter(), os.times()
-    command = [sys.executable, "-m", "regrpo.cli", "compare", *arguments]
-    subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  (no shell, and the command is ours)
-    after = os.times()
-    used = (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
-    return time.perf_counter() - began, used
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--questions", type=int, default=300)
-    parser.add_argument("--folder", help="where to write (default: the system's temporary folder)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+def measure(full: bool, rounds: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "runs"
-        ids = make(root, args.runs, args.questions)
-        names = [f"sweep-{index + 1}" for index in range(args.runs)]
+        ids = make(root)
         cases = {
-            "2 runs": (2, names[:2]),
-            "2 runs by id": (2, ids[:2]),
-            f"{args.runs} runs": (args.runs, ["--sweep", "sweep", "--no-mlflow"]),
-            f"{args.runs} runs by id": (args.runs, ids),
-            f"{args.runs} runs, page": (args.runs, [*names, "--html", str(root / "page.html")]),
+            "2 runs": ["sweep-1", "sweep-2"],
+            f"{RUNS} runs": ["--sweep", "sweep", "--no-mlflow"],
         }
-        too_slow = 0
-        for what, (count, arguments) in cases.items():
-            took, used = seconds(root, *arguments)
-            most = MOST_SECONDS[2 if count == 2 else 100]
-            too_slow += took > most
-            print(f"{what}: {took:.1f} s (at most {most:.0f} s), processors {used:.1f} s")
-    return 1 if too_slow else 0
+        if full:
+            cases |= {
+                "2 runs by id": ids[:2],
+                f"{RUNS} runs by id": ids,
+                f"{RUNS} runs, page": ["--sweep", "sweep", "--html", str(root / "page.html")],
+            }
+        command = (sys.executable, "-m", "regrpo.cli", "compare")
+        works = {
+            what: partial(workspace.run, root, *command, *arguments, PYTHONPATH=str(ROOT))
+            for what, arguments in cases.items()
+        }
+        taken = timing.interleaved(works, rounds)
+    two = taken.pop("2 runs")
+    rows = [timing.alone("compare", "2 runs", two)]
+    for what, seconds in taken.items():
+        rows.append(timing.compared("compare", f"{what} beside 2", seconds, two, most=MOST))
+    return rows
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(timing.run_alone(measure, __doc__))

@@ -1,29 +1,30 @@
 """Tokens per second of two processes beside one, for sft and grpo of the default model.
 
-    python benchmarks/two_processes.py [--rounds 3] [--sft-steps 200] [--grpo-steps 40]
+    python benchmarks/two_processes.py [--rounds 5] [--full]
 
 One thread a process, and the same batch for each, so that two do twice the work a step (weak
-scaling). The rounds take turns, and the ratio of the medians is printed: 2 is perfect. Tokens are
-TRL's `num_tokens`, the seconds those between the first and the last logged step, so that neither
-start nor compilation counts. It wants two idle cores. Exit code 1 below LEAST.
+scaling): 2 is perfect. Tokens are TRL's `num_tokens`, the seconds those between the first and the
+last logged step, so that neither start nor compilation counts. It wants two idle cores.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import timing
 import workspace
+from timing import Row
 
 LEAST = 1.6
 """How many times one process's tokens per second two have to reach."""
 SFT_BATCH = 128
 """Sequences a process and step: twice the default's, as gradients are summed once a step."""
+STEPS = {"sft": 60, "grpo": 12}
+FULL_STEPS = {"sft": 200, "grpo": 40}
 
 
 def tokens_per_second(folder: Path, stage: str, processes: int, steps: int) -> float:
@@ -49,43 +50,23 @@ def set_section(folder: Path, stage: str, processes: int, steps: int) -> None:
     workspace.set_sections(folder, {stage: values})
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sft-steps", type=int, default=200)
-    parser.add_argument("--grpo-steps", type=int, default=40)
-    args = parser.parse_args()
+def measure(full: bool, rounds: int) -> list[Row]:
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         workspace.make(folder)
         for stage in ("prepare", "base_model", "select"):
             workspace.run_stage(folder, stage)
-        sft = gain(folder, "sft", args.sft_steps, args.rounds)
-        grpo = gain(folder, "grpo", args.grpo_steps, args.rounds)
-    holds = min(sft, grpo) >= LEAST
-    print(f"least {LEAST}: {'holds' if holds else 'does not hold'}")
-    return 0 if holds else 1
-
-
-def gain(folder: Path, stage: str, steps: int, rounds: int) -> float:
-    """Print and return how many times as fast two processes are."""
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for processes, measured in rates.items():
-            measured.append(tokens_per_second(folder, stage, processes, steps))
-    one, two = statistics.median(rates[1]), statistics.median(rates[2])
-    print(
-        f"{stage}: {one:,.0f} tokens/s with one process ({spread(rates[1])}), "
-        f"{two:,.0f} with two ({spread(rates[2])}): {two / one:.2f}"
-    )
-    return two / one
-
-
-def spread(rates: list[float]) -> str:
-    return f"{min(rates):,.0f} to {max(rates):,.0f}"
+        for stage, steps in (FULL_STEPS if full else STEPS).items():
+            works = {
+                f"{stage} by {count}": partial(tokens_per_second, folder, stage, count, steps)
+                for count in (1, 2)
+            }
+            one, two = timing.take_turns(works, rounds).values()
+            what = f"{stage}, two beside one"
+            rows.append(timing.compared("processes", what, two, one, "tokens/s", least=LEAST))
+    return rows
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(timing.run_alone(measure, __doc__))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
+import functools
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from timing import show
 
 from regrpo.core.processes import clean_environment
+from regrpo.core.profiles import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = (
@@ -26,6 +31,13 @@ NEEDED = (
     "pyproject.toml",
     "constraints.txt",
 )
+
+
+SHORT: dict[str, dict[str, Any]] = {
+    "sft": {"max_steps": 60, "logging_steps": 20},
+    "grpo": {"max_steps": 2, "warmup_steps": 1, "dev_every": 0, "sample_every": 1},
+}
+"""The default's trainings, for as long as shows that they run."""
 
 
 def make(folder: Path) -> None:
@@ -88,3 +100,20 @@ def wait_for_tracker(folder: Path) -> None:
                 return
             except BlockingIOError:
                 time.sleep(0.1)
+
+
+@functools.cache
+def miniature() -> Path:
+    """A copy in which every stage has run, trained for some steps; made once a process.
+
+    What it evaluates are the default's questions, with the default's model and tasks.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="regrpo-benchmark-")
+    atexit.register(temporary.cleanup)
+    folder = Path(temporary.name)
+    make(folder)
+    set_sections(folder, SHORT)
+    for stage in STAGES:
+        show(stage)
+        run_stage(folder, stage)
+    return folder

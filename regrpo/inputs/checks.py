@@ -269,13 +269,15 @@ def _text_faults(row: Row) -> Row:
 
 
 def _is_nfc(text: str) -> bool:
-    return unicodedata.is_normalized("NFC", stream_safe(text))
+    return text.isascii() or unicodedata.is_normalized("NFC", stream_safe(text))
 
 
 def _characters(pattern: re.Pattern[str], texts: Mapping[str, str]) -> list[str]:
     """Which texts hold characters of a pattern, as `question holds U+FFFD`."""
     found = []
     for name, text in texts.items():
+        if text.isascii() and text.isprintable():  # as most are
+            continue
         characters = sorted(set(pattern.findall(text)))
         if characters:
             codes = ", ".join(f"U+{ord(character):04X}" for character in characters)
@@ -295,7 +297,7 @@ def _self_test(row: Row, verifier: Verifier) -> Row:
     right, wrong = verifier.render(gold), verifier.render(other)
 
     def most(*completions: str) -> float:
-        return max(verifier.score(completion, gold, row) for completion in completions)
+        return max(verifier.score(one, gold, row) for one in dict.fromkeys(completions))
 
     # A model finds whatever pays: repeating the question, plain or as its answer, or stating two.
     echoes = (row["question"] or "", prompt_text(row["prompt"]))

@@ -85,6 +85,8 @@ def _is_mark(character: str) -> bool:
 
 def normalise(text: str) -> str:
     """NFKC, case folded, runs of white space as one space: what near-duplicates share."""
+    if text.isascii():  # NFKC changes none of it
+        return " ".join(text.lower().split())
     text = stream_safe(text)
     raised = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]", r"^\g<0>", text)  # NFKC alone would make 5² and 52 one
     return " ".join(unicodedata.normalize("NFKC", raised).casefold().split())

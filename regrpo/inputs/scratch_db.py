@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import sqlite3
 from collections.abc import Iterator
@@ -49,5 +50,9 @@ def key(text: str, salt: str = "") -> bytes:
 
     Among 10⁹ texts two share one with probability 10⁻²¹.
     """
-    salt_bytes = hashlib.sha256(salt.encode()).digest()[:16]
-    return hashlib.blake2b(text.encode(), digest_size=16, salt=salt_bytes).digest()
+    return hashlib.blake2b(text.encode(), digest_size=16, salt=_salt(salt)).digest()
+
+
+@functools.cache
+def _salt(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]

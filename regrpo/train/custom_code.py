@@ -75,12 +75,14 @@ def try_out(
     columns = [name for name in rows[0] if name != "prompt"]
     notes = []
     for name, function in rewards.items():
+        is_custom = name.partition(".")[0] == FOLDER.name
+        call = functools.partial(_call, function, rows, encode, _trainer_state(is_custom))
         asked = parameters(function)
         require_columns(name, asked, columns)
         absent = [one for one in asked["reads"] if one not in (*GIVEN, *columns)]
         note = f"looks up {', '.join(dict.fromkeys(absent))}, which the data lack (prepare.keep)"
         try:
-            value = _call(function, rows, texts, encode)[0]
+            value = call(texts)[0]
         except Refused as error:
             if not absent:
                 raise
@@ -88,11 +90,11 @@ def try_out(
             raise Refused(
                 error.where, expected=error.expected, found=found, remedy=error.remedy
             ) from error
-        if absent and FOLDER.name == name.partition(".")[0]:
+        if absent and is_custom:
             notes.append(f"{name} {note}")
         if shown and not value and THOUGHT not in shown:
             thought = [f"{THOUGHT}\nSo.\n</think>\n{shown}", *texts[1:]]
-            if (_call(function, rows, thought, encode)[0] or 0) > 0:
+            if (call(thought)[0] or 0) > 0:
                 notes.append(
                     f"{name} pays for reasoning ({THOUGHT}…</think>) and gives {value} to the "
                     f"answer of row {rows[0]['id']}, as the data show it: sft teaches none"
@@ -108,15 +110,23 @@ def _shown_answer(verifier: Verifier | None, row: Mapping[str, Any]) -> str | No
     return solution
 
 
+def _trainer_state(is_custom: bool) -> Any:
+    """What a reward of the user's may look at; importing it takes a second, and no other does."""
+    if not is_custom:
+        return None
+    from transformers import TrainerState
+
+    return TrainerState(max_steps=1)
+
+
 def _call(
     function: Callable[..., Any],
     rows: Sequence[Mapping[str, Any]],
-    texts: list[str],
     encode: Callable[[str], list[int]],
+    state: Any,
+    texts: list[str],
 ) -> list[float | None]:
     """A guarded reward's values of these completions, in the shapes that TRL 1.16 passes."""
-    from transformers import TrainerState
-
     completions: list[Any] = texts
     if not isinstance(rows[0]["prompt"], str):
         completions = [[{"role": "assistant", "content": text}] for text in texts]
@@ -126,7 +136,7 @@ def _call(
         prompts=[row["prompt"] for row in rows],
         completions=completions,
         completion_ids=[encode(text) for text in texts],
-        trainer_state=TrainerState(max_steps=1),
+        trainer_state=state,
         log_extra=lambda column, values: None,
         log_metric=lambda name, value: None,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from regrpo.core.answers.protocol import LONGEST, NO_ROW, PatternForm, Row, Verifier
 
 _INTEGER = r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+|[-+]?[0-9]+"
+_WHOLE = re.compile(_INTEGER)
 
 
 def parse_int(text: str) -> int | None:
@@ -15,9 +17,13 @@ def parse_int(text: str) -> int | None:
     Thousands separators are allowed, and a full stop at the end.
     """
     stripped = text.strip().removesuffix(".")
-    if len(stripped) > LONGEST or not re.fullmatch(_INTEGER, stripped):
-        return None
-    return int(stripped.replace(",", ""))
+    return None if len(stripped) > LONGEST else _parsed(stripped)
+
+
+# A row's self-test in the gate, and a group's rewards, read the same few texts many times.
+@functools.lru_cache(maxsize=1024)
+def _parsed(text: str) -> int | None:
+    return int(text.replace(",", "")) if _WHOLE.fullmatch(text) else None
 
 
 class _Integer(Verifier):

@@ -1,0 +1,75 @@
+"""What a run costs that has nothing to do: `dvc repro` beside `dvc status`, `make repro` beside it.
+
+    python benchmarks/nothing_to_do.py [--rounds 5] [--full]
+
+In a finished pipeline whose stages bring what was made beforehand, with MLflow's tracking on.
+`make repro` checks the profile, runs `dvc repro`, tells MLflow and writes the report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import timing
+import workspace
+from timing import Row
+from workspace import ROOT
+
+from tests.support import finished
+
+MOST = 1.3
+"""Times as long as `dvc repro` that `make repro` may take."""
+COMMANDS = {
+    "dvc status": (sys.executable, "-m", "dvc", "status", "-q"),
+    "dvc repro": (sys.executable, "-m", "dvc", "repro"),
+    "make repro": ("make", "repro"),
+}
+
+
+def make(root: Path) -> Path:
+    """A finished pipeline with the Makefile and this environment."""
+    store = root / "store"
+    store.mkdir()
+    finished.make_store(store)
+    finished.finish(root, store / "mlflow.db")
+    folder = root / "finished"
+    shutil.copyfile(ROOT / "Makefile", folder / "Makefile")
+    environment = folder / ".venv"
+    environment.mkdir()
+    for path in Path(sys.prefix).iterdir():
+        if path.name != ".installed":
+            (environment / path.name).symlink_to(path)
+    (environment / ".installed").touch()  # `make install` has nothing to do either
+    return folder
+
+
+def measure(full: bool, rounds: int) -> list[Row]:
+    reason = timing.lacks_command("make")
+    if reason:
+        return [timing.skipped("nothing to do", "make repro beside dvc repro", "make", reason)]
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make(Path(temporary))
+        works = {
+            name: partial(workspace.run, folder, *command, REGRPO_TRACKING="on")
+            for name, command in COMMANDS.items()
+        }
+        for name, work in works.items():
+            said = work()
+            if name != "dvc status" and "Running stage" in said:
+                raise RuntimeError(f"{name} has something to do:\n{said}")
+        taken = timing.interleaved(works, rounds)
+    status, repro, made = (taken[name] for name in COMMANDS)
+    return [
+        timing.compared("nothing to do", "dvc repro beside dvc status", repro, status),
+        timing.compared("nothing to do", "make repro beside dvc repro", made, repro, most=MOST),
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(timing.run_alone(measure, __doc__))
