@@ -5,8 +5,10 @@ DVC, git, the records and MLflow's tracker are real; what the stages would compu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -56,7 +58,17 @@ HISTORIES = {
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without a run, to be copied: making it takes seconds."""
+    from sqlalchemy import Engine, event
+
+    event.listen(Engine, "connect", wait_for_no_disk)
     return made_once(tmp_path_factory, "store", make_store) / "mlflow.db"
+
+
+def wait_for_no_disk(connection: Any, _: object) -> None:
+    """MLflow commits every value by itself, and each time SQLite waits for the disk."""
+    if isinstance(connection, sqlite3.Connection):
+        with contextlib.suppress(sqlite3.Error):  # no database at all
+            connection.execute("pragma synchronous = off")
 
 
 def make_store(root: Path) -> None:
@@ -109,6 +121,10 @@ def finish(root: Path, store: Path) -> None:
     # MLflow keeps a row's artifact folder in mind as long as its process lives: copies have others.
     run_pipeline(folder)
     run(folder, "dvc", "push", "-q")
+    # Two hundred tests copy it, and most of its files were bytecode and git's loose objects.
+    run(folder, "git", "gc", "-q")
+    for bytecode in list(folder.rglob("__pycache__")):
+        shutil.rmtree(bytecode)
 
 
 def _fill(made: Path, stage: str, path: str) -> None:
