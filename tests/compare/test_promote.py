@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 
 from regrpo import cli
+from regrpo.audit.audit import audit
 from regrpo.compare import promote
 from regrpo.core import files, profiles
 from regrpo.core.errors import CannotCheck, Refused
 from regrpo.core.profiles import STAGES
 from regrpo.evaluate.results import SAMPLES
 from regrpo.records import stage_run
+from regrpo.records.find import Place
 from regrpo.tracking import address
 from tests.support.frames import environment, in_this_process
 from tests.support.projects import commit, edit_yaml, make_project, run
@@ -60,6 +62,17 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_run, "environment", lambda: known)
 
 
+AUDITED: dict[str, Result] = {}
+"""The real audit of each revision; where files are altered its own is made."""
+
+
+def audited_once(place: Place) -> Result:
+    revision = str(place.snapshot.revision)
+    if revision not in AUDITED:
+        AUDITED[revision] = audit(place)
+    return AUDITED[revision]
+
+
 @pytest.fixture
 def here(finished: Path, alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The repository itself, for tests that change nothing but the registry.
@@ -67,6 +80,7 @@ def here(finished: Path, alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
     That is emptied afterwards.
     """
     monkeypatch.chdir(finished)
+    monkeypatch.setattr(promote, "audit", audited_once)
     yield finished
     with contextlib.closing(sqlite3.connect("mlflow.db")) as db, db:
         for table in (
@@ -260,7 +274,10 @@ def test_runs_with_different_questions_are_not_compared(
     assert rules(promoted("run3"))["comparison"] == "unknown", "it may be a candidate all the same"
 
 
-def test_a_champion_whose_samples_are_gone_is_told(copy: Path) -> None:
+def test_a_champion_whose_samples_are_gone_is_told(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promote, "audit", audited_once)  # it is the champion that lacks something
     promoted("run0", "champion")
     run(copy, "git", "checkout", "-q", "run0")
     stage = profiles.read_yaml(copy / "dvc.lock")["stages"]["evaluate"]
@@ -339,7 +356,10 @@ def test_another_store_than_the_run_was_told_to_is_told(
         promoted("run0")
 
 
-def test_the_rule_is_the_workspace_profiles_and_not_the_runs_own(copy: Path) -> None:
+def test_the_rule_is_the_workspace_profiles_and_not_the_runs_own(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promote, "audit", audited_once)
     promoted("run0", "champion")
     changed = {"task": "nothing_like_it", "require_statement": True}
     edit_yaml(copy / "params.yaml", {"promote": changed})

@@ -93,12 +93,15 @@ def finish(
     history: Sequence[dict[str, float]] = (),
 ) -> None:
     """A finished run with that seed, committed and tagged as `run<seed>`, told to MLflow."""
+    from dvc.repo import Repo
+
     folder = Path.cwd()
     edit_yaml(folder / "params.yaml", {"grpo": {"seed": seed}})
     commit(folder, "parameters")
     for stage in stages:
         execute(stage, samples, history)
-    run(folder, "dvc", "commit", "-q", "-f")
+    with Repo() as repo:
+        repo.commit(force=True)
     commit(folder, "results")
     run(folder, "git", "tag", f"run{seed}")
     sync.sync()
