@@ -51,8 +51,8 @@ def check(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             for name, rows in splits.items()
         }
         style = "chat" if chat else "text"
-        with trip_on(base, style, verifier) as trip:
-            return gate.check(given, CANONICAL, verifier, trip, limits, docs)
+        trip = trip_on(base, style, verifier)
+        return gate.check(given, CANONICAL, verifier, trip, limits, docs)
 
     return run_gate
 

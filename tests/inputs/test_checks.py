@@ -15,7 +15,7 @@ from regrpo.core.text import one_line
 from regrpo.core.verifiers import get_verifier
 from regrpo.inputs import gate
 from regrpo.inputs.checks import CHECKS, VERIFIED
-from tests.support.splits import Splits, failed, good, row
+from tests.support.splits import Splits, failed, row
 
 
 def changed(split: str, index: int, **values: Any) -> Callable[[Splits], None]:
@@ -29,106 +29,111 @@ def asks(split: str, index: int, question: str, **extra: Any) -> Callable[[Split
     return plant
 
 
+def good() -> Splits:
+    """Fifteen rows a split; no two questions share their terms."""
+    numbers = {"sft": 10, "train": 20, "dev": 30, "eval": 40}
+    return {
+        name: [row(name, i, f"{number}+{i}=") for i in range(15)]
+        for name, number in numbers.items()
+    }
+
+
 FAULTS: dict[str, tuple[Callable[[Splits], None], dict[tuple[str, str], list[str]]]] = {
-    "too few rows": (
-        lambda splits: splits["dev"].__delitem__(slice(2, None)),
-        {("row_count", "dev"): ["dev"]},
-    ),
     "no id": (changed("train", 1, id=None), {("id_present", "train"): ["null"]}),
-    "blank id": (changed("train", 1, id=" "), {("id_present", "train"): [" "]}),
+    "blank id": (changed("train", 2, id=" "), {("id_present", "train"): [" "]}),
     "id twice": (
-        changed("train", 1, id="train-0"),
+        changed("train", 9, id="train-0"),
         {("id_unique", "train"): ["train-0", "train-0"]},
     ),
     "id in two splits": (
-        changed("train", 1, id="eval-3"),
+        changed("train", 3, id="eval-3"),
         {("id_disjoint", "train"): ["eval-3"], ("id_disjoint", "eval"): ["eval-3"]},
     ),
     "empty question": (asks("sft", 2, "  "), {("not_empty", "sft"): ["sft-2"]}),
-    "null question": (changed("sft", 2, question=None), {("not_empty", "sft"): ["sft-2"]}),
-    "empty prompt": (changed("sft", 2, prompt=""), {("not_empty", "sft"): ["sft-2"]}),
-    "null prompt": (changed("sft", 2, prompt=None), {("not_empty", "sft"): ["sft-2"]}),
+    "null question": (changed("sft", 3, question=None), {("not_empty", "sft"): ["sft-3"]}),
+    "empty prompt": (changed("sft", 4, prompt=""), {("not_empty", "sft"): ["sft-4"]}),
+    "null prompt": (changed("sft", 9, prompt=None), {("not_empty", "sft"): ["sft-9"]}),
     "a prompt of 17 tokens": (
         changed("eval", 0, prompt="1" * 16),
         {("prompt_length", "eval"): ["eval-0"]},
     ),
     "a question twice": (
-        asks("train", 3, "20+0="),
-        {("question_unique", "train"): ["train-0", "train-3"]},
+        asks("train", 10, "20+6="),
+        {("question_unique", "train"): ["train-10", "train-6"]},
     ),
     "a question twice, spelled otherwise": (
-        asks("train", 3, "２0+0="),
-        {("question_unique_normalised", "train"): ["train-0", "train-3"]},
+        asks("train", 8, "２0+7="),
+        {("question_unique_normalised", "train"): ["train-7", "train-8"]},
     ),
     "a variant in eval": (
-        asks("eval", 3, "1+40="),
-        {("class_unique", "eval"): ["eval-1", "eval-3"]},
+        asks("eval", 9, "1+40="),
+        {("class_unique", "eval"): ["eval-1", "eval-9"]},
     ),
-    "a variant in train": (asks("train", 3, "1+20="), {}),
+    "a variant in train": (asks("train", 5, "4+20="), {}),
     "an eval question in train": (
-        asks("train", 3, "40+2="),
-        {("disjoint", "train"): ["train-3"], ("disjoint", "eval"): ["eval-2"]},
+        asks("train", 11, "40+2="),
+        {("disjoint", "train"): ["train-11"], ("disjoint", "eval"): ["eval-2"]},
     ),
     "an eval question in sft, spelled otherwise": (
-        asks("sft", 3, "４0+2="),
-        {("disjoint_normalised", "sft"): ["sft-3"], ("disjoint_normalised", "eval"): ["eval-2"]},
+        asks("sft", 5, "４0+4="),
+        {("disjoint_normalised", "sft"): ["sft-5"], ("disjoint_normalised", "eval"): ["eval-4"]},
     ),
     "a variant of a dev question in train": (
-        asks("train", 3, "2+30="),
-        {("disjoint_canonical", "train"): ["train-3"], ("disjoint_canonical", "dev"): ["dev-2"]},
+        asks("train", 12, "2+30="),
+        {("disjoint_canonical", "train"): ["train-12"], ("disjoint_canonical", "dev"): ["dev-2"]},
     ),
     "a replacement character": (
         changed("dev", 1, prompt="30\ufffd1="),
         {("valid_unicode", "dev"): ["dev-1"]},
     ),
     "a noncharacter": (
-        changed("dev", 1, prompt="\U0001ffff"),
-        {("valid_unicode", "dev"): ["dev-1"]},
+        changed("dev", 9, prompt="\U0001ffff"),
+        {("valid_unicode", "dev"): ["dev-9"]},
     ),
-    "decomposed letters": (changed("dev", 1, prompt="e\u0301"), {("nfc", "dev"): ["dev-1"]}),
+    "decomposed letters": (changed("dev", 3, prompt="e\u0301"), {("nfc", "dev"): ["dev-3"]}),
     "a carriage return": (
-        changed("dev", 1, prompt="30+1=\r"),
-        {("no_control_characters", "dev"): ["dev-1"]},
+        changed("dev", 4, prompt="30+4=\r"),
+        {("no_control_characters", "dev"): ["dev-4"]},
     ),
     "an escape sequence": (
-        changed("dev", 1, id="\x1b[2J"),
+        changed("dev", 10, id="\x1b[2J"),
         {("no_control_characters", "dev"): ["\x1b[2J"]},
     ),
-    "newline and tab": (changed("dev", 1, prompt="30\t+1\n="), {}),
+    "newline and tab": (changed("dev", 5, prompt="30\t+5\n="), {}),
     "an answer in words": (
-        changed("train", 2, answer="twenty"),
-        {("answer_parses", "train"): ["train-2"]},
+        changed("train", 13, answer="twenty"),
+        {("answer_parses", "train"): ["train-13"]},
     ),
-    "no answer": (changed("train", 2, answer=None), {("answer_parses", "train"): ["train-2"]}),
+    "no answer": (changed("train", 4, answer=None), {("answer_parses", "train"): ["train-4"]}),
     "a solution that ends elsewhere": (
-        changed("sft", 2, solution="<answer>5</answer>"),
-        {("solution_scores_1", "sft"): ["sft-2"]},
+        changed("sft", 6, solution="<answer>5</answer>"),
+        {("solution_scores_1", "sft"): ["sft-6"]},
     ),
-    "no solution": (changed("sft", 2, solution=None), {}),
+    "no solution": (changed("sft", 7, solution=None), {}),
     "a prompt that holds its answer": (
-        changed("train", 1, prompt="<answer>21</answer>"),
-        {("echo_scores_0", "train"): ["train-1"]},
+        changed("train", 14, prompt="<answer>34</answer>"),
+        {("echo_scores_0", "train"): ["train-14"]},
     ),
 }
+"""Each in rows of its own, so that all are planted at once: the gate takes a second a time."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
-    check: Callable[..., gate.Verdict], fault: str
+def test_planted_faults_are_named_by_check_split_and_row_and_nothing_else_is(
+    check: Callable[..., gate.Verdict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plant, expected = FAULTS[fault]
+    """The same with a few rows looked at together as with all."""
     splits = good()
-    plant(splits)
-    concerned = {split for _, split in expected} | {
-        name for name, rows in good().items() if splits[name] != rows
-    }
-    verdict = check(
-        {name: rows for name, rows in splits.items() if name in concerned}
-    )  # each split costs 0.2 s
-    assert failed(verdict) == expected
-    assert verdict.as_json()["passed"] is (not expected)
+    expected: dict[tuple[str, str], list[str]] = {}
+    for plant, named in FAULTS.values():
+        plant(splits)
+        for accused, ids in named.items():
+            expected[accused] = sorted(expected.get(accused, []) + ids)
+    verdict = check(splits)
+    found = failed(verdict)
+    assert {accused: sorted(ids) for accused, ids in found.items()} == expected
+    assert verdict.as_json()["passed"] is False
     lines = verdict.message().splitlines()
-    for (name, split), rows in expected.items():
+    for (name, split), rows in found.items():
         (line,) = (
             line for line in lines if line.startswith(f"  {name} in {split}, {len(rows)} failed: ")
         )
@@ -136,32 +141,21 @@ def test_a_planted_fault_is_named_by_check_split_and_row_and_nothing_else_is(
         assert lines[lines.index(line) + 1].strip().removesuffix(".") == CHECKS[
             name
         ].remedy.removesuffix(".")
-    told = [f"{check} {split} {i}" for (check, split), rows in expected.items() for i in rows]
     kept = verdict.failure_table()
     assert list(kept.columns) == ["check", "split", "id", "value"]
-    assert [f"{r.check} {r.split} {r.id}" for r in kept.itertuples()] == told
+    assert [f"{r.check} {r.split} {r.id}" for r in kept.itertuples()] == [
+        f"{check} {split} {identity}" for (check, split), ids in found.items() for identity in ids
+    ]
+    monkeypatch.setattr(gate, "BATCH", 8)
+    assert check(splits) == verdict
 
 
-def test_a_verdict_does_not_depend_on_the_rows_that_are_looked_at_together(
-    check: Callable[..., gate.Verdict], monkeypatch: pytest.MonkeyPatch
+def test_a_split_of_fewer_rows_than_wanted_is_named_alone(
+    check: Callable[..., gate.Verdict],
 ) -> None:
-    splits: Splits = {name: [] for name in good()}
-    splits["sft"] = [row("sft", 90, "1+90=", prompt=None), row("sft", 91, "1+91=", prompt="1" * 30)]
-    for plant, _ in FAULTS.values():
-        planted = good()
-        plant(planted)
-        for name, rows in planted.items():
-            splits[name] += rows
-    whole = check(splits)
-    monkeypatch.setattr(gate, "BATCH", 75)
-    other = check(splits)
-    assert {one.check for one in whole.failed} > {
-        "id_unique",
-        "disjoint_canonical",
-        "question_unique",
-        "answer_parses",
-    }
-    assert other == whole
+    verdict = check({"dev": good()["dev"][:2]})
+    assert failed(verdict) == {("row_count", "dev"): ["dev"]}
+    assert "  row_count in dev, 1 failed: " in verdict.message()
 
 
 class Lenient(ExactInt):

@@ -74,8 +74,8 @@ def test_another_schema_is_refused_by_column_before_the_rows_are_looked_at(
         "sft": write(tmp_path / "sft.parquet", table(good()["sft"])),
         "train": write(tmp_path / "train.parquet", change(table(good()["train"]))),
     }
-    with trip_on(base, "text", EXACT) as trip:
-        verdict = gate.check(splits, CANONICAL, EXACT, trip, LIMITS)
+    trip = trip_on(base, "text", EXACT)
+    verdict = gate.check(splits, CANONICAL, EXACT, trip, LIMITS)
     assert {one.check for one in verdict.outcomes} == {"schema"}
     assert [(one.check, one.split) for one in verdict.failed] == [("schema", "train")]
     assert {failure["id"]: failure["value"] for failure in verdict.failed[0].failures} == found

@@ -19,8 +19,8 @@ def found(
     base: Path, rows: list[dict[str, Any]], style: str = "text", split: str = "sft", **more: Any
 ) -> list[dict[str, str]]:
     """Of each row what is wrong, by column."""
-    with trip_on(base, style, **more) as trip:
-        columns = trip.columns(split, rows)
+    trip = trip_on(base, style, **more)
+    columns = trip.columns(split, rows)
     return [
         {name: value for name, value in one.items() if value and not name.endswith("_tokens")}
         for one in columns

@@ -91,9 +91,9 @@ def test_whatever_passes_scores_1_after_decoding(
     texts = {"answer": answer, "solution": solution, "source_row": 0, "id": "a"}
     asked = {"prompt": question, "question": question}
     base = templates.write_base(tmp_path, made)
-    with trip_on(base) as trip:
-        (columns,) = trip.columns(split, [texts | asked])
-        tokenizer = trip.tokenizer
+    trip = trip_on(base)
+    (columns,) = trip.columns(split, [texts | asked])
+    tokenizer = trip.tokenizer
     passes = not any(columns.get(name) for name in HARD)
     event("passes" if passes else "refused")
     if not passes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import shutil
@@ -47,8 +48,20 @@ class Page(HTMLParser):
 HOSTILE = '\x1b[31m\u202e{{ 7*7 }}<b>"><script>alert(1)</script><img src=x onerror=alert(1)>&lt;'
 
 
+@pytest.fixture(scope="module")
+def passed(check: Callable[..., gate.Verdict]) -> gate.Verdict:
+    """The verdict on good rows: one without a solution, two badly written ones, a long prompt."""
+    splits = good()
+    splits["train"][1]["solution"] = None
+    splits["train"][2]["solution"] = f"So: <answer>{splits['train'][2]['answer']}</answer>"
+    spaced = f"<think>\n0 < 9\n</think>\n<answer>\n{splits['sft'][0]['answer']}\n</answer>"
+    splits["sft"][0]["solution"] = spaced
+    splits["eval"][1] |= {"prompt": "040+0001=", "question": "040+0001="}
+    return check(splits)
+
+
 def test_hostile_text_is_markup_nowhere_in_the_report_and_controls_no_terminal(
-    check: Callable[..., gate.Verdict],
+    check: Callable[..., gate.Verdict], passed: gate.Verdict
 ) -> None:
     dataset = {
         "source": "a",
@@ -58,7 +71,7 @@ def test_hostile_text_is_markup_nowhere_in_the_report_and_controls_no_terminal(
         "prompt_style": "text",
         "revision": "r",
     }
-    page = validate.page(check(good()), dataset, LIMITS)
+    page = validate.page(passed, dataset, LIMITS)
     clean = Page(page)
     splits = good()
     for name in ("id", "question", "prompt", "answer", "solution"):
@@ -146,14 +159,10 @@ def test_completions_are_held_against_the_bases_window(
         assert list(validate.require_room(profile, verdict, {"window": 32})) == []
 
 
-def test_answers_longer_than_completions_may_be_are_said(
-    check: Callable[..., gate.Verdict],
-) -> None:
-    splits = good()
-    splits["train"][1]["solution"] = None
-    verdict = check(splits)
+def test_answers_longer_than_completions_may_be_are_said(passed: gate.Verdict) -> None:
+    verdict = copy.deepcopy(passed)
     # <answer>21</answer> is 4 tokens, and shorter than a solution
-    assert verdict.answers == {split: Counter({4: 4}) for split in splits}
+    assert verdict.answers == {split: Counter({4: 4}) for split in good()}
     evaluate = {"tasks": ["heldout"], "max_gen_toks": 4}
     profile = {"grpo": {"dev_every": 0, "max_completion_length": 4}, "evaluate": evaluate}
     assert list(validate.require_room(profile, verdict, {"window": None})) == []
@@ -168,37 +177,26 @@ def test_answers_longer_than_completions_may_be_are_said(
     assert evaluated.startswith("evaluate.max_gen_toks: 4 of 4 right answers of eval need more")
 
 
-def test_the_gate_knows_each_splits_longest_prompt(check: Callable[..., gate.Verdict]) -> None:
-    splits = good()
-    splits["eval"][1] |= {"prompt": "40+1+100=", "question": "40+1+100="}
-    verdict = check(splits)
-    assert verdict.longest == {"sft": 6, "train": 6, "dev": 6, "eval": 10}
+def test_the_gate_knows_each_splits_longest_prompt(passed: gate.Verdict) -> None:
+    assert passed.longest == {"sft": 6, "train": 6, "dev": 6, "eval": 10}
 
 
-def test_solutions_that_score_and_are_not_formatted_are_named(
-    check: Callable[..., gate.Verdict],
-) -> None:
-    splits = good()
-    splits["train"][1]["solution"] = f"So: <answer>{splits['train'][1]['answer']}</answer>"
-    spaced = f"<think>\n0 < 9\n</think>\n<answer>\n{splits['sft'][0]['answer']}\n</answer>"
-    splits["sft"][0]["solution"] = spaced
-    verdict = check(splits)
-    assert (verdict.failed, verdict.unformatted) == ([], ("train train-1",))
-    assert verdict.as_json()["unformatted_solutions"] == 1
+def test_solutions_that_score_and_are_not_formatted_are_named(passed: gate.Verdict) -> None:
+    assert (passed.failed, passed.unformatted) == ([], ("train train-2",))
+    assert passed.as_json()["unformatted_solutions"] == 1
 
 
 def test_the_gate_takes_the_columns_that_were_kept_and_no_others(
     base: Path, tmp_path: Path
 ) -> None:
-    given = {}
-    for name, rows in good().items():
-        extended = table(rows).append_column("level", pa.array([1] * len(rows)))
-        given[name] = write(tmp_path / f"{name}.parquet", extended)
-    with trip_on(base, "text", EXACT) as trip:
-        run_gate = partial(gate.check, given, CANONICAL, EXACT, trip, LIMITS, None)
-        assert run_gate(("level",)).failed == []
-        assert {one.check for one in run_gate().failed} == {"schema"}
-        assert {one.check for one in run_gate(("level", "tests")).failed} == {"schema"}
+    rows = good()["train"]
+    extended = table(rows).append_column("level", pa.array([1] * len(rows)))
+    given = {"train": write(tmp_path / "train.parquet", extended)}
+    trip = trip_on(base, "text", EXACT)
+    run_gate = partial(gate.check, given, CANONICAL, EXACT, trip, LIMITS, None)
+    assert run_gate(("level",)).failed == []
+    assert {one.check for one in run_gate().failed} == {"schema"}
+    assert {one.check for one in run_gate(("level", "tests")).failed} == {"schema"}
 
 
 def test_the_stage_refuses_by_name_and_leaves_its_reports(

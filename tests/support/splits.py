@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +75,15 @@ def stops_of(folder: Path, style: str) -> list[int]:
     return conversation.stop_tokens({"conversation": {"stop_tokens": decided}}, style)
 
 
-@contextlib.contextmanager
 def trip_on(
     folder: Path, style: str = "text", verifier: Verifier | None = EXACT, **dataset: Any
-) -> Iterator[RoundTrip]:
+) -> RoundTrip:
     """The round trip of rows by a base model's folder; `dataset` is dataset.json's."""
     tokenizer = conversation.load_tokenizer(folder)
     stops = frozenset(stops_of(folder, style))
-    with rendering.RenderingProcess(tokenizer, str(folder)) as renderer:
-        cutter = Cutter(dataset, folder, renderer=renderer)
-        yield RoundTrip(tokenizer, style, verifier, renderer, cutter, stops)
+    renderer = rendering.in_process(tokenizer, str(folder))  # the same, without starting a process
+    cutter = Cutter(dataset, folder, renderer=renderer)
+    return RoundTrip(tokenizer, style, verifier, renderer, cutter, stops)
 
 
 def failed(verdict: gate.Verdict) -> dict[tuple[str, str], list[str]]:
