@@ -381,6 +381,7 @@ def test_an_uncommitted_workspace_is_refused_unless_a_revision_is_named(
     (spoiled / "notes.txt").touch()  # decides nothing
     with (spoiled / "stages/sft.py").open("a") as file:
         file.write("# changed\n")
+    monkeypatch.setattr(reproduce, "_prepare", lambda *_: [])  # seconds of DVC
     monkeypatch.setattr(reproduce, "_execute", lambda *_: {})
     found = {"verdict": "identical", "notes": [], "sources_of_difference": []}
     monkeypatch.setattr(reproduce, "judge", lambda *_: {**found, "numbers": {}})
@@ -411,6 +412,7 @@ def test_what_is_to_be_expected_is_said_before_anything_runs(
         monkeypatch.chdir(spoiled)
         return reproduce.reproduce("HEAD", mlflow=False, say=lines.append, **options)
 
+    monkeypatch.setattr(reproduce, "_prepare", lambda *_: [])  # seconds of DVC
     monkeypatch.setattr(reproduce, "_execute", execute)
     monkeypatch.setattr(reproduce, "judge", lambda *_: found | {"numbers": {}})
     same = made_again()
