@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_project(tmp_path_factory.mktemp("clone") / "clone", {}, with_git=True)
+    return make_project(tmp_path_factory.mktemp("clone") / "clone")
 
 
 def with_only(wheel: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,11 +68,29 @@ def test_the_wheel_holds_all_of_regrpo_and_nothing_else(wheel: Path) -> None:
     assert packages == ["regrpo"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_commands_help_needs_no_clone(command: str, wheel: Path, tmp_path: Path) -> None:
-    done = regrpo(wheel, tmp_path, command, "--help")
+HELP = """
+import contextlib, io, json, sys
+from regrpo.cli import COMMANDS, main
+said = {}
+for command in COMMANDS:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            code = main([command, "--help"])
+        except SystemExit as ended:
+            code = ended.code
+    said[command] = code, out.getvalue()
+print(json.dumps(said))
+"""
+
+
+def test_a_commands_help_needs_no_clone(wheel: Path, tmp_path: Path) -> None:
+    done = with_only(wheel, tmp_path, "-P", "-c", HELP)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: -c {command}") or f"regrpo {command}" in done.stdout
+    said = json.loads(done.stdout)
+    assert list(said) == list(COMMANDS)
+    for command, (code, out) in said.items():
+        assert code == 0
+        assert out.startswith(f"usage: regrpo {command}")
 
 
 def test_check_and_lineage_work_from_a_clone(wheel: Path, clone: Path) -> None:

@@ -1,11 +1,12 @@
 """The whole model card, rendered from a folder of report files as the other stages write them."""
 
 import ast
+import contextlib
 import copy
+import io
 import json
 import re
-import subprocess
-import sys
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -423,7 +424,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         pipeline()
         model.save_pretrained("models/grpo")
         tokenizer.save_pretrained("models/grpo")
-        scripts = []
+        said = io.StringIO()
         for style, prompt in zip(("text", "chat"), prompts, strict=True):
             frame = pd.DataFrame(
                 [{"id": "train-6", "prompt": prompt, "question": "6+1-2=", "answer": "5"}]
@@ -432,16 +433,9 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             edit("data/prepared/dataset.json", prompt_style=style)
             script = Path(f"{style}.py")
             script.write_text(snippet(the_card()))
-            scripts.append(str(script))
-        run = (
-            "import runpy, sys\n"
-            "for script in sys.argv[1:]: runpy.run_path(script, run_name='__main__')"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", run, *scripts], capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+            with contextlib.redirect_stdout(said):
+                runpy.run_path(str(script), run_name="__main__")
+    return said.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("style", ["text", "chat"])
