@@ -88,10 +88,10 @@ def test_a_model_learns_by_a_familys_template_and_ends_its_turns(
     """The default's own template, which is Gemma's, ends a turn with another token than a text."""
     monkeypatch.chdir(tmp_path)
     write_project(family)
-    with trip_on(Path("models/base"), "chat") as trip:
-        for columns in trip.columns("sft", rows()):
-            del columns["prompt_tokens"], columns["answer_tokens"]
-            assert not any(columns.values()), "the gate has nothing against it"
+    trip = trip_on(Path("models/base"), "chat")
+    for columns in trip.columns("sft", rows()):
+        del columns["prompt_tokens"], columns["answer_tokens"]
+        assert not any(columns.values()), "the gate has nothing against it"
     sft.train(run_for(section(sft.Params, "sft", **SFT), "sft"))
     stops = stops_of(Path("models/base"), "chat")
     saved = conversation.generation_config(Path("models/sft"))
@@ -141,15 +141,15 @@ def test_the_gate_encodes_what_the_trainers_train_on(
     base = Path("models/base")
     trainer = caught(monkeypatch, sft.train, section(sft.Params, "sft", **SFT), "sft")
     pairs = [(row["prompt"], EXACT.render(row["answer"])) for row in rows()]
-    with trip_on(base, "chat") as trip:
-        ours = conversation.encode(trip.tokenizer, trip._completed(pairs), True)
+    trip = trip_on(base, "chat")
+    ours = conversation.encode(trip.tokenizer, trip._completed(pairs), True)
     assert [row["input_ids"] for row in trainer.train_dataset] == ours
     sft.pass_through(run_for(section(sft.Params, "sft", max_steps=0), "sft"))
     trainer = caught(monkeypatch, grpo.train, section(grpo.Params, "grpo", **GRPO), "grpo")
     prompts = [row["prompt"] for row in rows()]
-    with trip_on(base, "chat") as trip:
-        texts = conversation.render(prompts, trip.renderer)
-        ours = conversation.encode(trip.tokenizer, texts, True)
+    with rendering.RenderingProcess(trip.tokenizer, str(base)) as renderer:  # as validate has it
+        texts = conversation.render(prompts, renderer)
+    ours = conversation.encode(trip.tokenizer, texts, True)
     assert trainer._tokenize_prompts(prompts)[0] == ours
     assert set(trainer.eos_token_ids) == trip.stops == set(trainer.generation_config.eos_token_id)
 
