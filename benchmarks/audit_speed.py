@@ -2,7 +2,7 @@
 
     python benchmarks/audit_speed.py [--rounds 5] [--full]
 
-Writes random weights in four files and then in one (1 GiB, with --full 2), as workspace and as
+Writes random weights in four files and then in one (half a GiB, with --full 2), as workspace and as
 DVC's cache hold them (a copy), and takes turns: sha256sum over them; the audit's reading (SHA-256
 in the workspace, MD5 and SHA-256 in the cache, and in the workspace too where it shares its inodes
 with the cache).
@@ -39,11 +39,11 @@ def write(folder: Path, size: int, count: int) -> list[Path]:
 
 
 def measure(full: bool, rounds: int) -> list[Row]:
-    gib = 2 if full else 1
+    gib = 2.0 if full else 0.5
     rows = []
     for count in (FILES, 1):
         with tempfile.TemporaryDirectory() as temporary:
-            model = write(Path(temporary) / "model", gib * 2**30, count)
+            model = write(Path(temporary) / "model", int(gib * 2**30), count)
             cached = [Path(temporary) / f"object{index}" for index in range(count)]
             for path, copy in zip(model, cached, strict=True):
                 shutil.copyfile(path, copy)

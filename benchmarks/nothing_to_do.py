@@ -30,6 +30,8 @@ COMMANDS = {
     "dvc repro": (sys.executable, "-m", "dvc", "repro"),
     "make repro": ("make", "repro"),
 }
+PARTS = ("check", "sync", "report")
+"""The commands of ours that `make repro` may call besides."""
 
 
 def make(root: Path) -> Path:
@@ -55,19 +57,24 @@ def measure(full: bool, rounds: int) -> list[Row]:
         return [timing.skipped("nothing to do", "make repro beside dvc repro", "make", reason)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = make(Path(temporary))
+        commands = dict(COMMANDS)
+        for part in PARTS:
+            commands[part] = (sys.executable, "-m", "regrpo.cli", part)
         works = {
             name: partial(workspace.run, folder, *command, REGRPO_TRACKING="on")
-            for name, command in COMMANDS.items()
+            for name, command in commands.items()
         }
         for name, work in works.items():
             said = work()
-            if name != "dvc status" and "Running stage" in said:
+            if "Running stage" in said:
                 raise RuntimeError(f"{name} has something to do:\n{said}")
         taken = timing.interleaved(works, rounds)
     status, repro, made = (taken[name] for name in COMMANDS)
+    parts = [timing.alone("nothing to do", f"regrpo {part} alone", taken[part]) for part in PARTS]
     return [
         timing.compared("nothing to do", "dvc repro beside dvc status", repro, status),
         timing.compared("nothing to do", "make repro beside dvc repro", made, repro, most=MOST),
+        *parts,
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tokens per second of two processes beside one, for sft and grpo of the default model.
+"""Tokens per second of two processes beside one, for the default's grpo, and sft with --full.
 
     python benchmarks/two_processes.py [--rounds 5] [--full]
 
@@ -23,7 +23,7 @@ LEAST = 1.6
 """How many times one process's tokens per second two have to reach."""
 SFT_BATCH = 128
 """Sequences a process and step: twice the default's, as gradients are summed once a step."""
-STEPS = {"sft": 60, "grpo": 12}
+STEPS = {"grpo": 12}
 FULL_STEPS = {"sft": 200, "grpo": 40}
 
 
