@@ -8,19 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regrpo.core import files
-from regrpo.train import checkpoints
+from regrpo.train import checkpoints, curves
+from regrpo.train.curves import draw
 from stages import grpo, sft
 from tests.support.trainings import run_for, section
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "sft": {"max_steps": 24, "logging_steps": 4, "save_steps": 8},
+    "sft": {"max_steps": 12, "logging_steps": 2, "save_steps": 4},
     "grpo": {"max_steps": 6, "save_steps": 2, "dev_every": 2, "sample_every": 1},
     "grpo with LoRA": {
         "max_steps": 6,
@@ -42,13 +43,15 @@ class Interrupted(Exception):
     """Stands for a kill, at a point that the test chooses."""
 
 
-def train(case: str) -> dict[str, str]:
-    """Run the stage; SHA-256 of the weights and of every deterministic report."""
+def train(case: str, log: Callable[..., None] = lambda values, step: None) -> dict[str, str]:
+    """Run the stage; SHA-256 of the model's files and of every deterministic report."""
     stage = case.split()[0]
     module = {"sft": sft, "grpo": grpo}[stage]
-    module.train(run_for(section(module.Params, stage, **CHANGES[case]), stage))
+    run = run_for(section(module.Params, stage, **CHANGES[case]), stage)
+    run.log = log
+    module.train(run)
     outputs = [
-        *Path("models", stage).rglob("*.safetensors"),
+        *Path("models", stage).rglob("*"),
         *Path("reports", stage).glob("*.[cp]*"),
     ]
     return {path.as_posix(): files.sha256(path) for path in outputs if path.is_file()}
@@ -103,16 +106,31 @@ def no_checkpoints(folder: Path) -> Iterator[None]:
     keep.rename(folder / "models/sft")
 
 
-@pytest.mark.parametrize(
-    ("case", "at", "left"), [("sft", 20, [16, 8]), ("grpo", 5, [4, 2]), ("grpo with LoRA", 3, [2])]
-)
-def test_a_resumed_run_ends_in_the_same_bytes(
+def test_a_resumed_run_ends_in_the_same_bytes_and_sends_its_history_from_the_start(
+    interrupted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(curves, "draw", draw)
+    assert saved("grpo") == [4, 2], "at most two are kept"
+    sent: list[tuple[int, str]] = []
+    resumed = train("grpo", lambda values, step: sent.extend((step, name) for name in values))
+    assert "resuming from checkpoint-4" in capsys.readouterr().out
+    assert not saved("grpo"), "none is left after success"
+    assert train("grpo") == resumed
+    assert "resuming" not in capsys.readouterr().out
+    assert len(sent) == len(set(sent)), "no metric has two values at one step"
+    assert [step for step, name in sent if name == "reward"] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, name in sent if name == "dev_accuracy"] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(("case", "at", "left"), [("sft", 10, [8, 4]), ("grpo with LoRA", 3, [2])])
+def test_a_resumed_warm_start_or_adapter_ends_in_the_same_bytes(
     case: str,
     at: int,
     left: list[int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The same bytes twice, too, from the seed alone: what was interrupted begins anew."""
     expected = train(case)
     assert not saved(case), "none is left after success"
     interrupt(case, at, monkeypatch)
@@ -183,18 +201,6 @@ def test_save_points_fall_on_cycles_and_logging_windows_whatever_is_asked(
 ) -> None:
     params = section(grpo.Params, "grpo", **changes)
     assert (params.cycle, params.trainer_settings("cpu")["save_steps"]) == (cycle, save_steps)
-
-
-def test_resumed_history_is_sent_again_from_the_start_without_a_double_step(
-    interrupted: None,
-) -> None:
-    sent: list[tuple[int, str]] = []
-    run = run_for(section(grpo.Params, "grpo", **CHANGES["grpo"]), "grpo")
-    run.log = lambda values, step: sent.extend((step, name) for name in values)
-    grpo.train(run)
-    assert len(sent) == len(set(sent)), "no metric has two values at one step"
-    assert [step for step, name in sent if name == "reward"] == [1, 2, 3, 4, 5, 6]
-    assert [step for step, name in sent if name == "dev_accuracy"] == [0, 2, 4, 6]
 
 
 def test_a_second_run_of_the_same_key_waits_for_the_first(tmp_path: Path) -> None:
