@@ -1,6 +1,6 @@
 """One piece of work on data, in a process of its own that says what it took: for data_speed.py.
 
-    python benchmarks/data_case.py prepare|validate|frames|great_expectations|pyarrow FILE...
+    python benchmarks/data_case.py prepare|validate|sft|grpo|frames|great_expectations|pyarrow FILE...
 
 Run in a copy of the project. The last line is JSON: `seconds` without imports, `peak` memory in
 MB (10^6 bytes), and of validate the seconds of its `parts`.
@@ -9,6 +9,7 @@ MB (10^6 bytes), and of validate the seconds of its `parts`.
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import resource
 import sys
@@ -112,6 +113,11 @@ def validate(parts: Parts) -> Callable[[], object]:
     return validate.main
 
 
+def trained(stage: str) -> Callable[[], object]:
+    main: Callable[[], object] = importlib.import_module(f"stages.{stage}").main
+    return main
+
+
 def frames() -> Callable[[], object]:
     """The stage, keeping what Great Expectations is given: a frame each split."""
     import pandas as pd
@@ -185,6 +191,8 @@ def main() -> None:
     works: dict[str, Callable[[], Callable[[], object]]] = {
         "prepare": prepare,
         "validate": lambda: validate(parts),
+        "sft": lambda: trained("sft"),
+        "grpo": lambda: trained("grpo"),
         "frames": frames,
         "great_expectations": great_expectations,
         "pyarrow": lambda: pyarrow(paths),

@@ -1,4 +1,4 @@
-"""Time and peak memory of prepare and of the gate, by number of rows.
+"""Time and peak memory of prepare and of the gate, and sft's and grpo's peak, by number of rows.
 
     python benchmarks/data_speed.py [--rounds 5] [--full]
 
@@ -6,7 +6,8 @@ JSON lines of sums (about 60 bytes a row), a hundredth of them repeated: 10,000 
 --full also 1,000,000 and, once, 10,000,000. prepare stands beside pyarrow reading the source, the
 gate beside pyarrow reading the splits and beside Great Expectations with the same expectations on
 frames that are there already. What the gate does besides is itemised. Every work runs in a process
-of its own, and its imports count apart (process_start.py).
+of its own, and its imports count apart (process_start.py). sft and grpo take two steps, once a
+size; half of the rows are each one's.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ MOST_MEMORY = 1.2
 CASE = str(ROOT / "benchmarks/data_case.py")
 SOURCE = "data/raw/train.jsonl"
 PREPARED = [f"data/prepared/{split}.parquet" for split in SPLITS]
+TRAINED = ("sft", "grpo")
+STEPS = {"max_steps": 2, "warmup_steps": 1}
 Taken = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -62,7 +65,8 @@ def make_project(folder: Path, rows: int) -> None:
         "sft": 0.5,
         "source": {"kind": "local", "train": "train.jsonl", "license": "CC0-1.0"},
     }
-    workspace.set_sections(folder, {"prepare": section})
+    trained = {"sft": STEPS, "grpo": STEPS | {"dev_every": 0}}
+    workspace.set_sections(folder, {"prepare": section} | trained)
     write_source(folder / SOURCE, rows)
     workspace.run_stage(folder, "base_model")
 
@@ -76,7 +80,9 @@ def run(folder: Path, case: str, *paths: str) -> dict[str, Any]:
 
 def measure(full: bool, rounds: int) -> list[Row]:
     rows = []
-    peaks: dict[str, dict[int, list[float]]] = {"prepare": {}, "validate": {}}
+    peaks: dict[str, dict[int, list[float]]] = {}
+    for stage in ("prepare", "validate", *TRAINED):
+        peaks[stage] = {}
     for size in FULL_SIZES if full else SIZES:
         taken = measure_size(size, 1 if size > LARGEST_FRAME else rounds)
         rows += rows_of(size, taken)
@@ -102,7 +108,11 @@ def measure_size(size: int, rounds: int) -> Taken:
             for case in ("prepare", "frames"):  # what the first round reads
                 run(folder, case)
             works["Great Expectations"] = partial(run, folder, "great_expectations")
-        return timing.take_turns(works, rounds)
+        taken = timing.take_turns(works, rounds)
+        taken["sft"] = [run(folder, "sft")]
+        workspace.run_stage(folder, "select")
+        taken["grpo"] = [run(folder, "grpo")]
+        return taken
 
 
 # --- rows -----------------------------------------------------------------------------------------

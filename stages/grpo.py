@@ -9,6 +9,7 @@ python -m stages.grpo
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,8 @@ def write_evidence(
     run: stage_run.Run[Params], history: Any, samples: Any, keep: Sequence[str]
 ) -> None:
     """Write curves, the doctor's verdict and samples, with the columns that prepare kept."""
+    import pandas as pd
+
     if not processes.is_main():
         return
     history.write_csv(run.reports / "history.csv")
@@ -130,12 +133,15 @@ def write_evidence(
     files.write_json(run.reports / "health.json", health)
     schema = files.ParquetFile(TRAIN).schema
     fields = [schema.field(name) for name in keep]
-    files.write_parquet(run.reports / "samples.parquet", samples.frame(), fields)
+    frame = samples.frame()
+    kept = files.find_rows(TRAIN, set(frame["id"]), keep) if keep else {}
+    for name in keep:
+        # As objects: pandas would make floats of integers beside a None.
+        frame[name] = pd.Series([kept[id][name] for id in frame["id"]], dtype=object)
+    files.write_parquet(run.reports / "samples.parquet", frame, fields)
 
 
 def train(run: stage_run.Run[Params]) -> None:
-    from datasets import Dataset
-
     from regrpo.train import callbacks, curves, generation, saving, trainers
 
     # TRL imports vLLM where it is installed, be it one that this torch cannot load.
@@ -150,36 +156,37 @@ def train(run: stage_run.Run[Params]) -> None:
     cutter = conversation.Cutter(dataset, SFT)
     judges = load_all(params.classifiers, "grpo", device)
     length, weights = params.max_completion_length, params.reward_funcs
-    rows, dev = cutter.rows(files.read_rows(TRAIN)), []
+    file, dev = files.ParquetFile(TRAIN), []
     if params.dev_every and verifier:
         dev = cutter.rows(files.read_rows(DATA / "dev.parquet"))
-    params.require_prompts(len(rows))
+    params.require_prompts(file.num_rows)
     arguments = trainers.model_arguments("grpo", params, SFT)
     tokenizer = arguments["processing_class"]
-    source = files.read_json(SOURCE)
-    trainers.require_room(source, tokenizer, rows + dev, length, "grpo.max_completion_length")
     functions = {name: rewards.get_reward(name, verifier, length, judges) for name in weights}
     # As validate did: one that was restored has not seen a reward that was changed since.
     encode = partial(tokenizer.encode, add_special_tokens=False)
+    _, first = next(file.batches(2))
     with callbacks.random_states_kept():
-        notes = custom_code.try_out(functions, verifier, rows[:2], encode)
+        notes = custom_code.try_out(functions, verifier, cutter.rows(first), encode)
     for note in notes:
         print(f"grpo: reward_funcs: {note}", flush=True)
     keep = dataset.get("keep", ())
-    kept = {row["id"]: {name: row[name] for name in keep} for row in rows}
-    settings = (params.sample_every, params.num_generations, kept)
-    samples = rewards.Samples(list(weights.values()), *settings)
+    samples = rewards.Samples(list(weights.values()), params.sample_every, params.num_generations)
     shown = ("reward", "dev_accuracy", "completions/mean_length")
     history = callbacks.History("grpo", shown, run.log)
     looking_on = callbacks.watchers(params, history, samples, dev, verifier)
     folder = run.checkpoint_folder(device)
-    try:
-        with trainers.resumable("grpo", params, folder) as checkpoint:
+    with trainers.resumable("grpo", params, folder) as checkpoint, trainers.scratch(folder) as own:
+        rows = trainers.mapped(own / "rows", cutter.batches(file), file.schema)
+        prompts = itertools.chain(rows["prompt"], (row["prompt"] for row in dev))
+        key = "grpo.max_completion_length"
+        trainers.require_room(files.read_json(SOURCE), tokenizer, prompts, length, key)
+        try:
             with trainers.refuse_on(ImportError, "grpo"), generation.seeded(params, checkpoint):
                 trainer = GRPOTrainer(
                     reward_funcs=samples.watching(list(functions.values())),
                     args=GRPOConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                    train_dataset=Dataset.from_list(rows),
+                    train_dataset=rows,
                     callbacks=looking_on,
                     **arguments,
                 )
@@ -187,11 +194,11 @@ def train(run: stage_run.Run[Params]) -> None:
             trainers.fit(trainer, checkpoint, parts, params.launch)
             trainers.require_steps("grpo", trainer.state, bool(stop_early(params, history)))
             saving.save_model(trainer, SFT, OUT)
-    except BaseException:
-        # A run that was stopped leaves its evidence, if it can.
-        with contextlib.suppress(Exception):
-            write_evidence(run, history, samples, keep)
-        raise
+        except BaseException:
+            # A run that was stopped leaves its evidence, if it can.
+            with contextlib.suppress(Exception):
+                write_evidence(run, history, samples, keep)
+            raise
     if not processes.is_main():
         return
     write_evidence(run, history, samples, keep)

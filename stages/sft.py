@@ -51,7 +51,8 @@ class Params(Curriculum):
 
 
 def train(run: stage_run.Run[Params]) -> None:
-    from datasets import Dataset, disable_progress_bars
+    import numpy as np
+    from datasets import disable_progress_bars
     from trl import SFTConfig, SFTTrainer
 
     from regrpo.train import callbacks, saving, trainers
@@ -61,35 +62,36 @@ def train(run: stage_run.Run[Params]) -> None:
     disable_progress_bars()
     dataset, source = files.read_json(DATA / "dataset.json"), files.read_json(SOURCE)
     cutter = conversation.Cutter(dataset, BASE, params.max_prompt_tokens)
-    rows = cutter.rows(files.read_rows(DATA / "sft.parquet"))
-    verifier = verifiers.of_dataset(dataset)
-    curriculum.require_targets(rows, verifier, DATA / "sft.parquet")
-    pool = curriculum.examples(rows, verifier)
-    if not params.curriculum:
-        pool = pool[: len(rows)]  # worked solutions only
+    file = files.ParquetFile(DATA / "sft.parquet")
+    curriculum.require_rows(file)
+    examples = curriculum.Examples(verifiers.of_dataset(dataset), file.path)
     history = callbacks.History("sft", ("loss", "mean_token_accuracy"), run.log)
     folder = run.checkpoint_folder(device)
-    with trainers.resumable("sft", params, folder) as checkpoint:
+    with trainers.resumable("sft", params, folder) as checkpoint, trainers.scratch(folder) as rows:
+        batches = map(examples.of, cutter.batches(file))
+        pool = trainers.mapped(rows / "examples", batches, examples.schema(file.schema))
+        shown, order = np.arange(0, len(pool), 2), None  # the worked solutions
+        if params.curriculum:
+            # Those that are drawn, tokenized once each, then laid out in their order.
+            shown, order = np.unique(params.draw_order(file.num_rows), return_inverse=True)
         with trainers.refuse_on(ImportError, "sft"):
             trainer = SFTTrainer(
                 args=SFTConfig(output_dir=str(folder), **params.trainer_settings(device)),
-                train_dataset=Dataset.from_list(pool),
+                train_dataset=pool.select(shown),
                 # NaN and infinity end it: the losses that are logged leave them out.
                 callbacks=[history, callbacks.RequireHealth(history, "warn", "")],
                 **trainers.model_arguments("sft", params, BASE),
             )
         lengths = list(map(len, trainer.train_dataset["input_ids"]))
-        notes = curriculum.require_left(len(pool), lengths, params)
+        notes = curriculum.require_left(len(shown), lengths, params)
         tokenizers.require_window(source, max(lengths), "sft.max_length")
-        unsolved = sum(row["solution"] is None for row in rows)
-        if params.curriculum and unsolved:
+        if params.curriculum and examples.unsolved:
             alone = "rows have no solution, and show their answer alone in every phase"
-            notes.append(f"curriculum: {unsolved} of {len(rows)} {alone}")
+            notes.append(f"curriculum: {examples.unsolved} of {file.num_rows} {alone}")
         if processes.is_main():
             print("".join(f"sft: {note}\n" for note in notes), end="", flush=True)
-        # Tokenized once each, then laid out in the order of the curriculum.
-        if params.curriculum:
-            trainer.train_dataset = trainer.train_dataset.select(params.draw_order(len(rows)))
+        if order is not None:
+            trainer.train_dataset = trainer.train_dataset.select(order)
         trainers.fit(trainer, checkpoint, {"history": history}, params.launch)
         trainers.require_steps("sft", trainer.state)
         # grpo, vLLM and whoever loads the model read there where a completion ends.

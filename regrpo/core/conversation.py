@@ -12,7 +12,7 @@ that they load share one tokenizer. sft may have a limit of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,18 +102,17 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> 
 
 
 def count_tokens(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], renderer: Render
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], renderer: Render
 ) -> list[int]:
     """Each prompt's tokens, as the trainers count.
 
     Special tokens are counted and, for messages, the chat template's. Raises Refused if the
     tokenizer has no chat template, or one that cannot render them.
     """
-    is_chat = bool(prompts) and not isinstance(prompts[0], str)
     counts: list[int] = []
     for batch in files.in_batches(prompts, AT_ONCE, CHARACTERS):
         texts = render(batch, renderer)
-        counts += map(len, encode(tokenizer, texts, is_chat))
+        counts += map(len, encode(tokenizer, texts, not isinstance(batch[0], str)))
     return counts
 
 
@@ -177,6 +176,11 @@ class Cutter:
         """The rows with their prompts cut."""
         cut = self([row["prompt"] for row in rows])
         return [row | {"prompt": prompt} for row, prompt in zip(rows, cut, strict=True)]
+
+    def batches(self, file: files.ParquetFile) -> Iterator[list[dict[str, Any]]]:
+        """The file's rows with their prompts cut, some at a time."""
+        for _, rows in file.batches(files.BATCH):
+            yield self.rows(rows)
 
     def _shortened(self, prompt: Prompt, tokens: int, limit: int) -> Prompt:
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]

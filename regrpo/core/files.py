@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +25,8 @@ Json = dict[str, Any]
 """A mapping as JSON has it."""
 AT_ONCE = 64 * 2**20
 """Bytes of rows that are in memory at once; a row that is larger comes alone."""
+BATCH = 1024
+"""Rows of a Parquet file that are spelled out at once."""
 EXPANSION, EXPANDED = 256, 16 * 2**20
 """What people bring may become so many times larger as it is read, or so many bytes if it is small.
 
@@ -215,9 +217,22 @@ def read_rows(path: Path) -> list[Json]:
     Raises Refused for a file that is no readable Parquet.
     """
     rows = []
-    for _, batch in ParquetFile(path).batches(1024):
+    for _, batch in ParquetFile(path).batches(BATCH):
         rows += batch
     return rows
+
+
+def find_rows(path: Path, ids: Container[str], columns: Sequence[str]) -> dict[str, Json]:
+    """The rows of a Parquet file of this pipeline that have these ids, by id, with these columns.
+
+    Raises Refused for a file that is no readable Parquet.
+    """
+    found = {}
+    for _, batch in ParquetFile(path).batches(BATCH, ["id", *columns]):
+        for row in batch:
+            if row["id"] in ids:
+                found[row["id"]] = row
+    return found
 
 
 class ParquetFile:

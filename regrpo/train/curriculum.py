@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
 from regrpo.core.answers.protocol import Verifier
 from regrpo.core.errors import Refused
+from regrpo.core.files import ParquetFile
 from regrpo.core.settings import Problem, Section, Training, invalid
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = dict[str, Any]
 
@@ -38,7 +43,7 @@ class Curriculum(Training):
         return self
 
     def draw_order(self, count: int) -> list[int]:
-        """Indices into the `examples` of `count` rows: by phase, with replacement, by the seed."""
+        """Indices into the `Examples` of `count` rows: by phase, with replacement, by the seed."""
         draw = random.Random(self.seed)  # noqa: S311  (a seeded order, no secret)
         batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
         batch *= self.processes
@@ -46,8 +51,8 @@ class Curriculum(Training):
         for phase in self.curriculum or []:
             for _ in range(round(phase.share * self.max_steps) * batch):
                 row = draw.randrange(count)
-                is_worked = draw.random() < phase.worked
-                order.append(row if is_worked else count + row)
+                is_bare = draw.random() >= phase.worked
+                order.append(2 * row + is_bare)
         # The phases' rounded steps may be some more than max_steps, or fewer: then the last again.
         missing = self.max_steps * batch - len(order)
         if missing < 0:
@@ -55,21 +60,59 @@ class Curriculum(Training):
         return order + order[len(order) - missing :]
 
 
-def examples(rows: list[Row], verifier: Verifier | None) -> list[Row]:
-    """All rows twice, as TRL's prompt and completion: worked solutions, then bare answers.
+@dataclass
+class Examples:
+    """What sft shows of each row, twice, as it is read: the worked solution, then the bare answer.
 
     A row without a solution shows its answer both times; one without an answer that the verifier
-    renders shows its solution both times.
+    renders shows its solution both times. `path` names the rows' file.
     """
-    worked, bare = [], []
-    for row in rows:
-        answer = row["solution"]
-        if verifier and row["answer"] is not None:
-            answer = verifier.render(row["answer"])
-        solution = answer if row["solution"] is None else row["solution"]
-        worked.append(_example(row["prompt"], solution))
-        bare.append(_example(row["prompt"], answer))
-    return worked + bare
+
+    verifier: Verifier | None
+    path: Path
+    unsolved: int = 0
+    """Rows so far that have no solution."""
+
+    def schema(self, rows: pa.Schema) -> pa.Schema:
+        """Arrow's types of the examples of such rows: a completion is what its prompt is."""
+        import pyarrow as pa
+
+        kind = rows.field("prompt").type
+        return pa.schema([("prompt", kind), ("completion", kind)])
+
+    def of(self, rows: list[Row]) -> list[Row]:
+        """TRL's prompt and completion, two examples a row.
+
+        Raises Refused for a row without a solution or an answer to be rendered.
+        """
+        found, empty = [], []
+        for row in rows:
+            answer = row["solution"]
+            if self.verifier and row["answer"] is not None:
+                answer = self.verifier.render(row["answer"])
+            solution = answer if row["solution"] is None else row["solution"]
+            self.unsolved += row["solution"] is None
+            if solution is None:
+                empty.append(str(row["id"]))
+            found += [_example(row["prompt"], solution), _example(row["prompt"], answer)]
+        if empty:
+            raise _no_targets(self.path, f"none for {', '.join(empty[:20])}")
+        return found
+
+
+def require_rows(file: ParquetFile) -> None:
+    """Raises Refused for a file without rows."""
+    if not file.num_rows:
+        raise _no_targets(file.path, "no rows (prepare.sft: 0)")
+
+
+def _no_targets(path: Path, found: str) -> Refused:
+    return Refused(
+        str(path),
+        expected="rows with a solution, or an answer that the verifier can render",
+        found=found,
+        remedy="Bring solutions, raise prepare.sft, or set sft.max_steps: 0.",
+    )
 
 
 def _example(prompt: Any, text: str) -> Row:
@@ -77,24 +120,6 @@ def _example(prompt: Any, text: str) -> Row:
     if isinstance(prompt, str):
         return {"prompt": prompt, "completion": text}
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": text}]}
-
-
-def require_targets(rows: list[Row], verifier: Verifier | None, path: Path) -> None:
-    """Raises Refused for no rows, or a row without a solution or an answer to be rendered."""
-    empty = []
-    for row in rows:
-        if row["solution"] is None and (verifier is None or row["answer"] is None):
-            empty.append(str(row["id"]))
-    if empty or not rows:
-        found = "no rows (prepare.sft: 0)"
-        if empty:
-            found = f"none for {', '.join(empty[:20])}"
-        raise Refused(
-            str(path),
-            expected="rows with a solution, or an answer that the verifier can render",
-            found=found,
-            remedy="Bring solutions, raise prepare.sft, or set sft.max_steps: 0.",
-        )
 
 
 def require_left(given: int, lengths: list[int], params: Curriculum) -> list[str]:

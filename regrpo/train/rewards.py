@@ -282,13 +282,12 @@ class Samples:
 
     Of every `every`-th optimizer step the first two groups of `group` completions are kept, and the
     prompts of all calls are counted. Of several processes each is called with its share of a batch;
-    the first groups of the whole batch are kept. `data` holds further columns of a row by its id.
+    the first groups of the whole batch are kept.
     """
 
     weights: list[float]
     every: int
     group: int
-    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prompts_seen: int = 0
     rows: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
@@ -366,10 +365,7 @@ class Samples:
         self.prompts_seen = state["prompts_seen"]
 
     def frame(self) -> pd.DataFrame:
-        """COLUMNS, one per reward function, and those of `data`.
-
-        `reward` is the weighted sum of the functions' values.
-        """
+        """COLUMNS, and one per reward function; `reward` is the weighted sum of their values."""
         import pandas as pd
 
         # A step that raised was not settled; several processes would have to meet for it.
@@ -383,9 +379,4 @@ class Samples:
                 if value is not None:
                     reward += weight * value
             rows.append({**row, "reward": reward})
-        frame = pd.DataFrame(rows, columns=[*COLUMNS, *self.names])
-        for column in next(iter(self.data.values()), {}):
-            values = [self.data[row["id"]][column] for row in rows]
-            # As objects: pandas would make floats of integers beside a None.
-            frame[column] = pd.Series(values, dtype=object)
-        return frame
+        return pd.DataFrame(rows, columns=[*COLUMNS, *self.names])

@@ -22,6 +22,8 @@ from regrpo.train import checkpoints
 from regrpo.train.callbacks import RequireRequestedSharding
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -53,13 +55,12 @@ def model_arguments(stage: str, params: Training, start: Path) -> dict[str, Any]
 def require_room(
     source: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
-    rows: Iterable[Mapping[str, Any]],
+    prompts: Iterable[conversation.Prompt],
     completion: int,
     key: str,
 ) -> None:
     """Refuse a prompt whose completion of so many tokens goes beyond the base's window."""
     renderer = rendering.in_process(tokenizer, "the model")
-    prompts = [row["prompt"] for row in rows]
     longest = max(conversation.count_tokens(tokenizer, prompts, renderer), default=0)
     tokenizers.require_window(source, longest + completion, key)
 
@@ -126,6 +127,37 @@ def resumable(stage: str, params: Training, folder: Path) -> Iterator[Path | Non
         hardware.refuse_full_memory(stage, changes, stays),
     ):
         yield checkpoints.newest_complete(folder)
+
+
+@contextlib.contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A folder of this process's own beside the checkpoints that it holds; gone at the end.
+
+    What a killed run left there goes first.
+    """
+    own = folder / f"rows-{processes.rank()}"
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def mapped(file: Path, batches: Iterable[list[dict[str, Any]]], schema: pa.Schema) -> Dataset:
+    """The rows, written to `file` and mapped into memory from there: it holds a batch of them.
+
+    `schema` has their columns. What a trainer makes of them, datasets writes beside the file, and
+    maps it likewise.
+    """
+    import pyarrow as pa
+    from datasets import Dataset, Features
+
+    schema = Features.from_arrow_schema(schema).arrow_schema
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for rows in batches:
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+    return Dataset.from_file(str(file))
 
 
 class Stateful(Protocol):

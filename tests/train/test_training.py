@@ -62,23 +62,23 @@ def test_sft_keeps_the_order_of_the_curriculum() -> None:
     batch = values.per_device_train_batch_size
     cut = round(0.84 * values.max_steps) * batch
     assert len(order) == values.max_steps * batch
-    assert all(index < 100 for index in order[:cut]), "the first phase is all worked solutions"
-    worked = sum(index < 100 for index in order[cut:]) / len(order[cut:])
+    bare = [index % 2 for index in order]
+    assert not any(bare[:cut]), "the first phase is all worked solutions"
+    worked = bare[cut:].count(0) / len(bare[cut:])
     assert 0.1 < worked < 0.4, "the second phase shows a quarter worked"
 
 
-def test_the_second_half_of_the_examples_states_the_bare_answer() -> None:
+def test_every_second_example_states_the_bare_answer() -> None:
     from regrpo.core.verifiers import VERIFIERS
 
-    rows = [{"prompt": "1+1+1=", "answer": "3", "solution": "<think>2</think><answer>3</answer>"}]
-    assert [one["completion"] for one in curriculum.examples(rows, VERIFIERS["exact_int"])] == [
-        rows[0]["solution"],
-        "<answer>3</answer>",
-    ]
-    chat = [{**rows[0], "prompt": [{"role": "user", "content": "1+1+1="}]}]
-    assert curriculum.examples(chat, VERIFIERS["exact_int"])[1]["completion"] == [
-        {"role": "assistant", "content": "<answer>3</answer>"}
-    ]
+    examples = curriculum.Examples(VERIFIERS["exact_int"], Path("sft.parquet"))
+    row = {"prompt": "1+1+1=", "answer": "3", "solution": "<think>2</think><answer>3</answer>"}
+    bare = "<answer>3</answer>"
+    shown = examples.of([row, row | {"solution": None}])
+    assert [one["completion"] for one in shown] == [row["solution"], bare, bare, bare]
+    assert examples.unsolved == 1
+    chat = [{**row, "prompt": [{"role": "user", "content": "1+1+1="}]}]
+    assert examples.of(chat)[1]["completion"] == [{"role": "assistant", "content": bare}]
 
 
 def test_no_steps_pass_the_base_through(
@@ -437,9 +437,16 @@ def test_rows_without_anything_to_learn_are_refused_by_id() -> None:
         {"id": "b", "prompt": "?", "answer": "2", "solution": None},
     ]
     with pytest.raises(Refused, match=r"sft.parquet: .*found none for b"):
-        curriculum.require_targets(rows, None, Path("sft.parquet"))
-    with pytest.raises(Refused, match="no rows"):
-        curriculum.require_targets([], None, Path("sft.parquet"))
+        curriculum.Examples(None, Path("sft.parquet")).of(rows)
+
+
+def test_no_rows_are_refused(away: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = Path("data/prepared/sft.parquet")
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(Refused, match=r"found no rows \(prepare\.sft: 0\)"):
+        sft.train(run_for(section(sft.Params, "sft"), "sft"))
 
 
 @pytest.fixture
@@ -547,8 +554,8 @@ def test_what_sft_cannot_show_as_the_profile_asks_is_said(
 def test_a_curriculum_is_not_laid_out_over_dropped_examples(away: Path) -> None:
     rows = files.read_rows(Path("data/prepared/sft.parquet"))[:20]
     rewrite("sft", [rows[0] | {"prompt": "1+" * 40 + "1="}, *rows[1:]])
-    with pytest.raises(Refused, match=r"found 2 of 40 examples whose prompt alone fills it \(64"):
-        sft.train(run_for(section(sft.Params, "sft", max_steps=3, warmup_steps=1), "sft"))
+    with pytest.raises(Refused, match=r"found 2 of \d\d examples whose prompt alone fills it \(64"):
+        sft.train(run_for(section(sft.Params, "sft", max_steps=30, warmup_steps=1), "sft"))
 
 
 def test_kept_columns_reach_rewards_and_samples_and_a_constant_reward_is_said(
@@ -583,3 +590,54 @@ def test_kept_columns_reach_rewards_and_samples_and_a_constant_reward_is_said(
     # A column is the same for a whole group: it ranks no completion above another.
     never = "The reward never varied within a group of completions: GRPO learned from nothing."
     assert told == [never]
+
+
+def test_rows_reach_trl_in_order_mapped_from_the_disk_read_once_and_nothing_is_left(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conversations and columns of every kind too, over several batches and row groups."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = []
+    for index in range(10):
+        turns = [{"role": "system", "content": "Add."}, {"role": "user", "content": f"{index}+1="}]
+        meta = None if index == 3 else {"tests": ["x"] * (index % 3), "level": index / 4}
+        rows.append({"id": str(index), "prompt": turns, "answer": None, "meta": meta})
+    schema = pa.Table.from_pylist(rows).schema.set(2, pa.field("answer", pa.string()))
+    path = away / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=4)
+    monkeypatch.setattr(files, "BATCH", 3)
+    file = files.ParquetFile(path)
+    reads: list[int] = []
+
+    def counted() -> Any:
+        for start, batch in file.batches(files.BATCH):
+            reads.append(start)
+            yield batch
+
+    with trainers.scratch(away / "held") as own:
+        found = trainers.mapped(own / "rows", counted(), file.schema)
+        assert reads == [0, 3, 4, 7, 8]
+        assert list(found) == [found[index] for index in range(10)] == rows
+        assert [Path(one["filename"]) for one in found.cache_files] == [own / "rows"]
+        doubled = found.map(lambda row: {"twice": 2 * row["id"]}, batched=False)
+        assert {Path(one["filename"]).parent for one in doubled.cache_files} == {own}
+        assert doubled["twice"][9] == "99"
+    assert list((away / "held").iterdir()) == []
+
+
+@pytest.mark.parametrize("ends", ["well", "refused", "killed before"])
+def test_a_training_leaves_no_rows_behind(away: Path, ends: str) -> None:
+    left = Path(".checkpoints/grpo/rows-0/rows")
+    if ends == "killed before":
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"of a run that was killed")
+    values = section(grpo.Params, "grpo", max_steps=1, dev_every=0)
+    if ends == "refused":
+        files.write_json(grpo.SOURCE, files.read_json(grpo.SOURCE) | {"window": 3})
+        with pytest.raises(Refused, match=r"grpo\.max_completion_length"):
+            grpo.train(run_for(values, "grpo"))
+    else:
+        grpo.train(run_for(values, "grpo"))
+    assert [path for path in Path(".checkpoints").rglob("*") if "rows" in path.name] == []
