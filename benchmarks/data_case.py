@@ -1,6 +1,8 @@
 """One piece of work on data, in a process of its own that says what it took: for data_speed.py.
 
-    python benchmarks/data_case.py prepare|validate|sft|grpo|frames|great_expectations|pyarrow FILE...
+    python benchmarks/data_case.py CASE [FILE...]
+
+CASE is prepare, validate, sft, grpo, frames, great_expectations or pyarrow, which reads the files.
 
 Run in a copy of the project. The last line is JSON: `seconds` without imports, `peak` memory in
 MB (10^6 bytes), and of validate the seconds of its `parts`.

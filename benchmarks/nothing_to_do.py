@@ -3,7 +3,8 @@
     python benchmarks/nothing_to_do.py [--rounds 5] [--full]
 
 In a finished pipeline whose stages bring what was made beforehand, with MLflow's tracking on.
-`make repro` checks the profile, runs `dvc repro`, tells MLflow and writes the report.
+`make repro` checks the profile, runs `dvc repro`, tells MLflow and writes the report; the first and
+the last only where something is newer than they are.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ USED = {
     "prepare": {"matplotlib", "pandas"},
     # peft: transformers imports it with every model.
     "base_model": {"torch", "transformers", "peft"},
-    # torch, transformers: the tokenizer. peft: with transformers' TrainerState, which rewards get.
-    "validate": {"great_expectations", "pandas", "torch", "transformers", "peft"},
+    # torch, transformers: the tokenizer.
+    "validate": {"great_expectations", "pandas", "torch", "transformers"},
     "sft": TRAINS,
     # By default it copies.
     "select": set(),
