@@ -83,8 +83,7 @@ class Parts:
 
 
 def prepare() -> Callable[[], object]:
-    import pyarrow.parquet  # noqa: F401
-
+    importlib.import_module("pyarrow.parquet")
     from stages import prepare
 
     return prepare.main
@@ -92,8 +91,8 @@ def prepare() -> Callable[[], object]:
 
 def validate(parts: Parts) -> Callable[[], object]:
     """The stage with the gate's parts watched."""
-    import great_expectations.expectations  # noqa: F401
-
+    for name in ("great_expectations.expectations", "jinja2", "pyarrow.dataset"):
+        importlib.import_module(name)
     from regrpo.core import conversation, files
     from regrpo.inputs import checks, duplicates, expectations, gate, round_trip
     from stages import validate
@@ -174,6 +173,7 @@ def great_expectations() -> Callable[[], object]:
 
 
 def pyarrow(paths: list[str]) -> Callable[[], object]:
+    import pyarrow.dataset  # which read_table imports, and pandas with it
     import pyarrow.json
     import pyarrow.parquet
 
