@@ -27,6 +27,9 @@ import results
 from timing import ROUNDS, Measure, show
 
 SUBJECTS: tuple[str, ...] = (
+    "training",
+    "step_time",
+    "defaults",
     "nothing_to_do",
     "process_start",
     "data_speed",

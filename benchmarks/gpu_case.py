@@ -18,10 +18,13 @@ from typing import Any
 
 from gpu_meter import GENERATION, SYNC, TRAINING, Meter, Phases, TrainingEnded, mfu
 from gpu_shapes import BASE, DEVICE, RAW, ROOT, profile_of
+from training_case import bare_settings
 
 STEPS = {"sft": 6, "grpo": 3}
 QUESTIONS = 64
 """What evaluate asks."""
+GSM8K = r"#### *([-\d,.]+)"
+"""Where a completion states its answer."""
 SAVED = Path("cases/sft-lora-saved/models/sft")
 
 
@@ -79,7 +82,7 @@ def training(
         meter.watch(trainer, saves="saved" in how)
         with contextlib.suppress(TrainingEnded):
             if "bare" in how:
-                bare_trl.train(stage, bare_settings(stage, params))
+                bare_trl.train(stage, bare_settings(stage, params, DEVICE, GSM8K))
             else:
                 module.train(run)
         result = meter.times() | meter.phases.memory()
@@ -92,17 +95,6 @@ def training(
         }
 
     return work
-
-
-def bare_settings(stage: str, params: Any) -> dict[str, Any]:
-    """The same training for bare_trl.py: what the stage gives TRL, and the files that it reads."""
-    return {
-        "model": f"models/{'base' if stage == 'sft' else 'sft'}",
-        "data": f"data/prepared/{'sft' if stage == 'sft' else 'train'}.parquet",
-        "threads": params.threads,
-        "lora": params.lora and params.lora.model_dump(),
-        "trainer": {"output_dir": f"models/{stage}"} | params.trainer_settings(DEVICE),
-    }
 
 
 def evaluation(

@@ -117,17 +117,17 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def spread(row: Measured) -> str:
-    """Ratio or, without a peer, nothing, with the extremes in brackets, and the mark."""
+    """The ratio, if there is one, with the extremes in brackets, and the mark."""
     if row["ours"] is None:
         return ""
-    if row["ratio"] is None:
-        least, greatest = quantity(row["min"], ""), quantity(row["max"], "")
-        text = f"({least} to {greatest})"
-    else:
+    text = ""
+    if row["ratio"] is not None:
         text = f"**{row['ratio']:.3g}** ({row['min']:.3g} to {row['max']:.3g})"
+    elif row["min"] is not None:
+        text = f"({quantity(row['min'], '')} to {quantity(row['max'], '')})"
     if row["busy"]:
         text += f" {MARK}"
-    return text
+    return text.strip()
 
 
 def goal(row: Measured) -> str:
