@@ -65,16 +65,23 @@ def read(path: Path = FILE) -> list[Measured]:
     """The rows of results.json; none if there is no file yet."""
     if not path.exists():
         return []
-    rows: list[Measured] = json.loads(path.read_text())["rows"]
-    return rows
+    found = json.loads(path.read_text())
+    return [row | {"machine": found["machines"][row["machine"]]} for row in found["rows"]]
 
 
 def write(rows: Sequence[Measured], path: Path = FILE, page: Path = PAGE) -> None:
     """Write results.json, and the table into the page."""
-    files.write_json(path, {"schema_version": 1, "rows": rows})
+    machines = {machine_id(row): row["machine"] for row in rows}
+    short = [{**row, "machine": machine_id(row)} for row in rows]
+    files.write_json(path, {"schema_version": 1, "machines": machines, "rows": short})
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
     files.write_text(page, f"{before}{BEGIN}\n{markdown(rows)}\n{END}{after}")
+
+
+def machine_id(row: Measured) -> str:
+    """A machine with its versions, as results.json and the page name it."""
+    return files.sha256_json(row["machine"])[:6]
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -92,6 +99,7 @@ def markdown(rows: Sequence[Measured]) -> str:
         parts.append(f"### {subject}\n\n{table}\n\n{provenance(of_subject)}")
     if any(row["busy"] for row in rows):
         parts.append(f"{MARK}: others used more than a tenth of the machine. It says little.")
+    parts += {machine_id(row): machine_lines(row) for row in rows}.values()
     return "\n" + "\n\n".join(parts) + "\n"
 
 
@@ -147,20 +155,28 @@ def provenance(rows: Sequence[Measured]) -> str:
     """When, of which commit and on what the rows were measured: a line for each such set."""
     lines = []
     for row in rows:
-        machine, load = row["machine"], row["load"]
         if row["ours"] is None:
             continue
-        packages = machine["packages"].items()
-        versions = ", ".join(f"{name} {version}" for name, version in packages if version)
+        load = row["load"]
         lines.append(
-            f"{row['date']}, commit {row['commit']}, {rounds_of(rows, row)}: "
-            f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
-            f"{machine['system']}, Python {machine['python']}.\n"
-            f"{versions}.\n"
-            f"Load {load['average_before']} before, {load['average_after']} after; others used "
-            f"{load['before']:.0%} before, {load['during']:.0%} during, {load['after']:.0%} after."
+            f"{row['date']}, commit {row['commit']}, machine {machine_id(row)}, "
+            f"{rounds_of(rows, row)}. Load {load['average_before']} before, "
+            f"{load['average_after']} after;\nothers used {load['before']:.0%} of the processors "
+            f"before, {load['during']:.0%} during, {load['after']:.0%} after."
         )
     return "\n\n".join(dict.fromkeys(lines))
+
+
+def machine_lines(row: Measured) -> str:
+    """What a machine is, and the versions on it."""
+    machine = row["machine"]
+    packages = machine["packages"].items()
+    versions = ", ".join(f"{name} {version}" for name, version in packages if version)
+    return (
+        f"Machine {machine_id(row)}: {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_gb']} GB.\n"
+        f"{machine['system']}, Python {machine['python']}, {versions}."
+    )
 
 
 def rounds_of(rows: Sequence[Measured], like: Measured) -> str:
