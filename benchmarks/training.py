@@ -96,6 +96,13 @@ def stage_rows(folder: Path, stage: str, name: str, rounds: int) -> list[Row]:
             note="tracked; TRL alone ends in the same weights, bit for bit",
             most=TRAIN_AT_MOST,
         ),
+        compared(
+            SUBJECT,
+            f"{name}: trainer.train(), processor time",
+            ours["processor"],
+            bare["processor"],
+            note="what others on the machine do not lengthen",
+        ),
         compared(SUBJECT, f"{name}: whole process", ours["whole"], bare["whole"]),
     ]
     for item, note in ITEMS.items():
@@ -111,7 +118,10 @@ def stage_rows(folder: Path, stage: str, name: str, rounds: int) -> list[Row]:
 
 
 def run(folder: Path, stage: str, work: str, **variables: str) -> dict[str, float]:
-    """One training in a process of its own: its seconds by item, `whole` and `rest` besides."""
+    """One training in a process of its own: its seconds by item.
+
+    Besides these `whole`, `rest`, and `processor`: train()'s on a processor.
+    """
     out = folder / "case.json"
     if work != "stage":
         shutil.rmtree(folder / "bare", ignore_errors=True)
@@ -120,8 +130,10 @@ def run(folder: Path, stage: str, work: str, **variables: str) -> dict[str, floa
     workspace.run(folder, *command, **variables)
     whole = time.time() - began
     workspace.wait_for_tracker(folder)  # the next one has the machine for itself
-    seconds: dict[str, float] = json.loads(out.read_text())["seconds"]
-    return seconds | {"whole": whole, "rest": whole - sum(seconds.values())}
+    found = json.loads(out.read_text())
+    seconds: dict[str, float] = found["seconds"]
+    rest = whole - sum(seconds.values())
+    return seconds | {"whole": whole, "rest": rest, "processor": found["processor"]["train"]}
 
 
 def by_item(rounds: list[dict[str, float]]) -> dict[str, list[float]]:

@@ -5,8 +5,9 @@
 `stage` runs the project's stage in the working directory, SETTINGS.json bare_trl.py by these
 settings. FILE gets the seconds of `imports` (from T, as time.time() says it, the moment at which
 the process was started), `load` (model and tokenizer), `rows` (read, tokenized, the trainer made),
-`train` (trainer.train() alone) and `save`; and of bare_trl.py `dev`, each dev accuracy with its
-step and the seconds from the beginning of train(). At an accuracy of A it stops.
+`train` (trainer.train() alone) and `save`, of `train` and `save` those on a processor too; and of
+bare_trl.py `dev`, each dev accuracy with its step and the seconds from the beginning of train(). At
+an accuracy of A it stops.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Clock:
     def __init__(self, began: float) -> None:
         self.began = began
         self.taken: dict[str, float] = {}
+        self.processor: dict[str, float] = {}
+        """The same in seconds of this process on a processor, which others do not lengthen."""
         self.open = False
         self.marks: dict[str, float] = {}
         """The moments at which the work and train() began."""
@@ -49,12 +52,14 @@ class Clock:
         if self.open:
             yield
             return
-        self.open, began = True, time.time()
+        self.open, began, used = True, time.time(), time.process_time()
         try:
             yield
         finally:
             self.open = False
             self.taken[name] = self.taken.get(name, 0.0) + time.time() - began
+            used = time.process_time() - used
+            self.processor[name] = self.processor.get(name, 0.0) + used
 
     def watch(self, owner: Any, method: str, name: str) -> None:
         """Count what a function, method or class method takes."""
@@ -92,7 +97,8 @@ def main() -> None:
     clock.taken["imports"] = time.time() - clock.began
     with contextlib.suppress(Reached):
         work()
-    arguments.file.write_text(json.dumps({"seconds": clock.seconds(), "dev": clock.dev}))
+    found = {"seconds": clock.seconds(), "processor": clock.processor, "dev": clock.dev}
+    arguments.file.write_text(json.dumps(found))
 
 
 def imported(stage: str, work: str, clock: Clock, until: float) -> Callable[[], object]:

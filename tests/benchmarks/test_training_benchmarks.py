@@ -52,7 +52,7 @@ def test_what_lies_inside_another_part_counts_for_the_outer_one(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = module("training_case")
-    now = SimpleNamespace(time=lambda: 0.0)
+    now = SimpleNamespace(time=lambda: 0.0, process_time=lambda: now.time() / 2)
     monkeypatch.setattr(case, "time", now)
 
     def passing(seconds: float) -> None:
@@ -81,6 +81,7 @@ def test_what_lies_inside_another_part_counts_for_the_outer_one(
     trainer.train()
     trainer.save_model()
     assert clock.seconds() == {"load": 3.0, "train": 12.0, "save": 2.0, "rows": 1.0}
+    assert clock.processor == {"load": 1.5, "train": 6.0, "save": 1.0}
 
 
 def test_dev_is_noted_with_its_time_and_ends_the_run_it_was_waited_for(
@@ -141,7 +142,8 @@ def test_the_whole_process_is_itemised(
     def run(folder: Path, *command: str, **variables: str) -> str:
         slower = 1.1 if command[3] == "stage" else 1.0
         seconds = items | {"train": items["train"] * slower}
-        (folder / "case.json").write_text(json.dumps({"seconds": seconds, "dev": []}))
+        found = {"seconds": seconds, "processor": {"train": 19.0}, "dev": []}
+        (folder / "case.json").write_text(json.dumps(found))
         return ""
 
     monkeypatch.setattr(workspace, "run", run)
