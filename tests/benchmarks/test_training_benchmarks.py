@@ -169,7 +169,7 @@ def test_trl_alone_ends_in_the_stages_weights(
     folder = tmp_path_factory.mktemp("bare") / "copy"
     shutil.copytree(made_once(tmp_path_factory, "training", warm_up), folder)
     shutil.copyfile(projects.ROOT / "params.yaml", folder / "params.yaml")
-    steps = projects.MINIATURE[stage] | {"max_steps": 4, "save_steps": 2}
+    steps = projects.MINIATURE[stage] | {"max_steps": 4, "save_steps": 2, "logging_steps": 1}
     projects.edit_yaml(folder / "params.yaml", {stage: steps})
     monkeypatch.chdir(folder)
     stages = training.MODULES[stage]
