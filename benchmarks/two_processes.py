@@ -55,7 +55,8 @@ def measure(full: bool, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         workspace.make(folder)
-        for stage in ("prepare", "base_model", "select"):
+        workspace.set_sections(folder, workspace.SHORT)
+        for stage in ("prepare", "base_model", "sft", "select"):  # grpo goes on from sft
             workspace.run_stage(folder, stage)
         for stage, steps in (FULL_STEPS if full else STEPS).items():
             works = {
