@@ -165,10 +165,11 @@ def lay_out(folder: Path, params: sft.Params) -> None:
     """sft's examples as a file, in the order in which its curriculum shows them."""
     import pandas as pd
 
-    rows = files.read_rows(folder / "data/prepared/sft.parquet")
+    path = folder / "data/prepared/sft.parquet"
     dataset = files.read_json(folder / "data/prepared/dataset.json")
-    shown = curriculum.examples(rows, verifiers.of_dataset(dataset))
-    order = params.draw_order(len(rows)) if params.curriculum else range(len(rows))
+    shown = curriculum.Examples(verifiers.of_dataset(dataset), path).of(files.read_rows(path))
+    rows = len(shown) // 2
+    order = params.draw_order(rows) if params.curriculum else range(0, 2 * rows, 2)
     table = pd.DataFrame([shown[index] for index in order])
     table.rename(columns={"completion": "solution"}).to_parquet(folder / "laid_out.parquet")
 
