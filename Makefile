@@ -27,8 +27,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # What check and the page read. Where nothing of it is newer than the last whole `make repro`, or missing, they have
 # nothing to add; a stage that runs all the same has itself checked.
 READ = params.yaml profiles custom dvc.yaml dvc.lock data/raw models/raw stages regrpo reports/*/run.json \
-  reports/index.html .git/HEAD .git/logs .git/refs $(VENV)/lib/*/site-packages
-SETTLED = test -z "$(PROFILE)$$(find $(READ) \( -name __pycache__ -o -path '*/site-packages/*' \) -prune \
+  .git/HEAD .git/logs .git/refs $(VENV)/lib/*/site-packages
+SETTLED = test -e reports/index.html -a -z "$(PROFILE)$$(find $(READ) \( -name __pycache__ -o -path '*/site-packages/*' \) -prune \
   -o -newer .regrpo/settled -print -quit 2>&1)"
 
 repro: install   ## the whole pipeline, then the MLflow row and the report page (PROFILE=profiles/... for another profile)
