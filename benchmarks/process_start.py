@@ -33,6 +33,8 @@ for name in sys.stdin.read().split():
     with contextlib.suppress(ImportError):  # made by a library for itself
         importlib.import_module(name)
 """
+FEW = 3
+"""Rounds without --full: nothing stands beside these figures, and all of them take a minute."""
 NAMED = 4
 """Packages that a note names."""
 
@@ -82,7 +84,7 @@ def measure(full: bool, rounds: int) -> list[Row]:
     works = {
         stage: partial(import_again, folder, asked_for(lines)) for stage, lines in said.items()
     }
-    taken = timing.interleaved(works, rounds)
+    taken = timing.interleaved(works, rounds if full else min(rounds, FEW))
     return [
         timing.alone("process start", stage, seconds, note=longest(said[stage]))
         for stage, seconds in taken.items()
