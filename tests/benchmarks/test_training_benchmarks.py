@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,13 +105,18 @@ def test_dev_is_noted_with_its_time_and_ends_the_run_it_was_waited_for(
     assert [(row["dev_accuracy"], row["seconds"]) for row in clock.dev] == [(0.5, 2.0), (0.9, 2.0)]
 
 
-def test_defaults_get_as_many_completions_and_dev_as_often(module: Any) -> None:
+def test_defaults_get_as_many_completions_and_dev_as_often(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     defaults = module("defaults")
+    config = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    trl = SimpleNamespace(SFTConfig=None, GRPOConfig=lambda **_: config)
+    monkeypatch.setitem(sys.modules, "trl", trl)
     trainer = {"output_dir": "bare", "seed": 1, "use_cpu": True, "max_steps": 10}
     trainer |= {"per_device_train_batch_size": 64, "learning_rate": 3e-4, "report_to": "none"}
     settings = {"trainer": trainer, "dev": {"data": "dev.parquet", "every": 5}, "threads": 1}
     made = defaults.by_defaults("grpo", settings)
-    assert made["trainer"]["max_steps"] == 80, "of 8 completions, GRPOConfig's default"
+    assert made["trainer"]["max_steps"] == 80, "of 4 × 2 completions each"
     assert made["dev"] == {"data": "dev.parquet", "every": 40}
     assert "learning_rate" not in made["trainer"]
     assert made["trainer"]["seed"] == 1
