@@ -50,7 +50,7 @@ def test_the_default_is_the_seeds_architecture_with_its_parameters_counted(model
     facts = base_model.inspect(model)
     assert (facts["architecture"], facts["parameters"], facts["window"]) == (
         "Gemma3ForCausalLM",
-        294_144,
+        231_424,
         256,
     )
 

@@ -78,7 +78,7 @@ SPOILED = [
     (write("config.json", '{"x":' + "[" * 100_000), "config.json: expected a JSON object"),
     (config(hidden_size=10**9), "config.json: hidden_size: expected at most 134,217,728"),
     (config(num_hidden_layers=10**9), "num_hidden_layers: expected at most 10,000"),
-    (config(vocab_size=10**8), "vocab_size, hidden_size: expected sizes that fit the 294,"),
+    (config(vocab_size=10**8), "vocab_size, hidden_size: expected sizes that fit the 231,"),
     (config(head_dim=10**7), "a weight in the files for every tensor"),
     (config(model_type="\x1b]0;pwned\x07"), "base_model.source"),
     (config(model_type="zzz", auto_map={"AutoConfig": "evil.X"}), "base_model.source"),

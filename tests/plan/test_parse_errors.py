@@ -46,5 +46,5 @@ def test_a_key_that_is_missing_is_told_with_the_default_profiles_value(here: Pat
         "level": "wrong",
         "key": "sft.max_steps",
         "why": "is missing",
-        "would_do": "750, as in params.yaml",
+        "would_do": "1000, as in params.yaml",
     }

@@ -623,8 +623,8 @@ def test_a_warm_up_beyond_the_end_is_warned_of(
     findings = json.loads(capsys.readouterr().out)["findings"]
     (found,) = (one for one in findings if one["key"] == "sft.warmup_steps")
     assert found["level"] == "warning"
-    assert "2000 reach the last of 1200 steps" in found["why"]
-    assert "at most 1199; 120 is usual" in found["would_do"]
+    assert "2000 reach the last of 1000 steps" in found["why"]
+    assert "at most 999; 100 is usual" in found["would_do"]
 
 
 def test_a_second_tokenizer_is_counted_where_prompts_are_cut(here: Path) -> None:

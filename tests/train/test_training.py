@@ -118,7 +118,7 @@ def test_lora_is_merged_its_adapter_kept_sorted_and_equal_to_base_plus_adapter(
     assert moved > 0
     card = Path("models/grpo/adapter/README.md").read_bytes()
     assert (
-        b"Gemma3ForCausalLM of 294,144 parameters (made from scratch), "
+        b"Gemma3ForCausalLM of 231,424 parameters (made from scratch), "
         b"after this pipeline's warm start" in card
     )
 
