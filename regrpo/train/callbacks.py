@@ -185,7 +185,11 @@ class RequireHealth(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        health = doctor.examine(self.history.rows, self.main_reward)
+        rows = self.history.rows
+        if self.mode == "warn":
+            # NaN and infinity are seen in the row that has them; the others were looked at before.
+            rows = rows[-1:]
+        health = doctor.examine(rows, self.main_reward)
         if health["verdict"] == "fatal" or (self.mode == "stop" and health["fired"]):
             rule = next(rule for rule in health["rules"] if rule["verdict"] == "fired")
             name = self.history.stage
