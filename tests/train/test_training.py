@@ -57,7 +57,8 @@ def test_grpo_moves_the_weights_and_its_seed_alone_decides_them_and_the_order_of
 
 
 def test_sft_keeps_the_order_of_the_curriculum() -> None:
-    values = section(sft.Params, "sft")
+    phases = [{"share": 0.84, "worked": 1.0}, {"share": 0.16, "worked": 0.25}]
+    values = section(sft.Params, "sft", curriculum=phases, max_steps=100)
     order = values.draw_order(100)
     batch = values.per_device_train_batch_size
     cut = round(0.84 * values.max_steps) * batch
