@@ -9,6 +9,7 @@ import pytest
 
 from regrpo.core import files
 from tests.support.projects import commit, make_project, run, run_pipeline
+from tests.support.trainings import LEARNER
 
 REGRPO = ("python", "-m", "regrpo.cli")
 FORMAT = '''
@@ -39,8 +40,11 @@ SECTIONS = {
         "sft": 0.75,
     },
     "validate": {"min_rows": 20},
-    "sft": {"max_steps": 220, "warmup_steps": 20, "logging_steps": 50, "save_steps": 500},
-    "grpo": {
+    "base_model": LEARNER["base_model"],
+    "sft": LEARNER["sft"]
+    | {"max_steps": 220, "warmup_steps": 20, "logging_steps": 50, "save_steps": 500},
+    "grpo": LEARNER["grpo"]
+    | {
         "max_steps": 24,
         "per_device_train_batch_size": 128,
         "num_generations": 8,

@@ -15,6 +15,22 @@ from regrpo.core import conversation, files, profiles
 from tests.support.projects import MINIATURE, ROOT
 
 PROFILE = profiles.read_profile(ROOT / "params.yaml")
+_SOURCE = PROFILE["base_model"]["source"]
+_LAYERS = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 32,
+}
+LEARNER: dict[str, dict[str, Any]] = {
+    "base_model": {"source": {**_SOURCE, "config": {**_SOURCE["config"], **_LAYERS}}},
+    "sft": {
+        "curriculum": [{"share": 0.84, "worked": 1.0}, {"share": 0.16, "worked": 0.25}],
+        "weight_decay": 0.01,
+    },
+    "grpo": {"lr_scheduler_type": "constant_with_warmup"},
+}
+"""What small models of other tasks than the default's learn by: their few steps were chosen so."""
 
 
 def section(model: Any, name: str, **changes: Any) -> Any:
@@ -42,7 +58,8 @@ def warm_up(path: Path, **changes: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         prepare.prepare(section(prepare.Params, "prepare", **changes.get("prepare", {})))
-        source = section(base_model.Params, "base_model").source
+        base = section(base_model.Params, "base_model", **changes.get("base_model", {}))
+        source = base.source
         with files.replacing(base_model.OUT) as temporary:
             facts = source.bring(temporary, 0) | base_model.inspect(temporary)
             facts["conversation"] = conversation.settle(temporary)

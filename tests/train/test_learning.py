@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 
 from stages import grpo
-from tests.support.trainings import run_for, section, warm_up
+from tests.support.trainings import LEARNER, run_for, section, warm_up
 
 pytestmark = pytest.mark.slow
 
-SFT = {
+SFT = LEARNER["sft"] | {
     "per_device_train_batch_size": 64,
     "warmup_steps": 20,
     "logging_steps": 50,
     "save_steps": 500,
 }
-GRPO = {
+GRPO = LEARNER["grpo"] | {
     "max_steps": 24,
     "per_device_train_batch_size": 128,
     "num_generations": 8,
@@ -103,7 +103,7 @@ def test_a_model_learns_by_the_verifiers_reward(
     Path("data/raw/questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = {"kind": "local", "train": "questions.jsonl", "license": "CC0-1.0"}
     prepare = prepare | {"format": "question_answer", "source": source, "drop_duplicates": True}
-    warm_up(tmp_path, prepare=prepare, sft=SFT | warm)
+    warm_up(tmp_path, base_model=LEARNER["base_model"], prepare=prepare, sft=SFT | warm)
     grpo.train(run_for(section(grpo.Params, "grpo", **GRPO), "grpo"))
     with Path("reports/grpo/history.csv").open() as file:
         history = list(csv.DictReader(file))
