@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_a_run_with_nothing_to_do_asks_dvc_and_mlflow_alone(repository: Path) ->
     assert started(repository) == EVERY
     assert started(repository) == ["repro", "sync"]
     for changed in ("custom/b", "reports/sft/run.json", ".venv/lib/python3/site-packages/b"):
+        time.sleep(0.02)  # a file system's clock ticks every few milliseconds
         (repository / changed).touch()
         assert started(repository) == EVERY, changed
     (repository / "reports/index.html").touch()  # as `regrpo report` does
