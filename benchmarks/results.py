@@ -8,6 +8,7 @@ page that explains it, between two marks, so that no figure lies in two places.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -175,7 +176,7 @@ def machine_lines(row: Measured) -> str:
     return (
         f"Machine {machine_id(row)}: {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gb']} GB.\n"
-        f"{machine['system']}, Python {machine['python']}, {versions}."
+        + textwrap.fill(f"{machine['system']}, Python {machine['python']}, {versions}.", 100)
     )
 
 
