@@ -10,7 +10,6 @@ with the cache).
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import timing
+import workspace
 from timing import Row
 
 from regrpo.records import hashing
@@ -32,9 +32,7 @@ def write(folder: Path, size: int, count: int) -> list[Path]:
     folder.mkdir()
     paths = [folder / f"model-{index + 1:05d}-of-{count:05d}.safetensors" for index in range(count)]
     for path in paths:
-        with path.open("wb") as f:
-            for _ in range(size // count // 2**20):
-                f.write(os.urandom(2**20))
+        workspace.write_random(path, size // count // 2**20)
     return paths
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from regrpo.core import hardware
 
 FRAMES = Path("frames")
 """What the gate declares its expectations on, a Parquet file each split."""
@@ -206,9 +207,9 @@ def main() -> None:
     work()
     seconds = time.perf_counter() - began
     parts.credit()
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere: getrusage(2)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    print(json.dumps({"seconds": seconds, "peak": peak, "parts": parts.seconds}))
+    print(
+        json.dumps({"seconds": seconds, "peak": hardware.peak_memory_mb(), "parts": parts.seconds})
+    )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import workspace
 from gpu_meter import GENERATION, STEP
+from machine import version
 
 SHAPES = Path(__file__).with_name("gpu_shapes.py")
 CASES = (
@@ -135,20 +135,13 @@ def machine() -> dict[str, Any]:
             "capability": f"{properties.major}.{properties.minor}",
             "driver": driver,
         }
-    versions = {name: version for name in PACKAGES if (version := installed(name))}
+    versions = {name: found for name in PACKAGES if (found := version(name))}
     return facts | {
         "processor": hardware.cpu_model(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
         "versions": versions,
     }
-
-
-def installed(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 # --- tables -----------------------------------------------------------------------------------

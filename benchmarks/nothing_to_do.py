@@ -37,11 +37,7 @@ PARTS = ("check", "sync", "report")
 
 def make(root: Path) -> Path:
     """A finished pipeline with the Makefile and this environment."""
-    store = root / "store"
-    store.mkdir()
-    finished.make_store(store)
-    finished.finish(root, store / "mlflow.db")
-    folder = root / "finished"
+    folder = finished.make_alone(root)
     shutil.copyfile(ROOT / "Makefile", folder / "Makefile")
     environment = folder / ".venv"
     environment.mkdir()

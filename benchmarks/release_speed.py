@@ -10,7 +10,6 @@ hashed; MLflow left out) into a folder that is removed again; `regrpo verify` of
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import timing
+import workspace
 from timing import Row
 
 from regrpo.records.find import Finder
@@ -38,16 +38,10 @@ def make(root: Path, mib: int) -> Path:
     def filled(made: Path, stage: str, path: str) -> None:
         fill(made, stage, path)
         if path == "models/grpo":
-            with (made / path / "model.safetensors").open("wb") as file:
-                for _ in range(mib):
-                    file.write(os.urandom(2**20))
+            workspace.write_random(made / path / "model.safetensors", mib)
 
     finished._fill = filled
-    store = root / "store"
-    store.mkdir()
-    finished.make_store(store)
-    finished.finish(root, store / "mlflow.db")
-    return root / "finished"
+    return finished.make_alone(root)
 
 
 def measure(full: bool, rounds: int) -> list[Row]:

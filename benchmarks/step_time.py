@@ -104,8 +104,7 @@ def law_row(of: str, xs: Sequence[float], seconds: Sequence[Sequence[float]]) ->
 
 def make_model(folder: Path, width: int) -> int:
     """The default's model from scratch at another width; returns its parameters."""
-    from safetensors import safe_open
-
+    from regrpo.inputs.model_folders import count_weights
     from stages.base_model import Params
 
     section = profiles.read_profile(workspace.ROOT / "params.yaml")["base_model"]
@@ -119,17 +118,7 @@ def make_model(folder: Path, width: int) -> int:
     params = profiles.parse_section(Params, section | {"source": source}, "base_model")
     folder.mkdir()
     params.source.bring(folder, 0)
-    with safe_open(folder / "model.safetensors", "numpy") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-    return sum(size_of(shape) for shape in shapes)
-
-
-def size_of(shape: Sequence[int]) -> int:
-    """The numbers in a tensor of this shape."""
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
+    return count_weights(folder)
 
 
 def step_seconds(folder: Path, completions: int, length: int, width: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import functools
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,25 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from timing import show
 
 from regrpo.core.processes import clean_environment
 from regrpo.core.profiles import STAGES
+from tests.support import projects
 
-ROOT = Path(__file__).resolve().parents[1]
-NEEDED = (
-    "stages",
-    "regrpo",
-    "custom",
-    "profiles",
-    "dvc.yaml",
-    "params.yaml",
-    "pyproject.toml",
-    "constraints.txt",
-)
-
-
+ROOT = projects.ROOT
 SHORT: dict[str, dict[str, Any]] = {
     "sft": {"max_steps": 60, "logging_steps": 20},
     "grpo": {"max_steps": 2, "warmup_steps": 1, "dev_every": 0, "sample_every": 1},
@@ -42,15 +32,7 @@ SHORT: dict[str, dict[str, Any]] = {
 
 def make(folder: Path) -> None:
     """Copy the project's code and its default profile to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in NEEDED:
-        if (ROOT / name).is_dir():
-            kept_out = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / name, ignore=kept_out)
-        else:
-            shutil.copyfile(ROOT / name, folder / name)
-    for raw in ("data/raw", "models/raw"):
-        (folder / raw).mkdir(parents=True)
+    projects.make_project(folder, {}, with_git=False)
 
 
 def run(folder: Path, *command: str, **variables: str) -> str:
@@ -80,12 +62,7 @@ def run_stage(folder: Path, stage: str, **variables: str) -> str:
 
 def set_sections(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Set keys of sections of the copy's default profile."""
-    yaml = YAML()
-    profile = yaml.load((folder / "params.yaml").read_text())
-    for section, values in changes.items():
-        profile[section] |= values
-    with (folder / "params.yaml").open("w") as f:
-        yaml.dump(profile, f)
+    projects.edit_yaml(folder / "params.yaml", changes)
 
 
 def wait_for_tracker(folder: Path) -> None:
@@ -117,3 +94,10 @@ def miniature() -> Path:
         show(stage)
         run_stage(folder, stage)
     return folder
+
+
+def write_random(path: Path, mib: int) -> None:
+    """A file of so many MiB that no compression shrinks."""
+    with path.open("wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(2**20))

@@ -67,9 +67,9 @@ def train(run: stage_run.Run[Params]) -> None:
     examples = curriculum.Examples(verifiers.of_dataset(dataset), file.path)
     history = callbacks.History("sft", ("loss", "mean_token_accuracy"), run.log)
     folder = run.checkpoint_folder(device)
-    with trainers.resumable("sft", params, folder) as checkpoint, trainers.scratch(folder) as rows:
+    with trainers.resumable("sft", params, folder) as checkpoint, trainers.scratch(folder) as own:
         batches = map(examples.of, cutter.batches(file))
-        pool = trainers.mapped(rows / "examples", batches, examples.schema(file.schema))
+        pool = trainers.mapped(own / "examples", batches, examples.schema(file.schema))
         shown, order = np.arange(0, len(pool), 2), None  # the worked solutions
         if params.curriculum:
             # Those that are drawn, tokenized once each, then laid out in their order.

@@ -232,7 +232,7 @@ def _said(error: BaseException) -> str:
     """What an exception says; of a folder that was not copied whole, what the first file's said."""
     if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
         _, target, why = error.args[0][0]
-        return f"{target}: {visible(str(why), LONGEST)}"
+        return f"{target}: {why}"
     return getattr(error, "strerror", None) or first_line(error)
 
 

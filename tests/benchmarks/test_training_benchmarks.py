@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import projects
-from tests.support.finished import made_once
-from tests.support.trainings import run_for, section, warm_up
+from tests.support.trainings import run_for, section, warmed_up
 
 BENCHMARKS = projects.ROOT / "benchmarks"
 
@@ -173,7 +172,7 @@ def test_trl_alone_ends_in_the_stages_weights(
 ) -> None:
     training = module("training")
     folder = tmp_path_factory.mktemp("bare") / "copy"
-    shutil.copytree(made_once(tmp_path_factory, "training", warm_up), folder)
+    shutil.copytree(warmed_up(tmp_path_factory), folder)
     shutil.copyfile(projects.ROOT / "params.yaml", folder / "params.yaml")
     steps = projects.MINIATURE[stage] | {"max_steps": 4, "save_steps": 2, "logging_steps": 1}
     projects.edit_yaml(folder / "params.yaml", {stage: steps})

@@ -127,6 +127,15 @@ def finish(root: Path, store: Path) -> None:
         shutil.rmtree(bytecode)
 
 
+def make_alone(root: Path) -> Path:
+    """A finished pipeline outside of pytest, for benchmarks; returns its folder."""
+    store = root / "store"
+    store.mkdir()
+    make_store(store)
+    finish(root, store / "mlflow.db")
+    return root / "finished"
+
+
 def _fill(made: Path, stage: str, path: str) -> None:
     """Make an output that the reports in `made` do not have yet."""
     target = made / path

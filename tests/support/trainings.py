@@ -5,6 +5,7 @@ A section of the default profile, and a run that records nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from regrpo.core import conversation, files, profiles
-from tests.support.projects import MINIATURE, ROOT
+from tests.support.finished import made_once
+from tests.support.projects import MINIATURE, ROOT, SUMS
 
 PROFILE = profiles.read_profile(ROOT / "params.yaml")
 _SOURCE = PROFILE["base_model"]["source"]
@@ -49,6 +51,13 @@ def run_for(values: Any, stage: str) -> Any:
         log=lambda values, step: None,
         checkpoint_folder=lambda device: folder,
     )
+
+
+def warmed_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data, a base model and a short warm start, made once; nothing changes them."""
+    # SFTTrainer prepares every row each time; of so few the model learns enough for some reward.
+    make = partial(warm_up, prepare={"source": SUMS | {"size": 1500}}, sft={"max_steps": 80})
+    return made_once(tmp_path_factory, "training", make)
 
 
 def warm_up(path: Path, **changes: Any) -> None:
