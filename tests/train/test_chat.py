@@ -16,10 +16,10 @@ from stages import base_model, grpo, sft
 from tests.support import templates
 from tests.support.splits import stops_of, trip_on
 from tests.support.templates import GEMMA, LLAMA, OURS, QWEN, Family
-from tests.support.trainings import run_for, section
+from tests.support.trainings import LEARNER, run_for, section
 
 EXACT = VERIFIERS["exact_int"]
-SFT = {
+SFT = LEARNER["sft"] | {
     "curriculum": None,
     "max_steps": 48,
     "per_device_train_batch_size": 50,
@@ -27,7 +27,7 @@ SFT = {
     "max_length": 128,
     "logging_steps": 12,
 }
-GRPO = {
+GRPO = LEARNER["grpo"] | {
     "max_steps": 30,
     "per_device_train_batch_size": 160,
     "learning_rate": 5e-4,
@@ -68,7 +68,7 @@ def write_project(family: Family) -> None:
     dataset = {"verifier": "exact_int", "prompt_style": "chat", "prompt_template": "{question}"}
     files.write_json(Path("data/prepared/dataset.json"), dataset)
     made = templates.tokenizer(family)
-    source = section(base_model.Params, "base_model").source
+    source = section(base_model.Params, "base_model", **LEARNER["base_model"]).source
     config = source.configuration()
     config.vocab_size = -(-len(made) // 8) * 8
     config.eos_token_id = made.eos_token_id
