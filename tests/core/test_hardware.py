@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import platform
 import random
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,9 +256,6 @@ def test_the_seed_reaches_every_generator() -> None:
 
 
 def test_peak_memory_counts_the_processes_that_were_started_and_ended() -> None:
-    import subprocess
-    import sys
-
     before = hardware.peak_memory_mb()
     subprocess.run([sys.executable, "-c", f"kept = b'x' * {(before + 200) * 10**6}"], check=True)
     assert hardware.peak_memory_mb() > before + 150
@@ -268,3 +267,28 @@ def test_switched_off_vector_units_are_another_processor(monkeypatch: pytest.Mon
     whole = hardware.cpu_model()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert hardware.cpu_model() == f"{whole}, ATEN_CPU_CAPABILITY=avx2"
+
+
+PAGE_FAULTS = """
+import resource
+from regrpo.core import hardware
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        blocks = [b"x" * 300_000 for _ in range(40)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+hardware.keep_freed_blocks()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_blocks_are_not_asked_for_anew() -> None:
+    """A process of its own: what was freed in it before decides what its malloc keeps."""
+    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], check=True, capture_output=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before / 4
