@@ -31,7 +31,7 @@ Interval = tuple[float, float]
 
 
 class _Result(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Estimate(_Result):

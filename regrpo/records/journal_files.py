@@ -27,9 +27,12 @@ MlflowId = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
 
 
 class Strict(BaseModel):
-    """A number is no text, and text no number; keys that are not named may be there."""
+    """A number is no text, and text no number; keys that are not named may be there.
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    Built when first used: every command and stage imports all of them.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
 
 
 class Entry(Strict):
