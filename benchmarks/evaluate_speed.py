@@ -2,9 +2,9 @@
 
     python benchmarks/evaluate_speed.py [--rounds 5] [--full]
 
-Whole processes with their imports, on the default's questions. The stage asks three models in one
-process, judges them with intervals and paired tests, and draws; lm_eval starts three times. The
-greedy answers are compared: they are the same.
+Whole processes with their imports, on the default's questions (the first 60; --full: all 300). The
+stage asks three models in one process, judges them with intervals and paired tests, and draws;
+lm_eval starts three times. The greedy answers are compared: they are the same.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from timing import Row
 from regrpo.core import files, profiles
 from regrpo.evaluate.results import MODELS
 
+FEW = 60
+"""Questions a task without --full."""
 SAMPLED = "heldout_sampled"
 """Its answers hang on what was drawn before, which lm_eval does not begin anew for each task."""
 
@@ -37,6 +39,7 @@ def ask(folder: Path, model: str, section: dict[str, Any], out: Path) -> None:
         *("--include_path", "stages/eval_tasks", "--tasks", ",".join(section["tasks"])),
         *("--gen_kwargs", f"max_gen_toks={section['max_gen_toks']}"),
         *("--batch_size", str(section["batch_size"]), "--seed", str(section["seed"])),
+        *(("--limit", str(section["limit"])) if section["limit"] else ()),
         *("--output_path", str(out / model), "--log_samples"),
         OMP_NUM_THREADS=str(section["threads"]),
     )
@@ -71,6 +74,7 @@ def require_same(folder: Path, theirs: dict[tuple[str, str, str], str]) -> int:
 
 def measure(full: bool, rounds: int) -> list[Row]:
     folder = workspace.miniature()
+    workspace.set_sections(folder, {"evaluate": {"limit": None if full else FEW}})
     section = profiles.read_profile(folder / "params.yaml")["evaluate"]
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)

@@ -32,7 +32,7 @@ from regrpo.train import curriculum
 from stages import grpo, sft
 
 SUBJECT = "training"
-SHORT = {"sft": 150, "grpo": 12}
+SHORT = {"sft": 100, "grpo": 10}
 """Optimizer steps that fit five rounds of each into a few minutes."""
 TRAIN_AT_MOST = 1.03
 """Times the seconds of TRL alone that trainer.train() may take."""

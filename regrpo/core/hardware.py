@@ -286,9 +286,11 @@ def keep_freed_blocks() -> None:
     asks for its activations anew: a page fault for each 4 KB, a tenth of sft's time. Large models
     see no difference: there it ends at these values by itself (mallopt(3)).
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:  # another C library has its own ways
-        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    chosen = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]
+    if chosen or platform.libc_ver()[0] != "glibc":
+        return  # the user's own settings; another C library has its own ways
+    mallopt = ctypes.CDLL(None).mallopt
+    if mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD):
         mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD)
 
 

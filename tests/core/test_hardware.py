@@ -16,6 +16,7 @@ import pytest
 
 from regrpo.core import hardware
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
+from regrpo.core.processes import clean_environment
 
 VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -289,6 +290,17 @@ print(before, faults())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_blocks_are_not_asked_for_anew() -> None:
     """A process of its own: what was freed in it before decides what its malloc keeps."""
-    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], check=True, capture_output=True)
-    before, after = map(int, done.stdout.split())
+
+    def before_and_after(**variables: str) -> tuple[int, ...]:
+        done = subprocess.run(
+            [sys.executable, "-c", PAGE_FAULTS],
+            env=clean_environment(**variables),
+            check=True,
+            capture_output=True,
+        )
+        return tuple(map(int, done.stdout.split()))
+
+    before, after = before_and_after()
     assert after < before / 4
+    before, after = before_and_after(MALLOC_TRIM_THRESHOLD_="131072")
+    assert after > before / 2, "what the user chose stays"
