@@ -618,7 +618,7 @@ def test_a_wrong_profile_is_told_by_key_reason_and_a_value_that_would_do(
 def test_a_warm_up_beyond_the_end_is_warned_of(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit_yaml(here / "params.yaml", {"sft": {"warmup_steps": 2000}})
+    edit_yaml(here / "params.yaml", {"sft": {"warmup_steps": 2000, "max_steps": 1000}})
     cli.main(["plan", "--json"])
     findings = json.loads(capsys.readouterr().out)["findings"]
     (found,) = (one for one in findings if one["key"] == "sft.warmup_steps")

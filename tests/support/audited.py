@@ -172,6 +172,9 @@ def row_id() -> str:
 
 def at_home(folder: Path) -> None:
     """Let a copied MLflow store find its artifacts beside it."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()  # by run id alone: another copy's, of an earlier test
     artifacts = (folder / "mlartifacts").as_uri()
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db, db:
         for table, column in (("runs", "artifact_uri"), ("experiments", "artifact_location")):

@@ -20,6 +20,7 @@ PROFILE = profiles.read_profile(ROOT / "params.yaml")
 _SOURCE = PROFILE["base_model"]["source"]
 _LAYERS = {
     "hidden_size": 128,
+    "intermediate_size": 256,
     "num_hidden_layers": 2,
     "layer_types": ["sliding_attention", "full_attention"],
     "sliding_window": 32,
