@@ -6,7 +6,6 @@ Also what a machine fails of, told in one line: no GPU, full memory, a vLLM that
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import json
 import logging
@@ -267,31 +266,10 @@ def set_up(seed: int, threads: int, deterministic: bool = False) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # stages print their own, one line at a time
-    keep_freed_blocks()
     torch.set_num_threads(threads)
     set_seed(seed)
     if deterministic:
         turn_on_determinism()
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-MMAP_THRESHOLD = 32 * 2**20
-"""Bytes of a block: where glibc's own threshold ends, which grows with what is freed."""
-
-
-def keep_freed_blocks() -> None:
-    """Have glibc keep freed blocks from the start as it does once large ones were freed.
-
-    It begins by giving nearly everything back to the system, so that a small model's every step
-    asks for its activations anew: a page fault for each 4 KB, a tenth of sft's time. Large models
-    see no difference: there it ends at these values by itself (mallopt(3)).
-    """
-    chosen = [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]
-    if chosen or platform.libc_ver()[0] != "glibc":
-        return  # the user's own settings; another C library has its own ways
-    mallopt = ctypes.CDLL(None).mallopt
-    if mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD):
-        mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD)
 
 
 def turn_on_determinism() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import random
 import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import pytest
 
 from regrpo.core import hardware
 from regrpo.core.errors import CannotCheck, Refused, RegrpoError
-from regrpo.core.processes import clean_environment
 
 VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
@@ -257,6 +254,9 @@ def test_the_seed_reaches_every_generator() -> None:
 
 
 def test_peak_memory_counts_the_processes_that_were_started_and_ended() -> None:
+    import subprocess
+    import sys
+
     before = hardware.peak_memory_mb()
     subprocess.run([sys.executable, "-c", f"kept = b'x' * {(before + 200) * 10**6}"], check=True)
     assert hardware.peak_memory_mb() > before + 150
@@ -268,39 +268,3 @@ def test_switched_off_vector_units_are_another_processor(monkeypatch: pytest.Mon
     whole = hardware.cpu_model()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert hardware.cpu_model() == f"{whole}, ATEN_CPU_CAPABILITY=avx2"
-
-
-PAGE_FAULTS = """
-import resource
-from regrpo.core import hardware
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        blocks = [b"x" * 300_000 for _ in range(40)]
-        del blocks
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-before = faults()
-hardware.keep_freed_blocks()
-print(before, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_freed_blocks_are_not_asked_for_anew() -> None:
-    """A process of its own: what was freed in it before decides what its malloc keeps."""
-
-    def before_and_after(**variables: str) -> tuple[int, ...]:
-        done = subprocess.run(
-            [sys.executable, "-c", PAGE_FAULTS],
-            env=clean_environment(**variables),
-            check=True,
-            capture_output=True,
-        )
-        return tuple(map(int, done.stdout.split()))
-
-    before, after = before_and_after()
-    assert after < before / 4
-    before, after = before_and_after(MALLOC_TRIM_THRESHOLD_="131072")
-    assert after > before / 2, "what the user chose stays"
