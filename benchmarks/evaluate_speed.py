@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate_speed.py [--rounds 5] [--full]
 
-Whole processes with their imports, on the default's questions (the first 60; --full: all 300). The
+Whole processes with their imports, on the default's questions (the first 30; --full: all 300). The
 stage asks three models in one process, judges them with intervals and paired tests, and draws;
 lm_eval starts three times. The greedy answers are compared: they are the same.
 """
@@ -24,7 +24,7 @@ from timing import Row
 from regrpo.core import files, profiles
 from regrpo.evaluate.results import MODELS
 
-FEW = 60
+FEW = 30
 """Questions a task without --full."""
 SAMPLED = "heldout_sampled"
 """Its answers hang on what was drawn before, which lm_eval does not begin anew for each task."""

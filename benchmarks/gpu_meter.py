@@ -113,6 +113,8 @@ class Phases:
 
     def memory(self) -> dict[str, Any]:
         """Bytes: the allocator's peaks, what the process has on the device besides, host memory."""
+        from regrpo.core.errors import peak_memory
+
         self.note()
         outside = (GENERATION, LOADING, SAVING)
         training = [peak for name, peak in self.peaks.items() if name not in outside]
@@ -124,7 +126,7 @@ class Phases:
             "reserved": self.reserved,
             "context": context_bytes() if self.on_cuda else 0,
             "used": dict(self.used),
-            "host_peak": host_peak(),
+            "host_peak": peak_memory(),
         }
 
 
@@ -213,14 +215,6 @@ class Meter:
             "first_step_seconds": round(wholes[0], 3),
             "phases": phases,
         }
-
-
-def host_peak() -> int:
-    """The highest resident memory of this process, in bytes."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def context_bytes() -> int:

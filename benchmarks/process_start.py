@@ -33,7 +33,7 @@ for name in sys.stdin.read().split():
     with contextlib.suppress(ImportError):  # made by a library for itself
         importlib.import_module(name)
 """
-FEW = 3
+FEW = 2
 """Rounds without --full: nothing stands beside these figures, and all of them take a minute."""
 NAMED = 4
 """Packages that a note names."""

@@ -23,7 +23,7 @@ LEAST = 1.6
 """How many times one process's tokens per second two have to reach."""
 SFT_BATCH = 128
 """Sequences a process and step: twice the default's, as gradients are summed once a step."""
-STEPS = {"grpo": 8}
+STEPS = {"grpo": 6}
 FULL_STEPS = {"sft": 200, "grpo": 40}
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -244,6 +245,16 @@ def need_in(text: str) -> str | None:
     return None
 
 
+def peak_memory() -> int:
+    """The most resident memory of this process so far, in bytes."""
+    # Not ru_maxrss where it can be helped: it begins at what the parent held at the start.
+    with contextlib.suppress(OSError, IndexError):
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def _state(need: str) -> str:
     """How much there is of it, or who wants it."""
     if need == ROOM:
@@ -254,7 +265,7 @@ def _state(need: str) -> str:
         return f"{free}; a file may have {limit:,} bytes, `ulimit -f`"
     if need == RIGHT:
         return f"as user {os.geteuid()}"
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    held = peak_memory() / 1e6
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return f"{held:,.0f} MB held at most; no limit of the process"

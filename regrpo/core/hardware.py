@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import TextIO
 
 from regrpo.core.dvc import state_folder
-from regrpo.core.errors import CannotCheck, Refused, RegrpoError, class_and_message, first_line
+from regrpo.core.errors import (
+    CannotCheck,
+    Refused,
+    RegrpoError,
+    class_and_message,
+    first_line,
+    peak_memory,
+)
 from regrpo.core.text import Shown, gigabytes
 
 
@@ -375,7 +382,6 @@ def cuda_devices() -> list[str]:
 
 def peak_memory_mb() -> int:
     """Peak resident memory in 10^6 bytes: of this process, or of the largest child that ended."""
-    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return round(max(here, children) * unit / 1e6)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    return round(max(peak_memory(), children) / 1e6)

@@ -268,3 +268,14 @@ def test_switched_off_vector_units_are_another_processor(monkeypatch: pytest.Mon
     whole = hardware.cpu_model()
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert hardware.cpu_model() == f"{whole}, ATEN_CPU_CAPABILITY=avx2"
+
+
+def test_peak_memory_does_not_begin_at_what_the_parent_held() -> None:
+    import subprocess
+    import sys
+
+    code = "from regrpo.core import hardware; print(hardware.peak_memory_mb())"
+    held = b"x" * 400 * 10**6
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert hardware.peak_memory_mb() > len(held) / 1e6
+    assert int(done.stdout) < 200
