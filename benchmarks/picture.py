@@ -42,12 +42,15 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path = FILE) -> None:
     pyplot.close(figure)
 
 
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+COARSE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+FINE = (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2)
+"""For ratios that all lie within these."""
 
 
 def ticks_between(lows: Sequence[float], highs: Sequence[float]) -> list[float]:
     """The round numbers that lie between the extremes, and one beyond each of these."""
     low, high = min([*lows, 1.0]), max([*highs, 1.0])
-    below = [tick for tick in TICKS if tick < low][-1:]
-    above = [tick for tick in TICKS if tick > high][:1]
-    return below + [tick for tick in TICKS if low <= tick <= high] + above
+    ticks = FINE if FINE[0] < low and high < FINE[-1] else COARSE
+    below = [tick for tick in ticks if tick < low][-1:]
+    above = [tick for tick in ticks if tick > high][:1]
+    return below + [tick for tick in ticks if low <= tick <= high] + above
