@@ -83,7 +83,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 def rows(folder: Path, kind: str) -> list[dict[str, str]]:
     """MLflow runs of a kind, straight from the store: tags, id and metrics."""
-    with sqlite3.connect(folder / "mlflow.db") as db:
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db, db:
         runs: dict[str, dict[str, str]] = {}
         for uuid, key, value in db.execute("select run_uuid, key, value from tags"):
             runs.setdefault(uuid, {"id": uuid})[key] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ def test_mlflow_has_one_finished_parent_and_a_finished_run_per_stage(finished: P
 
 def test_the_reward_curve_is_in_mlflow_step_by_step(finished: Path) -> None:
     run_id = next(one["id"] for one in rows(finished, "stage") if one["regrpo.stage"] == "grpo")
-    with sqlite3.connect(finished / "mlflow.db") as db:
+    with contextlib.closing(sqlite3.connect(finished / "mlflow.db")) as db, db:
         steps = [
             step
             for (step,) in db.execute(
@@ -224,7 +225,7 @@ def test_experiments_have_their_rows_in_the_same_store(finished: Path) -> None:
         == parents["short"]["regrpo.pipeline_key"]
         != parents["apart"]["regrpo.pipeline_key"]
     )
-    with sqlite3.connect(finished / "mlflow.db") as db:
+    with contextlib.closing(sqlite3.connect(finished / "mlflow.db")) as db, db:
         steps = dict(
             db.execute(
                 "select name, value from params join runs using (run_uuid) "

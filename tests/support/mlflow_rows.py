@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ Points = dict[str, dict[int, float]]
 def problems_in_mlflow(database: Path, experiment: str, folder: Path) -> list[str]:
     """What is wrong in an experiment's runs, by the curves (history.csv) that lie in `folder`."""
     problems = []
-    with sqlite3.connect(database) as db:
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
         query = (
             "select run_uuid, runs.name, status from runs join experiments using (experiment_id) "
             "where experiments.name = ?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 from pathlib import Path
@@ -32,7 +33,7 @@ def outputs(folder: Path) -> dict[str, str]:
 
 def rows(folder: Path, kind: str) -> list[dict[str, str]]:
     """MLflow runs of a kind, straight from the store: name, status and tags."""
-    with sqlite3.connect(folder / "mlflow.db") as db:
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db, db:
         runs = {
             uuid: {"id": uuid, "name": name, "status": status}
             for uuid, name, status in db.execute("select run_uuid, name, status from runs")
