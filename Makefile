@@ -54,7 +54,7 @@ test-slow: install  ## the long tests: kills, browsers, servers, sweeps, whole p
 test-gpu: install  ## the tests for one CUDA GPU, 10 minutes on an H100; each is skipped with its reason where it cannot run
 	@$(BIN)/python -m pytest -n 0 -m gpu tests/gpu
 
-bench: install   ## what it costs beside bare TRL, pyarrow, sha256sum, ... (half an hour; ONLY="training audit_speed": some subjects)
+bench: install   ## what it costs beside bare TRL, pyarrow, sha256sum, ... (about half an hour; ONLY="training audit_speed": some subjects)
 	@$(BIN)/python benchmarks/bench.py $(ONLY)
 
 bench-full: install  ## the same at whole sizes, without a limit of time

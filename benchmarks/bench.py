@@ -4,7 +4,7 @@
 
 Writes benchmarks/results.json, the table in docs/performance.md and benchmarks/results.svg. What
 was measured before and is not measured now stays. It wants two idle cores: what was measured while
-others used them is marked. Half an hour in all; with --full as long as it takes. A subject
+others used them is marked. About half an hour; with --full as long as it takes. A subject
 that fails is named, and the others go on. Exit code 1 if one failed or missed its goal.
 """
 

@@ -6,6 +6,7 @@ import json
 import random
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,9 +255,6 @@ def test_the_seed_reaches_every_generator() -> None:
 
 
 def test_peak_memory_counts_the_processes_that_were_started_and_ended() -> None:
-    import subprocess
-    import sys
-
     before = hardware.peak_memory_mb()
     subprocess.run([sys.executable, "-c", f"kept = b'x' * {(before + 200) * 10**6}"], check=True)
     assert hardware.peak_memory_mb() > before + 150
@@ -271,9 +269,6 @@ def test_switched_off_vector_units_are_another_processor(monkeypatch: pytest.Mon
 
 
 def test_peak_memory_does_not_begin_at_what_the_parent_held() -> None:
-    import subprocess
-    import sys
-
     code = "from regrpo.core import hardware; print(hardware.peak_memory_mb())"
     held = b"x" * 400 * 10**6
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

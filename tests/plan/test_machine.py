@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -177,10 +176,15 @@ def test_a_driver_too_old_for_the_build_of_torch_is_one_line(
     assert [(one.where, one.found) for one in errors] == [("sft.device", f"none ({needed['why']})")]
 
 
-def test_cuda_without_a_gpu_is_refused_by_check_and_planned_for_another_machine(here: Path) -> None:
+def test_cuda_without_a_gpu_is_refused_by_check_and_planned_for_another_machine(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", None)  # as in a CPU build
     errors = rules.refusals({"grpo": section(grpo.Params, "grpo", device="cuda")}, rules.READY)
     assert [one.where for one in errors] == ["grpo.device"]
-    assert re.search("is no CUDA build|for CUDA .*: Found no NVIDIA driver", errors[0].found)
+    assert "is no CUDA build" in errors[0].found
     assert rules.refusals({"grpo": section(grpo.Params, "grpo")}, rules.READY) == []
     edit_yaml(here / "params.yaml", {"grpo": {"device": "cuda"}})
     planned = command.make(Path("params.yaml"), HERE)
